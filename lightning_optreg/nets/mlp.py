@@ -1,0 +1,97 @@
+"""The multilayer perceptron: linear layers with a nonlinearity between them, as in s = W2 max(0, W1 x).
+
+Initialisation: He, Zhang, Ren, Sun, "Delving Deep into Rectifiers", 2015 (arXiv:1502.01852), for the hidden
+layers.
+"""
+
+import difflib
+import itertools
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from lightning_optreg.nets.network import Network
+
+__all__ = ["ACTIVATIONS", "MLP"]
+
+# The element-wise nonlinearities of torch.nn that can be built without arguments.
+ACTIVATIONS = (
+    "CELU ELU GELU Hardshrink Hardsigmoid Hardswish Hardtanh LeakyReLU LogSigmoid Mish PReLU RReLU ReLU ReLU6 "
+    "SELU SiLU Sigmoid Softplus Softshrink Softsign Tanh Tanhshrink"
+).split()
+
+
+class MLP(Network):
+    """A fully connected network: hidden layers h = phi(Wh + b), with dropout after each, then scores Wh + b.
+
+    Weights of the hidden layers start as N(0, 2 / fan_in) (He), those of the output layer, which no
+    nonlinearity follows, as N(0, 1 / fan_in); biases start at zero.
+
+    Args:
+        num_classes: Number of classes K, at least 2. Default: 10.
+        input_shape: Channels, height and width (C, H, W) of one image. Default: (1, 28, 28).
+        hidden: Number of units of each hidden layer, each at least 1; an empty list leaves a linear
+            classifier. Default: 256, 128.
+        activation: Name of an element-wise nonlinearity phi of `torch.nn` that needs no argument, such as
+            ReLU, Tanh, Sigmoid, LeakyReLU, ELU, GELU, SiLU. Default: ReLU.
+        dropout: Probability in [0, 1) that a hidden unit is set to zero in training. Default: 0.
+
+    Shape:
+        images (N, C, H, W) -> scores (N, K).
+
+    Raises:
+        ValueError: If a number is out of its range or torch.nn has no such activation.
+
+    Example:
+        >>> import torch
+        >>> from lightning_optreg.nets import MLP
+        >>> net = MLP(num_classes=10, input_shape=(1, 28, 28), hidden=[100], activation="Tanh", dropout=0.5)
+        >>> [type(layer).__name__ for layer in net.layers]
+        ['Linear', 'Tanh', 'Dropout', 'Linear']
+        >>> net(torch.randn(4, 1, 28, 28)).shape
+        torch.Size([4, 10])
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        input_shape: tuple[int, int, int] = (1, 28, 28),
+        *,
+        hidden: Sequence[int] = (256, 128),
+        activation: str = "ReLU",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(num_classes, input_shape)
+        if hidden and not min(hidden) >= 1:
+            raise ValueError(f"MLP: hidden must be numbers of units >= 1, got {list(hidden)}")
+        if activation not in ACTIVATIONS:
+            near = difflib.get_close_matches(activation, ACTIVATIONS, n=3)
+            known = ", ".join(near or ACTIVATIONS)
+            raise ValueError(
+                f"MLP: activation must be an element-wise nonlinearity of torch.nn "
+                f"({'nearest' if near else 'one of'}: {known}), got {activation!r}"
+            )
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"MLP: dropout must be in [0, 1), got {dropout}")
+
+        widths = [math.prod(input_shape), *hidden]
+        self.layers = nn.Sequential()
+        for fan_in, fan_out in itertools.pairwise(widths):
+            linear = nn.Linear(fan_in, fan_out)
+            nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
+            nn.init.zeros_(linear.bias)
+            self.layers.append(linear)
+            self.layers.append(getattr(nn, activation)())
+            if dropout > 0.0:
+                self.layers.append(nn.Dropout(dropout))
+        output = nn.Linear(widths[-1], num_classes)
+        nn.init.kaiming_normal_(output.weight, nonlinearity="linear")
+        nn.init.zeros_(output.bias)
+        self.layers.append(output)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to scores (N, K)."""
+        self.check_images(x)
+        scores: Tensor = self.layers(x.flatten(1))  # (N, C, H, W) -> (N, CHW) -> (N, K)
+        return scores
