@@ -1,1 +1,5 @@
-"""callbacks."""
+"""Things done to the training of any network, as Lightning callbacks."""
+
+from lightning_optreg.callbacks.exact_resume import ExactResume
+
+__all__ = ["ExactResume"]

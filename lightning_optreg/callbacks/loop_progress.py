@@ -1,0 +1,122 @@
+"""Where in the training loop a checkpoint was taken, and what its loop counters must say for an exact resume.
+
+Lightning resumes by comparing counters (ready, started, processed, completed) of its loops. Three moments of
+saving leave counters from which it skips work that the uninterrupted run did (seen with Lightning 2.6.6):
+
+* after a batch that a validation follows: the validation is skipped;
+* after the last batch of an epoch: the validation and the hooks of the epoch's end are skipped;
+* on SIGTERM within a validation: the rest of the validation is skipped.
+
+The functions here rewrite the counters in the checkpoint's own dictionary, so that what is done next after a
+resume is what would have been done next without it.
+"""
+
+from enum import Enum
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+__all__ = ["Moment", "Next", "next_after", "rewrite_progress", "validation_is_due"]
+
+_BATCH = "epoch_loop.batch_progress"
+_STATE = "epoch_loop.state_dict"
+_VALIDATION = "epoch_loop.val_loop.batch_progress"
+
+
+class Moment(Enum):
+    """The part of the training loop that is being run."""
+
+    OUTSIDE = "outside of training"
+    BATCH = "within a training batch"
+    BATCH_END = "in on_train_batch_end"
+    VALIDATION = "within a validation"
+    VALIDATION_END = "in on_validation_end"
+    ADVANCED = "after a batch and the validation that follows it"
+    EPOCH_END = "in on_train_epoch_end"
+
+
+class Next(Enum):
+    """What an exact resume has to do first."""
+
+    BATCH = "batch"  # train on the next batch of the epoch
+    VALIDATION = "validation"  # run a validation from its start
+    EPOCH_END = "epoch_end"  # call the hooks of the epoch's end
+    EPOCH = "epoch"  # start the next epoch
+
+
+def validation_is_due(trainer: Trainer) -> bool:
+    """Tell whether Lightning validates right after the training batch that is ending.
+
+    Args:
+        trainer: The trainer, in `on_train_batch_end` or later in the same batch.
+    """
+    every_n_epochs = trainer.check_val_every_n_epoch
+    if not trainer.enable_validation or trainer.val_check_batch is None:
+        return False
+    if every_n_epochs is not None and (trainer.current_epoch + 1) % every_n_epochs != 0:
+        return False
+    if trainer.val_check_batch == float("inf"):
+        return trainer.is_last_batch
+    loop = trainer.fit_loop
+    batches = (loop.total_batch_idx if every_n_epochs is None else loop.batch_idx) + 1
+    return batches % trainer.val_check_batch == 0
+
+
+def next_after(moment: Moment, *, due: bool, last: bool) -> Next:
+    """Say what follows a moment of the uninterrupted run.
+
+    Args:
+        moment: The moment at which the checkpoint is taken.
+        due: Whether a validation belongs to the batch.
+        last: Whether the batch is the last of the epoch.
+
+    Example:
+        >>> next_after(Moment.BATCH_END, due=False, last=False)
+        <Next.BATCH: 'batch'>
+        >>> next_after(Moment.BATCH_END, due=True, last=True)
+        <Next.VALIDATION: 'validation'>
+    """
+    if moment is Moment.VALIDATION or (moment is Moment.BATCH_END and due):
+        return Next.VALIDATION
+    if moment in (Moment.BATCH_END, Moment.VALIDATION_END, Moment.ADVANCED):
+        return Next.EPOCH_END if last else Next.BATCH
+    return Next.EPOCH
+
+
+def rewrite_progress(
+    fit_loop: dict[str, Any], moment: Moment, *, due: bool, last: bool, exhausted: bool, accumulating: bool
+) -> None:
+    """Correct the counters of a checkpoint, in place, where Lightning would skip work on resuming from them.
+
+    Args:
+        fit_loop: `checkpoint["loops"]["fit_loop"]`.
+        moment: The moment at which the checkpoint is taken.
+        due: Whether a validation belongs to the batch.
+        last: Whether the batch is the last of the epoch.
+        exhausted: Whether the training loader, resumed from this checkpoint, has no batch left in the epoch.
+        accumulating: Whether the batch was accumulated without an optimizer step.
+    """
+    if next_after(moment, due=due, last=last) is Next.VALIDATION:
+        _complete(fit_loop[_BATCH])
+        # One validation batch begun and not processed is what Lightning takes for an unfinished validation;
+        # none completed is where it then starts.
+        for counters in (fit_loop[_VALIDATION]["total"], fit_loop[_VALIDATION]["current"]):
+            counters.update(ready=1, started=1, processed=0, completed=0)
+        fit_loop[_VALIDATION]["is_last_batch"] = False
+    elif moment is Moment.BATCH_END and last and exhausted:
+        # The epoch then ends at once, with its hooks. A loader that begins anew would make it train one batch
+        # too many: there Lightning's own way, which leaves those hooks out, is left as it is.
+        _complete(fit_loop[_BATCH])
+        fit_loop[_STATE]["_batches_that_stepped"] += 1
+    elif moment is Moment.ADVANCED and due:
+        # Lightning would take the validation for still to be finished off and count its step twice. It counts
+        # right from the counters of a batch that is just ending.
+        for counters in (fit_loop[_BATCH]["total"], fit_loop[_BATCH]["current"]):
+            counters["completed"] = counters["processed"] - 1
+        if not accumulating:
+            fit_loop[_STATE]["_batches_that_stepped"] -= 1
+
+
+def _complete(progress: dict[str, Any]) -> None:
+    for counters in (progress["total"], progress["current"]):
+        counters["completed"] = counters["processed"]

@@ -1,0 +1,147 @@
+"""A module and a loader in which all can go wrong on a resume, and a logger that keeps what it is told."""
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.loggers import Logger
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+
+class StatefulLoader:
+    """24 numbered samples in batches of 4, in an order made from the epoch, resumable at any batch."""
+
+    def __init__(self, batches: int = 6) -> None:
+        self.batches = batches
+        self.batch_sampler = SimpleNamespace(sampler=self)
+        self.epoch = 0
+        self.place = 0
+        self.loaded: dict[str, int] | None = None
+        generator = torch.Generator().manual_seed(7)
+        self.x = torch.randn(4 * batches, 5, generator=generator)
+        self.y = self.x @ torch.randn(5, 1, generator=generator)
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        start = self.loaded["place"] if self.loaded and self.loaded["epoch"] == self.epoch else 0
+        self.loaded = None
+        order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(100 + self.epoch))
+        for place in range(start, self.batches):
+            self.place = place + 1
+            rows = order[4 * place : 4 * self.place]
+            yield self.x[rows], self.y[rows]
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self.epoch, "place": self.place}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.loaded = dict(state)
+
+
+class Regression(LightningModule):
+    """Dropout, momentum, batch-norm, a torchmetric, epoch means and sums, any schedule."""
+
+    def __init__(self, schedule: str = "none", monitor: str = "val_loss") -> None:
+        super().__init__()
+        self.schedule, self.monitor = schedule, monitor
+        self.net = nn.Sequential(
+            nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 1)
+        )
+        self.error = MeanMetric()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        loss = nn.functional.mse_loss(self.net(x), y)
+        self.log("train_step", loss, on_step=True, on_epoch=False)
+        self.log("train_loss", loss, on_step=False, on_epoch=True)
+        self.log("train_max", loss.detach(), on_step=False, on_epoch=True, reduce_fx="max")
+        self.error.update(loss.detach())
+        self.log("train_error", self.error, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        x, y = batch
+        self.log("val_loss", nn.functional.mse_loss(self.net(x), y))
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
+        schedulers = torch.optim.lr_scheduler
+        match self.schedule:
+            case "none":
+                return optimizer
+            case "cosine_step":
+                config = {"scheduler": schedulers.CosineAnnealingLR(optimizer, 18), "interval": "step"}
+            case "cosine_epoch":
+                config = {"scheduler": schedulers.CosineAnnealingLR(optimizer, 3), "interval": "epoch"}
+            case "plateau_epoch" | "plateau_step":
+                config = {
+                    "scheduler": schedulers.ReduceLROnPlateau(optimizer, patience=0, threshold=0.5),
+                    "interval": self.schedule.split("_")[1],
+                    "monitor": self.monitor,
+                }
+                if config["interval"] == "step":
+                    config["frequency"] = 3
+            case other:
+                raise ValueError(other)
+        return {"optimizer": optimizer, "lr_scheduler": config}
+
+
+class Diary(Logger):
+    """Keep every logged value under (step, name); a value logged twice must be the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: dict[tuple[int, str], float] = {}
+
+    name = "diary"
+    version = "0"
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        for name, value in metrics.items():
+            if name != "epoch":
+                self.values[int(step or 0), name] = float(value)
+
+
+def final_state(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+    """Weights, optimizer and schedule of a finished fit, as comparable values."""
+    return {
+        "weights": {name: value.clone() for name, value in module.state_dict().items()},
+        "optimizer": [optimizer.state_dict() for optimizer in trainer.optimizers],
+        "schedule": [
+            {k: v for k, v in config.scheduler.state_dict().items() if not k.startswith("_get_lr")}
+            for config in trainer.lr_scheduler_configs
+        ],
+    }
+
+
+def assert_identical(a: Any, b: Any, path: str = "") -> None:
+    """Compare nested states bit for bit."""
+    assert type(a) is type(b), f"{path}: {type(a)} and {type(b)}"
+    if isinstance(a, Tensor):
+        assert torch.equal(a, b), f"{path}: differ by up to {(a - b).abs().max()}"
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), f"{path}: keys {a.keys() ^ b.keys()}"
+        for key in a:
+            assert_identical(a[key], b[key], f"{path}/{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), f"{path}: lengths {len(a)} and {len(b)}"
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_identical(x, y, f"{path}/{i}")
+    else:
+        assert a == b, f"{path}: {a} and {b}"
+
+
+def spoil_random_state() -> None:
+    """Leave every global generator in a state that no run had."""
+    seed_everything(987654, verbose=False)
