@@ -165,7 +165,9 @@ class ExactResume(Callback):
         self._moment = Moment.EPOCH_END
         self._sums_due = {}
         for name, value, logger, prog_bar in self._epoch_means:
-            pl_module.log(name, value.to(pl_module.device), logger=logger, prog_bar=prog_bar)
+            pl_module.log(
+                name, value.to(pl_module.device), logger=logger and bool(trainer.loggers), prog_bar=prog_bar
+            )
         self._epoch_means = []
 
     @override
@@ -187,7 +189,7 @@ class ExactResume(Callback):
             self._moment = Moment.ADVANCED
         elif self._moment is Moment.EPOCH_END:
             self._moment = Moment.OUTSIDE  # Lightning raises it when the epoch is over with all its hooks
-        if self.save_on_sigterm and not trainer.sanity_checking and trainer.global_step > 0:
+        if self.save_on_sigterm and not trainer.sanity_checking and trainer.fit_loop.total_batch_idx >= 0:
             folder = getattr(trainer.checkpoint_callback, "dirpath", None) or trainer.default_root_dir
             path = Path(folder) / "last.ckpt"
             trainer.save_checkpoint(path)

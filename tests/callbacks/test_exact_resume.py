@@ -36,7 +36,7 @@ class SaveAlways(Checkpoint):
     def _save(self, trainer: Trainer, moment: str) -> None:
         name = f"{next(self.count):03d}-{moment}-{trainer.current_epoch}-{trainer.global_step}"
         self.paths[name] = self.folder / f"{name}.ckpt"
-        self.logged[name] = set(trainer.logger.values)
+        self.logged[name] = set(getattr(trainer.logger, "values", ()))
         trainer.save_checkpoint(self.paths[name])
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
