@@ -237,18 +237,14 @@ class RunWandbLogger(WandbLogger):
             variable `WANDB_MODE`, else `online`.
         log_model: True: best and last checkpoint become artifacts when a fit ends. `all`: every checkpoint,
             when it is saved. False: none.
-        watch: Log histograms of the network's `gradients`, its `parameters`, or of `all` of them while it
-            trains. None: of nothing.
-        watch_every_n_steps: Training steps between two histograms, at least 1.
 
     Raises:
         ModuleNotFoundError: wandb is not installed (`pip install lightning-optreg[wandb]`).
-        ValueError: A value is out of its range.
 
     Example:
-        In a configuration: `trainer.logger: {class_path: RunWandbLogger, init_args: {watch: gradients}}`.
+        In a configuration: `trainer.logger: RunWandbLogger`. In Python:
 
-        >>> RunWandbLogger("runs/version_0", id="3fdk2x9a", watch="gradients").version
+        >>> RunWandbLogger("runs/version_0", id="3fdk2x9a").version
         '3fdk2x9a'
     """
 
@@ -266,17 +262,7 @@ class RunWandbLogger(WandbLogger):
         notes: str | None = None,
         mode: Literal["online", "offline", "disabled"] | None = None,
         log_model: Literal["all"] | bool = True,
-        watch: Literal["gradients", "parameters", "all"] | None = None,
-        watch_every_n_steps: int = 100,
     ) -> None:
-        if watch not in ("gradients", "parameters", "all", None):
-            raise ValueError(
-                f"RunWandbLogger: watch must be gradients, parameters, all or None, got {watch!r}"
-            )
-        if not watch_every_n_steps >= 1:
-            raise ValueError(
-                f"RunWandbLogger: watch_every_n_steps must be at least 1, got {watch_every_n_steps}"
-            )
         self._id_file = Path(save_dir, "wandb_run_id.txt")
         if id is None and self._id_file.exists():
             id = self._id_file.read_text().strip()
@@ -294,9 +280,6 @@ class RunWandbLogger(WandbLogger):
             # Lightning's own `offline` refuses artifacts, although `wandb sync` uploads them later.
             mode=mode,
         )
-        self._watch = watch
-        self._watch_every_n_steps = watch_every_n_steps
-        self._watched: Module | None = None
         self._has_config = False
         self._id_is_kept = False
 
@@ -325,23 +308,6 @@ class RunWandbLogger(WandbLogger):
         """Put the module's hyperparameters into the run's config, unless the whole configuration is there."""
         if not self._has_config:
             super().log_hyperparams(params)
-
-    @override
-    @rank_zero_only
-    def log_graph(self, model: Module, input_array: Tensor | None = None) -> None:
-        """Start watching the network when a fit starts; Lightning hands the module to its loggers here."""
-        if self._watch is not None and self._watched is None and _fitting_trainer(model) is not None:
-            self.watch(model, log=self._watch, log_freq=self._watch_every_n_steps, log_graph=False)
-            self._watched = model
-
-    @override
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        """Log the checkpoints of a fit that succeeded, and stop watching the network."""
-        super().finalize(status)
-        if self._watched is not None:
-            self.experiment.unwatch(self._watched)
-            self._watched = None
 
 
 def _fitting_trainer(model: Module) -> Trainer | None:

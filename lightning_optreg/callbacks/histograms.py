@@ -1,0 +1,105 @@
+"""Histograms of gradients and parameters over the training, in Weights & Biases or TensorBoard.
+
+A vanishing or exploding gradient, a layer that stopped learning and a badly scaled start show in how each
+tensor's entries are distributed. `wandb.watch` counts backward passes and validation batches as it meets
+them, misses parameters of modules whose `forward` Lightning doesn't call, and starts counting anew in a
+resumed run; here the trainer's step decides.
+"""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers.logger import DummyLogger
+from numpy.typing import NDArray
+from torch import Tensor
+from typing_extensions import override
+
+__all__ = ["Histograms"]
+
+
+class Histograms(Callback):
+    """Logs histograms of each parameter's gradient, of the parameters themselves, or of both.
+
+    They are taken just before an optimizer step: gradients are complete (accumulated, averaged over
+    processes, unscaled) and not yet clipped. Entries that are not finite are left out. In the logs the names
+    are `gradients/<parameter>` and `parameters/<parameter>`.
+
+    Args:
+        of: `gradients`, `parameters` or `all`.
+        every_n_steps: Optimizer steps from one histogram to the next, at least 1.
+        bins: Bins of a W&B histogram, at least 1; they span its values. TensorBoard chooses its own.
+
+    Raises:
+        ValueError: A value is out of its range.
+        MisconfigurationException: At the start of a fit, if no logger takes histograms.
+
+    Example:
+        >>> Histograms(of="all", every_n_steps=500).of
+        'all'
+    """
+
+    def __init__(
+        self,
+        of: Literal["gradients", "parameters", "all"] = "gradients",
+        *,
+        every_n_steps: int = 100,
+        bins: int = 64,
+    ) -> None:
+        if of not in ("gradients", "parameters", "all"):
+            raise ValueError(f"Histograms: of must be gradients, parameters or all, got {of!r}")
+        if not every_n_steps >= 1:
+            raise ValueError(f"Histograms: every_n_steps must be at least 1, got {every_n_steps}")
+        if not bins >= 1:
+            raise ValueError(f"Histograms: bins must be at least 1, got {bins}")
+        self.of = of
+        self.every_n_steps = every_n_steps
+        self.bins = bins
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a fit whose loggers would drop the histograms."""
+        # A fast_dev_run has one DummyLogger.
+        takers = (WandbLogger, TensorBoardLogger, DummyLogger)
+        if stage == "fit" and not any(isinstance(logger, takers) for logger in trainer.loggers):
+            raise MisconfigurationException(
+                "Histograms: no logger of this trainer takes histograms; "
+                "add RunWandbLogger or TensorBoardLogger to trainer.logger"
+            )
+
+    @override
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Log this optimizer's tensors on every n-th step."""
+        step = trainer.global_step
+        if (step + 1) % self.every_n_steps or not trainer.is_global_zero:
+            return
+        optimized = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        tensors: dict[str, Tensor] = {}
+        for name, parameter in pl_module.named_parameters():
+            if id(parameter) not in optimized:
+                continue
+            if self.of != "gradients":
+                tensors[f"parameters/{name}"] = parameter.detach()
+            if self.of != "parameters" and parameter.grad is not None:
+                tensors[f"gradients/{name}"] = parameter.grad
+        values = {name: finite for name, tensor in tensors.items() if len(finite := _finite_values(tensor))}
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                import wandb  # optional; where this logger is, it is installed
+
+                counts = {name: np.histogram(entries, self.bins) for name, entries in values.items()}
+                shown = {name: wandb.Histogram(np_histogram=count) for name, count in counts.items()}
+                logger.log_metrics(shown, step)  # type: ignore[arg-type]  # declared for floats, takes any
+            elif isinstance(logger, TensorBoardLogger):
+                for name, entries in values.items():
+                    logger.experiment.add_histogram(name, entries, step)
+
+
+def _finite_values(tensor: Tensor) -> NDArray[np.float32]:
+    values: NDArray[np.float32] = tensor.float().flatten().cpu().numpy()
+    return values[np.isfinite(values)]

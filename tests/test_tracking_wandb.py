@@ -1,0 +1,263 @@
+"""What Weights & Biases is told, read from the records of offline runs."""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import WandbLogger
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from typing_extensions import override
+
+from lightning_optreg.callbacks.histograms import Histograms
+from lightning_optreg.loggers import RunCSVLogger, RunWandbLogger, log_config
+
+wandb = pytest.importorskip("wandb")
+
+CONFIG: dict[str, Any] = {
+    "seed_everything": 7,
+    "optimizer": {
+        "class_path": "torch.optim.SGD",
+        "init_args": {"lr": 0.1, "momentum": 0.9, "nesterov": False},
+    },
+    "model": {"net": {"class_path": "ResNet", "init_args": {"depth": 20, "input_shape": [1, 28, 28]}}},
+    "trainer": {
+        "max_epochs": 2,
+        "callbacks": [{"class_path": "ModelCheckpoint", "init_args": {"mode": "min"}}],
+    },
+    "ckpt_path": None,
+}
+
+
+def records(run_folder: Path) -> Iterator[Any]:
+    """The protobuf records of a `.wandb` file: a LevelDB log, which cuts long records into chunks."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    (path,) = run_folder.glob("*.wandb")
+    data, position, pending = path.read_bytes(), 7, b""  # 7 bytes of file header
+    while position + 7 <= len(data):
+        left = 32768 - position % 32768
+        if left < 7:  # a block's end too short for a chunk's header
+            position += left
+            continue
+        length = int.from_bytes(data[position + 4 : position + 6], "little")
+        kind = data[position + 6]  # 1 whole, 2 first, 3 middle, 4 last
+        pending += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):
+            yield Record.FromString(pending)
+            pending = b""
+
+
+def nest(values: dict[str, Any], items: Any) -> dict[str, Any]:
+    """Put items with keys of several parts into nested dictionaries."""
+    for item in items:
+        at = values
+        *path, last = item.nested_key or [item.key]
+        for key in path:
+            at = at.setdefault(key, {})
+        at[last] = json.loads(item.value_json)
+    return values
+
+
+class Run:
+    """One offline run as W&B would show it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.config: dict[str, Any] = {}
+        self.history: list[dict[str, Any]] = []
+        self.artifacts: list[Any] = []
+        self.is_complete = False
+        for record in records(folder):
+            match record.WhichOneof("record_type"):
+                case "run":
+                    self.id = record.run.run_id
+                    nest(self.config, record.run.config.update)
+                case "config":
+                    nest(self.config, record.config.update)
+                case "history":
+                    self.history.append(nest({}, record.history.item))
+                case "artifact":
+                    self.artifacts.append(record.artifact)
+                case "exit":
+                    self.is_complete = True
+
+    def values(self, name: str) -> list[Any]:
+        return [row[name] for row in self.history if name in row]
+
+
+def runs(folder: Path) -> list[Run]:
+    """The runs below a folder, oldest first; wandb's own process may still be writing the last of them."""
+    deadline = time.monotonic() + 30
+    while True:
+        found = [Run(path) for path in sorted(folder.glob("wandb/offline-run-*"))]
+        if all(run.is_complete for run in found):
+            return found
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"a run below {folder} has no last record")
+        time.sleep(0.02)
+
+
+class Model(LightningModule):
+    """Its hyperparameters bear a name that the configuration has too."""
+
+    def __init__(self, optimizer: str = "of the module") -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.net = nn.Linear(3, 2)
+
+    @override
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        loss: Tensor = self.net(batch).square().mean()
+        self.log("train/loss", loss)
+        return loss
+
+    @override
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.log("val/loss", self.net(batch).square().mean())
+
+    @override
+    def test_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.log("test/loss", self.net(batch).square().mean())
+
+    @override
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.net.parameters(), lr=0.01)
+
+
+def loader() -> DataLoader[Tensor]:
+    return DataLoader(torch.ones(8, 3), batch_size=2)  # type: ignore[arg-type]
+
+
+def make_trainer(folder: Path, *loggers: Any, callbacks: Sequence[Callback] = (), **settings: Any) -> Trainer:
+    checkpoint = ModelCheckpoint(folder / "checkpoints", monitor="val/loss", save_last=True)
+    return Trainer(
+        logger=list(loggers),
+        callbacks=[checkpoint, *callbacks],
+        log_every_n_steps=1,
+        accelerator="cpu",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **{"max_epochs": 2, **settings},
+    )
+
+
+def fit(trainer: Trainer, ckpt_path: Path | None = None) -> None:
+    log_config(trainer.loggers, CONFIG)
+    trainer.fit(Model(), loader(), loader(), ckpt_path=ckpt_path, weights_only=True)
+    wandb.finish()
+
+
+@pytest.fixture(autouse=True)
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "staged"))  # copies of artifacts until the upload
+    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "settings"))
+    yield
+    wandb.finish()
+
+
+def test_fit_sends_configuration_history_gradients_and_the_best_checkpoint(tmp_path: Path) -> None:
+    logger = RunWandbLogger(tmp_path, project="proof")
+    trainer = make_trainer(tmp_path, logger, callbacks=[Histograms(of="all", every_n_steps=3)])
+    fit(trainer)
+    (run,) = runs(tmp_path)
+
+    # The module's own hyperparameter `optimizer` is not written over the configuration's.
+    assert {key: run.config[key] for key in CONFIG} == CONFIG
+
+    assert len(run.values("train/loss")) == 8
+    assert len(run.values("val/loss")) == 2
+    at = [row["trainer/global_step"] for row in run.history if "train/loss" in row]
+    assert at == list(range(8))
+
+    for kind in ("gradients", "parameters"):
+        shown = [row for row in run.history if f"{kind}/net.weight" in row]
+        assert [row["trainer/global_step"] for row in shown] == [2, 5]
+        for row in shown:
+            assert row[f"{kind}/net.weight"]["_type"] == "histogram"
+            assert sum(row[f"{kind}/net.weight"]["values"]) == 6  # as many as the weight has entries
+
+    assert run.artifacts
+    assert {artifact.type for artifact in run.artifacts} == {"model"}
+    (best,) = [artifact for artifact in run.artifacts if "best" in artifact.aliases]
+    checkpoint = trainer.checkpoint_callback
+    assert isinstance(checkpoint, ModelCheckpoint)
+    assert json.loads(best.metadata)["original_filename"] == Path(checkpoint.best_model_path).name
+    (file,) = best.manifest.contents
+    assert Path(file.local_path).read_bytes() == Path(checkpoint.best_model_path).read_bytes()
+
+
+def test_no_artifact_unless_asked_for(tmp_path: Path) -> None:
+    fit(make_trainer(tmp_path, RunWandbLogger(tmp_path, log_model=False)))
+    (run,) = runs(tmp_path)
+    assert not run.artifacts
+
+
+@pytest.mark.parametrize("first", ["csv", "wandb"])
+def test_resumed_in_the_same_folder_it_is_the_same_run(first: str, tmp_path: Path) -> None:
+    def loggers() -> list[Any]:
+        both = [RunCSVLogger(tmp_path), RunWandbLogger(tmp_path)]
+        return both if first == "csv" else both[::-1]
+
+    fit(make_trainer(tmp_path, *loggers(), max_epochs=1))
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    fit(make_trainer(tmp_path, *loggers(), max_epochs=2), ckpt_path=last)
+    fit(make_trainer(tmp_path, *loggers(), max_epochs=3), ckpt_path=last)
+
+    begun, *resumed = runs(tmp_path)
+    assert [run.id for run in resumed] == [begun.id] * 2
+    assert [run.values("trainer/global_step")[0] for run in (begun, *resumed)] == [0, 4, 8]
+    assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 1 + 3 * (4 + 1)
+
+
+def test_a_test_afterwards_joins_the_run(tmp_path: Path) -> None:
+    fit(make_trainer(tmp_path, RunWandbLogger(tmp_path)))
+    trainer = make_trainer(tmp_path, RunWandbLogger(tmp_path))
+    trainer.test(Model(), loader(), verbose=False)
+    wandb.finish()
+    fitted, tested = runs(tmp_path)
+    assert tested.id == fitted.id
+    assert len(tested.values("test/loss")) == 1
+
+
+def test_fit_twice_in_one_process(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, RunWandbLogger(tmp_path), max_epochs=1)
+    model = Model()
+    trainer.fit(model, loader(), loader())
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(model, loader(), loader())
+    wandb.finish()
+    (run,) = runs(tmp_path)
+    assert len(run.values("train/loss")) == 8
+
+
+def test_an_id_that_is_given_wins(tmp_path: Path) -> None:
+    (tmp_path / "wandb_run_id.txt").write_text("kept\n")
+    assert RunWandbLogger(tmp_path).version == "kept"
+    logger = RunWandbLogger(tmp_path, id="given")
+    assert logger.version == logger.experiment.id == "given"
+    assert (tmp_path / "wandb_run_id.txt").read_text() == "given\n"
+
+
+def test_disabled_leaves_nothing(tmp_path: Path) -> None:
+    RunWandbLogger(tmp_path, mode="disabled").log_metrics({"loss": 1.0}, step=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_configuration_reaches_lightnings_logger_nested(tmp_path: Path) -> None:
+    logger = WandbLogger(save_dir=tmp_path)
+    log_config([logger], {"seed_everything": 1})
+    log_config([logger], CONFIG)  # as a resumed run does, with another value
+    wandb.finish()
+    (run,) = runs(tmp_path)
+    assert {key: run.config[key] for key in CONFIG} == CONFIG
