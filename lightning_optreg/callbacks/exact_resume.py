@@ -166,7 +166,12 @@ class ExactResume(Callback):
         self._sums_due = {}
         for name, value, logger, prog_bar in self._epoch_means:
             pl_module.log(
-                name, value.to(pl_module.device), logger=logger and bool(trainer.loggers), prog_bar=prog_bar
+                name,
+                value.to(pl_module.device),
+                logger=logger and bool(trainer.loggers),
+                prog_bar=prog_bar,
+                sync_dist=True,  # it is synchronised already; the maximum of equal values is exact
+                reduce_fx="max",
             )
         self._epoch_means = []
 
