@@ -1,0 +1,23 @@
+"""Augmentation and normalisation of whole batches, each image with random choices of its own."""
+
+from lightning_optreg.data.transforms.base import BatchTransform, ColorShift
+from lightning_optreg.data.transforms.color_jitter import ColorJitter
+from lightning_optreg.data.transforms.normalize import Centring, Normalize
+from lightning_optreg.data.transforms.pca_color_jitter import PCAColorJitter
+from lightning_optreg.data.transforms.pipeline import Pipeline
+from lightning_optreg.data.transforms.random_crop import RandomCrop
+from lightning_optreg.data.transforms.random_horizontal_flip import RandomHorizontalFlip
+from lightning_optreg.data.transforms.random_resized_crop import RandomResizedCrop
+
+__all__ = [
+    "BatchTransform",
+    "Centring",
+    "ColorJitter",
+    "ColorShift",
+    "Normalize",
+    "PCAColorJitter",
+    "Pipeline",
+    "RandomCrop",
+    "RandomHorizontalFlip",
+    "RandomResizedCrop",
+]

@@ -1,0 +1,143 @@
+"""What every transform has in common: it takes a whole batch, and each image gets random choices of its own.
+
+torchvision's transforms, given a batch, draw once and treat every image alike; called image by image they
+cost more than a small network's training step. Here a transform is a few tensor operations on the batch,
+wherever the batch lies, and all its randomness comes from the `Draws` it is given.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from lightning_optreg.data.draws import Draws
+from lightning_optreg.data.statistics import Statistics
+
+__all__ = ["BatchTransform", "ColorShift", "image_size", "to_unit_range"]
+
+
+class BatchTransform(nn.Module, ABC):
+    """A transform of a batch of images; subclasses say in `forward` what happens in training.
+
+    At a setting without effect (p = 0, no padding, ...) `forward` returns its input and draws nothing. How
+    many numbers are drawn never depends on the numbers drawn before, so the draws of later transforms stay
+    in place.
+
+    Example:
+        A transform of your own, usable in a datamodule's `augment` beside the others:
+
+        >>> import torch
+        >>> class Invert(BatchTransform):
+        ...     def forward(self, images, draws):
+        ...         chosen = draws.uniform() < 0.5
+        ...         return torch.where(chosen[:, None, None, None], 255 - images, images)
+    """
+
+    needs_float: ClassVar[bool] = False
+    """Whether images must be floating-point, made from pixels on [0, 1]. If not, uint8 is taken as well."""
+    needs_unit_range: ClassVar[bool] = False
+    """Whether [0, 1] must be the range of a pixel still, so that no mean may have been subtracted before."""
+    moves_pixels: ClassVar[bool] = False
+    """Whether content changes its place. A mean image must be subtracted before that."""
+
+    @abstractmethod
+    def forward(self, images: Tensor, draws: Draws) -> Tensor:
+        """Transform images (N, C, H, W) for training, with random numbers from `draws`."""
+
+    def evaluate(self, images: Tensor) -> Tensor:
+        """Transform images (N, C, H, W) for validation, test and prediction: nothing happens by default."""
+        return images
+
+    def output_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Give the shape (C, H, W) of an image that had `shape` before: the same by default."""
+        return shape
+
+    def fit(self, statistics: Statistics) -> None:
+        """Take what the transform needs from the statistics of the training images: nothing by default."""
+
+
+class ColorShift(BatchTransform):
+    """A transform that adds one number per image and channel; subclasses say in `shift` which.
+
+    As it is known before the images are touched, a `Pipeline` adds it while normalising, which saves a pass
+    over the batch.
+    """
+
+    needs_float = True
+
+    @abstractmethod
+    def shift(self, draws: Draws) -> Tensor | None:
+        """Draw the numbers to add, (N, C) in units of a pixel on [0, 1]; None for nothing."""
+
+    def forward(self, images: Tensor, draws: Draws) -> Tensor:
+        """Add the shift to every pixel of images (N, C, H, W)."""
+        shift = self.shift(draws)
+        if shift is None:
+            return images
+        require_float(self, images)
+        require_channels(self, images, shift.shape[1])
+        return images + shift.to(images.dtype)[:, :, None, None]
+
+
+def to_unit_range(images: Tensor) -> Tensor:
+    """Turn 8-bit pixels into float32 on [0, 1]; leave floating-point images as they are.
+
+    Args:
+        images: Any shape, uint8 or floating-point.
+
+    Returns:
+        Images of the same shape: x / 255 rounded as torchvision's `to_dtype` rounds it, or the input itself.
+
+    Example:
+        >>> import torch
+        >>> to_unit_range(torch.tensor([0, 51, 255], dtype=torch.uint8))
+        tensor([0.0000, 0.2000, 1.0000])
+    """
+    if images.is_floating_point():
+        return images
+    return images.float().mul_(1 / 255)
+
+
+def image_size(
+    owner: str, size: int | Sequence[int] | None, shape: Sequence[int] | None = None
+) -> tuple[int, int]:
+    """Give height and width for the argument `size` of a transform, checked.
+
+    Args:
+        owner: Name of the class, for the error message.
+        size: One number for both, (height, width), or None for those of `shape`.
+        shape: A shape that ends with height and width; needed where `size` may be None.
+
+    Returns:
+        Height and width; (0, 0) if neither argument says.
+
+    Raises:
+        ValueError: If `size` is neither a positive number nor two of them.
+
+    Example:
+        >>> image_size("RandomCrop", 24), image_size("RandomCrop", None, (3, 32, 28))
+        ((24, 24), (32, 28))
+    """
+    if size is None:
+        return (0, 0) if shape is None else (shape[-2], shape[-1])
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    if len(pair) != 2 or not min(pair) >= 1:
+        raise ValueError(f"{owner}: size must be a number >= 1 or two of them (height, width), got {size}")
+    return pair[0], pair[1]
+
+
+def require_float(owner: nn.Module, images: Tensor) -> None:
+    """Raise TypeError unless the images are floating-point."""
+    if not images.is_floating_point():
+        raise TypeError(
+            f"{type(owner).__name__}: images must be floating-point on [0, 1], got {images.dtype}"
+        )
+
+
+def require_channels(owner: nn.Module, images: Tensor, channels: int) -> None:
+    """Raise ValueError unless the images have that many channels; broadcasting would hide it."""
+    if images.shape[1] != channels:
+        raise ValueError(
+            f"{type(owner).__name__}: fitted to images of {channels} channel(s), got {images.shape[1]}"
+        )

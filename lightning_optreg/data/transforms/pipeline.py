@@ -1,0 +1,125 @@
+"""From a batch of 8-bit images to what the network gets: the transforms in order, then normalisation.
+
+Images stay in 8 bits for as long as the transforms can use them and become float32 once. Colour shifts at the
+end of the list are added in the passes that normalisation makes anyway.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lightning_optreg.data.draws import Draws
+from lightning_optreg.data.statistics import Statistics
+from lightning_optreg.data.transforms.base import BatchTransform, ColorShift, to_unit_range
+from lightning_optreg.data.transforms.normalize import Centring, Normalize
+
+__all__ = ["Pipeline"]
+
+
+class Pipeline:
+    """Transforms in the order given, and normalisation after them.
+
+    A mean image belongs to the places of the dataset's images, so `mean_image` is subtracted before the first
+    transform that moves pixels, and what that pads with zeros is padded with the mean. A transform that
+    needs pixels on [0, 1] cannot come after that.
+
+    The order in which numbers are drawn is that of the list.
+
+    Args:
+        transforms: Transforms of whole batches.
+        normalize: Mode of `Normalize`.
+
+    Raises:
+        TypeError: If one of the transforms is not a `BatchTransform`.
+        ValueError: If the mode is unknown, or a transform needs [0, 1] where it cannot have it.
+
+    Example:
+        >>> from lightning_optreg.data.draws import Place
+        >>> from lightning_optreg.data.statistics import compute_statistics
+        >>> from lightning_optreg.data.transforms import RandomCrop, RandomHorizontalFlip
+        >>> images = torch.arange(256, dtype=torch.uint8).view(4, 1, 8, 8)
+        >>> pipeline = Pipeline([RandomCrop(padding=1), RandomHorizontalFlip()], "mean_std")
+        >>> pipeline.fit(compute_statistics(images))
+        >>> draws = Draws(0, Place(epoch=0, step=0, start=0, total=4), 4, images.device)
+        >>> pipeline.train(images, draws).dtype, pipeline.evaluate(images).shape
+        (torch.float32, torch.Size([4, 1, 8, 8]))
+    """
+
+    def __init__(self, transforms: Sequence[BatchTransform] = (), normalize: Centring = "mean_std") -> None:
+        for transform in transforms:
+            if not isinstance(transform, BatchTransform):
+                raise TypeError(
+                    "Pipeline: transforms must be BatchTransforms of lightning_optreg.data, "
+                    f"got {type(transform).__module__}.{type(transform).__name__}"
+                )
+        self.transforms = list(transforms)
+        self.normalize = Normalize(normalize)
+        self._device = torch.device("cpu")
+        end = len(self.transforms)
+        if normalize == "mean_image":
+            end = next((i for i, t in enumerate(self.transforms) if t.moves_pixels), end)
+        self._before, self._after = self.transforms[:end], self.transforms[end:]
+        for transform in self._after:
+            if transform.needs_unit_range:
+                name, mover = type(transform).__name__, type(self._after[0]).__name__
+                raise ValueError(
+                    f"Pipeline: {name} needs pixels on [0, 1], but the mean image is subtracted before "
+                    f"{mover}: list {name} before {mover}"
+                )
+        self._shifts: list[ColorShift] = []
+        while self._before and isinstance(last := self._before[-1], ColorShift):
+            self._shifts.insert(0, last)
+            self._before.pop()
+
+    def train(self, images: Tensor, draws: Draws) -> Tensor:
+        """Augment and normalise images (N, C, H, W), uint8 or floating-point on [0, 1], to float32."""
+        self._follow(images.device)
+        for transform in self._before:
+            images = transform(_as_needed(transform, images), draws)
+        shift: Tensor | None = None
+        for source in self._shifts:
+            drawn = source.shift(draws)
+            if drawn is not None:
+                shift = drawn if shift is None else shift + drawn
+        images = self.normalize(images, shift)
+        for transform in self._after:
+            images = transform(images, draws)
+        return images
+
+    def evaluate(self, images: Tensor) -> Tensor:
+        """Normalise images (N, C, H, W), and crop or resize them as evaluation does."""
+        self._follow(images.device)
+        for transform in self._before:
+            images = transform.evaluate(_as_needed(transform, images))
+        images = self.normalize(images)
+        for transform in self._after:
+            images = transform.evaluate(images)
+        return images
+
+    def output_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Give the shape (C, H, W) that images of a shape will have, and refuse those that do not fit."""
+        for transform in self.transforms:
+            shape = transform.output_shape(shape)
+        return shape
+
+    def fit(self, statistics: Statistics) -> None:
+        """Hand the statistics of the training images to all that needs them."""
+        self._follow(statistics.mean.device)
+        for transform in self.transforms:
+            transform.fit(statistics)
+        self.normalize.fit(statistics)
+
+    def __repr__(self) -> str:
+        parts = ", ".join(repr(part) for part in (*self.transforms, self.normalize))
+        return f"Pipeline({parts})"
+
+    def _follow(self, device: torch.device) -> None:
+        if device != self._device:
+            for module in (*self.transforms, self.normalize):
+                module.to(device)
+            self._device = device
+
+
+def _as_needed(transform: BatchTransform, images: Tensor) -> Tensor:
+    return to_unit_range(images) if transform.needs_float else images
