@@ -48,7 +48,7 @@ def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
         raise ValueError(f"ColorJitter: contrast needs images of 1 or 3 channels, got {images.shape[1]}")
     grey = images.mean((2, 3), keepdim=True)  # (N, C, 1, 1); mean and weighting may be exchanged
     if images.shape[1] == 3:
-        red, green, blue = grey.split(1, dim=1)
+        red, green, blue = (grey[:, i : i + 1] for i in range(3))
         grey = 0.2989 * red + 0.587 * green + 0.114 * blue  # (N, 1, 1, 1); ITU-R BT.601, as torchvision's
     c = factor.to(images.dtype).view(-1, 1, 1, 1)
     return (images * c).add_((1 - c) * grey).clamp_(0.0, 1.0)

@@ -5,7 +5,7 @@ where in the original each pixel of the result comes from, and the batch is samp
 """
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +14,29 @@ from torch import Tensor
 from lightning_optreg.data.draws import Draws
 from lightning_optreg.data.transforms.base import BatchTransform, image_size, require_float
 
-__all__ = ["RandomResizedCrop", "affine_matrices", "warp"]
+__all__ = ["Boxes", "RandomResizedCrop", "affine_matrices", "warp"]
 
 
-def affine_matrices(
-    centre: Tensor, extent: Tensor, angle: Tensor, shear: Tensor, stretch: Tensor, image: tuple[int, int]
-) -> Tensor:
+class Boxes(NamedTuple):
+    """One box in each image, and what happens to the picture before the box is cut out; each field (N,)."""
+
+    x: Tensor
+    """Centre in pixels from the left edge: the image covers [0, W], pixel j of a row covers [j, j + 1]."""
+    y: Tensor
+    """Centre in pixels from the upper edge."""
+    width: Tensor
+    """In pixels, more than 0."""
+    height: Tensor
+    """In pixels, more than 0."""
+    angle: Tensor
+    """Rotation in degrees, clockwise."""
+    shear: Tensor
+    """Angle along x in degrees, between -90 and 90."""
+    stretch: Tensor
+    """Factor of the ratio of width to height, more than 0; areas stay as they are."""
+
+
+def affine_matrices(boxes: Boxes, image: tuple[int, int]) -> Tensor:
     r"""Give the matrix of each warp, from places in the result to places in the original.
 
     About the centre c of a box, the picture is stretched by S, sheared by K and rotated by R; then the box
@@ -29,41 +46,35 @@ def affine_matrices(
         c + S^-1 K^-1 R^-1 diag(w, h) u / 2,
         S = diag(sqrt s, 1 / sqrt s),  K = [[1, -tan k], [0, 1]],  R = [[cos r, -sin r], [sin r, cos r]],
 
-    which is torchvision's `affine` for s = 1 and the box that is the image. Vectors are (x, y) with y
-    pointing down, so a positive r turns clockwise. Coordinates are continuous: the image covers
-    [0, W] x [0, H].
+    for vectors (x, y) with y pointing down. With s = 1 and the whole image as the box, this is torchvision's
+    `affine`.
 
     Args:
-        centre: (N, 2), c as (x, y) in pixels.
-        extent: (N, 2), w and h in pixels.
-        angle: (N,), r in degrees.
-        shear: (N,), k in degrees, along x.
-        stretch: (N,), s > 0, the factor of the ratio of width to height; areas stay.
+        boxes: The boxes, with angle r, shear k and stretch s.
         image: Height H and width W of the original in pixels.
 
     Returns:
-        (N, 2, 3), for `torch.nn.functional.affine_grid` with `align_corners=False`.
+        (N, 2, 3), for `torch.nn.functional.affine_grid` with `align_corners=False`: there, places in the
+        original are on [-1, 1] as well.
 
     Example:
-        >>> zero, one, full = torch.zeros(1), torch.ones(1), torch.tensor([[28.0, 28.0]])
-        >>> affine_matrices(full / 2, full / 2, zero, zero, one, (28, 28))[0, 0]  # the middle, enlarged
+        >>> zero, one, half = torch.zeros(1), torch.ones(1), torch.tensor([14.0])
+        >>> middle = Boxes(half, half, half, half, angle=zero, shear=zero, stretch=one)
+        >>> affine_matrices(middle, (28, 28))[0, 0]  # x = u / 2
         tensor([0.5000, 0.0000, 0.0000])
     """
     height, width = image
-    cos, sin = angle.deg2rad().cos(), angle.deg2rad().sin()
-    tan = shear.deg2rad().tan()
-    root = stretch.sqrt()
-    w, h = extent.unbind(1)
-    x, y = centre.unbind(1)
+    cos, sin = boxes.angle.deg2rad().cos(), boxes.angle.deg2rad().sin()
+    tan = boxes.shear.deg2rad().tan()
+    root = boxes.stretch.sqrt()
     # K^-1 R^-1 = [[1, tan], [0, 1]] [[cos, sin], [-sin, cos]]; S^-1 divides and multiplies its rows.
-    # Places in the original are on [-1, 1] as well: pixels times 2 / (W, H), minus 1.
     rows = (
-        (cos - tan * sin) / root * w / width,
-        (sin + tan * cos) / root * h / width,
-        2 * x / width - 1,
-        -sin * root * w / height,
-        cos * root * h / height,
-        2 * y / height - 1,
+        (cos - tan * sin) / root * boxes.width / width,
+        (sin + tan * cos) / root * boxes.height / width,
+        2 * boxes.x / width - 1,
+        -sin * root * boxes.width / height,
+        cos * root * boxes.height / height,
+        2 * boxes.y / height - 1,
     )
     return torch.stack(rows, dim=1).view(-1, 2, 3)
 
@@ -173,8 +184,8 @@ class RandomResizedCrop(BatchTransform):
                 f"RandomResizedCrop: padding_mode must be zeros, border or reflection, got {padding_mode!r}"
             )
         self.size = size
-        self.scale = tuple(scale)
-        self.ratio = tuple(ratio)
+        self.scale = (scale[0], scale[1])
+        self.ratio = (ratio[0], ratio[1])
         self.rotation = rotation
         self.shear = shear
         self.stretch = stretch
@@ -187,29 +198,26 @@ class RandomResizedCrop(BatchTransform):
         if self._trivial:
             return self.evaluate(images)
         require_float(self, images)
-        height, width = images.shape[-2:]
-        matrices = affine_matrices(*self.parameters_of(draws, (height, width)), (height, width))
-        return warp(
-            images, matrices, image_size("RandomResizedCrop", self.size, images.shape), self.padding_mode
-        )
+        image = (images.shape[-2], images.shape[-1])
+        size = image_size("RandomResizedCrop", self.size, image)
+        return warp(images, affine_matrices(self.draw(draws, image), image), size, self.padding_mode)
 
-    def parameters_of(
-        self, draws: Draws, image: tuple[int, int]
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Draw centre (N, 2), extent (N, 2), angle, shear and stretch (N,) for images of (height, width)."""
-        u = draws.uniform(7)  # one call, whatever the settings
-        area = u[:, 0] * (self.scale[1] - self.scale[0]) + self.scale[0]
-        ratio = _log_uniform(u[:, 1], self.ratio[0], self.ratio[1])
-        part = torch.stack((area * ratio, area / ratio), dim=1).sqrt().clamp_(max=1.0)  # of W and H
-        middle = part / 2 + u[:, 2:4] * (1 - part)
-        centre, extent = (
-            torch.stack((of_sides[:, 0] * image[1], of_sides[:, 1] * image[0]), dim=1)
-            for of_sides in (middle, part)
+    def draw(self, draws: Draws, image: tuple[int, int]) -> Boxes:
+        """Draw a box for each image of (height, width)."""
+        u = draws.uniform(7).unbind(1)  # seven of (N,), whatever the settings
+        area = u[0] * (self.scale[1] - self.scale[0]) + self.scale[0]
+        ratio = _log_uniform(u[1], *self.ratio)
+        width = (area * ratio).sqrt().clamp(max=1.0)  # in units of the image's
+        height = (area / ratio).sqrt().clamp(max=1.0)
+        return Boxes(
+            x=(width / 2 + u[2] * (1 - width)) * image[1],
+            y=(height / 2 + u[3] * (1 - height)) * image[0],
+            width=width * image[1],
+            height=height * image[0],
+            angle=(2 * u[4] - 1) * self.rotation,
+            shear=(2 * u[5] - 1) * self.shear,
+            stretch=_log_uniform(u[6], 1 / self.stretch, self.stretch),
         )
-        angle = (2 * u[:, 4] - 1) * self.rotation
-        shear = (2 * u[:, 5] - 1) * self.shear
-        stretch = _log_uniform(u[:, 6], 1 / self.stretch, self.stretch)
-        return centre, extent, angle, shear, stretch
 
     def evaluate(self, images: Tensor) -> Tensor:
         """Resize images (N, C, H, W); nothing happens if they have the size already."""
