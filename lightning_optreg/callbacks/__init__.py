@@ -2,5 +2,6 @@
 
 from lightning_optreg.callbacks.exact_resume import ExactResume
 from lightning_optreg.callbacks.histograms import Histograms
+from lightning_optreg.callbacks.throughput import Throughput
 
-__all__ = ["ExactResume", "Histograms"]
+__all__ = ["ExactResume", "Histograms", "Throughput"]
