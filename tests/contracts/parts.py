@@ -1,0 +1,43 @@
+"""The one table of parts that the contract tests go through. A new part is tested by adding a row."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lightning_optreg import callbacks
+
+
+@dataclass(frozen=True)
+class Part:
+    """How the contract tests build a callback.
+
+    Attributes:
+        build: Makes the callback as a user would, for a run in the given folder.
+        neutral: Makes it at its trivial setting. None: the callback only watches, so `build` is neutral too.
+        wrong: Wrong arguments, each with a part of the message that must name them.
+    """
+
+    build: Callable[[Path], Callback]
+    neutral: Callable[[Path], Callback] | None = None
+    wrong: tuple[tuple[dict[str, object], str], ...] = ()
+
+
+CALLBACKS: dict[str, Part] = {
+    "ExactResume": Part(
+        lambda _: callbacks.ExactResume(),
+        wrong=(({"save_on_sigterm": "yes"}, "save_on_sigterm"),),
+    ),
+    "Histograms": Part(
+        lambda _: callbacks.Histograms(of="all", every_n_steps=2),
+        wrong=(({"of": "weights"}, "of"), ({"every_n_steps": 0}, "every_n_steps"), ({"bins": 0}, "bins")),
+    ),
+    "Throughput": Part(lambda _: callbacks.Throughput()),
+}
+
+
+def checkpoint_every_step(folder: Path) -> ModelCheckpoint:
+    """Keep a checkpoint of every step, named by it."""
+    return ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)

@@ -1,0 +1,220 @@
+"""Every callback is neutral, resumable, at home in anyone's module, composable and configurable."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.demos.boring_classes import BoringModel, ManualOptimBoringModel
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import nn
+
+import lightning_optreg.callbacks
+from lightning_optreg.callbacks import ExactResume
+from tests.contracts.parts import CALLBACKS, checkpoint_every_step
+from tests.resume_tools import (
+    Regression,
+    StatefulLoader,
+    assert_identical,
+    final_state,
+    spoil_random_state,
+)
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
+    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
+    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning"),
+]
+
+every_callback = pytest.mark.parametrize("name", CALLBACKS)
+
+
+def fit(
+    folder: Path,
+    callbacks: list[Callback],
+    module: LightningModule | None = None,
+    ckpt_path: Path | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    module = module or Regression("cosine_step")
+    loaders = [StatefulLoader(), StatefulLoader(2)] if isinstance(module, Regression) else []
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=TensorBoardLogger(folder),
+        callbacks=callbacks,
+        log_every_n_steps=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        **{"max_epochs": 2, "enable_checkpointing": False, **options},
+    )
+    trainer.fit(module, *loaders, ckpt_path=ckpt_path)
+    return final_state(trainer, module)
+
+
+def test_every_public_callback_has_a_row() -> None:
+    assert set(lightning_optreg.callbacks.__all__) == set(CALLBACKS)
+
+
+@every_callback
+def test_documented(name: str) -> None:
+    cls = getattr(lightning_optreg.callbacks, name)
+    text = inspect.getdoc(cls) or ""
+    assert "Example" in text
+    parameters = [p for p in inspect.signature(cls).parameters if p != "self"]
+    for parameter in parameters:
+        assert f"    {parameter}: " in text, f"{name} does not say what {parameter} is"
+
+
+@every_callback
+def test_neutral(name: str, tmp_path: Path) -> None:
+    part = CALLBACKS[name]
+    seed_everything(1, verbose=False)
+    without = fit(tmp_path / "without", [])
+    seed_everything(1, verbose=False)
+    neutral = fit(tmp_path / "with", [(part.neutral or part.build)(tmp_path)])
+    assert_identical(without, neutral)
+
+
+@every_callback
+@pytest.mark.parametrize("step", [4, 6])
+def test_resumes_in_the_middle_and_at_the_end_of_an_epoch(name: str, step: int, tmp_path: Path) -> None:
+    build = CALLBACKS[name].build
+    first = [] if name == "ExactResume" else [ExactResume()]
+    seed_everything(1, verbose=False)
+    saver = checkpoint_every_step(tmp_path / "all")
+    straight = fit(tmp_path, [*first, build(tmp_path), saver], enable_checkpointing=True)
+    path = tmp_path / "all" / f"step={step}.ckpt"
+    torch.load(path, weights_only=True)
+    spoil_random_state()
+    assert_identical(straight, fit(tmp_path, [*first, build(tmp_path)], ckpt_path=path))
+
+
+@every_callback
+def test_boring_model(name: str, tmp_path: Path) -> None:
+    fit(tmp_path, [CALLBACKS[name].build(tmp_path)], BoringModel(), max_steps=3, max_epochs=-1)
+
+
+class TwoOptimizers(BoringModel):
+    """Manual optimization with two optimizers, as a GAN has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.other = nn.Linear(2, 2)
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        for optimizer in self.optimizers():
+            optimizer.zero_grad()
+            self.manual_backward(self.other(self.layer(batch)).square().mean())
+            optimizer.step()
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(part.parameters(), lr=0.01) for part in (self.layer, self.other)]
+
+
+@every_callback
+@pytest.mark.parametrize("module", [ManualOptimBoringModel, TwoOptimizers])
+def test_manual_optimization(name: str, module: type[LightningModule], tmp_path: Path) -> None:
+    """All of these work; one that can't must raise MisconfigurationException and gets a column in its row."""
+    fit(tmp_path, [CALLBACKS[name].build(tmp_path)], module(), limit_train_batches=3, max_epochs=1)
+
+
+class Torchvision(LightningModule):
+    """Somebody else's network under a module of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from torchvision.models import resnet18
+
+        self.net = resnet18(num_classes=3)
+
+    def train_dataloader(self) -> Any:
+        generator = torch.Generator().manual_seed(0)
+        x, y = torch.randn(8, 3, 32, 32, generator=generator), torch.randint(3, (8,), generator=generator)
+        return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=4)
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters())
+
+
+@every_callback
+def test_torchvision_network(name: str, tmp_path: Path) -> None:
+    fit(tmp_path, [CALLBACKS[name].build(tmp_path)], Torchvision(), max_epochs=1)
+
+
+@every_callback
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"accumulate_grad_batches": 4},
+        {"gradient_clip_val": 0.1},
+        {"precision": "bf16-mixed"},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_composes_with(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    part = CALLBACKS[name]
+    seed_everything(1, verbose=False)
+    without = fit(tmp_path / "without", [], **options)
+    seed_everything(1, verbose=False)
+    neutral = fit(tmp_path / "with", [(part.neutral or part.build)(tmp_path)], **options)
+    assert_identical(without, neutral)
+
+
+def test_all_together(tmp_path: Path) -> None:
+    fit(tmp_path, [part.build(tmp_path) for part in CALLBACKS.values()])
+
+
+class RanksAgree(Callback):
+    """Compare the weights of all processes at the end."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        weights = torch.cat([p.detach().flatten() for p in pl_module.parameters()])
+        everyone = [torch.empty_like(weights) for _ in range(trainer.world_size)]
+        torch.distributed.all_gather(everyone, weights)
+        assert all(torch.equal(other, weights) for other in everyone)
+        (self.folder / f"rank{trainer.global_rank}").touch()
+
+
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this build of torch has no gloo")
+def test_two_processes(tmp_path: Path) -> None:
+    """All callbacks at once: each alone would cost the start of two processes."""
+    callbacks = [part.build(tmp_path) for part in CALLBACKS.values()]
+    fit(
+        tmp_path,
+        [*callbacks, RanksAgree(tmp_path)],
+        Torchvision(),
+        strategy="ddp_fork",
+        devices=2,
+        max_epochs=1,
+    )
+    assert {path.name for path in tmp_path.glob("rank*")} == {"rank0", "rank1"}
+
+
+@every_callback
+def test_built_from_yaml_by_its_short_name(name: str) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--callback", type=Callback)
+    built = parser.instantiate(parser.parse_args([f"--callback={name}"])).callback
+    assert type(built) is getattr(lightning_optreg.callbacks, name)
+
+
+WRONG = [(name, arguments, text) for name, part in CALLBACKS.items() for arguments, text in part.wrong]
+
+
+@pytest.mark.parametrize(("name", "arguments", "text"), WRONG)
+def test_wrong_values_are_refused_at_construction(name: str, arguments: dict[str, Any], text: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"{name}: {text} must be") as error:
+        getattr(lightning_optreg.callbacks, name)(**arguments)
+    assert "\n" not in str(error.value)
