@@ -1,1 +1,39 @@
-"""data."""
+"""Datasets of images in memory, dealt out in whole batches; transforms of whole batches on the device."""
+
+from lightning_optreg.data.cifar10 import CIFAR10DataModule
+from lightning_optreg.data.datamodule import ImageDataModule
+from lightning_optreg.data.draws import Draws, Place
+from lightning_optreg.data.fashion_mnist import FashionMNISTDataModule
+from lightning_optreg.data.image_folder import ImageFolderDataModule
+from lightning_optreg.data.loader import Batch, BatchLoader
+from lightning_optreg.data.sources import ImageSet, Source
+from lightning_optreg.data.statistics import Statistics, compute_statistics
+from lightning_optreg.data.transforms import (
+    BatchTransform,
+    ColorJitter,
+    PCAColorJitter,
+    RandomCrop,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+)
+
+__all__ = [
+    "Batch",
+    "BatchLoader",
+    "BatchTransform",
+    "CIFAR10DataModule",
+    "ColorJitter",
+    "Draws",
+    "FashionMNISTDataModule",
+    "ImageDataModule",
+    "ImageFolderDataModule",
+    "ImageSet",
+    "PCAColorJitter",
+    "Place",
+    "RandomCrop",
+    "RandomHorizontalFlip",
+    "RandomResizedCrop",
+    "Source",
+    "Statistics",
+    "compute_statistics",
+]

@@ -1,0 +1,330 @@
+"""Datasets of images in memory, for any Lightning Trainer and for plain PyTorch.
+
+A batch leaves the loader as 8-bit images and is augmented and normalised as a whole where it then lies, on
+the device. All that is random in it (order, split, augmentation) is a function of the seeds and of the place
+in the run, so a resumed run sees the batches that an uninterrupted one would have seen.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from lightning_optreg.data.cache import cached, default_cache_dir, fingerprint
+from lightning_optreg.data.draws import Draws
+from lightning_optreg.data.loader import Batch, BatchLoader
+from lightning_optreg.data.sources import ImageSet, Part, Source
+from lightning_optreg.data.split import stratified_split
+from lightning_optreg.data.statistics import Statistics, compute_statistics
+from lightning_optreg.data.transforms import BatchTransform, Centring, Pipeline
+
+__all__ = ["ImageDataModule"]
+
+
+class ImageDataModule(LightningDataModule):
+    """A dataset of images in memory: what all datasets of this package share.
+
+    The module gets batches `(x, y)`: x float32 (n, C, H, W), y int64 (n,); in prediction `(x, y, index)`
+    with the images' positions in the test set. Training batches are augmented, others are not. Under several
+    processes each gets its share (see `BatchLoader`); `batch_size` is that of one process.
+
+    Decoded images and the statistics of the training split are kept in a cache folder. A subclass sets
+    `class_names` and `image_shape` and says in `locate` where its data are.
+
+    Args:
+        data_dir: Folder with the data, which must exist. None: see the dataset.
+        batch_size: Images in a batch of one process, from 1 (stochastic gradient descent) to "full" (the
+            whole training split: batch gradient descent).
+        val_fraction: Share of the training images, and of those of each class, kept for validation, in
+            [0, 1). With 0 all are trained on and there is no validation.
+        augment: Transforms of training batches, in this order; None for none.
+        normalize: How pixels are centred and scaled, with statistics of the training split: "mean_std",
+            "mean" (VGG), "mean_image" (AlexNet) or "none" (they stay on [0, 1]). What transforms pad with is
+            black, and the mean where a mean image is subtracted, because that happens before pixels move.
+        seed: Seed of order and augmentation. None: the number given to `seed_everything`, else 0.
+        split_seed: Seed of the validation split.
+        num_workers: Processes that prepare batches, at least 0; with images in memory 0 is fastest.
+        pin_memory: Put batches into page-locked memory if CUDA is available. None: when training on CUDA.
+        drop_last: Leave out a last training batch that is not full.
+        verify_checksum: Refuse files that are not the published ones.
+        cache_dir: Folder for decoded data. None: `$XDG_CACHE_HOME/lightning_optreg`, by default
+            `~/.cache/lightning_optreg`.
+
+    Raises:
+        FileNotFoundError: If data_dir does not exist.
+        NotADirectoryError: If data_dir or cache_dir is a file.
+        TypeError: If augment holds something else than a `BatchTransform`.
+        ValueError: If a value is out of its range, or the transforms do not fit the images.
+
+    Example:
+        A dataset of your own:
+
+        >>> class Noise(ImageDataModule):
+        ...     class_names, image_shape = ("dark", "bright"), (1, 8, 8)
+        ...     def locate(self, *, download):
+        ...         images = torch.arange(40, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
+        ...         labels = torch.arange(40) // 20
+        ...         return Source("noise", {"train": []}, lambda part: ImageSet(images, labels))
+        >>> data = Noise(batch_size=12, val_fraction=0.1)
+        >>> data.setup("fit")
+        >>> [len(y) for x, y in data.batches("train", epoch=0)], [len(y) for x, y in data.batches("val")]
+        ([12, 12, 12], [4])
+    """
+
+    class_names: tuple[str, ...]
+    """Names of the classes; label k belongs to the k-th."""
+    image_shape: tuple[int, int, int]
+    """Shape (C, H, W) of an image before the transforms."""
+
+    def __init__(
+        self,
+        data_dir: str | None = None,
+        *,
+        batch_size: int | Literal["full"] = 128,
+        val_fraction: float = 0.1,
+        augment: list[BatchTransform] | None = None,
+        normalize: Centring = "mean_std",
+        seed: int | None = None,
+        split_seed: int = 0,
+        num_workers: int = 0,
+        pin_memory: bool | None = None,
+        drop_last: bool = False,
+        verify_checksum: bool = True,
+        cache_dir: str | None = None,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        self.data_dir = None if data_dir is None else Path(data_dir).expanduser()
+        if self.data_dir is not None and not self.data_dir.is_dir():
+            if self.data_dir.exists():
+                raise NotADirectoryError(f"{name}: data_dir must be a folder, {data_dir} is a file")
+            raise FileNotFoundError(f"{name}: data_dir must be a folder, {data_dir} does not exist")
+        self.cache_dir = default_cache_dir() if cache_dir is None else Path(cache_dir).expanduser()
+        if self.cache_dir.exists() and not self.cache_dir.is_dir():
+            raise NotADirectoryError(f"{name}: cache_dir must be a folder, {self.cache_dir} is a file")
+        if not 0.0 <= val_fraction < 1.0:
+            raise ValueError(f"{name}: val_fraction must be in [0, 1), got {val_fraction}")
+        if normalize not in ("mean_std", "mean", "mean_image", "none"):
+            raise ValueError(
+                f"{name}: normalize must be mean_std, mean, mean_image or none, got {normalize!r}"
+            )
+        if not num_workers >= 0:
+            raise ValueError(f"{name}: num_workers must be >= 0, got {num_workers}")
+        self.batch_size = batch_size
+        self.val_fraction = val_fraction
+        self.seed = seed
+        self.split_seed = split_seed
+        self.num_workers = num_workers
+        self.pin_memory = pin_memory
+        self.drop_last = drop_last
+        self.verify_checksum = verify_checksum
+        self.pipeline = Pipeline(augment or (), normalize)
+        self.input_shape = self.pipeline.output_shape(self.image_shape)
+        self.statistics: Statistics | None = None
+        self._source: Source | None = None
+        self._sets: dict[Part, ImageSet] = {}
+        self._indices: dict[Part, Tensor] = {}
+        self._run_seed = 0
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K."""
+        return len(self.class_names)
+
+    @property
+    def batch_size(self) -> int | Literal["full"]:
+        """Images in a batch of one process; may be changed before loaders are made."""
+        return self._batch_size
+
+    @batch_size.setter
+    def batch_size(self, value: int | Literal["full"]) -> None:
+        if value != "full" and not (isinstance(value, int) and value >= 1):
+            raise ValueError(f"{type(self).__name__}: batch_size must be >= 1 or 'full', got {value!r}")
+        self._batch_size = value
+
+    # ---- reading -------------------------------------------------------------------------------------------
+
+    def locate(self, *, download: bool) -> Source:
+        """Find the data, in a subclass.
+
+        Args:
+            download: Whether they may be downloaded now, because only one process does this.
+
+        Raises:
+            FileNotFoundError: If they are nowhere.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must say in locate() where its data are")
+
+    def prepare_data(self) -> None:
+        """Get the data and decode them into the cache; Lightning lets one process of each machine do it."""
+        self._source = self.locate(download=True)
+        self._read(None if self.trainer is None else self.trainer.state.fn)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the data of a stage, on every process.
+
+        Args:
+            stage: "fit", "validate", "test" or "predict"; None for all.
+        """
+        self._read(stage)
+
+    def _read(self, stage: str | None) -> None:
+        if self._source is None:
+            self._source = self.locate(download=False)
+        source = self._source
+        wanted: tuple[Part, ...] = ("test",) if stage in ("test", "predict") else ("train", "val")
+        if stage is None:
+            wanted = ("train", "val", "test")
+        for part in wanted:
+            if part in source.files and part not in self._sets:
+                self._open(source, part)
+        if self.statistics is None:
+            split = None if "val" in source.files else [self.val_fraction, self.split_seed]
+            self.statistics = Statistics(
+                **self._cached(source, "train", "statistics", lambda: self._measure(source), split=split)
+            )
+            self.pipeline.fit(self.statistics)
+
+    def _open(self, source: Source, part: Part) -> None:
+        images = ImageSet(**self._cached(source, part, "images", lambda: source.read(part)._asdict()))
+        self._sets[part] = images
+        if part == "train" and "val" not in source.files:
+            train, val = stratified_split(images.labels, self.val_fraction, self.split_seed)
+            self._sets["val"] = images
+            self._indices["train"], self._indices["val"] = train, val
+        else:
+            self._indices[part] = torch.arange(len(images.labels))
+
+    def _measure(self, source: Source) -> dict[str, Tensor]:
+        if "train" not in self._sets:
+            self._open(source, "train")
+        return asdict(compute_statistics(self._sets["train"].images, self._indices["train"]))
+
+    def _cached(
+        self, source: Source, part: Part, what: str, make: Callable[[], dict[str, Tensor]], **options: Any
+    ) -> dict[str, Tensor]:
+        files = source.files[part]
+        if not files:
+            return make()
+        key = {"part": part, "files": fingerprint(files), **source.options, **options}
+        return cached(self.cache_dir, f"{source.name}-{part}-{what}", key, make)
+
+    # ---- loaders -------------------------------------------------------------------------------------------
+
+    def train_dataloader(self) -> BatchLoader:
+        """Batches of the training split in a new order each epoch (in one order with `overfit_batches`)."""
+        return self._loader("train", training=True)
+
+    def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
+        """Batches of the validation split in order; an empty list if there is none."""
+        if "val" not in self._indices or len(self._indices["val"]) > 0:
+            return self._loader("val")
+        if self.trainer is not None and self.trainer.state.fn == TrainerFn.VALIDATING:
+            raise MisconfigurationException(
+                f"{type(self).__name__}: val_fraction=0 leaves no images to validate on"
+            )
+        return []
+
+    def test_dataloader(self) -> BatchLoader:
+        """Batches of the test set in order."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> BatchLoader:
+        """Batches of the test set in order."""
+        return self._loader("test")
+
+    def _loader(self, part: Part, *, training: bool = False) -> BatchLoader:
+        if part not in self._sets:
+            lacking = self._source is not None and part == "test" and "test" not in self._source.files
+            raise MisconfigurationException(
+                f"{type(self).__name__}: "
+                + (
+                    "the dataset has no test images"
+                    if lacking
+                    else f"setup() must open the {part} images first"
+                )
+            )
+        trainer = self.trainer
+        pin_memory = self.pin_memory
+        if pin_memory is None:
+            pin_memory = trainer is not None and trainer.strategy.root_device.type == "cuda"
+        overfit = trainer is not None and trainer.overfit_batches > 0  # type: ignore[attr-defined]  # untyped
+        if self.seed is None:
+            self._run_seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        else:
+            self._run_seed = self.seed
+        return BatchLoader(
+            self._sets[part].images,
+            self._sets[part].labels,
+            indices=self._indices[part],
+            batch_size=self.batch_size,
+            shuffle=training and not overfit,
+            seed=self._run_seed,
+            rank=0 if trainer is None else trainer.global_rank,
+            world_size=1 if trainer is None else trainer.world_size,
+            num_workers=self.num_workers,
+            pin_memory=pin_memory,
+            drop_last=training and self.drop_last,
+            # When a run is continued the loop knows best: a batch that was broken off comes once more.
+            next_batch=None if trainer is None else lambda: trainer.fit_loop.batch_idx + 1,
+        )
+
+    # ---- batches -------------------------------------------------------------------------------------------
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Bring a batch to the device, still in 8 bits."""
+        if not isinstance(batch, Batch):
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        if batch.images.device == device:
+            return batch
+        images, labels, index = (t.to(device, non_blocking=True) for t in batch[:3])
+        return Batch(images, labels, index, batch.place)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Tensor, ...]:
+        """Augment (in training) and normalise a batch."""
+        if not isinstance(batch, Batch):
+            raise TypeError(
+                f"{type(self).__name__}: expected a Batch of its own loaders, got {type(batch).__name__}"
+            )
+        trainer = self.trainer
+        x = self.transform(batch, training=trainer is not None and trainer.training)
+        if trainer is None:
+            return x, batch.labels
+        # Lightning converts to the precision before this hook, when the images are 8-bit still.
+        x = trainer.precision_plugin.convert_input(x)
+        return (x, batch.labels, batch.index) if trainer.predicting else (x, batch.labels)
+
+    def transform(self, batch: Batch, *, training: bool) -> Tensor:
+        """Turn a batch into the network's input, float32 (n, C, H, W).
+
+        Args:
+            batch: As it comes from one of the loaders.
+            training: Whether to augment.
+        """
+        if not training:
+            return self.pipeline.evaluate(batch.images)
+        draws = Draws(self._run_seed, batch.place, len(batch.images), batch.images.device)
+        return self.pipeline.train(batch.images, draws)
+
+    def batches(self, part: Part = "train", epoch: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Go over the batches of an epoch without a Trainer; `setup` comes first.
+
+        Args:
+            part: "train" (shuffled and augmented), "val" or "test".
+            epoch: Epoch, counted from 0; it determines order and augmentation.
+
+        Yields:
+            x float32 (n, C, H, W) and y int64 (n,), on the CPU.
+        """
+        training = part == "train"
+        loader = self._loader(part, training=training)
+        loader.set_epoch(epoch)
+        for batch in loader:
+            yield self.transform(batch, training=training), batch.labels

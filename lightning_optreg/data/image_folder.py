@@ -1,0 +1,220 @@
+"""Images of your own, in one folder a class."""
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from lightning_optreg.data.datamodule import ImageDataModule
+from lightning_optreg.data.sources import ImageSet, Part, Source
+from lightning_optreg.data.split import stratified_split
+from lightning_optreg.data.transforms import BatchTransform, Centring
+
+__all__ = ["ImageFolderDataModule", "list_images", "read_image"]
+
+_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
+_PARTS: tuple[Part, ...] = ("train", "val", "test")
+
+
+def list_images(root: Path) -> dict[str, list[Path]]:
+    """List the images below each subfolder of `root`; a subfolder's name is its class.
+
+    Args:
+        root: Folder of classes. Hidden subfolders do not count, files in deeper subfolders do.
+
+    Returns:
+        Class to files, both sorted.
+
+    Raises:
+        ValueError: If there are no classes, or one has no images.
+    """
+    classes = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if not classes:
+        raise ValueError(f"{root}: no subfolders, expected one for each class")
+    files = {}
+    for folder in classes:
+        found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _EXTENSIONS)
+        if not found:
+            raise ValueError(f"{folder}: no images, expected files with {', '.join(_EXTENSIONS)}")
+        files[folder.name] = found
+    return files
+
+
+def read_image(
+    path: Path, size: tuple[int, int], channels: Literal[1, 3], resize: Literal["crop", "stretch"]
+) -> Tensor:
+    """Read an image and bring it to a size; one that has the size already keeps its pixels.
+
+    Args:
+        path: The file.
+        size: Height and width.
+        channels: 1 for grey, 3 for red, green and blue.
+        resize: "crop" scales until the size is covered, then cuts out the middle; "stretch" scales height and
+            width each by its own factor.
+
+    Returns:
+        uint8 (C, height, width).
+
+    Raises:
+        ValueError: If the file cannot be read or its pixels do not have 8 bits.
+    """
+    from PIL import Image  # with torchvision, which needs it
+    from torchvision.transforms.v2 import functional as transforms
+
+    height, width = size
+    try:
+        with Image.open(path) as file:
+            if file.mode.startswith(("I", "F")):
+                raise ValueError(f"pixels of mode {file.mode}, expected 8 bits")
+            image = file.convert("L" if channels == 1 else "RGB")
+    except (OSError, SyntaxError, ValueError) as error:  # what PIL raises for one damage or the other
+        raise ValueError(f"{path}: not a readable image ({error})") from error
+    if image.size != (width, height):
+        new = size
+        if resize == "crop":
+            scale = max(height / image.height, width / image.width)
+            new = (max(height, round(image.height * scale)), max(width, round(image.width * scale)))
+        image = transforms.resize(image, list(new), antialias=True)
+        image = transforms.center_crop(image, list(size))
+    pixels: Tensor = transforms.pil_to_tensor(image)
+    return pixels
+
+
+class ImageFolderDataModule(ImageDataModule):
+    """Images of your own: a folder with one subfolder for each class.
+
+    Either `root/train/<class>/*.png` with `root/test/<class>/...` and `root/val/<class>/...`, of which the
+    last two may be missing; or, without a folder `train`, `root/<class>/*.png`. That is split here, by class
+    and with `split_seed`: first `test_fraction` of all images into the test set, then `val_fraction` of the
+    remaining ones into the validation split. Where there is a folder `val` it is the validation split,
+    whatever `val_fraction` says.
+
+    Classes are numbered in the order of their names. Images are decoded once, all to one size, and kept in
+    memory and in the cache with 8 bits a pixel.
+
+    For the other arguments see `ImageDataModule`.
+
+    Args:
+        data_dir: The root folder.
+        image_size: Height and width in pixels, one number for both; each at least 1.
+        channels: 1 for grey, 3 for colour.
+        resize: "crop" scales until the size is covered and cuts out the middle; "stretch" scales height and
+            width each by its own factor.
+        test_fraction: Share of a test set that has no folder of its own, in [0, 1).
+
+    Raises:
+        FileNotFoundError: If data_dir does not exist.
+        NotADirectoryError: If data_dir or cache_dir is a file.
+        TypeError: If augment holds something else than a `BatchTransform`.
+        ValueError: If a value is out of its range, there are fewer than 2 classes, one has no images, or
+            `val` or `test` has a class that `train` has not.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> root = Path(tempfile.mkdtemp())
+        >>> for name in ("cat", "dog"):
+        ...     (root / name).mkdir()
+        ...     for i in range(4):
+        ...         Image.new("RGB", (40, 30)).save(root / name / f"{i}.png")
+        >>> data = ImageFolderDataModule(str(root), image_size=16, val_fraction=0.0, test_fraction=0.5)
+        >>> data.class_names, data.input_shape
+        (('cat', 'dog'), (3, 16, 16))
+    """
+
+    def __init__(
+        self,
+        data_dir: str,
+        image_size: int | tuple[int, int] = 64,
+        *,
+        channels: Literal[1, 3] = 3,
+        resize: Literal["crop", "stretch"] = "crop",
+        test_fraction: float = 0.1,
+        batch_size: int | Literal["full"] = 128,
+        val_fraction: float = 0.1,
+        augment: list[BatchTransform] | None = None,
+        normalize: Centring = "mean_std",
+        seed: int | None = None,
+        split_seed: int = 0,
+        num_workers: int = 0,
+        pin_memory: bool | None = None,
+        drop_last: bool = False,
+        cache_dir: str | None = None,
+    ) -> None:
+        size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        if not (len(size) == 2 and min(size) >= 1):
+            raise ValueError(f"ImageFolderDataModule: image_size must be >= 1, got {image_size}")
+        if channels not in (1, 3):
+            raise ValueError(f"ImageFolderDataModule: channels must be 1 or 3, got {channels}")
+        if resize not in ("crop", "stretch"):
+            raise ValueError(f"ImageFolderDataModule: resize must be crop or stretch, got {resize!r}")
+        if not 0.0 <= test_fraction < 1.0:
+            raise ValueError(f"ImageFolderDataModule: test_fraction must be in [0, 1), got {test_fraction}")
+        self.channels, self.resize = channels, resize
+        self.test_fraction = test_fraction
+        self.image_shape = (channels, *size)
+        super().__init__(
+            data_dir,
+            batch_size=batch_size,
+            val_fraction=val_fraction,
+            augment=augment,
+            normalize=normalize,
+            seed=seed,
+            split_seed=split_seed,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            drop_last=drop_last,
+            cache_dir=cache_dir,
+        )
+        root = Path(data_dir).expanduser()
+        self._divided = (root / "train").is_dir()
+        self._files: dict[Part, dict[str, list[Path]]] = {"train": list_images(root)}
+        if self._divided:
+            parts = (part for part in _PARTS if (root / part).is_dir())
+            self._files = {part: list_images(root / part) for part in parts}
+        self.class_names = tuple(self._files["train"])
+        if not len(self.class_names) >= 2:
+            raise ValueError(f"{root}: one class ({self.class_names[0]}), expected 2 or more")
+        for part, files in self._files.items():
+            if unknown := sorted(set(files) - set(self.class_names)):
+                raise ValueError(f"{root / part}: classes that the training images lack: {unknown}")
+
+    def locate(self, *, download: bool) -> Source:
+        """Return the files found at construction."""
+        listed = {part: self._labelled(files) for part, files in self._files.items()}
+        if not self._divided and self.test_fraction > 0.0:
+            paths, labels = listed["train"]
+            train, test = stratified_split(labels, self.test_fraction, self.split_seed)
+            listed["train"] = [paths[i] for i in train.tolist()], labels[train]
+            listed["test"] = [paths[i] for i in test.tolist()], labels[test]
+        return Source(
+            "image-folder",
+            {part: paths for part, (paths, _) in listed.items()},
+            lambda part: ImageSet(self._decode(listed[part][0]), listed[part][1]),
+            {"classes": self.class_names, "shape": self.image_shape, "resize": self.resize},
+        )
+
+    def _labelled(self, files: Mapping[str, Sequence[Path]]) -> tuple[list[Path], Tensor]:
+        paths = [path for found in files.values() for path in found]
+        labels = [self.class_names.index(name) for name, found in files.items() for _ in found]
+        return paths, torch.tensor(labels)
+
+    def _decode(self, paths: Sequence[Path]) -> Tensor:
+        rank_zero_info(f"Decoding {len(paths)} images of {self.data_dir}")
+        images = torch.empty(len(paths), *self.image_shape, dtype=torch.uint8)
+
+        def decode(row: int) -> None:
+            images[row] = read_image(paths[row], self.image_shape[1:], self.channels, self.resize)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL lets other threads run while it decodes
+            try:
+                list(pool.map(decode, range(len(paths))))
+            except ValueError:
+                pool.shutdown(cancel_futures=True)  # or all others would be decoded before it is reported
+                raise
+        return images
