@@ -83,7 +83,9 @@ class PCAColorJitter(ColorShift):
             return None
         if self.basis is None:
             raise RuntimeError("PCAColorJitter: fit(statistics) must be called before the first batch")
-        return draws.normal(len(self.basis)) @ self.basis
+        alpha = draws.normal(len(self.basis), 1)  # (N, C, 1)
+        # Not a matrix product, which may round otherwise for another batch size, or in lower precision.
+        return (alpha * self.basis).sum(1)
 
     def extra_repr(self) -> str:
         """Show the settings."""

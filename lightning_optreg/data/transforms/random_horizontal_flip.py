@@ -46,7 +46,7 @@ class RandomHorizontalFlip(BatchTransform):
             return images
         count = len(images)
         mirrored = draws.uniform() < self.p
-        # Picking rows out of both versions copies memory; torch.where, at 3 x the time, tests every pixel.
+        # Picking rows out of both versions copies memory; torch.where tests every pixel: 2 to 5 x the time.
         both = torch.cat((images, images.flip(-1)))
         return both.index_select(0, torch.arange(count, device=images.device) + count * mirrored)
 
