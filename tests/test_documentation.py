@@ -1,0 +1,48 @@
+"""The documentation's Python runs, and it lists every public part."""
+
+import importlib
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXT = "\n".join(page.read_text() for page in PAGES)
+
+
+def python_blocks() -> list[tuple[str, str]]:
+    return [
+        (f"{page.name}-{number}", block)
+        for page in PAGES
+        for number, block in enumerate(re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S))
+    ]
+
+
+@pytest.mark.parametrize(("name", "block"), python_blocks(), ids=[name for name, _ in python_blocks()])
+def test_python_runs(
+    name: str, block: str, fashion_mnist_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # A small data set in the place of the real one, which not every machine has.
+    small = f"FashionMNISTDataModule(data_dir={str(fashion_mnist_dir)!r}, verify_checksum=False, "
+    exec(compile(block.replace("FashionMNISTDataModule(", small), name, "exec"), {"__name__": "__main__"})
+
+
+def public_names() -> list[str]:
+    def own(module: ModuleType) -> list[str]:
+        return [f"{module.__name__}.{name}" for name in module.__all__]
+
+    modules = ("callbacks", "classifier", "data", "loggers", "losses", "nets")
+    return [name for module in modules for name in own(importlib.import_module(f"lightning_optreg.{module}"))]
+
+
+@pytest.mark.parametrize("name", public_names())
+def test_every_public_name_is_documented(name: str) -> None:
+    assert f"::: {name}\n" in TEXT
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_is_listed(recipe: Path) -> None:
+    assert str(recipe.relative_to(ROOT)) in TEXT
