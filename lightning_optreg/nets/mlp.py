@@ -16,10 +16,13 @@ from lightning_optreg.nets.network import Network
 __all__ = ["ACTIVATIONS", "MLP"]
 
 # The element-wise nonlinearities of torch.nn that can be built without arguments.
+# fmt: off
 ACTIVATIONS = (
-    "CELU ELU GELU Hardshrink Hardsigmoid Hardswish Hardtanh LeakyReLU LogSigmoid Mish PReLU RReLU ReLU ReLU6 "
-    "SELU SiLU Sigmoid Softplus Softshrink Softsign Tanh Tanhshrink"
-).split()
+    "CELU", "ELU", "GELU", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyReLU", "LogSigmoid",
+    "Mish", "PReLU", "RReLU", "ReLU", "ReLU6", "SELU", "SiLU", "Sigmoid", "Softplus", "Softshrink",
+    "Softsign", "Tanh", "Tanhshrink",
+)
+# fmt: on
 
 
 class MLP(Network):
@@ -66,11 +69,12 @@ class MLP(Network):
         if hidden and not min(hidden) >= 1:
             raise ValueError(f"MLP: hidden must be numbers of units >= 1, got {list(hidden)}")
         if activation not in ACTIVATIONS:
-            near = difflib.get_close_matches(activation, ACTIVATIONS, n=3)
-            known = ", ".join(near or ACTIVATIONS)
+            by_lower_case = {name.lower(): name for name in ACTIVATIONS}
+            near = difflib.get_close_matches(activation.lower(), by_lower_case)
+            known = ", ".join(by_lower_case[name] for name in near or by_lower_case)
             raise ValueError(
                 f"MLP: activation must be an element-wise nonlinearity of torch.nn "
-                f"({'nearest' if near else 'one of'}: {known}), got {activation!r}"
+                f"({'nearest' if near else 'known'}: {known}), got {activation!r}"
             )
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"MLP: dropout must be in [0, 1), got {dropout}")

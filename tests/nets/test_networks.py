@@ -1,0 +1,203 @@
+"""What every network keeps: scores of the right shape, seeds, memory formats, precisions, export, errors."""
+
+import copy
+import inspect
+import io
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lightning_optreg import nets
+from lightning_optreg.nets import MLP, LeNet5, Network, ResNet, SoftmaxRegression
+
+SHAPE = (3, 20, 16)
+NETS = {
+    "softmax_regression": partial(SoftmaxRegression, num_classes=4, input_shape=SHAPE),
+    "mlp": partial(MLP, num_classes=4, input_shape=SHAPE, hidden=[12, 8], activation="GELU", dropout=0.3),
+    "lenet5": partial(LeNet5, num_classes=4, input_shape=SHAPE),
+    "lenet5_1998": partial(LeNet5, num_classes=4, input_shape=SHAPE, activation="tanh", pool="average"),
+    "resnet_a": partial(ResNet, num_classes=4, input_shape=SHAPE, depth=8, width=4),
+    "resnet_b": partial(ResNet, num_classes=4, input_shape=SHAPE, depth=8, width=4, shortcut="B"),
+}
+every_net = pytest.mark.parametrize("make", NETS.values(), ids=NETS.keys())
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.randn(6, *SHAPE, generator=torch.Generator().manual_seed(0))
+
+
+def test_every_public_network_is_in_the_table() -> None:
+    tested = {make.func.__name__ for make in NETS.values()}
+    assert tested == set(nets.__all__) - {"Network"}
+    assert all(issubclass(getattr(nets, name), Network) for name in tested)
+
+
+@every_net
+def test_defaults_are_those_of_the_data_set_with_the_fewest_pixels(make: partial[Network]) -> None:
+    parameters = inspect.signature(make.func).parameters
+    assert parameters["num_classes"].default == 10
+    assert parameters["input_shape"].default == (1, 28, 28)
+    assert make.func()(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+
+
+@every_net
+def test_scores_and_gradients(make: partial[Network], images: torch.Tensor) -> None:
+    net = make()
+    assert (net.num_classes, net.input_shape) == (4, SHAPE)
+    scores = net(images)
+    assert scores.shape == (6, 4)
+    F.cross_entropy(scores, torch.tensor([0, 1, 2, 3, 0, 1])).backward()
+    for name, parameter in net.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+    first_layer = next(net.parameters())
+    assert first_layer.grad.abs().max() > 0
+
+
+@every_net
+def test_initial_weights_follow_the_seed_and_nothing_else(make: partial[Network]) -> None:
+    torch.manual_seed(3)
+    first = make().state_dict()
+    torch.manual_seed(3)
+    second = make().state_dict()
+    torch.manual_seed(4)
+    third = make().state_dict()
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    if make.func is not SoftmaxRegression:  # it starts at zero whatever the seed
+        assert any(not torch.equal(first[key], third[key]) for key in first)
+
+
+@every_net
+def test_state_dict_round_trip(make: partial[Network], images: torch.Tensor) -> None:
+    net = make()
+    for parameter in net.parameters():
+        nn.init.normal_(parameter)
+    net(images)  # moves running statistics, if there are any
+    file = io.BytesIO()
+    torch.save(net.state_dict(), file)
+    file.seek(0)
+    other = make()
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(net.eval()(images), other.eval()(images))
+    assert torch.equal(net(images), copy.deepcopy(net)(images))
+
+
+@every_net
+def test_channels_last_gives_the_same_scores_and_gradients(
+    make: partial[Network], images: torch.Tensor
+) -> None:
+    net = _randomised(make).eval()
+    other = copy.deepcopy(net).to(memory_format=torch.channels_last)
+    scores = net(images)
+    other_scores = other(images.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(scores, other_scores)
+    scores.square().sum().backward()
+    other_scores.square().sum().backward()
+    for one, two in zip(net.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad, rtol=1e-4, atol=1e-4)
+
+
+@every_net
+def test_bfloat16_autocast(make: partial[Network], images: torch.Tensor) -> None:
+    net = _randomised(make).eval()
+    exact = net(images)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        scores = net(images)
+    assert scores.dtype == torch.bfloat16
+    # bfloat16 keeps 8 bits: errors of 2^-8 of the scores' size a layer, eight or so layers.
+    assert (scores - exact).abs().max() < 0.03 * exact.abs().max()
+    scores.float().square().sum().backward()
+    assert all(parameter.grad.dtype == torch.float32 for parameter in net.parameters())
+
+
+@every_net
+def test_meta_device(make: partial[Network]) -> None:
+    with torch.device("meta"):
+        net = make()
+    assert all(tensor.is_meta for tensor in net.state_dict().values())
+    assert net(torch.empty(5, *SHAPE, device="meta")).shape == (5, 4)
+
+
+@every_net
+def test_export_with_any_batch_size(make: partial[Network], images: torch.Tensor) -> None:
+    net = _randomised(make).eval()
+    program = torch.export.export(net, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.testing.assert_close(program.module()(images[:5]), net(images[:5]))
+
+
+@every_net
+def test_onnx(make: partial[Network], images: torch.Tensor) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    net = _randomised(make).eval()
+    shapes = ({0: torch.export.Dim("batch")},)
+    program = torch.onnx.export(net, (images,), dynamo=True, dynamic_shapes=shapes, verbose=False)
+    session = runtime.InferenceSession(program.model_proto.SerializeToString())
+    (scores,) = session.run(None, {session.get_inputs()[0].name: images[:5].numpy()})
+    torch.testing.assert_close(torch.from_numpy(scores), net(images[:5]), rtol=1e-4, atol=1e-4)
+
+
+@every_net
+def test_training_separates_a_toy_problem(make: partial[Network]) -> None:
+    torch.manual_seed(0)
+    labels = torch.arange(4).repeat(8)
+    templates = torch.randn(4, *SHAPE)
+    images = templates[labels] + 0.3 * torch.randn(32, *SHAPE)
+    net = make()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9)
+    losses = []
+    for _ in range(50):
+        loss = F.cross_entropy(net(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.2 * losses[0]
+    net.eval()
+    assert (net(images).argmax(1) == labels).float().mean() >= 0.9
+
+
+@pytest.mark.parametrize("name", ["softmax_regression", "mlp", "lenet5"])
+@pytest.mark.parametrize("shape", [(2, 3, 20, 20), (2, 1, 20, 16), (3, 20, 16)])
+def test_images_of_another_size_are_refused_by_name(name: str, shape: tuple[int, ...]) -> None:
+    net = NETS[name]()
+    with pytest.raises(ValueError, match=r"images must be of shape \(N, 3, 20, 16\), got \("):
+        net(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("name", ["resnet_a", "resnet_b"])
+@pytest.mark.parametrize("size", [(1, 1), (7, 9), (33, 32)])
+def test_resnet_takes_images_of_any_size(name: str, size: tuple[int, int]) -> None:
+    net = NETS[name]().eval()
+    assert net(torch.zeros(2, 3, *size)).shape == (2, 4)
+    with pytest.raises(RuntimeError, match="to have 3 channels, but got 1 channels"):
+        net(torch.zeros(2, 1, *size))
+
+
+@every_net
+def test_settings_of_the_data_are_checked(make: partial[Network]) -> None:
+    name = make.func.__name__
+    with pytest.raises(ValueError, match=f"^{name}: num_classes must be >= 2, got 1$"):
+        make(num_classes=1)
+    for shape in ((3, 0, 32), (3, 32), (3, 32, -1)):
+        with pytest.raises(ValueError, match=f"^{name}: input_shape must be three numbers >= 1"):
+            make(input_shape=shape)
+
+
+def test_network_itself_has_no_forward() -> None:
+    with pytest.raises(NotImplementedError):
+        Network(num_classes=2, input_shape=(1, 2, 2))(torch.zeros(1, 1, 2, 2))
+
+
+def _randomised(make: partial[Network]) -> Network:
+    """A network whose weights are all random, also where the first ones are zero."""
+    torch.manual_seed(1)
+    net = make()
+    if isinstance(net, SoftmaxRegression):
+        nn.init.normal_(net.linear.weight, std=0.05)
+    return net
