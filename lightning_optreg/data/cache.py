@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import pickle
-import tempfile
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ def cached(
         The tensors, mapped from the file where that was possible. Writing to them does not change the file.
 
     Example:
+        >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     first = cached(Path(folder), "zeros", {"n": 2}, lambda: {"x": torch.zeros(2)})
         ...     again = cached(Path(folder), "zeros", {"n": 2}, lambda: {"x": torch.ones(2)})
@@ -82,15 +83,15 @@ def _load(path: Path) -> dict[str, Tensor]:
 
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}-", dir=path.parent)
+    temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             torch.save(tensors, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

@@ -8,12 +8,13 @@ in the run, so a resumed run sees the batches that an uninterrupted one would ha
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
@@ -272,8 +273,7 @@ class ImageDataModule(LightningDataModule):
             num_workers=self.num_workers,
             pin_memory=pin_memory,
             drop_last=training and self.drop_last,
-            # When a run is continued the loop knows best: a batch that was broken off comes once more.
-            next_batch=None if trainer is None else lambda: trainer.fit_loop.batch_idx + 1,
+            clock=partial(_progress, trainer) if training and trainer is not None else None,
         )
 
     # ---- batches -------------------------------------------------------------------------------------------
@@ -328,3 +328,9 @@ class ImageDataModule(LightningDataModule):
         loader.set_epoch(epoch)
         for batch in loader:
             yield self.transform(batch, training=training), batch.labels
+
+
+def _progress(trainer: Trainer) -> tuple[int, int]:
+    # Continued at an epoch's end with max_steps, Lightning 2.6 goes through an empty epoch. The number that
+    # it gives to set_epoch is then one too high, while current_epoch is right.
+    return trainer.current_epoch, trainer.fit_loop.batch_idx + 1

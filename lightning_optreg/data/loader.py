@@ -114,7 +114,7 @@ class BatchLoader(Iterable[Batch]):
 
     `state_dict` and `load_state_dict` keep the place within the epoch, and Lightning stores them in its
     checkpoints. Iteration goes over the epoch that `set_epoch` named last, from its start, or from the
-    restored place if that lies in this epoch.
+    restored place if that lies in this epoch. An epoch's end is the same as the next one's start.
 
     Args:
         images: uint8 (N, C, H, W). They may be memory-mapped; they are never copied as a whole.
@@ -129,9 +129,9 @@ class BatchLoader(Iterable[Batch]):
             one is fastest; workers help where reading is slow, as from a mapped file larger than the memory.
         pin_memory: Put batches into page-locked memory, if CUDA is available.
         drop_last: Leave out a last batch that is not full.
-        next_batch: Tells, when an epoch is continued, which batch comes next. None: the one after those that
-            were handed out when the state was saved. (A batch that an exception broke off was handed out but
-            not used, and only the training loop knows.)
+        clock: Tells, when an iteration begins, the epoch and the number of its batches that are done, for
+            training loops that know it better than `set_epoch` and the restored state: a batch that an
+            exception broke off was handed out, but must come again. None: what those two say.
 
     Raises:
         TypeError: If images or labels are of another type.
@@ -161,7 +161,7 @@ class BatchLoader(Iterable[Batch]):
         num_workers: int = 0,
         pin_memory: bool = False,
         drop_last: bool = False,
-        next_batch: Callable[[], int] | None = None,
+        clock: Callable[[], tuple[int, int]] | None = None,
     ) -> None:
         if images.dtype != torch.uint8 or labels.dtype != torch.int64:
             raise TypeError(
@@ -194,11 +194,13 @@ class BatchLoader(Iterable[Batch]):
                 f"BatchLoader: drop_last leaves no batch of {count} images, a full one has "
                 f"{world_size} x {self.batch_size}"
             )
+        # Where Lightning looks for someone to tell the epoch.
         self.sampler = _EpochSampler(self) if shuffle else _InOrder(self)
-        self._next_batch = next_batch
+        self.batch_sampler = None
+        self._clock = clock
         self._epoch = 0
         self._batches = 0
-        self._resume: LoaderState | None = None
+        self._restored: LoaderState | None = None
 
     def __len__(self) -> int:
         """Batches in a whole epoch, on each process."""
@@ -207,13 +209,13 @@ class BatchLoader(Iterable[Batch]):
     def set_epoch(self, epoch: int) -> None:
         """Name the epoch of the next iteration, counted from 0. Lightning does it through `sampler`."""
         if epoch != self._epoch:
-            self._epoch, self._batches = epoch, 0
+            self._epoch, self._batches, self._restored = epoch, 0, None
 
     def __iter__(self) -> Iterator[Batch]:
         """Go over the epoch's batches."""
         # A generator: nothing happens before the first next(). Lightning makes the iterator of the first
         # epoch before it says which epoch it is, and others that it never uses.
-        first = self._first_batch()
+        first = self._begin()
         order = self.indices
         if self.shuffle:
             order = order[epoch_order(len(order), self.seed, self._epoch)]
@@ -223,18 +225,22 @@ class BatchLoader(Iterable[Batch]):
             self._batches = step + 1
             yield batch
 
-    def _first_batch(self) -> int:
-        state, self._resume = self._resume, None
-        if state is None or state["epoch"] != self._epoch:
+    def _begin(self) -> int:
+        done = None
+        if self._clock is not None:
+            epoch, done = self._clock()
+            self.set_epoch(epoch)
+        restored = self._restored
+        if restored is None:
             return 0
         here = self.state_dict()
         for key in ("images", "global_batch", "seed"):
-            if state[key] != here[key]:
+            if restored[key] != here[key]:
                 raise ValueError(
                     f"BatchLoader: cannot continue in the middle of epoch {self._epoch}: the checkpoint was "
-                    f"written with {key} = {state[key]} and now it is {here[key]}"
+                    f"written with {key} = {restored[key]} and now it is {here[key]}"
                 )
-        return state["batches"] if self._next_batch is None else self._next_batch()
+        return restored["batches"] if done is None else done
 
     def _fetch(self, share: "_Share", first: int) -> Iterable[Batch]:
         steps = range(first, len(self))
@@ -263,7 +269,7 @@ class BatchLoader(Iterable[Batch]):
         }
 
     def load_state_dict(self, state: LoaderState) -> None:
-        """Continue at the place that `state` names, if the next iteration is over its epoch.
+        """Continue at the place that `state` names, for as long as its epoch is the current one.
 
         Args:
             state: What `state_dict` returned, of a loader with the same images, seed and global batch. (The
@@ -274,7 +280,7 @@ class BatchLoader(Iterable[Batch]):
         """
         if set(state) != set(LoaderState.__annotations__):
             raise ValueError(f"BatchLoader: not the state of a BatchLoader: {state}")
-        self._resume = state
+        self._restored = state
         self._epoch, self._batches = state["epoch"], state["batches"]
 
 
@@ -318,14 +324,14 @@ def _pinned(batch: Batch) -> Batch:
 
 
 class _EpochSampler:
-    """What Lightning looks for on a loader to tell it the epoch."""
+    """Hears the epoch from Lightning."""
 
     def __init__(self, loader: BatchLoader) -> None:
         self.set_epoch = loader.set_epoch
 
 
 class _InOrder(SequentialSampler):
-    """The same for a loader that doesn't shuffle, of the type by which Lightning knows those."""
+    """The same, of the type by which Lightning knows loaders that do not shuffle."""
 
     def __init__(self, loader: BatchLoader) -> None:
         super().__init__(range(len(loader.indices)))

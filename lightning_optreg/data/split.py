@@ -50,7 +50,7 @@ def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor
     missing = ((taken >= counts) & (counts > 0)).nonzero()
     if len(missing) > 0:
         raise ValueError(
-            f"stratified_split: a fraction of {fraction} leaves no image of class {int(missing[0])} to train on"
+            f"stratified_split: a fraction of {fraction} leaves class {int(missing[0])} no image to train on"
         )
     generator = torch.Generator().manual_seed(mix(seed))
     second = torch.zeros(len(labels), dtype=torch.bool)
