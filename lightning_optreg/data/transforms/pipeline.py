@@ -55,7 +55,7 @@ class Pipeline:
                 )
         self.transforms = list(transforms)
         self.normalize = Normalize(normalize)
-        self._device = torch.device("cpu")
+        self._device: torch.device | None = None  # where the parts are; None: move them
         end = len(self.transforms)
         if normalize == "mean_image":
             end = next((i for i, t in enumerate(self.transforms) if t.moves_pixels), end)
@@ -105,10 +105,10 @@ class Pipeline:
 
     def fit(self, statistics: Statistics) -> None:
         """Hand the statistics of the training images to all that needs them."""
-        self._follow(statistics.mean.device)
         for transform in self.transforms:
             transform.fit(statistics)
         self.normalize.fit(statistics)
+        self._device = None
 
     def __repr__(self) -> str:
         parts = ", ".join(repr(part) for part in (*self.transforms, self.normalize))
