@@ -1,0 +1,308 @@
+"""The LightningModule that wraps any network of images to scores: its steps, its metrics, its optimizer."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+
+# Private in Lightning 2.6: the only way to know that its command line builds the module, and then has plain
+# values to save where `__init__` gets modules and callables.
+from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
+from typing_extensions import override
+
+from lightning_optreg.nets import Network
+from lightning_optreg.param_groups import param_groups
+
+__all__ = ["ImageClassifier", "brier_score"]
+
+
+def brier_score(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Squared distance of each prediction to the truth: sum over k of (p_k - 1[k = y])^2, in [0, 2].
+
+    Args:
+        probabilities: (N, K).
+        labels: int64 (N,).
+
+    Returns:
+        (N,). (Brier 1950, "Verification of forecasts expressed in terms of probability".)
+
+    Example:
+        >>> brier_score(torch.tensor([[0.8, 0.2]]), torch.tensor([0]))
+        tensor([0.0800])
+    """
+    return (probabilities - F.one_hot(labels, probabilities.shape[1])).square().sum(dim=1)
+
+
+class ImageClassifier(LightningModule):
+    """Trains, tests and applies any network that maps images (N, C, H, W) to scores (N, K).
+
+    In training it logs `train/loss` and `train/accuracy`, means over the epoch, and every `log_every_n_steps`
+    steps `train/loss_step`; in validation `val/loss`, `val/accuracy` and `val/top5`; in the test `test/loss`,
+    `test/accuracy`, `test/top5`, `test/nll` (mean negative log-likelihood, in nats), `test/brier` and
+    `test/calibration_error` (expected calibration error: 15 bins, l1 norm). All are means over images, over
+    all processes. A prediction is the softmax of the scores.
+
+    Args:
+        net: The network: one of this package, torchvision's, your own.
+        loss: Maps scores (N, K) and labels (N,) to their mean loss. None: `CrossEntropyLoss()`.
+        optimizer: Makes the optimizer from the parameters. None: SGD, learning rate 0.1, momentum 0.9.
+        lr_scheduler: Makes the learning-rate schedule from the optimizer. None: a constant rate.
+        lr_interval: Whether the schedule counts "epoch"s or "step"s of the optimizer.
+        lr_frequency: Epochs or steps from one step of the schedule to the next, at least 1.
+        lr_monitor: What `ReduceLROnPlateau` watches.
+        num_classes: Number of classes K, at least 2.
+        no_decay: Spare biases and the parameters of normalisation layers from weight decay. Whether the rest
+            decays by an L2 term in the gradient (SGD, Adam) or decoupled from it (AdamW) is the optimizer's
+            matter; see `param_groups`.
+        channels_last: Keep images and weights in the channels-last layout, often faster for convolutions.
+        compile: Compile the network with `torch.compile` before training. Checkpoints stay the same.
+
+    Raises:
+        TypeError: If `net` or `loss` is not an `nn.Module`.
+        ValueError: If a value is out of its range; before the first step, if scores or labels don't fit
+            `num_classes`.
+
+    Example:
+        >>> from lightning_optreg.nets import LeNet5
+        >>> model = ImageClassifier(LeNet5(), optimizer=torch.optim.AdamW, no_decay=True)
+        >>> model(torch.zeros(2, 1, 28, 28)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        net: Network | nn.Module,
+        loss: nn.Module | None = None,
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        lr_interval: Literal["epoch", "step"] = "epoch",
+        lr_frequency: int = 1,
+        lr_monitor: str = "val/loss",
+        num_classes: int = 10,
+        no_decay: bool = False,
+        channels_last: bool = False,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        if not isinstance(net, nn.Module):
+            raise TypeError(f"ImageClassifier: net must be an nn.Module, got {type(net).__name__}")
+        if loss is not None and not isinstance(loss, nn.Module):
+            raise TypeError(f"ImageClassifier: loss must be an nn.Module, got {type(loss).__name__}")
+        if lr_interval not in ("epoch", "step"):
+            raise ValueError(f"ImageClassifier: lr_interval must be epoch or step, got {lr_interval!r}")
+        if not lr_frequency >= 1:
+            raise ValueError(f"ImageClassifier: lr_frequency must be >= 1, got {lr_frequency}")
+        if not num_classes >= 2:
+            raise ValueError(f"ImageClassifier: num_classes must be >= 2, got {num_classes}")
+        built_from_config = _given_hyperparameters.get() is not None
+        self.save_hyperparameters(
+            ignore=[] if built_from_config else ["net", "loss", "optimizer", "lr_scheduler"]
+        )
+        self.net = net.to(memory_format=torch.channels_last) if channels_last else net
+        self.loss = nn.CrossEntropyLoss() if loss is None else loss
+        self.make_optimizer = optimizer
+        self.make_lr_scheduler = lr_scheduler
+        self.lr_interval, self.lr_frequency, self.lr_monitor = lr_interval, lr_frequency, lr_monitor
+        self.num_classes, self.no_decay, self.channels_last = num_classes, no_decay, channels_last
+        self.compile_net = compile
+        self.lr: float | None = None
+        """Set by Lightning's learning-rate finder: replaces the rate that the optimizer came with."""
+
+        k = min(5, num_classes)
+        accuracies = {
+            "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
+            "top5": MulticlassAccuracy(num_classes, top_k=k, average="micro", validate_args=False),
+        }
+        calibration = MulticlassCalibrationError(num_classes, n_bins=15, norm="l1", validate_args=False)
+        self.val_metrics = MetricCollection(dict(accuracies), prefix="val/")
+        self.test_metrics = MetricCollection(
+            {**accuracies, "calibration_error": calibration}, prefix="test/", compute_groups=False
+        )
+        self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
+        self.test_nll, self.test_brier = MeanMetric(), MeanMetric()
+        # Sum of losses, right predictions and images of this process in this epoch. Not a buffer: DDP
+        # overwrites those with the first process's before every step.
+        self._sums = torch.zeros(3)
+        self._compiled = False
+        self._checked = False
+
+    @override
+    def configure_model(self) -> None:
+        """Compile the network if asked to; in place, so that the names of its parameters stay."""
+        if self.compile_net and not self._compiled:
+            self.net.compile()
+            self._compiled = True
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to scores (N, K)."""
+        if self.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        scores: Tensor = self.net(x)
+        return scores
+
+    @override
+    def configure_optimizers(self) -> Any:
+        """Make the optimizer, with its parameter groups, and the schedule."""
+        groups = param_groups(self, no_decay=self.no_decay)
+        if self.make_optimizer is None:
+            optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
+        else:
+            optimizer = self.make_optimizer(groups)
+        if self.no_decay and "weight_decay" not in optimizer.defaults:
+            raise MisconfigurationException(
+                f"ImageClassifier: no_decay needs an optimizer with weight_decay; "
+                f"{type(optimizer).__name__} has none"
+            )
+        if self.lr is not None:
+            for group in optimizer.param_groups:
+                group["lr"] = self.lr
+        if self.make_lr_scheduler is None:
+            return optimizer
+        scheduler = self.make_lr_scheduler(optimizer)
+        config: dict[str, Any] = {
+            "scheduler": scheduler,
+            "interval": self.lr_interval,
+            "frequency": self.lr_frequency,
+        }
+        if isinstance(scheduler, ReduceLROnPlateau):
+            # Lightning's class of that name, which its command line builds, has a monitor of its own
+            config["monitor"] = getattr(scheduler, "monitor", self.lr_monitor)
+        return {"optimizer": optimizer, "lr_scheduler": config}
+
+    @override
+    def on_train_start(self) -> None:
+        """Make optimizer and schedule again from the rate that the learning-rate finder found.
+
+        The finder sets the rate in the optimizer only, where a schedule replaces it at its next step.
+        """
+        if self.lr is not None and self.trainer.global_step == 0:
+            self.trainer.strategy.setup_optimizers(self.trainer)
+
+    @override
+    def on_train_epoch_start(self) -> None:
+        """Bring the epoch's sums to the device."""
+        self._sums = self._sums.to(self.device)
+
+    @override
+    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
+        """Return the mean loss of a batch (x, y)."""
+        x, y = batch[0], batch[1]
+        scores = self(x)
+        if not self._checked:
+            self._check(scores, y)
+        loss: Tensor = self.loss(scores, y)
+        right = (scores.argmax(dim=1) == y).sum()
+        # One short sum a step: a torchmetrics update and two calls of self.log cost ten times as much.
+        self._sums += torch.stack((loss.detach() * len(y), right, loss.new_tensor(len(y))))
+        every_n_steps: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
+        if (self.trainer.global_step + 1) % every_n_steps == 0:
+            self.log("train/loss_step", loss, prog_bar=True, batch_size=len(y))
+        return loss
+
+    @override
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's means."""
+        loss, right, count = self._sum_over_ranks()
+        self._sums = torch.zeros_like(self._sums)
+        self.log("train/loss", loss / count, sync_dist=True)
+        self.log("train/accuracy", right / count, prog_bar=True, sync_dist=True)
+
+    def _sum_over_ranks(self) -> Tensor:
+        # reduce works in place under DDP
+        return self.trainer.strategy.reduce(self._sums.clone(), reduce_op="sum")
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the sums of an epoch that is half done."""
+        checkpoint["train_sums"] = self._sum_over_ranks().cpu()
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the sums again, on one process, since they are of all."""
+        if "train_sums" in checkpoint and self.global_rank == 0:
+            self._sums = checkpoint["train_sums"]
+
+    @override
+    def on_validation_epoch_start(self) -> None:
+        """Begin anew, should an earlier validation have been broken off."""
+        self._reset("val")
+
+    @override
+    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        """Count a batch (x, y)."""
+        x, y = batch[0], batch[1]
+        scores = self(x)
+        if not self._checked:
+            self._check(scores, y)
+        self.val_metrics.update(scores, y)
+        self.val_loss.update(self.loss(scores, y), weight=len(y))
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation's means."""
+        self._log_and_reset("val")
+
+    @override
+    def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        """Count a batch (x, y)."""
+        x, y = batch[0], batch[1]
+        scores = self(x).float()
+        if not self._checked:
+            self._check(scores, y)
+        probabilities = scores.softmax(dim=1)
+        self.test_metrics.update(probabilities, y)
+        self.test_loss.update(self.loss(scores, y), weight=len(y))
+        self.test_nll.update(F.cross_entropy(scores, y), weight=len(y))
+        self.test_brier.update(brier_score(probabilities, y))
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        """Log the test's means."""
+        self._log_and_reset("test")
+
+    @override
+    def predict_step(self, batch: Sequence[Tensor] | Tensor, batch_idx: int) -> Tensor:
+        """Return the class probabilities (N, K) of a batch x or (x, ...)."""
+        scores: Tensor = self(batch if isinstance(batch, Tensor) else batch[0])
+        return scores.float().softmax(dim=1)
+
+    def _metrics(self, stage: Literal["val", "test"]) -> tuple[MetricCollection, dict[str, MeanMetric]]:
+        if stage == "val":
+            return self.val_metrics, {"val/loss": self.val_loss}
+        means = {"test/loss": self.test_loss, "test/nll": self.test_nll, "test/brier": self.test_brier}
+        return self.test_metrics, means
+
+    def _log_and_reset(self, stage: Literal["val", "test"]) -> None:
+        metrics, means = self._metrics(stage)
+        values = {**metrics.compute(), **{name: mean.compute() for name, mean in means.items()}}
+        self.log_dict(values, prog_bar=stage == "val", sync_dist=True)
+        self._reset(stage)
+
+    def _reset(self, stage: Literal["val", "test"]) -> None:
+        metrics, means = self._metrics(stage)
+        metrics.reset()
+        for mean in means.values():
+            mean.reset()
+
+    def _check(self, scores: Tensor, labels: Tensor) -> None:
+        """Refuse, once and before the first step, what would fail deep inside a loss or count wrongly."""
+        if scores.ndim != 2 or scores.shape[1] != self.num_classes:
+            raise ValueError(
+                f"ImageClassifier: the network's scores must have shape (N, {self.num_classes}) for "
+                f"num_classes={self.num_classes}, got {tuple(scores.shape)}"
+            )
+        low, high = int(labels.min()), int(labels.max())
+        if not 0 <= low <= high < self.num_classes:
+            raise ValueError(
+                f"ImageClassifier: labels must be in [0, {self.num_classes}), got {low} to {high}"
+            )
+        self._checked = True

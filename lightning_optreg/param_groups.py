@@ -1,0 +1,55 @@
+"""Which parameters weight decay shrinks: all, or all but biases and parameters of normalisation layers."""
+
+from typing import Any
+
+from torch import nn
+
+__all__ = ["NORMALISATIONS", "param_groups"]
+
+NORMALISATIONS = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.SyncBatchNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+)
+"""Layers whose own parameters are scales and shifts of normalised activations."""
+
+
+def param_groups(module: nn.Module, *, no_decay: bool) -> list[dict[str, Any]]:
+    """Group a module's trainable parameters for an optimizer.
+
+    A bias only shifts, and a scale before a normalisation is undone by it: shrinking them regularises nothing
+    (Goodfellow et al. 2016, "Deep Learning", 7.1; He et al. 2019, "Bag of tricks", arXiv:1812.01187, 3.1).
+
+    Args:
+        module: Any module.
+        no_decay: Put the biases of all layers (parameters named `bias`) and all parameters of normalisation
+            layers into a group of their own with `weight_decay` 0. False: one group with everything.
+
+    Returns:
+        One group, or two: those that decay as the optimizer says, and those that don't.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+        >>> [(len(group["params"]), group.get("weight_decay")) for group in param_groups(net, no_decay=True)]
+        [(1, None), (3, 0.0)]
+    """
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if not no_decay:
+        return [{"params": trainable}]
+    spared = {
+        id(parameter)
+        for part in module.modules()
+        for name, parameter in part.named_parameters(recurse=False)
+        if name == "bias" or isinstance(part, NORMALISATIONS)
+    }
+    return [
+        {"params": [parameter for parameter in trainable if id(parameter) not in spared]},
+        {"params": [parameter for parameter in trainable if id(parameter) in spared], "weight_decay": 0.0},
+    ]
