@@ -60,7 +60,8 @@ def squared_error(scores: Tensor, labels: Tensor) -> Tensor:
         >>> squared_error(torch.tensor([[0.5, 2.0, 0.0]]), torch.tensor([1]))
         tensor([1.2500])
     """
-    targets = F.one_hot(labels, scores.shape[1]).to(scores.dtype)  # (N, K)
+    # (N, K). Not F.one_hot: it looks at the values, which vmap (gradients per example) cannot.
+    targets = torch.zeros_like(scores).scatter(1, labels.unsqueeze(1), 1.0)
     return F.mse_loss(scores, targets, reduction="none").sum(1)
 
 

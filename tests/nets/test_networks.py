@@ -5,6 +5,7 @@ import inspect
 import io
 from functools import partial
 
+import jsonargparse
 import pytest
 import torch
 import torch.nn.functional as F
@@ -187,6 +188,19 @@ def test_settings_of_the_data_are_checked(make: partial[Network]) -> None:
     for shape in ((3, 0, 32), (3, 32), (3, 32, -1)):
         with pytest.raises(ValueError, match=f"^{name}: input_shape must be three numbers >= 1"):
             make(input_shape=shape)
+
+
+@every_net
+def test_built_from_yaml_by_its_short_name(make: partial[Network]) -> None:
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument(
+        "--net", type=Network | nn.Module
+    )  # torchvision has a ResNet too: ours is found first
+    values = parser.parse_args(["--net", make.func.__name__, "--net.num_classes", "3"])
+    net = parser.instantiate(parser.parse_string(parser.dump(values))).net
+    assert type(net) is make.func
+    assert net.num_classes == 3
+    assert net.input_shape == (1, 28, 28)
 
 
 def test_network_itself_has_no_forward() -> None:

@@ -1,0 +1,307 @@
+"""The table of layers against hand-computed LeNet-5 and VGG-16, and the command's answers."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from lightning_optreg.describe import LayerRow, describe, format_table, main, total
+from lightning_optreg.nets import MLP, LeNet5, ResNet, SoftmaxRegression
+
+# name: kind, output, activations, parameters, multiply-adds
+LENET5 = [
+    ("input", "", (1, 1, 28, 28), 28 * 28, 0, 0),
+    ("c1", "Conv2d", (1, 6, 28, 28), 6 * 28 * 28, 6 * (25 + 1), 6 * 28 * 28 * 25),
+    ("activation", "ReLU", (1, 6, 28, 28), 6 * 28 * 28, 0, 0),
+    ("s2", "MaxPool2d", (1, 6, 14, 14), 6 * 14 * 14, 0, 0),
+    ("c3", "Conv2d", (1, 16, 10, 10), 16 * 100, 16 * (6 * 25 + 1), 16 * 100 * 6 * 25),
+    ("activation", "ReLU", (1, 16, 10, 10), 16 * 100, 0, 0),
+    ("s4", "MaxPool2d", (1, 16, 5, 5), 400, 0, 0),
+    ("c5", "Linear", (1, 120), 120, 120 * 401, 120 * 400),
+    ("activation", "ReLU", (1, 120), 120, 0, 0),
+    ("f6", "Linear", (1, 84), 84, 84 * 121, 84 * 120),
+    ("activation", "ReLU", (1, 84), 84, 0, 0),
+    ("output", "Linear", (1, 10), 10, 10 * 85, 10 * 84),
+]
+
+
+def test_lenet5_by_hand() -> None:
+    rows = describe(LeNet5(), (1, 28, 28))
+    assert rows == [LayerRow(*row) for row in LENET5]
+    assert total(rows).parameters == 61_706
+    assert total(rows).multiply_adds == 416_520
+    assert [row.memory for row in rows[:2]] == [4 * 784, 4 * 4704]
+
+
+def test_the_lectures_vgg16_table() -> None:
+    with torch.device("meta"):
+        net = torchvision.models.vgg16()
+    rows = describe(net, (3, 224, 224))
+    shown = [row for row in rows if row.kind in ("", "Conv2d", "MaxPool2d", "Linear")]
+    weights = {
+        name: module.weight.numel() for name, module in net.named_modules() if hasattr(module, "weight")
+    }
+    # Layer by layer: activations and weights (the lecture counts no biases).
+    expected = [(224 * 224 * 3, 0)]
+    size, channels = 224, 3
+    for width, convolutions in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
+        for _ in range(convolutions):
+            expected.append((size * size * width, 9 * channels * width))
+            channels = width
+        size //= 2
+        expected.append((size * size * width, 0))
+    expected += [(4096, 7 * 7 * 512 * 4096), (4096, 4096 * 4096), (1000, 4096 * 1000)]
+    assert [(row.activations, weights.get(row.name, 0)) for row in shown] == expected
+    assert total(rows).parameters == sum(p.numel() for p in net.parameters()) == 138_357_544
+    # In-place ReLUs and dropout in evaluation write nothing.
+    assert {row.activations for row in rows if row.kind in ("ReLU", "Dropout")} == {0}
+    # Every weight of a convolution is used at each of its output positions, of a linear layer once.
+    products = sum(
+        weights[row.name] * (row.output[2] * row.output[3] if row.kind == "Conv2d" else 1)
+        for row in shown
+        if row.name in weights
+    )
+    assert total(rows).multiply_adds == products
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (SoftmaxRegression, (1, 28, 28)),
+        (partial(MLP, dropout=0.5), (1, 28, 28)),
+        (partial(LeNet5, input_shape=(3, 32, 32)), (3, 32, 32)),
+        (partial(ResNet, input_shape=(3, 32, 32), shortcut="B"), (3, 32, 32)),
+        (torchvision.models.densenet121, (3, 64, 64)),
+        (torchvision.models.vit_b_32, (3, 224, 224)),  # attention uses weights of a layer it never calls
+        (torchvision.models.swin_t, (3, 64, 64)),
+        (partial(torchvision.models.googlenet, init_weights=False), (3, 224, 224)),  # unused side outputs
+    ],
+)
+def test_rows_add_up_to_the_whole(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+    with torch.device("meta"):
+        net = make()
+    rows = describe(net, shape)
+    assert total(rows).parameters == sum(p.numel() for p in net.parameters())
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net.eval()(torch.empty(1, *shape, device="meta"))
+    assert 2 * total(rows).multiply_adds == counter.get_total_flops() > 0
+
+
+def test_activations_and_multiply_adds_grow_with_the_batch() -> None:
+    one, many = (describe(LeNet5(), (1, 28, 28), batch_size) for batch_size in (1, 64))
+    for row, rows in zip(one, many, strict=True):
+        assert rows.output == (64, *row.output[1:])
+        assert rows.activations == 64 * row.activations
+        assert rows.multiply_adds == 64 * row.multiply_adds
+        assert rows.parameters == row.parameters
+
+
+def test_shared_layers_and_tied_weights_are_counted_once() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(4, 4)
+            self.tied = nn.Linear(4, 4, bias=False)
+            self.tied.weight = self.first.weight
+            self.unused = nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.tied(self.first(self.first(x)))
+
+    net = Shared()
+    rows = describe(net, (4,))
+    assert [(row.name, row.parameters, row.multiply_adds) for row in rows] == [
+        ("input", 0, 0),
+        ("first", 20, 16),
+        ("first", 0, 16),
+        ("tied", 0, 16),
+        ("unused", 10, 0),
+    ]
+    assert rows[-1].kind == "Linear (not called)"
+    assert total(rows).parameters == sum(p.numel() for p in net.parameters()) == 30
+
+
+def test_modules_with_weights_of_their_own_have_a_row() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(5, 3))
+            self.child = nn.Linear(5, 2)
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"scores": self.child(x @ self.weight.T)}
+
+    rows = describe(nn.Sequential(nn.Identity(), Own()), (3,), batch_size=2)
+    assert [(row.name, row.output, row.parameters, row.multiply_adds) for row in rows] == [
+        ("input", (2, 3), 0, 0),
+        ("0", (2, 3), 0, 0),
+        ("1.child", (2, 2), 12, 20),
+        ("1", (2, 2), 15, 30),
+    ]
+    assert rows[1].activations == 0  # the identity hands its input on
+
+
+def test_the_network_is_left_as_it_was() -> None:
+    torch.manual_seed(0)
+    net = ResNet(input_shape=(3, 8, 8), depth=8)
+    net.stage1.eval()
+    state = {name: value.clone() for name, value in net.state_dict().items()}
+    modes = [module.training for module in net.modules()]
+    random_state = torch.get_rng_state()
+    rows = describe(net, (3, 8, 8))
+    with pytest.raises(RuntimeError):
+        describe(net, (1, 8, 8))
+    assert [module.training for module in net.modules()] == modes
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert next(net.parameters()).device.type == "cpu"
+    count = len(rows)
+    net(torch.zeros(2, 3, 8, 8))  # a hook left behind would add rows
+    assert len(rows) == count
+
+
+def test_wrong_sizes() -> None:
+    with pytest.raises(ValueError, match=r"^describe: input_shape must be numbers >= 1, got \(1, 0, 28\)$"):
+        describe(LeNet5(), (1, 0, 28))
+    with pytest.raises(ValueError, match=r"^describe: batch_size must be >= 1, got 0$"):
+        describe(LeNet5(), (1, 28, 28), 0)
+
+
+def test_memory_has_units_that_suit_it() -> None:
+    rows = [LayerRow("x", "X", (n,), n, 0, 0) for n in (1, 255, 256, 2**18, 2**28, 2**38, 2**50)]
+    lines = format_table(rows).splitlines()[2:-2]
+    assert [line.split()[4:6] for line in lines] == [
+        ["4", "B"],
+        ["1020", "B"],
+        ["1.0", "KiB"],
+        ["1.0", "MiB"],
+        ["1.0", "GiB"],
+        ["1.0", "TiB"],
+        ["4096.0", "TiB"],
+    ]
+
+
+def test_command_prints_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--net", "ResNet", "--net.depth", "20", "--input_shape", "3", "32", "32"]) == 0
+    output, errors = capsys.readouterr()
+    with torch.device("meta"):
+        rows = describe(ResNet(input_shape=(3, 32, 32), depth=20), (3, 32, 32))
+    assert output == f"ResNet on 1x3x32x32\n{format_table(rows)}\n"
+    assert errors == ""
+    stem = 9 * 3 * 16 * 32**2
+    stage1 = 6 * 9 * 16 * 16 * 32**2
+    stage2 = 9 * (16 * 32 + 5 * 32 * 32) * 16**2
+    stage3 = 9 * (32 * 64 + 5 * 64 * 64) * 8**2
+    products = stem + stage1 + stage2 + stage3 + 64 * 10
+    assert output.splitlines()[-1].split()[-2:] == ["269,722", f"{products:,}"]
+
+
+@pytest.mark.parametrize(
+    "shape", [["3", "32", "32"], ["[3,32,32]"], ["[3, 32, 32]"], ["3,32,32"], ["3x32x32"]]
+)
+def test_command_gives_the_network_its_input_shape(
+    shape: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--input_shape", *shape, "--net", "MLP", "--net.hidden=[7]", "--batch_size", "2"]) == 0
+    output = capsys.readouterr().out
+    assert output.startswith("MLP on 2x3x32x32\n")
+    assert f"{3072 * 7 + 7:,}" in output
+
+
+def test_command_uses_the_networks_own_input_shape(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--net", "LeNet5"]) == 0
+    assert capsys.readouterr().out.startswith("LeNet5 on 1x1x28x28\n")
+    assert main(["--net", "lightning_optreg.nets.LeNet5", "--net.input_shape", "[2,16,20]"]) == 0
+    assert capsys.readouterr().out.startswith("LeNet5 on 1x2x16x20\n")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "swin_t"])
+def test_command_takes_anyones_network(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--net", f"torchvision.models.{name}", "--net.num_classes", "7", "--input_shape", "3", "64", "64"]
+    assert main(argv) == 0
+    parameters = sum(p.numel() for p in getattr(torchvision.models, name)(num_classes=7).parameters())
+    assert capsys.readouterr().out.splitlines()[-1].split()[-2] == f"{parameters:,}"
+
+
+def test_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert "usage: lightning-optreg describe --net NAME" in capsys.readouterr().out
+    assert main(["--net", "ResNet", "--help"]) == 0
+    assert "--net.shortcut {A,B}" in capsys.readouterr().out
+
+
+RESNET18 = "torchvision.models.resnet18"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "--net is missing; known: LeNet5, MLP, ResNet, SoftmaxRegression, or the path of"),
+        (["--net"], "argument --net: expected one argument"),
+        (["--net", "resnet"], "unknown network 'resnet'; nearest: ResNet"),
+        (["--net", "Zebra"], "unknown network 'Zebra'; known: LeNet5"),
+        (["--net", "..ResNet"], "unknown network '..ResNet'; nearest: ResNet"),
+        (["--net", "torchvison.models.vgg16"], "cannot import 'torchvison.models' for --net torchvison"),
+        (["--net", "torchvision.models.resnet19"], "has no class or function 'resnet19'; nearest: resnet18"),
+        (["--net", "torchvision.models.resnet"], "has no class or function 'resnet'; nearest: ResNet"),
+        (["--net", "builtins.dict"], "builtins.dict makes no torch.nn.Module, but dict"),
+        (["--net", "torch.relu", "--input_shape", "1", "2", "3"], "relu() missing 1 required"),
+        (["--net", RESNET18], f"{RESNET18} does not say what images it takes; give --input_shape C H W"),
+        (["--net", RESNET18, "--input_shape", "1", "8", "8"], "cannot take an input of 1x1x8x8: "),
+        (
+            ["--net", "ResNet", "--net.dept", "20"],
+            "unknown option --net.dept for ResNet; nearest: --net.depth",
+        ),
+        (["--net", "ResNet", "--dept=20"], "unknown option --dept for ResNet"),
+        (["--net", "ResNet", "--net.depth"], "argument --net.depth: expected one argument"),
+        (["--net", "ResNet", "--net.depth", "x"], "net.depth"),
+        (["--net", "ResNet", "--net.depth", "21"], "ResNet: depth must be 6n + 2 with n >= 1"),
+        (["--net", "ResNet", "--net.shortcut", "C"], "net.shortcut"),
+        (["--net", "ResNet", "20"], "unrecognized arguments: 20"),
+        (["--net", "LeNet5", "--input_shape", "1", "8", "8"], "height and width must be >= 12, got 8x8"),
+        (["--net", "LeNet5", "--input_shape", "28", "28"], "--input_shape must be three whole numbers >= 1"),
+        (["--net", "LeNet5", "--input_shape", "1", "0", "28"], "--input_shape must be three whole numbers"),
+        (["--net", "LeNet5", "--input_shape", "1", "-2", "28"], "--input_shape must be three whole numbers"),
+        (["--net", "LeNet5", "--input_shape", "a,b,c"], "--input_shape must be three whole numbers"),
+        (
+            ["--net", "LeNet5", "--input_shape", "1", "28", "28", "--net.input_shape", "[1,28,28]"],
+            "give --input_shape or --net.input_shape, not both",
+        ),
+        (["--net", "LeNet5", "--batch_size", "0"], "--batch_size must be >= 1, got 0"),
+        (["--net", "LeNet5", "--batch_size", "many"], "argument --batch_size: invalid int value: 'many'"),
+    ],
+)
+def test_wrong_arguments_end_in_one_line(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv) == 2
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert len(errors.splitlines()) == 1
+    assert errors.startswith("lightning-optreg describe: error: ")
+    assert message in errors
+
+
+def test_the_command_needs_no_lightning_and_no_torchvision() -> None:
+    program = (
+        "import sys; from lightning_optreg.describe import main; status = main(['--net', 'LeNet5']); "
+        "heavy = {'lightning', 'torchvision', 'torchmetrics', 'matplotlib'} & set(sys.modules); "
+        "sys.exit(f'imported {heavy}' if heavy else status)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "61,706" in run.stdout
+
+
+def test_resnet_1202_takes_no_memory_for_its_weights() -> None:
+    with torch.device("meta"):
+        net = ResNet(input_shape=(3, 32, 32), depth=1202)
+    rows = describe(net, (3, 32, 32))
+    assert total(rows).parameters == 19_421_274
+    assert sum(row.kind == "Conv2d" for row in rows) == 1201
