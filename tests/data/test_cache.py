@@ -76,7 +76,7 @@ def test_errors_of_make_are_not_swallowed(tmp_path):
         cached(tmp_path, "x", {}, make)
 
 
-def _race(folder: Path, barrier, seed: int) -> None:
+def race(folder: Path, barrier) -> None:
     barrier.wait()
     for key in range(20):
         tensors = cached(folder, "race", {"key": key}, lambda key=key: {"x": torch.full((5000,), key)})
@@ -84,10 +84,11 @@ def _race(folder: Path, barrier, seed: int) -> None:
             os._exit(1)
 
 
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # threads of pytest's plugins
 def test_processes_may_race(tmp_path):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     barrier = context.Barrier(2)
-    processes = [context.Process(target=_race, args=(tmp_path, barrier, seed)) for seed in range(2)]
+    processes = [context.Process(target=race, args=(tmp_path, barrier)) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:
