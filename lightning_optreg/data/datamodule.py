@@ -6,6 +6,7 @@ in the run, so a resumed run sees the batches that an uninterrupted one would ha
 """
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
@@ -231,6 +232,8 @@ class ImageDataModule(LightningDataModule):
             raise MisconfigurationException(
                 f"{type(self).__name__}: val_fraction=0 leaves no images to validate on"
             )
+        # val_fraction=0 has said already that this is the intention.
+        warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero", UserWarning)
         return []
 
     def test_dataloader(self) -> BatchLoader:
