@@ -9,6 +9,9 @@ import pytest
 import torch
 from jsonargparse import auto_cli
 from torch import Tensor
+
+# Not public, but the only way to a GPU's complaints without a GPU; as of torch 2.14.
+from torch._subclasses import FakeTensorMode
 from torchvision.transforms import v2
 
 from lightning_optreg.data.draws import Draws, Place
@@ -17,6 +20,7 @@ from lightning_optreg.data.transforms import (
     BatchTransform,
     ColorJitter,
     PCAColorJitter,
+    Pipeline,
     RandomCrop,
     RandomHorizontalFlip,
     RandomResizedCrop,
@@ -41,6 +45,31 @@ def ready(transform: BatchTransform, channels: int = 3) -> BatchTransform:
 
 def as_needed(transform: BatchTransform, images: Tensor) -> Tensor:
     return images / 255 if transform.needs_float else images
+
+
+def fake_cuda() -> FakeTensorMode:
+    """Tensors with shape, dtype and device but no numbers: mixing devices fails as it does on a real GPU.
+
+    So does reading a number back to the host, which would make a GPU wait.
+    """
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+class FakeDraws(Draws):
+    """Draws on a device that this machine may not have, where no generator can be made."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__(0, Place(0, 0, 0, n), n, torch.device("meta"))
+        self.device = torch.device("cuda")
+
+    def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+        return torch.zeros(self.count, *shape, device=self.device)
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.zeros(self.count, *shape, device=self.device)
+
+    def integers(self, low: int, high: int, *shape: int) -> Tensor:
+        return torch.zeros(self.count, *shape, dtype=torch.int64, device=self.device)
 
 
 ACTIVE: dict[str, Callable[[], BatchTransform]] = {
@@ -137,16 +166,38 @@ def test_any_channels(make: Callable[[], BatchTransform]) -> None:
 
 @active
 def test_every_tensor_is_made_on_the_device_of_the_images(make: Callable[[], BatchTransform]) -> None:
-    # Operations refuse to mix the meta device with another one, so a CPU tensor made on the way would fail.
+    transform = ready(make())
+    with fake_cuda():
+        transform.to("cuda")
+        images = as_needed(transform, torch.zeros(4, 3, 12, 10, dtype=torch.uint8, device="cuda"))
+        for result in (transform(images, FakeDraws(4)), transform.evaluate(images)):
+            assert result.device.type == "cuda"
+            assert result.shape == (4, *transform.output_shape((3, 12, 10)))
+
+
+@active
+def test_shapes_come_out_on_the_meta_device(make: Callable[[], BatchTransform]) -> None:
     meta = torch.device("meta")
     transform = ready(make()).to(meta)
     images = as_needed(transform, torch.empty(4, 3, 12, 10, dtype=torch.uint8, device=meta))
-    for result in (
-        transform(images, Draws(0, Place(0, 0, 0, 4), 4, meta)),
-        transform.evaluate(images),
-    ):
-        assert result.device == meta
-        assert result.shape == (4, *transform.output_shape((3, 12, 10)))
+    result = transform(images, Draws(0, Place(0, 0, 0, 4), 4, meta))
+    assert result.device == meta
+    assert result.shape == (4, *transform.output_shape((3, 12, 10)))
+
+
+def test_pipeline_and_its_buffers_follow_the_images() -> None:
+    statistics = compute_statistics(pixels(20))
+    for mode in ("mean_std", "mean", "mean_image", "none"):
+        pipeline = Pipeline([make() for make in ACTIVE.values() if not make().needs_unit_range], mode)
+        cuda = fake_cuda()
+        for _ in range(2):
+            pipeline.fit(statistics)  # on the CPU
+            with cuda:
+                images = torch.zeros(4, 3, 12, 10, dtype=torch.uint8, device="cuda")
+                assert pipeline.evaluate(images).device.type == "cuda"
+                assert pipeline.train(images, FakeDraws(4)).device.type == "cuda"
+        pipeline.fit(statistics)
+        assert pipeline.train(pixels(4), draws(4)).isfinite().all()
 
 
 @active

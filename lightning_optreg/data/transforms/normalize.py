@@ -88,6 +88,8 @@ class Normalize(nn.Module):
             raise RuntimeError("Normalize: fit(statistics) must be called before the first batch")
         if self.mode != "none":
             require_channels(self, images, self.scale.shape[1])
+        if shift is not None:
+            require_channels(self, images, shift.shape[1])
         if self.mode == "mean_image" and images.shape[1:] != self.offset.shape[1:]:
             raise ValueError(
                 f"Normalize: fitted to a mean image of shape {tuple(self.offset.shape[1:])}, "
