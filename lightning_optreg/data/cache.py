@@ -30,7 +30,7 @@ def default_cache_dir() -> Path:
 
 def fingerprint(files: Sequence[Path]) -> list[list[Any]]:
     """Return what changes when one of the files does: path, size in bytes, time of change in ns."""
-    return [[str(f.resolve()), (stat := f.stat()).st_size, stat.st_mtime_ns] for f in files]
+    return [[os.path.abspath(f), (stat := f.stat()).st_size, stat.st_mtime_ns] for f in files]
 
 
 def cached(

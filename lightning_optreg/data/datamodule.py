@@ -222,7 +222,8 @@ class ImageDataModule(LightningDataModule):
 
     def train_dataloader(self) -> BatchLoader:
         """Batches of the training split in a new order each epoch (in one order with `overfit_batches`)."""
-        return self._loader("train", training=True)
+        clock = None if self.trainer is None else partial(_progress, self.trainer)
+        return self._loader("train", training=True, clock=clock)
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
         """Batches of the validation split in order; an empty list if there is none."""
@@ -244,17 +245,14 @@ class ImageDataModule(LightningDataModule):
         """Batches of the test set in order."""
         return self._loader("test")
 
-    def _loader(self, part: Part, *, training: bool = False) -> BatchLoader:
+    def _loader(
+        self, part: Part, *, training: bool = False, clock: Callable[[], tuple[int, int]] | None = None
+    ) -> BatchLoader:
         if part not in self._sets:
-            lacking = self._source is not None and part == "test" and "test" not in self._source.files
-            raise MisconfigurationException(
-                f"{type(self).__name__}: "
-                + (
-                    "the dataset has no test images"
-                    if lacking
-                    else f"setup() must open the {part} images first"
-                )
-            )
+            reason = f"setup() must open the {part} images first"
+            if part == "test" and self._source is not None and part not in self._source.files:
+                reason = "the dataset has no test images"
+            raise MisconfigurationException(f"{type(self).__name__}: {reason}")
         trainer = self.trainer
         pin_memory = self.pin_memory
         if pin_memory is None:
@@ -276,7 +274,7 @@ class ImageDataModule(LightningDataModule):
             num_workers=self.num_workers,
             pin_memory=pin_memory,
             drop_last=training and self.drop_last,
-            clock=partial(_progress, trainer) if training and trainer is not None else None,
+            clock=clock,
         )
 
     # ---- batches -------------------------------------------------------------------------------------------
@@ -317,7 +315,7 @@ class ImageDataModule(LightningDataModule):
         return self.pipeline.train(batch.images, draws)
 
     def batches(self, part: Part = "train", epoch: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Go over the batches of an epoch without a Trainer; `setup` comes first.
+        """Go over the batches of an epoch outside a Trainer's loops; `setup` comes first.
 
         Args:
             part: "train" (shuffled and augmented), "val" or "test".

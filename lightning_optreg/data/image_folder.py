@@ -201,7 +201,8 @@ class ImageFolderDataModule(ImageDataModule):
 
     def _labelled(self, files: Mapping[str, Sequence[Path]]) -> tuple[list[Path], Tensor]:
         paths = [path for found in files.values() for path in found]
-        labels = [self.class_names.index(name) for name, found in files.items() for _ in found]
+        number = {name: k for k, name in enumerate(self.class_names)}
+        labels = [number[name] for name, found in files.items() for _ in found]
         return paths, torch.tensor(labels)
 
     def _decode(self, paths: Sequence[Path]) -> Tensor:

@@ -248,6 +248,17 @@ def test_foreign_batches_are_refused(fashion):
 # ---- order, seeds, resume ----------------------------------------------------------------------------------
 
 
+def test_a_trainer_and_a_loop_of_ones_own_get_the_same_batches(fashion, tmp_path):
+    data = fashion(augment=augmentation())
+    model = make_model(data)
+    make_trainer(tmp_path, max_epochs=2).fit(model, data)
+    for _ in range(2):  # the second time without a Trainer
+        assert equal(model.got["train"], [*data.batches("train", 0), *data.batches("train", 1)])
+        assert equal(model.got["val"][:1], list(data.batches("val")))
+        data = fashion(augment=augmentation())
+        data.setup("fit")
+
+
 def test_epochs_differ_and_are_reproducible(fashion):
     data, again = fashion(augment=augmentation()), fashion(augment=augmentation())
     data.setup("fit")
@@ -410,8 +421,6 @@ def as_rank(data, rank, world_size):
         global_rank=rank,
         world_size=world_size,
         overfit_batches=0,
-        current_epoch=0,
-        fit_loop=SimpleNamespace(batch_idx=-1),
         strategy=SimpleNamespace(root_device=torch.device("cpu")),
     )
     data.setup("fit")
@@ -427,8 +436,6 @@ def test_processes_together_get_what_one_gets_bit_for_bit(fashion, world_size):
         for rank in range(world_size)
     ]
     for epoch in range(2):
-        for data in many:
-            data.trainer.current_epoch = epoch
         steps = zip(
             one.batches("train", epoch), *(data.batches("train", epoch) for data in many), strict=True
         )
@@ -450,22 +457,28 @@ class SeenWriter(Callback):
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # Python 3.12, threads of libraries
 def test_two_real_processes(fashion, tmp_path):
-    for devices in (1, 2):
-        data = fashion(augment=augmentation(), batch_size=90 // devices)
+    def run(devices, **fit):
+        data = fashion(augment=augmentation(), batch_size=90 // devices)  # 6 steps an epoch
         trainer = make_trainer(
             tmp_path,
             devices=devices,
             max_epochs=2,
             strategy="ddp_fork" if devices == 2 else "auto",
-            callbacks=[SeenWriter(tmp_path)],
+            callbacks=[SeenWriter(tmp_path), *([] if fit else [Saver(tmp_path)])],
         )
-        trainer.fit(make_model(data), data)
-    one, *two = (torch.load(tmp_path / f"{name}.pt") for name in ("1-0", "2-0", "2-1"))
+        trainer.fit(make_model(data), data, weights_only=True, **fit)
+        return [torch.load(tmp_path / f"{devices}-{rank}.pt") for rank in range(devices)]
+
+    (one,) = run(1)
+    straight = run(2)
     for stage in ("train", "val"):
-        assert len(one[stage]) == len(two[0][stage]) == len(two[1][stage]) > 0
-        for whole, *parts in zip(one[stage], two[0][stage], two[1][stage], strict=True):
+        assert len(one[stage]) > 0
+        for whole, *parts in zip(one[stage], *(got[stage] for got in straight), strict=True):
             for i in range(2):
                 assert torch.equal(whole[i], torch.cat([part[i] for part in parts]))
+    continued = run(2, ckpt_path=tmp_path / "8.ckpt")  # the second batch of the second epoch
+    for rank in range(2):
+        assert equal(continued[rank]["train"], straight[rank]["train"][8:])
 
 
 # ---- the cache ---------------------------------------------------------------------------------------------
