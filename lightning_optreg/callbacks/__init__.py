@@ -1,7 +1,9 @@
 """Things done to the training of any network, as Lightning callbacks."""
 
+from lightning_optreg.callbacks.curves import Curves
 from lightning_optreg.callbacks.exact_resume import ExactResume
 from lightning_optreg.callbacks.histograms import Histograms
+from lightning_optreg.callbacks.reset_optimizer import ResetOptimizer
 from lightning_optreg.callbacks.throughput import Throughput
 
-__all__ = ["ExactResume", "Histograms", "Throughput"]
+__all__ = ["Curves", "ExactResume", "Histograms", "ResetOptimizer", "Throughput"]

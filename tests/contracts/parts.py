@@ -17,11 +17,13 @@ class Part:
     Attributes:
         build: Makes the callback as a user would, for a run in the given folder.
         neutral: Makes it at its trivial setting. None: the callback only watches, so `build` is neutral too.
+        resumes: Whether a resume is exact. Not where it is the part's purpose to change it.
         wrong: Wrong arguments, each with a part of the message that must name them.
     """
 
     build: Callable[[Path], Callback]
     neutral: Callable[[Path], Callback] | None = None
+    resumes: bool = True
     wrong: tuple[tuple[dict[str, object], str], ...] = ()
 
 
@@ -34,6 +36,7 @@ CALLBACKS: dict[str, Part] = {
         lambda _: callbacks.Histograms(of="all", every_n_steps=2),
         wrong=(({"of": "weights"}, "of"), ({"every_n_steps": 0}, "every_n_steps"), ({"bins": 0}, "bins")),
     ),
+    "ResetOptimizer": Part(lambda _: callbacks.ResetOptimizer(), resumes=False),
     "Throughput": Part(lambda _: callbacks.Throughput()),
 }
 

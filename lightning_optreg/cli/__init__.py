@@ -1,0 +1,1 @@
+"""The command line: `python -m lightning_optreg fit|validate|test|predict`, on LightningCLI."""

@@ -1,0 +1,122 @@
+"""What a checkpoint says and what the configuration says: compared, reported, never decided in silence."""
+
+import pickle
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["differences", "misfits", "read_checkpoint", "report"]
+
+# What may differ between a run and its continuation without a word.
+_UNIMPORTANT = ("ckpt_path", "weights_only", "reset_optimizer", "config", "trainer.default_root_dir")
+
+# What a resumed optimizer and schedule take from the checkpoint, because Lightning restores their states.
+_FROM_CHECKPOINT = ("optimizer", "lr_scheduler")
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of Lightning's, plain types only.
+
+    Raises:
+        ValueError: If the file is damaged, holds other than plain types, or is no checkpoint.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except (pickle.UnpicklingError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
+        reason = str(error).strip().splitlines()
+        raise ValueError(
+            f"ckpt_path: {str(path)!r} is damaged or no checkpoint ({reason[0] if reason else 'it is empty'})"
+        ) from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise ValueError(f"ckpt_path: {str(path)!r} is no checkpoint of a training run")
+    return checkpoint
+
+
+def misfits(module: nn.Module, state_dict: Mapping[str, torch.Tensor]) -> str | None:
+    """Say in a sentence how the weights of a checkpoint fail to fit a module; None if they fit."""
+    own = module.state_dict()
+    wrong = [
+        f"{name} is {_shape(state_dict, name)} in the checkpoint and {_shape(own, name)} in the network"
+        for name in sorted(own.keys() | state_dict.keys())
+        if _shape(own, name) != _shape(state_dict, name)
+    ]
+    if not wrong:
+        return None
+    more = f" (and {len(wrong) - 1} more differences)" if len(wrong) > 1 else ""
+    return f"the checkpoint is of another network: {wrong[0]}{more}"
+
+
+def _shape(state_dict: Mapping[str, torch.Tensor], name: str) -> str:
+    return str(tuple(state_dict[name].shape)) if name in state_dict else "missing"
+
+
+def differences(
+    saved: Mapping[str, Any], given: Mapping[str, Any], parts: Sequence[str] | None = None
+) -> list[tuple[str, Any, Any]]:
+    """List the settings in which two configurations differ.
+
+    Where the class differs, its arguments are not compared.
+
+    Args:
+        saved: The configuration of the run that wrote the checkpoint.
+        given: That of the run that continues it.
+        parts: Top-level keys to compare. None: all.
+
+    Returns:
+        Key, saved value and given value of each.
+
+    Example:
+        >>> differences({"data": {"batch_size": 64}}, {"data": {"batch_size": 128}})
+        [('data.batch_size', 64, 128)]
+    """
+    a, b = _flat(saved), _flat(given)
+    changed = [
+        key
+        for key in sorted(a.keys() | b.keys())
+        if a.get(key) != b.get(key)
+        and not key.startswith(_UNIMPORTANT)
+        and (parts is None or key.split(".")[0] in parts)
+    ]
+    classes = [key.removesuffix("class_path") for key in changed if key.endswith(".class_path")]
+    return [
+        (key, a.get(key), b.get(key))
+        for key in changed
+        if key.endswith(".class_path") or not any(key.startswith(prefix) for prefix in classes)
+    ]
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(config, Mapping) and config:
+        flat: dict[str, Any] = {}
+        for key, value in config.items():
+            flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+        return flat
+    return {prefix: list(config) if isinstance(config, tuple) else config}
+
+
+def report(changes: list[tuple[str, Any, Any]], *, fitting: bool, reset_optimizer: bool) -> list[str]:
+    """Say of each difference which value is used.
+
+    Args:
+        changes: What `differences` returned.
+        fitting: Whether training is continued; otherwise only the weights are used.
+        reset_optimizer: Whether the optimizer starts anew from the configuration.
+
+    Example:
+        >>> report([("optimizer.init_args.lr", 0.1, 0.01)], fitting=True, reset_optimizer=False)[0]
+        "optimizer.init_args.lr: the checkpoint's run had 0.1, the configuration has 0.01; 0.1 is used \
+(--reset_optimizer true takes the configuration's)"
+    """
+    lines = []
+    for key, saved, given in changes:
+        line = f"{key}: the checkpoint's run had {saved}, the configuration has {given}; "
+        if fitting and key.startswith(_FROM_CHECKPOINT) and not reset_optimizer:
+            line += f"{saved} is used (--reset_optimizer true takes the configuration's)"
+        else:
+            line += f"{given} is used"
+        lines.append(line)
+    return lines

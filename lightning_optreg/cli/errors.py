@@ -1,0 +1,121 @@
+"""The one place where exceptions become messages: what a user can mend is one line, a bug keeps its traceback.
+
+Mistakes of configuration end with status 2, failures of a run (no space, a file that vanished) with 1, an
+interrupt with 130 and SIGTERM with 143, as shells count. `LIGHTNING_OPTREG_TRACEBACK=1` shows every traceback.
+
+A ValueError or TypeError is a message if this package or Lightning raised it, or if it came up outside the
+steps: then somebody's constructor refused a setting. Raised by torch inside a step it is a bug in the network
+or in this package, and its traceback is what helps.
+"""
+
+import os
+import pickle
+import sys
+import traceback
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+import lightning_optreg
+from lightning_optreg.cli.messages import boil_down
+
+__all__ = ["run_guarded"]
+
+_STEPS = {"training_step", "validation_step", "test_step", "predict_step", "backward"}
+_OURS = tuple(str(Path(str(package.__file__)).parent) + os.sep for package in (lightning_optreg, lightning))
+
+
+def run_guarded(command: Callable[[], object]) -> int:
+    """Run a command and return its exit status; print one line for what a user can mend.
+
+    Args:
+        command: What to run, without arguments.
+
+    Raises:
+        Exception: Whatever is a bug, as it was raised.
+
+    Example:
+        >>> run_guarded(lambda: print("trained"))
+        trained
+        0
+    """
+    if os.environ.get("LIGHTNING_OPTREG_TRACEBACK") == "1":
+        command()
+        return 0
+    try:
+        command()
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1 if stop.code else 0
+    except KeyboardInterrupt:
+        return _say("interrupted", 130)
+    except SIGTERMException:
+        return _say("stopped by SIGTERM", 143)
+    except MisconfigurationException as error:
+        return _say(boil_down(str(error)), 2)
+    except ModuleNotFoundError as error:
+        return _say(_missing_module(error), 2)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        return _say(_operating_system(error), 2)
+    except OSError as error:
+        return _say(_operating_system(error), 1)
+    except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError) as error:
+        return _say(f"a file is damaged: {error}", 2)
+    except (ValueError, TypeError) as error:
+        if _is_bug(error):
+            raise
+        return _say(boil_down(str(error)), 2)
+    except torch.OutOfMemoryError as error:
+        return _say(f"the device's memory is full; try a smaller data.batch_size ({error})", 1)
+    except RuntimeError as error:
+        if not _innermost(error).startswith(_OURS):
+            raise
+        return _say(boil_down(str(error)), 1)
+    return 0
+
+
+def _say(message: str, status: int) -> int:
+    sys.stderr.flush()
+    print(f"error: {message}", file=sys.stderr)
+    return status
+
+
+def _is_bug(error: Exception) -> bool:
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(frame.name in _STEPS for frame in frames) and not _innermost(error).startswith(_OURS)
+
+
+def _innermost(error: Exception) -> str:
+    """The file that raised an error."""
+    return traceback.extract_tb(error.__traceback__)[-1].filename
+
+
+def _operating_system(error: OSError) -> str:
+    """What failed and with which file; the package's own messages as they are."""
+    if error.strerror is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+
+
+_EXTRAS = {
+    "wandb": "wandb",
+    "tensorboard": "tensorboard",
+    "tensorboardX": "tensorboard",
+    "onnx": "onnx",
+    "onnxscript": "onnx",
+    "onnxruntime": "onnx",
+    "pyarrow": "parquet",
+}
+
+
+def _missing_module(error: ModuleNotFoundError) -> str:
+    """Which package is missing, and which extra of this one brings it."""
+    text = str(error)
+    extra = next((extra for module, extra in _EXTRAS.items() if module in text), None)
+    if extra is None or "pip install lightning-optreg" in text:
+        return text
+    return f"{text} (pip install 'lightning-optreg[{extra}]')"

@@ -1,0 +1,219 @@
+"""`fit`, `validate`, `test`, `predict`: LightningCLI with this package's parts, run folders and reports."""
+
+import inspect
+import warnings
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from typing_extensions import override
+
+import lightning_optreg.callbacks
+import lightning_optreg.losses
+from lightning_optreg.classifier import ImageClassifier
+from lightning_optreg.cli.checkpoints import differences, misfits, read_checkpoint, report
+from lightning_optreg.cli.parser import Parser
+from lightning_optreg.cli.run_folder import DEFAULT_ROOT, find_checkpoint, folder_of, new_version
+from lightning_optreg.cli.save_config import SaveConfig
+from lightning_optreg.data import ImageDataModule
+
+__all__ = ["CLI", "run"]
+
+# Seen with --print_config and in config.yaml; `callbacks+:` adds to them and `callbacks:` replaces them.
+DEFAULT_CALLBACKS: list[dict[str, Any]] = [
+    {"class_path": "lightning_optreg.callbacks.ExactResume"},
+    {
+        "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+        "init_args": {
+            "filename": "best",
+            "monitor": "val/accuracy",
+            "mode": "max",
+            "save_last": True,
+            "enable_version_counter": False,
+        },
+    },
+    # CURVES
+    {"class_path": "lightning_optreg.callbacks.Throughput"},
+]
+
+_LINKED = ("num_classes", "input_shape")
+
+
+class CLI(LightningCLI):
+    """LightningCLI for `ImageClassifier` and this package's datamodules."""
+
+    @override
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_optimizer_args(nested_key="optimizer", link_to="model.optimizer")
+        parser.add_lr_scheduler_args(nested_key="lr_scheduler", link_to="model.lr_scheduler")
+        parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
+        for name in _LINKED:
+            parser.link_arguments(f"data.{name}", f"model.net.init_args.{name}", apply_on="instantiate")
+        parser.set_defaults(
+            {
+                "trainer.default_root_dir": DEFAULT_ROOT,
+                "trainer.callbacks": DEFAULT_CALLBACKS,
+                "optimizer": {
+                    "class_path": "torch.optim.SGD",
+                    "init_args": {"lr": 0.1, "momentum": 0.9},
+                },
+            }
+        )
+        parser.add_argument(
+            "--reset_optimizer",
+            type=bool,
+            default=False,
+            help="With fit and ckpt_path: keep weights, step, epoch and place in the schedule, and start the "
+            "optimizer anew from the configuration.",
+        )
+
+    @override
+    def _parse_ckpt_path(self) -> None:
+        # Private in Lightning 2.6: it lets a checkpoint's hyperparameters replace what the user configured,
+        # without a word. Here the configuration stands, and `_compare` says what differs.
+        pass
+
+    @property
+    def settings(self) -> Namespace:
+        """The parsed configuration of the command."""
+        settings: Namespace = self.config[self.subcommand]
+        return settings
+
+    @override
+    def before_instantiate_classes(self) -> None:
+        self.root = Path(self.settings.trainer.default_root_dir)
+        self.checkpoint_path: Path | None = None
+        wanted = self.settings.get("ckpt_path")
+        if wanted is not None:
+            self.checkpoint_path = find_checkpoint(self.root, str(wanted))
+        if self.subcommand == "fit":
+            if wanted == "last" and self.checkpoint_path is not None:
+                self.run_folder = folder_of(self.checkpoint_path, self.root)
+            else:
+                self.run_folder = new_version(self.root)
+        elif self.checkpoint_path is not None:
+            self.run_folder = folder_of(self.checkpoint_path, self.root)
+        else:
+            self.run_folder = self.root
+            rank_zero_warn(
+                f"{self.subcommand} without --ckpt_path (best, last or a file): the network is as it was made"
+            )
+
+    @override
+    def instantiate_classes(self) -> None:
+        """Build everything, with what a run writes placed in its folder; the configuration stays as given."""
+        given = self.config
+        text = self._parser(self.subcommand).dump(self.settings, skip_none=False, format="yaml")
+        self.plain_config: dict[str, Any] = yaml.safe_load(text)
+        self.config = given.clone()
+        self._place(self.settings)
+        super().instantiate_classes()
+        self.config = given
+
+    def _place(self, settings: Namespace) -> None:
+        trainer = settings.trainer
+        trainer.default_root_dir = str(self.run_folder)
+        if trainer.logger is None or trainer.logger is True:
+            trainer.logger = Namespace(
+                class_path="lightning_optreg.loggers.RunCSVLogger", init_args=Namespace()
+            )
+        loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
+        for logger in loggers:
+            if isinstance(logger, Namespace) and logger.init_args.get("save_dir") in (None, "."):
+                logger.init_args["save_dir"] = str(self.run_folder)
+        no_validation = settings.data.init_args.get("val_fraction") == 0
+        for callback in trainer.callbacks or []:
+            if not callback.class_path.endswith("ModelCheckpoint"):
+                continue
+            arguments = callback.init_args
+            if arguments.get("dirpath") is None:
+                arguments["dirpath"] = str(self.run_folder / "checkpoints")
+            if no_validation and (arguments.get("monitor") or "").startswith("val/"):
+                rank_zero_info(
+                    f"no validation images: {arguments.monitor} chooses no checkpoint, the last is kept"
+                )
+                arguments["monitor"], arguments["filename"] = None, "newest"
+
+    @override
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        callbacks: list[Callback] = [SaveConfig(self.plain_config, self.run_folder)]
+        if self.subcommand == "fit" and self.settings.reset_optimizer:
+            callbacks.append(lightning_optreg.callbacks.ResetOptimizer())
+        mine = self.config_init[self.subcommand]["trainer"].get("callbacks") or []
+        return super().instantiate_trainer(callbacks=[*mine, *callbacks], **kwargs)
+
+    @override
+    def after_instantiate_classes(self) -> None:
+        self._settle_links()
+        if self.checkpoint_path is not None:
+            self._compare(self.checkpoint_path)
+            self.config_init[self.subcommand]["ckpt_path"] = str(self.checkpoint_path)
+
+    def _settle_links(self) -> None:
+        """Say what the network got from the data; stop where the user said otherwise."""
+        net = self.model.hparams["net"]["init_args"]
+        asked = self.settings.model.net.get("init_args") or Namespace()
+        for name in _LINKED:
+            value = getattr(self.datamodule, name)
+            if not hasattr(self.model.net, name):
+                net.pop(name, None)  # Lightning notes it even if the network takes no such argument
+                continue
+            given, default = asked.get(name), _default(type(self.model.net), name)
+            if given is not None and given != default and _plain(given) != _plain(value):
+                raise ValueError(
+                    f"model.net.init_args.{name} is {_plain(given)} and the data have {_plain(value)}: "
+                    "leave it out, it is taken from the data"
+                )
+
+    def _compare(self, path: Path) -> None:
+        checkpoint = read_checkpoint(path)
+        misfit = misfits(self.model, checkpoint["state_dict"])
+        if misfit is not None:
+            raise ValueError(f"ckpt_path: {str(path)!r}: {misfit}")
+        saved = checkpoint.get("callbacks", {}).get("SaveConfig")
+        if saved is None:
+            rank_zero_info(f"ckpt_path: {str(path)!r} holds no configuration to compare with")
+            return
+        fitting = self.subcommand == "fit"
+        changes = differences(
+            saved["config"], self.plain_config, parts=None if fitting else ("model", "data")
+        )
+        for line in report(changes, fitting=fitting, reset_optimizer=self.settings.reset_optimizer):
+            rank_zero_info(line)
+
+
+def _default(cls: type, name: str) -> Any:
+    return inspect.signature(cls).parameters[name].default
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def run(argv: list[str]) -> CLI:
+    """Run one of Lightning's commands.
+
+    Args:
+        argv: The command and its options, such as `["fit", "--config", "configs/fashion_mnist/lenet5.yaml"]`.
+    """
+    with warnings.catch_warnings():
+        # said of Python 3.11's pytree by torch 2.14 to Lightning 2.6, which calls it
+        warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+        # Lightning compares with sys.argv, which the caller has read already
+        warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
+        # so it is meant: a resumed run goes on in its folder
+        warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+        return CLI(
+            ImageClassifier,
+            ImageDataModule,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            seed_everything_default=0,
+            parser_class=Parser,
+            auto_configure_optimizers=False,
+            args=argv,
+        )

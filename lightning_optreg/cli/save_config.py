@@ -1,0 +1,62 @@
+"""The configuration of a run, kept where people and resumed runs look for it."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
+from typing_extensions import override
+
+from lightning_optreg.loggers import log_config
+
+__all__ = ["SaveConfig"]
+
+
+class SaveConfig(Callback):
+    """Keep the run's whole configuration: in its folder, in its loggers and in its checkpoints.
+
+    Args:
+        config: The configuration as plain values.
+        folder: The run's folder. `config.yaml` is written there; a continued run that is configured otherwise
+            adds `config-1.yaml` and so on.
+    """
+
+    def __init__(self, config: dict[str, Any], folder: Path) -> None:
+        self.config = config
+        self.folder = folder
+        self._written: Path | None = None
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the file and tell the loggers, on the first process."""
+        dry: bool = trainer.fast_dev_run  # type: ignore[attr-defined]  # a connector sets it
+        if stage != "fit" or not trainer.is_global_zero or dry:
+            return
+        text = yaml.safe_dump(self.config, sort_keys=False)
+        path, number = self.folder / "config.yaml", 0
+        while path.exists() and path.read_text() != text:
+            number += 1
+            path = self.folder / f"config-{number}.yaml"
+        if not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+            self._written = path
+        log_config(trainer.loggers, self.config)
+
+    @override
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        """Let the file stay once training has begun."""
+        self._written = None
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave nothing of a run that never began."""
+        if self._written is not None:
+            self._written.unlink()
+            if not any(self.folder.iterdir()):
+                self.folder.rmdir()
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """Put the configuration into checkpoints, where a continued run compares it with its own."""
+        return {"config": self.config}
