@@ -15,7 +15,7 @@ __all__ = ["Throughput"]
 
 
 class Throughput(Callback):
-    """Times a fit, says the result at its end and writes it to `throughput.json` in the run's folder.
+    """Times a fit, says the result at its end and writes it to `throughput.json` in the logger's folder.
 
     The clock runs from the first training step to the end of the fit and stands still during validation,
     which is timed apart. Start-up and the sanity check are left out. A resumed run adds its time to what its
@@ -74,8 +74,14 @@ class Throughput(Callback):
         """Stop the clock; say and write the result."""
         self.seconds += self._lap()
         self._since = None
-        folder = trainer.log_dir
-        if folder is None or not trainer.is_global_zero:
+        folder = trainer.log_dir  # asks all processes
+        if not trainer.is_global_zero:
+            return
+        rank_zero_info(
+            f"Trained on {self.images:,} images in {self.seconds:.1f} s, "
+            f"{self.images_per_second:,.0f} images/s, and validated for {self.validation_seconds:.1f} s"
+        )
+        if folder is None or not trainer.loggers:
             return
         result = {
             "images": self.images,
@@ -85,10 +91,6 @@ class Throughput(Callback):
         }
         Path(folder).mkdir(parents=True, exist_ok=True)
         Path(folder, "throughput.json").write_text(json.dumps(result, indent=2) + "\n")
-        rank_zero_info(
-            f"Trained on {self.images:,} images in {self.seconds:.1f} s, "
-            f"{self.images_per_second:,.0f} images/s, and validated for {self.validation_seconds:.1f} s"
-        )
 
     @override
     def state_dict(self) -> dict[str, Any]:

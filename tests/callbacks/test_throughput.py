@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from typing_extensions import override
 
 from lightning_optreg.callbacks.throughput import Throughput
+from lightning_optreg.loggers import RunCSVLogger
 
 
 class Model(LightningModule):
@@ -43,8 +44,7 @@ def loader() -> Any:
 
 def make_trainer(folder: Path, speed: Throughput, **settings: Any) -> Trainer:
     return Trainer(
-        default_root_dir=folder,
-        logger=False,
+        logger=RunCSVLogger(folder),
         callbacks=[speed],
         accelerator="cpu",
         enable_progress_bar=False,
@@ -87,3 +87,18 @@ def test_validation_on_its_own_is_not_timed(tmp_path: Path) -> None:
     make_trainer(tmp_path, speed).validate(Model(), loader(), verbose=False)
     assert (speed.images, speed.seconds, speed.validation_seconds) == (0, 0.0, 0.0)
     assert speed.images_per_second == 0.0
+
+
+def test_without_a_logger_it_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    trainer = Trainer(
+        logger=False,
+        callbacks=[Throughput()],
+        max_epochs=1,
+        accelerator="cpu",
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(Model(), loader(), loader())
+    assert list(tmp_path.iterdir()) == []
