@@ -167,11 +167,12 @@ def _download(folder: Path) -> Path:
     from torchvision.datasets import FashionMNIST  # takes seconds to import
 
     rank_zero_info(f"Downloading Fashion-MNIST (31 MB) into {folder}")
+    folder.mkdir(parents=True, exist_ok=True)
     raw = folder / "FashionMNIST" / "raw"
-    raw.mkdir(parents=True, exist_ok=True)
     # Elsewhere first, so that nothing half-written is left, whatever happens.
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         FashionMNIST(temporary, download=True)  # compares the published md5 sums
+        raw.mkdir(parents=True, exist_ok=True)
         for path in (Path(temporary) / "FashionMNIST" / "raw").glob("*.gz"):
             os.replace(path, raw / path.name)
     return raw

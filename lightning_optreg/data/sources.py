@@ -78,7 +78,7 @@ def locate(
             OSError,
             RuntimeError,
         ) as error:  # what torchvision raises: no network, wrong checksum, no room
-            tried.append(f"download: {error}")
+            tried.append("download: " + " ".join(str(error).split()))  # torchvision's have several lines
         else:
             found = look(place)
             if isinstance(found, Source):

@@ -22,9 +22,17 @@ from lightning_optreg.data import (
     compute_statistics,
 )
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:The number of training batches:lightning.pytorch.utilities.warnings.PossibleUserWarning"
-)
+pytestmark = [
+    pytest.mark.filterwarnings(
+        "ignore:The number of training batches:lightning.pytorch.utilities.warnings.PossibleUserWarning"
+    ),
+    pytest.mark.filterwarnings(
+        "ignore:This DataLoader will create:UserWarning"
+    ),  # one processor, two workers
+    pytest.mark.filterwarnings(
+        "ignore:.*use of fork:DeprecationWarning"
+    ),  # Python 3.12, threads of libraries
+]
 
 
 class Recorder(LightningModule):
@@ -455,7 +463,6 @@ class SeenWriter(Callback):
         torch.save(got, self.folder / f"{trainer.world_size}-{trainer.global_rank}.pt")
 
 
-@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # Python 3.12, threads of libraries
 def test_two_real_processes(fashion, tmp_path):
     def run(devices, **fit):
         data = fashion(augment=augmentation(), batch_size=90 // devices)  # 6 steps an epoch

@@ -7,6 +7,14 @@ import torch
 from lightning_optreg.data.draws import Place
 from lightning_optreg.data.loader import Batch, BatchLoader, deal, epoch_order
 
+pytestmark = [
+    pytest.mark.filterwarnings(
+        "ignore:This DataLoader will create:UserWarning"
+    ),  # one processor, two workers
+    pytest.mark.filterwarnings(
+        "ignore:.*use of fork:DeprecationWarning"
+    ),  # Python 3.12, threads of libraries
+]
 COUNT = 50
 
 

@@ -6,9 +6,17 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_optreg.data.loader import BatchLoader
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:The number of training batches:lightning.pytorch.utilities.warnings.PossibleUserWarning"
-)
+pytestmark = [
+    pytest.mark.filterwarnings(
+        "ignore:The number of training batches:lightning.pytorch.utilities.warnings.PossibleUserWarning"
+    ),
+    pytest.mark.filterwarnings(
+        "ignore:This DataLoader will create:UserWarning"
+    ),  # one processor, two workers
+    pytest.mark.filterwarnings(
+        "ignore:.*use of fork:DeprecationWarning"
+    ),  # Python 3.12, threads of libraries
+]
 
 
 class Recorder(LightningModule):
