@@ -1,87 +1,78 @@
-"""`python -m lightning_optreg <command>`, also installed as `lightning-optreg`."""
+"""The program `lightning-optreg`, also `python -m lightning_optreg`: dispatches on its first word.
+
+Nothing heavy is imported before the command is known, so help, version and mistakes answer at once.
+"""
 
 import difflib
 import sys
-from collections.abc import Sequence
 
 from lightning_optreg import __version__
 
 __all__ = ["main"]
 
-_TRAINER_COMMANDS = {
-    "fit": "train a network, validate it as it goes, keep the best and the last checkpoint",
+_LIGHTNING = ("fit", "validate", "test", "predict")
+_COMMANDS = {
+    "fit": "train a network: lightning-optreg fit --config FILE [--key value ...]",
     "validate": "measure a checkpoint on the validation images",
-    "test": "measure a checkpoint on the test images: accuracy, likelihood, calibration",
-    "predict": "write class probabilities of the test images to a file",
-}
-_OTHER_COMMANDS = {
+    "test": "measure a checkpoint on the test images",
+    "predict": "write a checkpoint's predictions to a file",
     "describe": "print a network's layers: output size, memory, parameters, multiply-adds",
-    "export": "write a trained network as an ONNX file",
+    "export": "write a checkpoint's network for use without this package",
 }
-_COMMANDS = {**_TRAINER_COMMANDS, **_OTHER_COMMANDS}
+_USAGE = """\
+usage: lightning-optreg COMMAND [options]
 
-_HELP = """\
-usage: lightning-optreg COMMAND [OPTIONS]
-       lightning-optreg COMMAND --help
-
-Optimization and regularization methods of deep learning, on PyTorch Lightning.
-
-commands:
 {commands}
 
-options:
-  -h, --help  show this and leave; after a command: that command's options
-  --version   print the version and leave
-
 examples:
-  lightning-optreg fit --config configs/fashion_mnist/lenet5.yaml
+  lightning-optreg fit --config configs/fashion_mnist/lenet5.yaml --trainer.max_epochs 5
   lightning-optreg test --config configs/fashion_mnist/lenet5.yaml --ckpt_path best
 
-In place of lightning-optreg, `python -m lightning_optreg` works too."""
+lightning-optreg COMMAND --help lists a command's options; --version prints the version.\
+"""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Run a command.
-
-    Nothing that takes long to import is imported before it is clear what is to be done.
 
     Args:
         argv: The command and its options. Default: those of this process.
 
     Returns:
-        Exit status: 0; 1 if a run failed; 2 if a command, an option or a configuration is wrong; 130 after
-        Ctrl-C. What is wrong is said in one message on the standard error.
+        Exit status: 0; 2 if arguments or settings are wrong; 1 if the run failed; 130 after an interrupt, 143
+        after SIGTERM.
 
     Example:
         >>> main(["--version"])
-        lightning_optreg 0.1.0
+        lightning-optreg 0.1.0
         0
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help", "help"):
-        width = max(map(len, _COMMANDS))
-        print(_HELP.format(commands="\n".join(f"  {name:{width}}  {what}" for name, what in _COMMANDS.items())))
+    argv = sys.argv[1:] if argv is None else argv
+    command = argv[0] if argv else "--help"
+    if command in ("-h", "--help", "help"):
+        print(_USAGE.format(commands="\n".join(f"  {name:<10}{what}" for name, what in _COMMANDS.items())))
         return 0
-    if words[0] == "--version":
-        print(f"lightning_optreg {__version__}")
+    if command == "--version":
+        print(f"lightning-optreg {__version__}")
         return 0
-    command, options = words[0], words[1:]
-    if command in _TRAINER_COMMANDS:
+    if command in _LIGHTNING:
         from lightning_optreg.cli.errors import run_guarded
         from lightning_optreg.cli.main_cli import run
 
-        return run_guarded(lambda: run(words))
+        return run_guarded(lambda: run(argv))
     if command == "describe":
-        from lightning_optreg.describe import main as run_describe
+        from lightning_optreg import describe
 
-        return run_describe(options)
+        return describe.main(argv[1:])
     if command == "export":
-        from lightning_optreg.export import main as run_export
+        from lightning_optreg import export
+        from lightning_optreg.cli.errors import run_guarded
 
-        return run_export(options)
-    near = difflib.get_close_matches(command, _COMMANDS, n=2, cutoff=0.5)
-    hint = f"; nearest: {', '.join(near)}" if near else ""
-    print(f"error: unknown command {command!r}{hint}; commands: {', '.join(_COMMANDS)}", file=sys.stderr)
+        return run_guarded(lambda: export.main(argv[1:]))
+    near = difflib.get_close_matches(command.lower(), _COMMANDS, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(_COMMANDS)}"
+    what = "option" if command.startswith("-") else "command"
+    print(f"error: unknown {what} {command!r}; {hint}", file=sys.stderr)
     return 2
 
 

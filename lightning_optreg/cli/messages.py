@@ -11,84 +11,93 @@ from typing import NamedTuple
 
 __all__ = ["Cause", "boil_down", "cause", "nearest", "one_line"]
 
-# Lines that frame a complaint and say nothing themselves.
+# Lines that frame a complaint and say nothing themselves. A bare name may fit two classes of the wider type of
+# a union; that is no news after the narrower type's own complaint.
 _FRAME = re.compile(
-    r"Does not validate against|Subtypes: |Errors:$|Given value type: |Given value: |Expected a path but |"
-    r"Subclass types expect one of|a class path \(str\)|a dict with|Not a valid subclass of|Import path does not"
+    r"Does not validate against|Subtypes: |Errors:$|Given value|Expected a path but |Multiple subclasses with|"
+    r"Subclass types expect one of|a class path \(str\)|a dict with|Not a valid subclass of|Import path (?:.* )?does not"
+)
+_INNER = re.compile(
+    r"^( *(?:- )?)(Parser key|Problem with given class_path) [\"']([^\"']+)[\"'].*:$", re.MULTILINE
 )
 _EXPECTED = re.compile(r"Expected an? (?!dot import path)(.+?)(?:\. Got value: (.*))?$")
 _IMPORT = re.compile(r"Expected a dot import path string: (.+)$")
-_CLASS_PATH = re.compile(r"Problem with given class_path '(.+)':$")
-_KEY = re.compile(r'Parser key "([^"]+)"(?: element \d+)?:\s*')
-_TYPE = re.compile(r"[A-Za-z_][\w]*(?:\.\w+)*\.[A-Z]\w*")
+_TYPE = re.compile(r"[a-z_]\w*(?:\.\w+)*\.[A-Z]\w*")
+# Union members that nobody types on a command line.
+_NO_CHOICE = ("torch.Tensor", "collections.")
 
 
 class Cause(NamedTuple):
     """What a message of jsonargparse comes down to."""
 
+    key: str
+    """The argument, such as `data.augment.padding`; empty if the message names none."""
+    class_path: str | None
+    """The innermost class that was being read."""
     text: str
-    """The innermost complaint; empty if it is one about types."""
-    key: str | None
-    """The argument, as far as the message names it."""
+    """The innermost complaint; empty if it is only that the type is wrong."""
     allowed: tuple[str, ...]
     """Types and values that would do."""
     value: str | None
     """The value that was refused."""
-    unknown_class: str | None
-    """A class name that led nowhere."""
     types: tuple[str, ...]
-    """Dotted names of the types that were expected."""
+    """Dotted names of the classes whose subclasses would do."""
+    unknown_class: str | None
+    """A bare class name that led nowhere."""
 
 
 def cause(message: str) -> Cause:
     """Take a message of jsonargparse apart.
 
     Example:
-        >>> cause('Parser key "max_epochs":\\n  Does not validate against any of the Union subtypes\\n'
-        ...       "  Subtypes: [<class 'int'>, <class 'NoneType'>]\\n  Errors:\\n    - Expected a <class 'int'>\\n"
-        ...       "    - Expected a <class 'NoneType'>\\n  Given value type: <class 'str'>\\n  Given value: x")
-        Cause(text='', key='max_epochs', allowed=('int', 'null'), value='x', unknown_class=None, types=())
+        >>> found = cause('''Parser key "model.net":
+        ...   Does not validate against any of the Union subtypes
+        ...   Errors:
+        ...     - Problem with given class_path 'lightning_optreg.nets.ResNet':
+        ...         Parser key "depth":
+        ...           Expected a <class 'int'>. Got value: a
+        ...     - Expected a <class 'NoneType'>''')
+        >>> found.key, found.class_path, found.allowed, found.value
+        ('model.net.depth', 'lightning_optreg.nets.ResNet', ('int',), 'a')
     """
-    keys = _KEY.findall(message)
+    keys, class_path = [], None
+    while found := _INNER.search(message):
+        if found[2] == "Parser key":
+            keys.append(found[3])
+        else:
+            class_path = found[3]
+        message = _block(message[found.end() + 1 :], indent=len(found[1]))
+
+    texts: list[str] = []
     allowed: dict[str, None] = {}
     types: dict[str, None] = {}
-    texts: dict[str, None] = {}
     value = unknown_class = None
-    lines = [line.strip() for line in _KEY.sub("\n", message).splitlines()]
-    for i, line in enumerate(lines):
-        line = line.removeprefix("- ")
-        if line.startswith("Subtypes: ") or line.startswith("Import path does not"):
-            types |= dict.fromkeys(_TYPE.findall(line))
-        if line.startswith("Given value: ") and value is None:
-            value = line.removeprefix("Given value: ")
+    for line in message.splitlines():
+        line = line.strip().removeprefix("- ")
+        if line.startswith(("Subtypes: ", "Import path ")):
+            types |= dict.fromkeys(path for path in _TYPE.findall(line) if not path.startswith(_NO_CHOICE))
+        elif line.startswith("Given value: "):
+            value = value or line.removeprefix("Given value: ")
         if not line or _FRAME.match(line):
             continue
         if found := _IMPORT.match(line):
-            unknown_class = unknown_class or found[1]
+            unknown_class = found[1]
         elif found := _EXPECTED.match(line):
             allowed |= dict.fromkeys(_readable(found[1]))
             value = found[2] or value
-        elif found := _CLASS_PATH.match(line):
-            following = lines[i + 1] if i + 1 < len(lines) else ""
-            if following.startswith(("module ", "No module ")):
-                texts[f"cannot import {found[1]!r}"] = None
         else:
-            texts[line] = None
-    types.pop("torch.Tensor", None)  # learning rates may be tensors: nothing to type on a command line
-    return Cause(
-        "; ".join(_first_kind(texts)),
-        keys[-1] if keys else None,
-        tuple(allowed),
-        value,
-        unknown_class,
-        tuple(types),
+            texts.append(line)
+    text = texts[0] if texts else ""
+    return Cause(".".join(keys), class_path, text, tuple(allowed), value, tuple(types), unknown_class)
+
+
+def _block(text: str, indent: int) -> str:
+    """The first lines of a text that are indented by more."""
+    lines = text.splitlines()
+    end = next(
+        (i for i, line in enumerate(lines) if line and not line.startswith(" " * (indent + 1))), len(lines)
     )
-
-
-def _first_kind(texts: Iterable[str]) -> list[str]:
-    """The first complaint, and the reason why an import failed."""
-    texts = list(texts)
-    return texts[:2] if texts and texts[0].startswith("cannot import") else texts[:1]
+    return "\n".join(lines[:end])
 
 
 def _readable(expected: str) -> list[str]:
@@ -96,24 +105,23 @@ def _readable(expected: str) -> list[str]:
     if expected.startswith("typing.Literal["):
         return [word.strip().strip("'\"") for word in expected[len("typing.Literal[") : -1].split(",")]
     name = expected.removeprefix("<class '").removesuffix("'>")
-    return ["null" if name == "NoneType" else name.rpartition(".")[2]]
+    return ["null" if name == "NoneType" else name if "[" in name else name.rpartition(".")[2]]
 
 
 def boil_down(message: str) -> str:
-    """Return the innermost cause in a message of jsonargparse; other messages as they are.
+    """Return the innermost cause of an error while classes were built; other messages as they are.
 
     Example:
-        >>> boil_down("Does not validate against any of the Union subtypes\\nSubtypes: [<class 'a.Net'>]\\n"
-        ...           "Errors:\\n  - ResNet: depth must be 6n + 2, got 21\\n  - Expected a <class 'NoneType'>\\n"
-        ...           "Given value type: <class 'dict'>\\nGiven value: {}")
+        >>> boil_down('''Does not validate against any of the Union subtypes
+        ... Errors:
+        ...   - ResNet: depth must be 6n + 2, got 21
+        ...   - Expected a <class 'NoneType'>
+        ... Given value: {}''')
         'ResNet: depth must be 6n + 2, got 21'
     """
-    if not _FRAME.search(message):
+    if not message.startswith("Does not validate against"):
         return message.strip()
-    found = cause(message)
-    if found.text:
-        return found.text
-    return f"must be {' or '.join(found.allowed) or 'another type'}, got {found.value}"
+    return cause(message).text or message.strip()
 
 
 def one_line(message: str) -> str:

@@ -6,25 +6,18 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
-from lightning.pytorch import Callback, LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser
-from lightning.pytorch.loggers import Logger
-from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from typing_extensions import override
 
-from lightning_optreg.cli.given import Entry, broken_config, classes, entries, locate
+from lightning_optreg.cli.given import broken_config, file_of
 from lightning_optreg.cli.messages import cause, nearest, one_line
-from lightning_optreg.nets import Network
 
-__all__ = ["Parser"]
-
-# Whose subclasses configurations name by their bare names.
-_BASES: tuple[type, ...] = (Network, LightningDataModule, Callback, Logger, Optimizer, LRScheduler, nn.Module)
+__all__ = ["Parser", "init_arguments"]
 
 
 class Parser(LightningArgumentParser):
@@ -40,17 +33,9 @@ class Parser(LightningArgumentParser):
         3
     """
 
-    _argv: ClassVar[Sequence[str]] = ()
-    """The command line. It is the class's because parsers of subcommands are not told of it."""
-
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, "prog": "lightning-optreg", **kwargs})
-
-    @override
-    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]  # Lightning gives the first only
-        """Parse a command line."""
-        Parser._argv = sys.argv[1:] if args is None else args
-        return super().parse_args(args, *more, **kwargs)
+        self.args: Sequence[str] = []  # jsonargparse puts the command line here
 
     def instantiate_classes(self, config: Namespace) -> Namespace:
         """Build what a configuration describes.
@@ -61,92 +46,92 @@ class Parser(LightningArgumentParser):
 
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print what is wrong in one line and exit with status 2."""
+        """Print what is wrong in one line and exit with status 2.
+
+        The parsers that jsonargparse makes for a class's arguments are of this class too; they raise their
+        message instead, and it becomes part of the outer parser's.
+        """
         if not self.exit_on_error:
             super().error(message, ex)
         sys.stderr.write(f"error: {one_line(self._explain(message))}\n")
         raise SystemExit(2)
 
     def _explain(self, message: str) -> str:
-        given = entries(self._argv)
         if found := re.match(r"unrecognized arguments: (\S+)", message):
             return self._unknown_option(found[1].partition("=")[0])
-        if found := re.match(r"Subcommand '\w+' does not accept option '(.+)'", message):
-            return self._unknown_key(given, found[1])
-        if found := re.match(r"Option '(.+)' is not accepted", message):
-            return _unknown_argument(given, found[1])
-        if found := re.match(r"the following arguments are required: (.+)", message):
-            return _missing(given, found[1])
+        if found := re.match(r"Subcommand '(\w+)' does not accept option '(.+)'", message):
+            known = self._command(found[1]).get_defaults().keys()
+            return f"unknown key {found[2]}{self._where(found[2])}{nearest(found[2], known)}"
         if found := re.match(r'Linked "(.+)" must be given via "(.+)"', message):
             return f"{found[1]} is taken from {found[2]}: leave it out"
         if found := re.match(r"argument subcommand: invalid choice: '(.*)' \(choose from (.+)\)", message):
             return f"unknown command {found[1]!r}{nearest(found[1], re.findall(r'[a-z]+', found[2]))}"
         if found := re.search(r'Parser key "config": File does not exist: \'(.+)\'', message):
             return _missing_file(Path(found[1]))
-        if message.startswith(("Problems parsing config", "Unexpected config")):
-            what = message.partition(": ")[2]
-            kind = "no YAML" if message.startswith("Problems") else "no mapping of keys to values"
-            return f"config file {broken_config(self._argv)!r} is {kind}: {what}"
-        return self._wrong_value(given, message)
+        if found := re.match(r"the following arguments are required: (.+)", message):
+            names = re.sub(r"\b(fit|validate|test|predict)\.", "", found[1])
+            return f"missing: {names} (give it on the command line or in a --config file)"
+        if found := re.match(r"(Problems parsing|Unexpected) config: ((?s:.*))", message):
+            kind = "no YAML" if found[1] == "Problems parsing" else "no mapping of keys to values"
+            return f"config file {broken_config(self.args)!r} is {kind}: {found[2]}"
+        return self._wrong_value(message)
 
     def _unknown_option(self, option: str) -> str:
         if not option.startswith("-"):
             return f"unexpected argument {option!r}: options begin with --"
-        return f"unknown option {option}{nearest(option.lstrip('-'), self._keys(), prefix='--')}"
+        known = [*self.get_defaults().keys(), "config", "print_config", "help"]
+        return f"unknown option {option}{nearest(option.lstrip('-'), known, prefix='--')}"
 
-    def _unknown_key(self, given: Sequence[Entry], key: str) -> str:
-        place = locate(given, key)
-        return f"unknown key {key}{_where(place)}{nearest(key, self._keys())}"
-
-    def _keys(self) -> list[str]:
-        """All keys of the parser, or of the parser of the command that was given."""
+    def _command(self, name: str) -> ArgumentParser:
+        """The parser of a command."""
         # argparse has no public way from a parser to those of its subcommands.
-        commands = [action.choices for action in self._actions if isinstance(action.choices, dict)]
-        for parsers in commands:
-            for word in self._argv:
-                if word in parsers:
-                    return list(parsers[word].get_defaults().keys())
-        return [*self.get_defaults().keys(), "config", "print_config", "help"]
+        return next(
+            a.choices[name] for a in self._actions if isinstance(a.choices, dict) and name in a.choices
+        )
 
-    def _wrong_value(self, given: Sequence[Entry], message: str) -> str:
-        found = cause(message)
-        place = locate(given, found.key) if found.key else None
-        key = (place.key if place else found.key) or ""
-        of = f" (of {place.owner.rpartition('.')[2]})" if place and place.owner else ""
-        start = f"{key}{of}: " if key else ""
-        bases = [base for base in map(_import, found.types) if inspect.isclass(base)]
-        if found.text:
-            return f"{start}{found.text}{_like_import(found.text)}{_where(place)}"
-        if bases and (found.unknown_class or not found.allowed):
-            wrong = found.unknown_class or found.value or ""
-            kind = bases[-1].__name__ if bases[-1] is not nn.Module else "network or module"
-            return f"{start}{wrong!r} is no known {kind}{_where(place)}{_like_class(wrong, bases)}"
-        if found.allowed:
-            allowed = ", ".join(found.allowed[:-1]) + " or " * (len(found.allowed) > 1) + found.allowed[-1]
-            close = nearest(found.value or "", found.allowed, few=0)
-            return f"{start}must be {allowed}, got {found.value!r}{_where(place)}{close}"
-        return f"{start}{message.removeprefix('argument ')}"
+    def _where(self, key: str) -> str:
+        file = file_of(self.args, key)
+        return f" (in {file})" if file is not None else ""
 
-
-def _unknown_argument(given: Sequence[Entry], name: str) -> str:
-    place = locate(given, name)
-    if place is None or place.owner is None:
-        return f"{place.key if place else name} is not accepted{_where(place)}"
-    owner = find_class(place.owner)
-    known = init_arguments(owner) if owner is not None else []
-    short = place.owner.rpartition(".")[2]
-    return f"{place.key}: {short} has no argument {name!r}{_where(place)}{nearest(name, known)}"
+    def _wrong_value(self, message: str) -> str:
+        key, class_path, text, allowed, value, types, unknown_class = cause(message)
+        owner = class_path.rpartition(".")[2] if class_path is not None else ""
+        if found := re.match(r"Option '(.+)' is not accepted", text):
+            full = f"{key}.{found[1]}"
+            cls = _import(class_path or "")
+            known = init_arguments(cls) if inspect.isclass(cls) else []
+            close = nearest(found[1], [*known, *(["init_args"] if "." in found[1] else [])])
+            return f"{full}: {owner} has no argument {found[1]!r}{self._where(full)}{close}"
+        if found := re.match(r"the following arguments are required: (.+)", text):
+            return f"{key}: {owner} needs {found[1]}{self._where(key)}"
+        start = f"{key}{f' (of {owner})' if '.' in key and owner else ''}: "
+        if text.startswith(("No module named", "module '")):
+            return f"{key}: cannot import {class_path!r}{self._where(key)}: {text}{_like_import(text)}"
+        if text:
+            return f"{start if key else ''}{text.removeprefix('argument ')}{self._where(key)}"
+        bases = [base for base in map(_import, types) if inspect.isclass(base)]
+        if bases and (unknown_class is not None or not allowed):
+            wrong = unknown_class or value or ""
+            known_as = f"{wrong!r} is no known {bases[0].__name__}"
+            return f"{start}{known_as}{self._where(key)}{_like_class(wrong, bases)}"
+        choice = ", ".join(allowed[:-1]) + " or " * (len(allowed) > 1) + "".join(allowed[-1:])
+        close = nearest(value or "", allowed, few=0)
+        return f"{start}must be {choice or 'of another type'}, got {value!r}{self._where(key)}{close}"
 
 
-def _missing(given: Sequence[Entry], names: str) -> str:
-    missing = [re.sub(r"^(fit|validate|test|predict)\.", "", name) for name in names.split(", ")]
-    if missing[0] in ("model.net", "data"):
-        return f"missing: {', '.join(missing)} (on the command line or in a --config file)"
-    for place in classes(given):
-        owner = find_class(str(place.value))
-        if owner is not None and all(name in _required(owner) for name in missing):
-            return f"{place.key}: {place.value} needs {', '.join(missing)}{_where(place)}"
-    return f"missing: {', '.join(missing)}"
+def init_arguments(cls: type) -> list[str]:
+    """List the arguments that a class takes on the command line.
+
+    Example:
+        >>> from lightning_optreg.nets import SoftmaxRegression
+        >>> init_arguments(SoftmaxRegression)
+        ['num_classes', 'input_shape']
+    """
+    skip = (
+        {"params"} if issubclass(cls, Optimizer) else {"optimizer"} if issubclass(cls, LRScheduler) else set()
+    )
+    added: list[str] = ArgumentParser().add_class_arguments(cls, fail_untyped=False, skip=skip)
+    return added
 
 
 def _missing_file(path: Path) -> str:
@@ -155,26 +140,17 @@ def _missing_file(path: Path) -> str:
     return f"config: there is no file {str(shown)!r}{nearest(path.name, siblings)}"
 
 
-def _where(place: Entry | None) -> str:
-    return f" (in {place.file})" if place is not None and place.file is not None else ""
-
-
 def _like_import(text: str) -> str:
     """Names like one that a module has not got."""
     found = re.search(r"module '([\w.]+)' has no attribute '(\w+)'", text)
-    module = sys.modules.get(found[1]) if found else None
-    return (
-        nearest(found[2], [name for name in dir(module) if name[0] != "_"], few=0) if found and module else ""
-    )
+    if found is None:
+        return ""
+    return nearest(found[2], [name for name in dir(sys.modules[found[1]]) if name[0] != "_"], few=0)
 
 
 def _like_class(wrong: str, bases: Sequence[type]) -> str:
     """Names like a wrong one among the classes that would do; the first base's names are looked at first."""
-    for base in bases:
-        close = nearest(wrong, _names(base))
-        if close:
-            return close
-    return ""
+    return next((close for base in bases if (close := nearest(wrong, _names(base)))), "")
 
 
 def _names(base: type) -> set[str]:
@@ -195,41 +171,3 @@ def _import(path: str) -> Any:
         return getattr(importlib.import_module(module), name, None) if module else None
     except ImportError:
         return None
-
-
-def find_class(name: str) -> type | None:
-    """Find a class by its path, or by its bare name among the parts that configurations are made of.
-
-    Example:
-        >>> find_class("LeNet5").__module__
-        'lightning_optreg.nets.lenet5'
-    """
-    if "." in name:
-        found = _import(name)
-        return found if inspect.isclass(found) else None
-    for base in _BASES:
-        for cls in _subclasses(base):
-            if cls.__name__ == name:
-                return cls
-    return None
-
-
-def init_arguments(cls: type) -> list[str]:
-    """List the arguments that a class takes on the command line.
-
-    Example:
-        >>> from lightning_optreg.nets import SoftmaxRegression
-        >>> init_arguments(SoftmaxRegression)
-        ['num_classes', 'input_shape']
-    """
-    skip = (
-        {"params"} if issubclass(cls, Optimizer) else {"optimizer"} if issubclass(cls, LRScheduler) else set()
-    )
-    added: list[str] = ArgumentParser().add_class_arguments(cls, fail_untyped=False, skip=skip)
-    return added
-
-
-def _required(cls: type) -> list[str]:
-    parameters = inspect.signature(cls).parameters.values()
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return [p.name for p in parameters if p.default is inspect.Parameter.empty and p.kind in kinds]
