@@ -28,6 +28,10 @@ class Part:
 
 
 CALLBACKS: dict[str, Part] = {
+    "Curves": Part(
+        lambda _: callbacks.Curves(),
+        wrong=(({"filename": "curves.txt"}, "filename"),),
+    ),
     "ExactResume": Part(
         lambda _: callbacks.ExactResume(),
         wrong=(({"save_on_sigterm": "yes"}, "save_on_sigterm"),),
