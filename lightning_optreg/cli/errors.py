@@ -1,7 +1,8 @@
-"""The one place where exceptions become messages: what a user can mend is one line, a bug keeps its traceback.
+"""Where exceptions become messages: what a user can mend is one line, a bug keeps its traceback.
 
 Mistakes of configuration end with status 2, failures of a run (no space, a file that vanished) with 1, an
-interrupt with 130 and SIGTERM with 143, as shells count. `LIGHTNING_OPTREG_TRACEBACK=1` shows every traceback.
+interrupt with 130 and SIGTERM with 143, as shells count. `LIGHTNING_OPTREG_TRACEBACK=1` shows every
+traceback.
 
 A ValueError or TypeError is a message if this package or Lightning raised it, or if it came up outside the
 steps: then somebody's constructor refused a setting. Raised by torch inside a step it is a bug in the network

@@ -1,6 +1,7 @@
 """In which configuration file a key was given: for error messages only."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def broken_config(argv: Sequence[str]) -> str | None:
 
 def _config_files(argv: Sequence[str]) -> list[str]:
     files = [word.partition("=")[2] for word in argv if word.startswith("--config=")]
-    return files + [path for word, path in zip(argv, argv[1:], strict=False) if word in ("--config", "-c")]
+    return files + [path for word, path in pairwise(argv) if word in ("--config", "-c")]
 
 
 def _plain(key: str) -> str:
