@@ -7,15 +7,17 @@ the classes are. Nearly all of it repeats that None or a class was expected; one
 import difflib
 import re
 from collections.abc import Iterable
+from itertools import takewhile
 from typing import NamedTuple
 
 __all__ = ["Cause", "boil_down", "cause", "nearest", "one_line"]
 
-# Lines that frame a complaint and say nothing themselves. A bare name may fit two classes of the wider type of
-# a union; that is no news after the narrower type's own complaint.
+# Lines that frame a complaint and say nothing themselves. A bare name may fit two classes of a union's wider
+# type; that is no news after the narrower type's own complaint.
 _FRAME = re.compile(
-    r"Does not validate against|Subtypes: |Errors:$|Given value|Expected a path but |Multiple subclasses with|"
-    r"Subclass types expect one of|a class path \(str\)|a dict with|Not a valid subclass of|Import path (?:.* )?does not"
+    r"Does not validate against|Subtypes: |Errors:$|Given value|Expected a path but |"
+    r"Multiple subclasses with|Not a valid subclass of|Import path (?:.* )?does not|"
+    r"Subclass types expect one of|a class path \(str\)|a dict with"
 )
 _INNER = re.compile(
     r"^( *(?:- )?)(Parser key|Problem with given class_path) [\"']([^\"']+)[\"'].*:$", re.MULTILINE
@@ -93,11 +95,8 @@ def cause(message: str) -> Cause:
 
 def _block(text: str, indent: int) -> str:
     """The first lines of a text that are indented by more."""
-    lines = text.splitlines()
-    end = next(
-        (i for i, line in enumerate(lines) if line and not line.startswith(" " * (indent + 1))), len(lines)
-    )
-    return "\n".join(lines[:end])
+    deeper = " " * (indent + 1)
+    return "\n".join(takewhile(lambda line: not line or line.startswith(deeper), text.splitlines()))
 
 
 def _readable(expected: str) -> list[str]:
@@ -139,8 +138,8 @@ def nearest(name: str, known: Iterable[str], *, prefix: str = "", few: int = 12)
         few: So many names are shown when none is like the wrong one.
 
     Example:
-        >>> nearest("dpeth", ["depth", "width"]), nearest("x", ["depth", "width"])
-        ('; did you mean depth?', '; known: depth, width')
+        >>> nearest("dpeth", ["depth", "size"]), nearest("x", ["depth", "size"])
+        ('; did you mean depth?', '; known: depth, size')
     """
     by_lower_case = {other.lower(): other for other in known}
     near = difflib.get_close_matches(name.lower(), by_lower_case, n=3, cutoff=0.6)

@@ -1,4 +1,4 @@
-"""The command line's parser: one readable line for whatever is wrong with the arguments, and exit status 2."""
+"""The command line's parser: one readable line for what is wrong with the arguments, and exit status 2."""
 
 import importlib
 import inspect
@@ -35,14 +35,15 @@ class Parser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, "prog": "lightning-optreg", **kwargs})
-        self.args: Sequence[str] = []  # jsonargparse puts the command line here
+        self.args: list[str] = []  # jsonargparse puts the command line here
 
     def instantiate_classes(self, config: Namespace) -> Namespace:
         """Build what a configuration describes.
 
         Lightning 2.6 calls this by its old name, for which jsonargparse 4.53 has a warning.
         """
-        return self.instantiate(config)
+        objects: Namespace = self.instantiate(config)
+        return objects
 
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -85,9 +86,9 @@ class Parser(LightningArgumentParser):
     def _command(self, name: str) -> ArgumentParser:
         """The parser of a command."""
         # argparse has no public way from a parser to those of its subcommands.
-        return next(
-            a.choices[name] for a in self._actions if isinstance(a.choices, dict) and name in a.choices
-        )
+        commands = [action.choices for action in self._actions if isinstance(action.choices, dict)]
+        parser: ArgumentParser = next(parsers[name] for parsers in commands if name in parsers)
+        return parser
 
     def _where(self, key: str) -> str:
         file = file_of(self.args, key)
@@ -127,9 +128,8 @@ def init_arguments(cls: type) -> list[str]:
         >>> init_arguments(SoftmaxRegression)
         ['num_classes', 'input_shape']
     """
-    skip = (
-        {"params"} if issubclass(cls, Optimizer) else {"optimizer"} if issubclass(cls, LRScheduler) else set()
-    )
+    given = {Optimizer: {"params"}, LRScheduler: {"optimizer"}}  # by the program, not by the user
+    skip = {name for base, names in given.items() if issubclass(cls, base) for name in names}
     added: list[str] = ArgumentParser().add_class_arguments(cls, fail_untyped=False, skip=skip)
     return added
 
@@ -154,15 +154,15 @@ def _like_class(wrong: str, bases: Sequence[type]) -> str:
 
 
 def _names(base: type) -> set[str]:
-    return {
-        cls.__name__ for cls in _subclasses(base) if cls.__name__[0] != "_" and not inspect.isabstract(cls)
-    }
+    usable = [cls for cls in _subclasses(base) if not inspect.isabstract(cls)]
+    return {cls.__name__ for cls in usable if not cls.__name__.startswith("_")}
 
 
 def _subclasses(base: type) -> Iterator[type]:
-    for cls in base.__subclasses__():
-        yield cls
-        yield from _subclasses(cls)
+    subclass: type
+    for subclass in base.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
 
 
 def _import(path: str) -> Any:
