@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import yaml
 from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.core.saving import save_hparams_to_yaml
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
@@ -240,6 +241,7 @@ class RunWandbLogger(WandbLogger):
 
     Raises:
         ModuleNotFoundError: wandb is not installed (`pip install lightning-optreg[wandb]`).
+        MisconfigurationException: When the run is begun, if W&B refuses, such as without an account.
 
     Example:
         In a configuration: `trainer.logger: RunWandbLogger`. In Python:
@@ -288,10 +290,24 @@ class RunWandbLogger(WandbLogger):
     @rank_zero_experiment
     def experiment(self) -> Any:
         """The W&B run; begun or continued when it is first asked for."""
-        if not self._id_is_kept:
-            self._id_file.parent.mkdir(parents=True, exist_ok=True)  # wandb writes to /tmp if it is missing
-        run = super().experiment
-        if not self._id_is_kept and not run.disabled:
+        if self._id_is_kept:
+            return super().experiment
+        import wandb  # optional; the constructor made sure of it
+
+        folder = self._id_file.parent
+        is_new = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)  # wandb writes to /tmp if it is missing
+        try:
+            run = super().experiment
+        except wandb.Error as error:
+            if is_new and not any(folder.iterdir()):
+                folder.rmdir()
+            raise MisconfigurationException(
+                f"RunWandbLogger: Weights & Biases did not start: {error} "
+                "With mode: offline (or WANDB_MODE=offline) it needs no account; "
+                "upload with `wandb sync` later."
+            ) from error
+        if not run.disabled:
             self._id_file.write_text(f"{run.id}\n")
         self._id_is_kept = True
         return run

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lightning_optreg.__main__ import main
 from lightning_optreg.loggers import RunCSVLogger, log_config
 
 BATCHES, EPOCHS = 4, 3
@@ -207,6 +208,25 @@ def test_configuration_reaches_tensorboard(tmp_path: Path) -> None:
     (event,) = events.Tensors("config/text_summary")
     shown = event.tensor_proto.string_val[0].decode()
     assert yaml.safe_load(shown.removeprefix("```yaml\n").removesuffix("```")) == CONFIG
+
+
+def test_tensorboard_by_one_overlay(
+    fashion_mnist_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    monkeypatch.setenv("LIGHTNING_OPTREG_RUN_FOLDER", "")  # the program sets it; so it is unset afterwards
+    overlays = Path(__file__).parents[1] / "configs" / "methods"
+    command = ["fit", "--model.net=SoftmaxRegression", "--data=FashionMNISTDataModule"]
+    command += [f"--data.data_dir={fashion_mnist_dir}", "--data.verify_checksum=false"]
+    command += [f"--config={overlays / 'tensorboard.yaml'}", f"--config={overlays / 'histograms.yaml'}"]
+    command += ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.max_epochs=25"]
+    assert main([*command, f"--trainer.default_root_dir={tmp_path}"]) == 0
+    folder = tmp_path / "version_0"
+    assert "val/accuracy" in text(folder).splitlines()[0]
+    events = accumulator.EventAccumulator(str(folder)).Reload()
+    assert "val/accuracy" in events.Tags()["scalars"]
+    assert events.Tags()["histograms"] == ["gradients/net.linear.weight", "gradients/net.linear.bias"]
+    assert "config/text_summary" in events.Tags()["tensors"]
 
 
 def test_run_csv_logger_takes_no_copy_of_the_configuration(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What Weights & Biases is told, read from the records of offline runs."""
 
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
@@ -15,10 +18,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
+from lightning_optreg.__main__ import main
 from lightning_optreg.callbacks.histograms import Histograms
 from lightning_optreg.loggers import RunCSVLogger, RunWandbLogger, log_config
 
 wandb = pytest.importorskip("wandb")
+
+OVERLAYS = Path(__file__).parents[1] / "configs" / "methods"
 
 CONFIG: dict[str, Any] = {
     "seed_everything": 7,
@@ -254,6 +260,15 @@ def test_disabled_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_without_an_account_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # where wandb keeps keys
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    folder = tmp_path / "run"
+    with pytest.raises(MisconfigurationException, match=r"did not start: .*mode: offline"):
+        _ = RunWandbLogger(folder, mode="online").experiment
+    assert not folder.exists()
+
+
 def test_configuration_reaches_lightnings_logger_nested(tmp_path: Path) -> None:
     logger = WandbLogger(save_dir=tmp_path)
     log_config([logger], {"seed_everything": 1})
@@ -261,3 +276,49 @@ def test_configuration_reaches_lightnings_logger_nested(tmp_path: Path) -> None:
     wandb.finish()
     (run,) = runs(tmp_path)
     assert {key: run.config[key] for key in CONFIG} == CONFIG
+
+
+@pytest.mark.parametrize("first", ["csv", "wandb"])
+def test_command_line_twice_into_one_folder(
+    first: str, fashion_mnist_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIGHTNING_OPTREG_RUN_FOLDER", "")  # the program sets it; so it is unset afterwards
+    overlay = OVERLAYS / "wandb.yaml"
+    if first == "wandb":
+        turned = yaml.safe_load(overlay.read_text())
+        turned["trainer"]["logger"].reverse()
+        overlay = tmp_path / "turned.yaml"
+        overlay.write_text(yaml.safe_dump(turned))
+    root = tmp_path / "runs"
+
+    def program(command: str, *options: str) -> None:
+        settings = {
+            "config": [str(overlay), str(OVERLAYS / "histograms.yaml")],
+            "model.net": ["SoftmaxRegression"],
+            "data": ["FashionMNISTDataModule"],
+            "data.data_dir": [str(fashion_mnist_dir)],
+            "data.verify_checksum": ["false"],
+            "trainer.accelerator": ["cpu"],
+            "trainer.enable_progress_bar": ["false"],
+            "trainer.default_root_dir": [str(root)],
+        }
+        words = [word for key, values in settings.items() for value in values for word in (f"--{key}", value)]
+        assert main([command, *words, *options]) == 0
+        wandb.finish()
+
+    program("fit", "--trainer.max_epochs=1")
+    program("fit", "--trainer.max_epochs=2", "--ckpt_path=last")
+    program("test", "--ckpt_path=best")
+
+    assert os.listdir(root) == ["version_0"]
+    folder = root / "version_0"
+    begun, resumed, tested = runs(folder)
+    assert begun.id == resumed.id == tested.id
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert {key: begun.config[key] for key in config} == config
+    assert resumed.config["trainer"]["max_epochs"] == 2
+    assert [len(run.values("val/accuracy")) for run in (begun, resumed, tested)] == [1, 1, 0]
+    assert len(tested.values("test/accuracy")) == 1
+    assert any("best" in artifact.aliases for artifact in resumed.artifacts)
+    rows = (folder / "metrics.csv").read_text().splitlines()
+    assert len(rows) == 1 + 2 * 2 + 1  # a header, two rows an epoch, one of the test
