@@ -41,6 +41,10 @@ CALLBACKS: dict[str, Part] = {
         wrong=(({"of": "weights"}, "of"), ({"every_n_steps": 0}, "every_n_steps"), ({"bins": 0}, "bins")),
     ),
     "ResetOptimizer": Part(lambda _: callbacks.ResetOptimizer(), resumes=False),
+    "PredictionWriter": Part(
+        lambda _: callbacks.PredictionWriter(),
+        wrong=(({"path": "predictions.txt"}, "path"),),
+    ),
     "Throughput": Part(lambda _: callbacks.Throughput()),
 }
 
