@@ -18,6 +18,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 from typing_extensions import override
 
+from lightning_optreg.losses import ScoreLoss
 from lightning_optreg.nets import Network
 from lightning_optreg.param_groups import param_groups
 
@@ -80,7 +81,7 @@ class ImageClassifier(LightningModule):
     def __init__(
         self,
         net: Network | nn.Module,
-        loss: nn.Module | None = None,
+        loss: ScoreLoss | nn.Module | None = None,
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_interval: Literal["epoch", "step"] = "epoch",

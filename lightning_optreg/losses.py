@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["MulticlassHingeLoss", "SquaredLoss", "multiclass_hinge", "squared_error"]
+__all__ = ["MulticlassHingeLoss", "ScoreLoss", "SquaredLoss", "multiclass_hinge", "squared_error"]
 
 
 def multiclass_hinge(scores: Tensor, labels: Tensor, delta: float = 1.0, power: int = 1) -> Tensor:
@@ -65,10 +65,27 @@ def squared_error(scores: Tensor, labels: Tensor) -> Tensor:
     return F.mse_loss(scores, targets, reduction="none").sum(1)
 
 
-class _ScoreLoss(nn.Module):
-    """A loss per example, computed at float32 or better, then reduced."""
+class ScoreLoss(nn.Module):
+    """A loss per example, computed at float32 or better, then reduced: what the losses here share.
 
-    def __init__(self, reduction: Literal["mean", "sum", "none"]) -> None:
+    A subclass says in `per_example` what it is. Once its module is imported, configurations know it by its
+    bare name, whatever other modules of that name there are (torchmetrics has a `MulticlassHingeLoss`).
+
+    Args:
+        reduction: `mean` or `sum` over the examples, or `none`.
+
+    Raises:
+        ValueError: If the reduction is unknown.
+
+    Example:
+        >>> class ErrorRate(ScoreLoss):
+        ...     def per_example(self, scores, labels):
+        ...         return (scores.argmax(1) != labels).float()
+        >>> ErrorRate()(torch.eye(3), torch.tensor([0, 1, 1]))
+        tensor(0.3333)
+    """
+
+    def __init__(self, reduction: Literal["mean", "sum", "none"] = "mean") -> None:
         super().__init__()
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(
@@ -89,7 +106,7 @@ class _ScoreLoss(nn.Module):
         return losses.sum() if self.reduction == "sum" else losses
 
 
-class MulticlassHingeLoss(_ScoreLoss):
+class MulticlassHingeLoss(ScoreLoss):
     """The multiclass SVM loss L_i = sum over j != y_i of max(0, s_j - s_{y_i} + delta)^power.
 
     It is K times torch's `MultiMarginLoss`, which divides by the number of classes K.
@@ -142,7 +159,7 @@ class MulticlassHingeLoss(_ScoreLoss):
         return f"delta={self.delta}, power={self.power}, reduction={self.reduction!r}"
 
 
-class SquaredLoss(_ScoreLoss):
+class SquaredLoss(ScoreLoss):
     """The squared error on one-hot targets, L_i = ||s_i - e_{y_i}||^2: least squares as a classifier.
 
     The squares are summed over the classes, without a factor 1/2, and averaged over the examples (torch's
