@@ -1,0 +1,195 @@
+"""Networks for use without this package: ONNX files, checked against the network they were made from.
+
+The file maps images (N, C, H, W) to scores (N, K) for any N, as the module's `forward` does: the images are
+normalised already, as batches reach the module, and the softmax of the scores are the probabilities.
+"""
+
+import argparse
+import copy
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from lightning_optreg.files import replacing
+
+if TYPE_CHECKING:  # torch takes a second, and `--help` needs none of it
+    from torch import Tensor, nn
+
+__all__ = ["export_onnx", "main"]
+
+TOLERANCE = 1e-4
+"""Largest difference of scores that passes the check, relative to the largest score or to 1."""
+
+
+def export_onnx(
+    module: "nn.Module",
+    path: str | Path,
+    *,
+    input_shape: Sequence[int] | None = None,
+    check: bool = True,
+) -> float | None:
+    """Write a network to an ONNX file, in float32, as it is in evaluation.
+
+    Its input is named `images` and its output `scores`; the number of images is free. The module stays as it
+    is, wherever it is.
+
+    Args:
+        module: An `ImageClassifier` or a network: images (N, C, H, W) to scores (N, K).
+        path: The file to write. It appears whole or, after an error, not at all.
+        input_shape: Shape (C, H, W) of one image. None: the network's own `input_shape`.
+        check: Run the file with onnxruntime on random images and compare with the network. For the check to
+            pass, no score may differ by more than 1e-4 times the largest one (1e-4 if none is above 1).
+
+    Returns:
+        The largest difference of scores that the check found; None without it.
+
+    Raises:
+        ModuleNotFoundError: If onnx, onnxscript or (for the check) onnxruntime is missing.
+        RuntimeError: If the network has an operation that can't be exported, or the check fails.
+        ValueError: If nothing says what shape images have, or it is no shape.
+
+    Example:
+        >>> import tempfile
+        >>> from lightning_optreg.nets import SoftmaxRegression
+        >>> net = SoftmaxRegression(num_classes=3, input_shape=(1, 4, 4))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     export_onnx(net, f"{folder}/net.onnx") < 1e-4
+        True
+    """
+    _require(["onnx", "onnxscript", *(["onnxruntime"] if check else [])])
+    import torch
+
+    net = getattr(module, "net", module)
+    shape = getattr(net, "input_shape", None) if input_shape is None else tuple(input_shape)
+    if shape is None:
+        raise ValueError(
+            f"export_onnx: {type(net).__name__} does not say what images it takes: give input_shape (C, H, W)"
+        )
+    if len(shape) != 3 or not min(shape) >= 1:
+        raise ValueError(
+            f"export_onnx: input_shape must be three numbers >= 1 (channels, height, width), got {shape}"
+        )
+    # A copy, since the network may be in training, on another device, in another precision or compiled.
+    net = copy.deepcopy(net).cpu().float().eval()
+    generator = torch.Generator().manual_seed(0)
+    with replacing(Path(path)) as temporary:
+        try:
+            torch.onnx.export(
+                net,
+                (torch.randn(2, *shape, generator=generator),),
+                temporary,
+                dynamo=True,
+                verbose=False,
+                external_data=False,
+                input_names=["images"],
+                output_names=["scores"],
+                dynamic_shapes=({0: torch.export.Dim("N")},),
+            )
+        except torch.onnx.OnnxExporterError as error:
+            reason = str(error.__cause__ or error).strip().splitlines()[0]
+            raise RuntimeError(f"export_onnx: {type(net).__name__} can't be exported: {reason}") from error
+        if not check:
+            return None
+        # Not the number of images that the network was traced with: that it is free is checked too.
+        return _difference(net, temporary, torch.randn(5, *shape, generator=generator))
+
+
+def _difference(net: "nn.Module", path: Path, images: "Tensor") -> float:
+    """Largest difference of scores between network and file."""
+    import onnxruntime
+    import torch
+
+    with torch.no_grad():
+        expected = net(images)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (scores,) = session.run(["scores"], {"images": images.numpy()})
+    difference = float((torch.from_numpy(scores) - expected).abs().max())
+    allowed = TOLERANCE * max(1.0, float(expected.abs().max()))
+    if not difference <= allowed:
+        raise RuntimeError(
+            f"export_onnx: the file's scores differ from the network's by {difference:.2g}, "
+            f"more than {allowed:.2g}; nothing was written"
+        )
+    return difference
+
+
+def _require(packages: Sequence[str]) -> None:
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ModuleNotFoundError(
+            f"export_onnx: {' and '.join(missing)} missing: pip install lightning-optreg[onnx]"
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `lightning-optreg export`: write the network of a checkpoint as an ONNX file.
+
+    Args:
+        argv: The arguments after the command's name. Default: those of this process.
+
+    Returns:
+        Exit status 0.
+
+    Raises:
+        SystemExit: If the arguments are wrong, with status 2.
+
+    Example:
+        >>> main(["--output", "net.onnx"])
+        Traceback (most recent call last):
+        SystemExit: 2
+    """
+    options = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+
+    from lightning_optreg.cli.checkpoints import read_checkpoint
+    from lightning_optreg.cli.run_folder import find_checkpoint
+
+    path = find_checkpoint(Path(options.default_root_dir), options.ckpt_path)
+    hyperparameters = read_checkpoint(path).get("hyper_parameters", {})
+    if "net" not in hyperparameters:
+        raise ValueError(
+            f"ckpt_path: {str(path)!r} does not say how its network is built (it was not written by "
+            "lightning-optreg fit); use lightning_optreg.export.export_onnx in Python"
+        )
+
+    from lightning_optreg import ImageClassifier
+
+    module = ImageClassifier.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    difference = export_onnx(module, options.output, input_shape=options.input_shape)
+    shape = options.input_shape or getattr(module.net, "input_shape", ())
+    print(
+        f"{options.output}: images (N, {', '.join(map(str, shape))}) -> scores (N, {module.num_classes}); "
+        f"differs from the checkpoint by {difference:.0e} at most"
+    )
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong in one line."""
+        self.exit(2, f"error: {message}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="lightning-optreg export",
+        description="Write a checkpoint's network to an ONNX file and check it. It takes images normalised "
+        "as in training and returns scores, whose softmax are the probabilities.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--ckpt_path", required=True, help="best, last (of the newest run) or a file")
+    parser.add_argument("--output", required=True, help="the ONNX file to write, such as net.onnx")
+    parser.add_argument(
+        "--input_shape",
+        nargs=3,
+        type=int,
+        metavar=("C", "H", "W"),
+        help="channels, height and width of one image; default: the network's own",
+    )
+    parser.add_argument(
+        "--default_root_dir",
+        default="runs",
+        help="folder of the runs, for best and last: the recipe's trainer.default_root_dir; default: runs",
+    )
+    return parser
