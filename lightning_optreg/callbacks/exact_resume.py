@@ -27,10 +27,10 @@ from lightning_optreg.callbacks.loop_progress import (
 )
 from lightning_optreg.callbacks.partial_state import (
     add_running_sums,
-    collect_epoch_log,
     collect_epoch_means,
     collect_gradients,
     collect_metric_states,
+    collect_pending_log,
     collect_running_sums,
     gather_ranks,
     restore_gradients,
@@ -120,9 +120,9 @@ class ExactResume(Callback):
         trainer.callback_metrics.update(
             {name: value.to(pl_module.device) for name, value in state["callback_metrics"].items()}
         )
-        if state["epoch_log"] is not None:
+        if state["pending_log"]:
             for logger in trainer.loggers:
-                logger.log_metrics(**state["epoch_log"])
+                logger.log_metrics(**state["pending_log"])
         self._plateau_steps_due = list(state["plateau_steps_due"])
         # steps by epochs wait for the hooks of the epoch's end, unless the checkpoint was taken after them
         intervals = ["step", "epoch"] if Next(state["next"]) is Next.EPOCH else ["step"]
@@ -216,6 +216,10 @@ class ExactResume(Callback):
         follows = next_after(moment, due=due, last=last)
         mid_epoch = follows is not Next.EPOCH
         epoch_is_over = mid_epoch and last
+        pending_log: dict[str, Any] = {}
+        if moment is Moment.EPOCH_END or (moment is Moment.BATCH_END and not mid_window):
+            on_step = moment is Moment.BATCH_END
+            pending_log = collect_pending_log(trainer, checkpoint, on_step=on_step)
         if in_training:
             rewrite_progress(
                 checkpoint["loops"]["fit_loop"],
@@ -239,7 +243,7 @@ class ExactResume(Callback):
                 name: value.detach().cpu().clone() for name, value in trainer.callback_metrics.items()
             },
             "epoch_means": collect_epoch_means(trainer) if epoch_is_over else [],
-            "epoch_log": collect_epoch_log(trainer, checkpoint) if moment is Moment.EPOCH_END else None,
+            "pending_log": pending_log,
             "plateau_steps_due": _plateau_steps_due(trainer, moment, follows, mid_window=mid_window),
             "ranks": gather_ranks(trainer, mine),
         }

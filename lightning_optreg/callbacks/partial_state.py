@@ -14,10 +14,10 @@ from torchmetrics import Metric, MetricCollection
 
 __all__ = [
     "add_running_sums",
-    "collect_epoch_log",
     "collect_epoch_means",
     "collect_gradients",
     "collect_metric_states",
+    "collect_pending_log",
     "collect_running_sums",
     "gather_ranks",
     "restore_gradients",
@@ -47,17 +47,29 @@ def collect_epoch_means(trainer: Trainer) -> list[tuple[str, Tensor, bool, bool]
     ]
 
 
-def collect_epoch_log(trainer: Trainer, checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Collect what Lightning logs right after `on_train_epoch_end`, and never logs if it is killed there.
+def collect_pending_log(trainer: Trainer, checkpoint: dict[str, Any], *, on_step: bool) -> dict[str, Any]:
+    """Collect what Lightning logs right after the hook that takes a checkpoint, and never if killed there.
+
+    Args:
+        trainer: The trainer, while it fits.
+        checkpoint: The checkpoint, with the loops' counters as Lightning wrote them.
+        on_step: Whether it is a batch's own values that are about to be logged, or the epoch's.
 
     Returns:
-        The arguments of a logger's `log_metrics`.
+        The arguments of a logger's `log_metrics`; none where nothing is about to be logged.
     """
-    metrics: dict[str, float] = {
-        name: value.item() for name, value, logger, _ in collect_epoch_means(trainer) if logger
-    }
     stepped = checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"]
-    return {"metrics": {**metrics, "epoch": trainer.current_epoch}, "step": stepped - 1}
+    every_n_steps: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
+    if on_step and (stepped + 1) % every_n_steps != 0 and not trainer.should_stop:
+        return {}
+    metrics = {
+        name: value.item() if isinstance(value, Tensor) else value
+        for name, value in _results(trainer).metrics(on_step=on_step)["log"].items()
+    }
+    if not metrics:
+        return {}
+    step = stepped if on_step else stepped - 1
+    return {"metrics": {**metrics, "epoch": trainer.current_epoch}, "step": step}
 
 
 def collect_running_sums(trainer: Trainer) -> dict[str, dict[str, Tensor]]:

@@ -26,17 +26,21 @@ __all__ = ["CLI", "run"]
 # Seen with --print_config and in config.yaml; `callbacks+:` adds to them and `callbacks:` replaces them.
 DEFAULT_CALLBACKS: list[dict[str, Any]] = [
     {"class_path": "lightning_optreg.callbacks.ExactResume"},
+    # Two, because Lightning's `save_last` saves only when the best does. The best comes first: what the last
+    # remembers of it is then up to date.
     {
         "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
         "init_args": {
             "filename": "best",
             "monitor": "val/accuracy",
             "mode": "max",
-            "save_last": True,
             "enable_version_counter": False,
         },
     },
-    # CURVES
+    {
+        "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+        "init_args": {"filename": "last", "enable_version_counter": False},
+    },
     {"class_path": "lightning_optreg.callbacks.Throughput"},
 ]
 
@@ -107,7 +111,7 @@ class CLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build everything, with what a run writes placed in its folder; the configuration stays as given."""
         given = self.config
-        text = self._parser(self.subcommand).dump(self.settings, skip_none=False, format="yaml")
+        text = self._parser(self.subcommand).dump(self.settings, skip_unset=False, format="yaml")
         self.plain_config: dict[str, Any] = yaml.safe_load(text)
         self.config = given.clone()
         self._place(self.settings)
@@ -125,18 +129,16 @@ class CLI(LightningCLI):
         for logger in loggers:
             if isinstance(logger, Namespace) and logger.init_args.get("save_dir") in (None, "."):
                 logger.init_args["save_dir"] = str(self.run_folder)
-        no_validation = settings.data.init_args.get("val_fraction") == 0
-        for callback in trainer.callbacks or []:
-            if not callback.class_path.endswith("ModelCheckpoint"):
-                continue
-            arguments = callback.init_args
-            if arguments.get("dirpath") is None:
-                arguments["dirpath"] = str(self.run_folder / "checkpoints")
-            if no_validation and (arguments.get("monitor") or "").startswith("val/"):
-                rank_zero_info(
-                    f"no validation images: {arguments.monitor} chooses no checkpoint, the last is kept"
-                )
-                arguments["monitor"], arguments["filename"] = None, "newest"
+        callbacks = trainer.callbacks or []
+        for callback in callbacks:
+            if callback.class_path.endswith("ModelCheckpoint") and callback.init_args.get("dirpath") is None:
+                callback.init_args["dirpath"] = str(self.run_folder / "checkpoints")
+        if settings.data.init_args.get("val_fraction") == 0:
+            blind = [c for c in callbacks if (c.get("init_args.monitor") or "").startswith("val/")]
+            for callback in blind:
+                name = callback.class_path.rpartition(".")[2]
+                rank_zero_info(f"no validation images: {name} has no {callback.init_args.monitor}, left out")
+            trainer.callbacks = [c for c in callbacks if c not in blind]
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -203,6 +205,8 @@ def run(argv: list[str]) -> CLI:
     with warnings.catch_warnings():
         # said of Python 3.11's pytree by torch 2.14 to Lightning 2.6, which calls it
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+        # Lightning 2.6 calls methods that jsonargparse 4.53 deprecates
+        warnings.filterwarnings("ignore", message=r"\s*(By default only one Json|``ArgumentParser|skip_none)")
         # Lightning compares with sys.argv, which the caller has read already
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
         # so it is meant: a resumed run goes on in its folder
