@@ -7,13 +7,12 @@ from typing import Any
 
 import yaml
 from jsonargparse import Namespace
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
-import lightning_optreg.callbacks
-import lightning_optreg.losses
+from lightning_optreg.callbacks import PredictionWriter, ResetOptimizer
 from lightning_optreg.classifier import ImageClassifier
 from lightning_optreg.cli.checkpoints import differences, misfits, read_checkpoint, report
 from lightning_optreg.cli.parser import Parser
@@ -41,6 +40,7 @@ DEFAULT_CALLBACKS: list[dict[str, Any]] = [
         "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
         "init_args": {"filename": "last", "enable_version_counter": False},
     },
+    {"class_path": "lightning_optreg.callbacks.Curves"},
     {"class_path": "lightning_optreg.callbacks.Throughput"},
 ]
 
@@ -142,11 +142,13 @@ class CLI(LightningCLI):
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        callbacks: list[Callback] = [SaveConfig(self.plain_config, self.run_folder)]
+        callbacks = list(self.config_init[self.subcommand]["trainer"].get("callbacks") or [])
+        if self.subcommand == "predict" and not any(isinstance(c, PredictionWriter) for c in callbacks):
+            callbacks.append(PredictionWriter())
         if self.subcommand == "fit" and self.settings.reset_optimizer:
-            callbacks.append(lightning_optreg.callbacks.ResetOptimizer())
-        mine = self.config_init[self.subcommand]["trainer"].get("callbacks") or []
-        return super().instantiate_trainer(callbacks=[*mine, *callbacks], **kwargs)
+            callbacks.append(ResetOptimizer())
+        callbacks.append(SaveConfig(self.plain_config, self.run_folder))
+        return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 
     @override
     def after_instantiate_classes(self) -> None:
@@ -211,6 +213,8 @@ def run(argv: list[str]) -> CLI:
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
         # so it is meant: a resumed run goes on in its folder
         warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+        # ImageClassifier's configure_model compiles the network and shards nothing
+        warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback with a model")
         return CLI(
             ImageClassifier,
             ImageDataModule,
