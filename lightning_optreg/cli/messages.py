@@ -80,7 +80,7 @@ def cause(message: str) -> Cause:
             types |= dict.fromkeys(path for path in _TYPE.findall(line) if not path.startswith(_NO_CHOICE))
         elif line.startswith("Given value: "):
             value = value or line.removeprefix("Given value: ")
-        if not line or _FRAME.match(line):
+        if line in ("", "-") or _FRAME.match(line):
             continue
         if found := _IMPORT.match(line):
             unknown_class = found[1]

@@ -1,0 +1,88 @@
+"""Every file in configs/ is a test: it parses, builds, and trains a step on small data of the same format."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from lightning_optreg.__main__ import main
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+RECIPES = sorted(CONFIGS.glob("fashion_mnist/*.yaml")) + sorted(CONFIGS.glob("cifar10/*.yaml"))
+METHODS = sorted(CONFIGS.glob("methods/*.yaml"))
+BASE = CONFIGS / "fashion_mnist" / "lenet5.yaml"
+
+pytestmark = [
+    # Lightning's and torch's remarks on a run of two steps
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:The number of training batches"),
+]
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(CONFIGS).with_suffix(""))
+
+
+@pytest.fixture
+def quick(tmp_path: Path, fashion_mnist_dir: Path, cifar10_dir: Path) -> Iterator[dict[str, list[str]]]:
+    """Options that make a run of any recipe short, by its dataset."""
+    options = [
+        "--data.verify_checksum=false",
+        "--data.batch_size=16",
+        f"--trainer.default_root_dir={tmp_path}",
+        "--trainer.accelerator=cpu",
+        "--trainer.max_epochs=1",
+        "--trainer.limit_train_batches=2",
+        "--trainer.limit_val_batches=1",
+        "--trainer.enable_progress_bar=false",
+        "--trainer.enable_model_summary=false",
+        "--trainer.log_every_n_steps=1",
+    ]
+    folders = {"fashion_mnist": fashion_mnist_dir, "cifar10": cifar10_dir}
+    yield {data: [*options, f"--data.data_dir={folder}"] for data, folder in folders.items()}
+    torch.set_float32_matmul_precision("highest")
+
+
+def test_there_are_configs() -> None:
+    assert len(RECIPES) >= 8
+    assert len(METHODS) >= 13
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=name)
+def test_a_recipe_trains(recipe: Path, quick: dict[str, list[str]], tmp_path: Path) -> None:
+    assert main(["fit", "--config", str(recipe), *quick[recipe.parent.name]]) == 0
+    (checkpoint,) = tmp_path.glob("version_0/checkpoints/last.ckpt")
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == 2
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=name)
+def test_a_recipe_says_where_it_comes_from_and_where_it_writes(recipe: Path) -> None:
+    assert recipe.read_text().startswith("# ")
+    config = yaml.safe_load(recipe.read_text())
+    assert config["trainer"]["default_root_dir"] == f"runs/{name(recipe)}"
+    schedule = config["lr_scheduler"]["init_args"]
+    assert schedule.get("T_max", config["trainer"]["max_epochs"]) == config["trainer"]["max_epochs"]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=name)
+def test_a_method_is_laid_over_a_recipe(
+    method: Path, quick: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    overlays = [method]
+    if method.stem == "histograms":  # as it says, after a logger that draws them
+        overlays.insert(0, method.with_name("tensorboard.yaml"))
+    files = [argument for path in overlays for argument in ("--config", str(path))]
+    command = ["fit", "--config", str(BASE), *files, *quick["fashion_mnist"]]
+    if method.stem == "compile":  # which takes a minute: building is enough
+        command += ["--trainer.limit_train_batches=0", "--trainer.limit_val_batches=0"]
+    assert main(command) == 0
+    assert method.read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("method", METHODS, ids=name)
+def test_a_method_keeps_the_callbacks_of_the_recipe(method: Path) -> None:
+    trainer = yaml.safe_load(method.read_text()).get("trainer", {})
+    assert "callbacks" not in trainer, "write callbacks+: it adds to the recipe's"
