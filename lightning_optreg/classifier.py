@@ -7,10 +7,6 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-
-# Private in Lightning 2.6: the only way to know that its command line builds the module, and then has plain
-# values to save where `__init__` gets modules and callables.
-from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -46,10 +42,14 @@ class ImageClassifier(LightningModule):
     """Trains, tests and applies any network that maps images (N, C, H, W) to scores (N, K).
 
     In training it logs `train/loss` and `train/accuracy`, means over the epoch, and every `log_every_n_steps`
-    steps `train/loss_step`; in validation `val/loss`, `val/accuracy` and `val/top5`; in the test `test/loss`,
-    `test/accuracy`, `test/top5`, `test/nll` (mean negative log-likelihood, in nats), `test/brier` and
+    steps `train/loss_step`; in validation `val/loss`, `val/accuracy` and `val/top5` (the true class is among
+    the 5 with the highest scores: always 1 if K <= 5); in the test `test/loss`, `test/accuracy`, `test/top5`,
+    `test/nll` (mean negative log-likelihood, in nats), `test/brier` (see `brier_score`) and
     `test/calibration_error` (expected calibration error: 15 bins, l1 norm). All are means over images, over
     all processes. A prediction is the softmax of the scores.
+
+    `ImageClassifier.load_from_checkpoint(path)` builds network, loss and optimizer too from a checkpoint that
+    the command line wrote; one written in Python needs them: `load_from_checkpoint(path, net=net)`.
 
     Args:
         net: The network: one of this package, torchvision's, your own.
@@ -103,10 +103,10 @@ class ImageClassifier(LightningModule):
             raise ValueError(f"ImageClassifier: lr_frequency must be >= 1, got {lr_frequency}")
         if not num_classes >= 2:
             raise ValueError(f"ImageClassifier: num_classes must be >= 2, got {num_classes}")
-        built_from_config = _given_hyperparameters.get() is not None
-        self.save_hyperparameters(
-            ignore=[] if built_from_config else ["net", "loss", "optimizer", "lr_scheduler"]
-        )
+        self.save_hyperparameters(ignore=["net", "loss", "optimizer", "lr_scheduler"])
+        if "_instantiator" in self.hparams:
+            # Lightning's command line builds the module and saves what was configured: all of it is plain.
+            self.save_hyperparameters()
         self.net = net.to(memory_format=torch.channels_last) if channels_last else net
         self.loss = nn.CrossEntropyLoss() if loss is None else loss
         self.make_optimizer = optimizer
@@ -116,22 +116,27 @@ class ImageClassifier(LightningModule):
         self.compile_net = compile
         self.lr: float | None = None
         """Set by Lightning's learning-rate finder: replaces the rate that the optimizer came with."""
+        self._lr_in_use: float | None = None
 
-        k = min(5, num_classes)
-        accuracies = {
-            "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
-            "top5": MulticlassAccuracy(num_classes, top_k=k, average="micro", validate_args=False),
-        }
-        calibration = MulticlassCalibrationError(num_classes, n_bins=15, norm="l1", validate_args=False)
-        self.val_metrics = MetricCollection(dict(accuracies), prefix="val/")
-        self.test_metrics = MetricCollection(
-            {**accuracies, "calibration_error": calibration}, prefix="test/", compute_groups=False
+        # No groups that share states: they are formed by comparing values, which may be equal by chance.
+        accuracies = MetricCollection(
+            {
+                "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
+                "top5": MulticlassAccuracy(
+                    num_classes, top_k=min(5, num_classes), average="micro", validate_args=False
+                ),
+            },
+            compute_groups=False,
         )
+        self.val_metrics = accuracies.clone(prefix="val/")
+        self.test_metrics = accuracies.clone(prefix="test/")
+        calibration = MulticlassCalibrationError(num_classes, n_bins=15, norm="l1", validate_args=False)
+        self.test_metrics.add_metrics({"calibration_error": calibration})
         self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
         self.test_nll, self.test_brier = MeanMetric(), MeanMetric()
-        # Sum of losses, right predictions and images of this process in this epoch. Not a buffer: DDP
-        # overwrites those with the first process's before every step.
-        self._sums = torch.zeros(3)
+        # Of this process in this epoch: sum of losses and right predictions, and the number of images. No
+        # buffers: DDP overwrites those with the first process's before every step.
+        self._sums, self._images = torch.zeros(2), 0
         self._compiled = False
         self._checked = False
 
@@ -155,17 +160,21 @@ class ImageClassifier(LightningModule):
         """Make the optimizer, with its parameter groups, and the schedule."""
         groups = param_groups(self, no_decay=self.no_decay)
         if self.make_optimizer is None:
-            optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
+            optimizer: torch.optim.Optimizer = torch.optim.SGD(groups[:1], lr=0.1, momentum=0.9)
         else:
-            optimizer = self.make_optimizer(groups)
+            optimizer = self.make_optimizer(groups[:1])
+        # Asked before the second group is added: some optimizers without weight decay take only one.
         if self.no_decay and "weight_decay" not in optimizer.defaults:
             raise MisconfigurationException(
                 f"ImageClassifier: no_decay needs an optimizer with weight_decay; "
                 f"{type(optimizer).__name__} has none"
             )
+        for group in groups[1:]:
+            optimizer.add_param_group(group)
         if self.lr is not None:
             for group in optimizer.param_groups:
                 group["lr"] = self.lr
+        self._lr_in_use = self.lr
         if self.make_lr_scheduler is None:
             return optimizer
         scheduler = self.make_lr_scheduler(optimizer)
@@ -180,18 +189,23 @@ class ImageClassifier(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": config}
 
     @override
-    def on_train_start(self) -> None:
-        """Make optimizer and schedule again from the rate that the learning-rate finder found.
+    def on_fit_start(self) -> None:
+        """Make optimizer and schedule again if the learning-rate finder has just found a rate.
 
-        The finder sets the rate in the optimizer only, where a schedule replaces it at its next step.
+        It sets the rate in the optimizer only, where a schedule replaces it at its next step.
         """
-        if self.lr is not None and self.trainer.global_step == 0:
+        if self.lr != self._lr_in_use:
             self.trainer.strategy.setup_optimizers(self.trainer)
 
     @override
-    def on_train_epoch_start(self) -> None:
-        """Bring the epoch's sums to the device."""
+    def on_train_start(self) -> None:
+        """Bring the sums of an epoch that goes on to the device."""
         self._sums = self._sums.to(self.device)
+
+    @override
+    def on_train_epoch_start(self) -> None:
+        """Begin the epoch's sums; not called when one goes on after a resume."""
+        self._sums, self._images = torch.zeros(2, device=self.device), 0
 
     @override
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
@@ -202,24 +216,27 @@ class ImageClassifier(LightningModule):
             self._check(scores, y)
         loss: Tensor = self.loss(scores, y)
         right = (scores.argmax(dim=1) == y).sum()
-        # One short sum a step: a torchmetrics update and two calls of self.log cost ten times as much.
-        self._sums += torch.stack((loss.detach() * len(y), right, loss.new_tensor(len(y))))
+        # 20 us a step: a torchmetrics update and two calls of self.log cost 25 times as much.
+        self._sums += torch.stack((loss.detach().float() * len(y), right))
+        self._images += len(y)
         every_n_steps: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
-        if (self.trainer.global_step + 1) % every_n_steps == 0:
+        if every_n_steps > 0 and (self.trainer.global_step + 1) % every_n_steps == 0:
             self.log("train/loss_step", loss, prog_bar=True, batch_size=len(y))
         return loss
 
     @override
     def on_train_epoch_end(self) -> None:
         """Log the epoch's means."""
-        loss, right, count = self._sum_over_ranks()
-        self._sums = torch.zeros_like(self._sums)
-        self.log("train/loss", loss / count, sync_dist=True)
-        self.log("train/accuracy", right / count, prog_bar=True, sync_dist=True)
+        loss, right, images = self._sum_over_ranks()
+        self._sums, self._images = torch.zeros_like(self._sums), 0
+        if images > 0:  # resumed at an epoch's end, Lightning goes through an empty one
+            self.log("train/loss", loss / images, sync_dist=True)
+            self.log("train/accuracy", right / images, prog_bar=True, sync_dist=True)
 
     def _sum_over_ranks(self) -> Tensor:
-        # reduce works in place under DDP
-        return self.trainer.strategy.reduce(self._sums.clone(), reduce_op="sum")
+        # A new tensor, since under DDP it is reduced in place; of the device, as NCCL wants it.
+        sums = torch.cat((self._sums, self._sums.new_tensor([self._images]))).to(self.device)
+        return self.trainer.strategy.reduce(sums, reduce_op="sum")
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -229,8 +246,10 @@ class ImageClassifier(LightningModule):
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the sums again, on one process, since they are of all."""
-        if "train_sums" in checkpoint and self.global_rank == 0:
-            self._sums = checkpoint["train_sums"]
+        sums = checkpoint.get("train_sums", torch.zeros(3))
+        if self.global_rank > 0:
+            sums = torch.zeros(3)
+        self._sums, self._images = sums[:2].clone(), int(sums[2])
 
     @override
     def on_validation_epoch_start(self) -> None:
@@ -251,6 +270,11 @@ class ImageClassifier(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the validation's means."""
         self._log_and_reset("val")
+
+    @override
+    def on_test_epoch_start(self) -> None:
+        """Begin anew, should an earlier test have been broken off."""
+        self._reset("test")
 
     @override
     def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
@@ -300,6 +324,11 @@ class ImageClassifier(LightningModule):
             raise ValueError(
                 f"ImageClassifier: the network's scores must have shape (N, {self.num_classes}) for "
                 f"num_classes={self.num_classes}, got {tuple(scores.shape)}"
+            )
+        if labels.shape != scores.shape[:1] or labels.dtype != torch.int64:
+            raise ValueError(
+                f"ImageClassifier: labels must be int64 of shape ({len(scores)},), one for each image, got "
+                f"{str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)}"
             )
         low, high = int(labels.min()), int(labels.max())
         if not 0 <= low <= high < self.num_classes:

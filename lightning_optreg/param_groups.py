@@ -29,11 +29,12 @@ def param_groups(module: nn.Module, *, no_decay: bool) -> list[dict[str, Any]]:
 
     Args:
         module: Any module.
-        no_decay: Put the biases of all layers (parameters named `bias`) and all parameters of normalisation
-            layers into a group of their own with `weight_decay` 0. False: one group with everything.
+        no_decay: Put the biases of all layers (parameters named `bias`, or with that word in their name as in
+            `in_proj_bias`) and all parameters of normalisation layers into a group of their own with
+            `weight_decay` 0. False: one group with everything.
 
     Returns:
-        One group, or two: those that decay as the optimizer says, and those that don't.
+        The group that decays as the optimizer says, and that which doesn't; none that is empty.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
@@ -47,9 +48,10 @@ def param_groups(module: nn.Module, *, no_decay: bool) -> list[dict[str, Any]]:
         id(parameter)
         for part in module.modules()
         for name, parameter in part.named_parameters(recurse=False)
-        if name == "bias" or isinstance(part, NORMALISATIONS)
+        if "bias" in name.split("_") or isinstance(part, NORMALISATIONS)
     }
-    return [
+    groups: list[dict[str, Any]] = [
         {"params": [parameter for parameter in trainable if id(parameter) not in spared]},
         {"params": [parameter for parameter in trainable if id(parameter) in spared], "weight_decay": 0.0},
     ]
+    return [group for group in groups if group["params"]]
