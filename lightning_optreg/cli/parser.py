@@ -4,7 +4,7 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -44,6 +44,18 @@ class Parser(LightningArgumentParser):
         """
         objects: Namespace = self.instantiate(config)
         return objects
+
+    @override
+    def add_function_arguments(
+        self, function: Callable[..., object], *args: Any, linked_targets: set[str] | None = None, **kwargs: Any
+    ) -> list[str]:
+        """Add the arguments of a function that makes a network, such as `torchvision.models.resnet18`.
+
+        jsonargparse 4.53 tells this method which of them are links' targets, as it tells its counterpart for
+        classes, but its own doesn't take that argument. It looks after those targets itself afterwards.
+        """
+        added: list[str] = super().add_function_arguments(function, *args, **kwargs)
+        return added
 
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
