@@ -57,7 +57,8 @@ class ImageClassifier(LightningModule):
         optimizer: Makes the optimizer from the parameters. None: SGD, learning rate 0.1, momentum 0.9.
         lr_scheduler: Makes the learning-rate schedule from the optimizer. None: a constant rate.
         lr_interval: Whether the schedule counts "epoch"s or "step"s of the optimizer.
-        lr_frequency: Epochs or steps from one step of the schedule to the next, at least 1.
+        lr_frequency: Epochs or steps from one step of the schedule to the next, at least 1; Lightning counts
+            steps anew in each epoch.
         lr_monitor: What `ReduceLROnPlateau` watches.
         num_classes: Number of classes K, at least 2.
         no_decay: Spare biases and the parameters of normalisation layers from weight decay. Whether the rest

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateFinder, ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import CSVLogger
 
@@ -41,6 +41,7 @@ class Scripted(Regression):
 
     def __init__(self) -> None:
         super().__init__("cosine_epoch")
+        self.lr = 0.05
 
     def on_train_epoch_end(self) -> None:
         self.log("my_loss", 100.0 + self.current_epoch)
@@ -179,6 +180,43 @@ def test_a_module_that_logs_nothing(tmp_path: Path) -> None:
     )
     trainer.fit(module)
     assert curves.history == [{"epoch": 0, "learning_rate": pytest.approx(0.1)}]
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+def test_two_processes_draw_once(fashion_mnist_dir: Path, tmp_path: Path) -> None:
+    """Both know the same history."""
+
+    class Write(Callback):
+        def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            torch.save(curves.history, tmp_path / f"{trainer.global_rank}.pt")
+
+    curves = Curves()
+    trainer = Trainer(
+        accelerator="cpu",
+        strategy="ddp_fork",
+        devices=2,
+        max_epochs=2,
+        logger=False,
+        callbacks=[curves, Write()],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        default_root_dir=tmp_path,
+    )
+    model = ImageClassifier(SoftmaxRegression(), optimizer=partial(torch.optim.SGD, lr=0.01))
+    data = FashionMNISTDataModule(str(fashion_mnist_dir), batch_size=100, verify_checksum=False)
+    trainer.fit(model, data)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert first == second
+    assert [len(point) for point in first] == [2 + 4, 2 + 4]  # epoch, learning rate and the four metrics
+    assert (tmp_path / "curves.png").read_bytes().startswith(PNG)
+
+
+def test_the_learning_rate_finders_steps_are_no_epochs(tmp_path: Path) -> None:
+    curves, finder = Curves(), LearningRateFinder(1e-4, 1.0, num_training_steps=14, early_stop_threshold=None)
+    fit(tmp_path, curves, finder, SaveAlways(tmp_path / "all"), max_epochs=5)
+    assert [point["epoch"] for point in curves.history] == [0, 1, 2, 3, 4]
+    assert [point["my_loss"] for point in curves.history] == [100, 101, 102, 103, 104]
 
 
 def test_refuses_a_wrong_ending() -> None:
