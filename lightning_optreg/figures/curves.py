@@ -91,6 +91,8 @@ def draw_curves(history: Sequence[Mapping[str, float]]) -> "Figure":
     figure.align_ylabels()
     panels[-1].set_xlabel("epoch (counted from 0)")
     panels[-1].xaxis.get_major_locator().set_params(integer=True)
+    if len(history) == 1:  # the axis would span fractions of an epoch
+        panels[-1].set_xticks([history[0]["epoch"]])
     return figure
 
 

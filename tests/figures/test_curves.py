@@ -61,6 +61,13 @@ def test_only_panels_with_values() -> None:
     assert len(draw_curves([{"epoch": 0, "learning_rate": 0.0}]).axes) == 1
 
 
+def test_epochs_are_whole_numbers() -> None:
+    for count in (1, 2, 3):
+        figure = draw_curves(HISTORY[:count])
+        figure.draw_without_rendering()
+        assert all(tick == round(tick) for tick in figure.axes[-1].get_xticks())
+
+
 def test_logarithmic_where_values_lie_far_apart() -> None:
     far = [{"epoch": i, "loss": 10.0**-i, "learning_rate": 10.0**-i} for i in range(4)]
     assert [axes.get_yscale() for axes in draw_curves(far).axes] == ["log", "log"]
