@@ -87,9 +87,9 @@ def test_each_parameter_once() -> None:
 def test_without_gradient_only_decay_moves_parameters(optimizer: type[Optimizer]) -> None:
     """With gradient 0 what is spared stays bit for bit, and the rest shrinks."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.LayerNorm(3))
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.LayerNorm(3)).double()
     model = ImageClassifier(
-        net, num_classes=3, optimizer=partial(optimizer, lr=0.1, weight_decay=0.5), no_decay=True
+        net, num_classes=3, optimizer=partial(optimizer, lr=1e-4, weight_decay=0.5), no_decay=True
     )
     before = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
     for parameter in net.parameters():
