@@ -284,7 +284,7 @@ def test_wrong_arguments_end_in_one_line(
     output, errors = capsys.readouterr()
     assert output == ""
     assert len(errors.splitlines()) == 1
-    assert errors.startswith("lightning-optreg describe: error: ")
+    assert errors.startswith("error: ")
     assert message in errors
 
 

@@ -4,9 +4,10 @@ Mistakes of configuration end with status 2, failures of a run (no space, a file
 interrupt with 130 and SIGTERM with 143, as shells count. `LIGHTNING_OPTREG_TRACEBACK=1` shows every
 traceback.
 
-A ValueError or TypeError is a message if this package or Lightning raised it, or if it came up outside the
-steps: then somebody's constructor refused a setting. Raised by torch inside a step it is a bug in the network
-or in this package, and its traceback is what helps.
+A ValueError, TypeError or RuntimeError is a message if this package or Lightning raised it on purpose, or if
+it came up before the first training step: then a constructor refused a setting, or Lightning's sanity check
+found that the parts don't fit together. All others are bugs, in a network or in this package; their traceback
+is what helps.
 """
 
 import os
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import lightning
 import torch
+import torch.optim
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -28,6 +30,9 @@ from lightning_optreg.cli.messages import boil_down
 __all__ = ["run_guarded"]
 
 _STEPS = {"training_step", "validation_step", "test_step", "predict_step", "backward"}
+# Of Lightning's trainer: it validates two batches before training.
+_SANITY_CHECK = "_run_sanity_check"
+_OPTIMIZERS = Path(torch.optim.__file__).parent
 _OURS = tuple(str(Path(str(package.__file__)).parent) + os.sep for package in (lightning_optreg, lightning))
 
 
@@ -66,16 +71,12 @@ def run_guarded(command: Callable[[], object]) -> int:
         return _say(_operating_system(error), 1)
     except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError) as error:
         return _say(f"a file is damaged: {error}", 2)
-    except (ValueError, TypeError) as error:
-        if _is_bug(error):
-            raise
-        return _say(boil_down(str(error)), 2)
     except torch.OutOfMemoryError as error:
         return _say(f"the device's memory is full; try a smaller data.batch_size ({error})", 1)
-    except RuntimeError as error:
-        if not _innermost(error).startswith(_OURS):
+    except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
+        if _is_bug(error):
             raise
-        return _say(boil_down(str(error)), 1)
+        return _say(f"{_part(error)}{boil_down(str(error))}", 2)
     return 0
 
 
@@ -87,12 +88,21 @@ def _say(message: str, status: int) -> int:
 
 def _is_bug(error: Exception) -> bool:
     frames = traceback.extract_tb(error.__traceback__)
-    return any(frame.name in _STEPS for frame in frames) and not _innermost(error).startswith(_OURS)
+    functions = {frame.name for frame in frames}
+    raised = (frames[-1].line or "").startswith("raise")  # on purpose, not by a mistake in a program
+    if frames[-1].filename.startswith(_OURS):
+        return not raised
+    if _part(error) or _SANITY_CHECK in functions:
+        return False
+    return not raised or isinstance(error, RuntimeError) or not functions.isdisjoint(_STEPS)
 
 
-def _innermost(error: Exception) -> str:
-    """The file that raised an error."""
-    return traceback.extract_tb(error.__traceback__)[-1].filename
+def _part(error: Exception) -> str:
+    """The key of the part that refused its settings: torch's own messages don't name it."""
+    file = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    if file.parent != _OPTIMIZERS:
+        return ""
+    return "lr_scheduler: " if file.name == "lr_scheduler.py" else "optimizer: "
 
 
 def _operating_system(error: OSError) -> str:

@@ -15,6 +15,7 @@ from typing_extensions import override
 from lightning_optreg.callbacks import PredictionWriter, ResetOptimizer
 from lightning_optreg.classifier import ImageClassifier
 from lightning_optreg.cli.checkpoints import differences, misfits, read_checkpoint, report
+from lightning_optreg.cli.monitors import check_monitors
 from lightning_optreg.cli.parser import Parser
 from lightning_optreg.cli.run_folder import DEFAULT_ROOT, find_checkpoint, folder_of, new_version
 from lightning_optreg.cli.save_config import SaveConfig
@@ -121,6 +122,8 @@ class CLI(LightningCLI):
     def _place(self, settings: Namespace) -> None:
         trainer = settings.trainer
         trainer.default_root_dir = str(self.run_folder)
+        if self.subcommand != "fit":
+            trainer.enable_autolog_hparams = False  # they are the fit's to write
         if trainer.logger is None or trainer.logger is True:
             trainer.logger = Namespace(
                 class_path="lightning_optreg.loggers.RunCSVLogger", init_args=Namespace()
@@ -153,6 +156,8 @@ class CLI(LightningCLI):
     @override
     def after_instantiate_classes(self) -> None:
         self._settle_links()
+        if self.subcommand == "fit":
+            self._check_monitors()
         if self.checkpoint_path is not None:
             self._compare(self.checkpoint_path)
             self.config_init[self.subcommand]["ckpt_path"] = str(self.checkpoint_path)
@@ -172,6 +177,16 @@ class CLI(LightningCLI):
                     f"model.net.init_args.{name} is {_plain(given)} and the data have {_plain(value)}: "
                     "leave it out, it is taken from the data"
                 )
+
+    def _check_monitors(self) -> None:
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+        monitors = [(type(callback).__name__, getattr(callback, "monitor", None)) for callback in callbacks]
+        schedule = self.settings.lr_scheduler
+        if schedule is not None:
+            plateau = schedule.get("init_args.monitor") or self.model.lr_monitor
+            if schedule.class_path.endswith("ReduceLROnPlateau"):
+                monitors.append(("lr_scheduler", plateau))
+        check_monitors(monitors)
 
     def _compare(self, path: Path) -> None:
         checkpoint = read_checkpoint(path)

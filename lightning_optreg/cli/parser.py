@@ -37,6 +37,14 @@ class Parser(LightningArgumentParser):
         super().__init__(*args, **{"allow_abbrev": False, "prog": "lightning-optreg", **kwargs})
         self.args: list[str] = []  # jsonargparse puts the command line here
 
+    @override
+    def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:
+        """Parse a command line."""
+        try:
+            return super().parse_args(*args, **kwargs)
+        except UnicodeDecodeError as error:  # jsonargparse 4.53 lets it through
+            self.error(f"Problems parsing config: {error}")
+
     def instantiate_classes(self, config: Namespace) -> Namespace:
         """Build what a configuration describes.
 
@@ -47,7 +55,11 @@ class Parser(LightningArgumentParser):
 
     @override
     def add_function_arguments(
-        self, function: Callable[..., object], *args: Any, linked_targets: set[str] | None = None, **kwargs: Any
+        self,
+        function: Callable[..., object],
+        *args: Any,
+        linked_targets: set[str] | None = None,
+        **kwargs: Any,
     ) -> list[str]:
         """Add the arguments of a function that makes a network, such as `torchvision.models.resnet18`.
 

@@ -25,6 +25,7 @@ class SaveConfig(Callback):
         self.config = config
         self.folder = folder
         self._written: Path | None = None
+        self._made: list[Path] = []
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -38,9 +39,10 @@ class SaveConfig(Callback):
             number += 1
             path = self.folder / f"config-{number}.yaml"
         if not path.exists():
+            self._made = [made for made in (self.folder, *self.folder.parents) if not made.exists()]
+            self._written = path
             self.folder.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
-            self._written = path
         log_config(trainer.loggers, self.config)
 
     @override
@@ -52,9 +54,10 @@ class SaveConfig(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave nothing of a run that never began."""
         if self._written is not None:
-            self._written.unlink()
-            if not any(self.folder.iterdir()):
-                self.folder.rmdir()
+            self._written.unlink(missing_ok=True)
+            for folder in self._made:
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
 
     @override
     def state_dict(self) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         print(_run(sys.argv[1:] if argv is None else argv))
     except (_UsageError, argparse.ArgumentError, jsonargparse.ArgumentError) as error:
-        print(f"{_COMMAND}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
 
