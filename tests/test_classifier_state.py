@@ -1,5 +1,6 @@
 """What ImageClassifier carries from one fit to the next, and what it must not."""
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch.optim import SGD
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_optreg.classifier import ImageClassifier
-from tests.resume_tools import Diary
+from tests.resume_tools import Diary, StatefulLoader
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`"),
@@ -34,7 +35,7 @@ def model(**arguments: Any) -> ImageClassifier:
     return ImageClassifier(net, optimizer=partial(SGD, lr=0.0), num_classes=3, **arguments)
 
 
-def fit(module: LightningModule, ckpt_path: Path | None = None, **options: Any) -> Trainer:
+def fit(module: LightningModule, ckpt_path: Path | None = None, data: Any = None, **options: Any) -> Trainer:
     trainer = Trainer(
         accelerator="cpu",
         **{
@@ -46,7 +47,7 @@ def fit(module: LightningModule, ckpt_path: Path | None = None, **options: Any) 
             **options,
         },
     )
-    trainer.fit(module, loader(), ckpt_path=ckpt_path)
+    trainer.fit(module, loader() if data is None else data, ckpt_path=ckpt_path)
     return trainer
 
 
@@ -119,16 +120,29 @@ def test_checkpoints_of_other_versions_have_no_sums(tmp_path: Path) -> None:
     ImageClassifier.load_from_checkpoint(path, net=model().net)
 
 
+class OneOrder(StatefulLoader):
+    """Resumed after its last batch it has none left in this epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        pass
+
+
 def test_an_epoch_without_batches_logs_nothing(tmp_path: Path) -> None:
-    """Resumed at an epoch's end with max_steps, Lightning 2.6 goes through an empty epoch."""
-    path = tmp_path / "end.ckpt"
-    saver = ModelCheckpoint(tmp_path, "end", every_n_epochs=1, save_on_train_epoch_end=True)
-    fit(model(), callbacks=[saver], enable_checkpointing=True, default_root_dir=tmp_path)
-    diary = Diary()
-    fit(model(), path, max_epochs=-1, max_steps=6, logger=diary)
-    values = [value for (_, name), value in diary.values.items() if name == "train/loss"]
-    assert values
-    assert not any(value != value for value in values)
+    """Lightning 2.6 goes through one if it is resumed at an epoch's end and max_steps is set."""
+
+    def fit_to(max_steps: int, ckpt_path: Path | None = None) -> dict[tuple[int, str], float]:
+        loader, diary = OneOrder(3), Diary()
+        loader.y = torch.arange(12) % 3
+        module = ImageClassifier(nn.Linear(5, 3), num_classes=3)
+        callbacks = [ModelCheckpoint(tmp_path, "end", enable_version_counter=False)]
+        options = {"callbacks": callbacks, "enable_checkpointing": True, "default_root_dir": tmp_path}
+        fit(module, ckpt_path, loader, max_epochs=-1, max_steps=max_steps, logger=diary, **options)
+        return {key: value for key, value in diary.values.items() if key[1] == "train/loss"}
+
+    assert [step for step, _ in fit_to(3)] == [2]
+    resumed = fit_to(6, tmp_path / "end.ckpt")
+    assert [step for step, _ in resumed] == [5]
+    assert all(math.isfinite(value) for value in resumed.values())
 
 
 def test_steps_are_logged_every_n_steps_or_never() -> None:
