@@ -28,6 +28,8 @@ from torch import Tensor
 from torch.nn import Module
 from typing_extensions import override
 
+from lightning_optreg.files import replacing
+
 __all__ = ["RunCSVLogger", "RunWandbLogger", "log_config"]
 
 
@@ -188,7 +190,6 @@ class RunCSVLogger(Logger):
     def _append(self, row: dict[str, Any]) -> None:
         columns = self._columns
         if columns is None or not row.keys() <= set(columns):
-            os.makedirs(self._save_dir, exist_ok=True)
             old_columns, rows = self._read()
             columns = sorted(row.keys() | set(old_columns), key=_column_order)
             self._rewrite(columns, rows)
@@ -205,12 +206,9 @@ class RunCSVLogger(Logger):
         return list(reader.fieldnames or []), list(reader)
 
     def _rewrite(self, columns: list[str], rows: list[dict[str, str]]) -> None:
-        """Replace the file in one go: a kill leaves the old one or the new one."""
         header = dict(zip(columns, columns, strict=True))
-        unfinished = self.path.with_name("metrics.csv.tmp")
-        with unfinished.open("w", newline="") as file:
-            file.write(_lines(columns, [header, *rows]))
-        unfinished.replace(self.path)
+        with replacing(self.path) as path:
+            path.write_text(_lines(columns, [header, *rows]), newline="")
         self._columns = columns
 
 

@@ -2,10 +2,14 @@
 
 import importlib
 import re
+import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from lightning_optreg import ImageClassifier
+from lightning_optreg.nets import SoftmaxRegression
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -25,6 +29,9 @@ def test_python_runs(
     name: str, block: str, fashion_mnist_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    my_project = ModuleType("my_project")
+    my_project.MyModule = lambda: ImageClassifier(SoftmaxRegression())  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "my_project", my_project)
     # A small data set in the place of the real one, which not every machine has.
     small = f"FashionMNISTDataModule(data_dir={str(fashion_mnist_dir)!r}, verify_checksum=False, "
     exec(compile(block.replace("FashionMNISTDataModule(", small), name, "exec"), {"__name__": "__main__"})
@@ -32,9 +39,20 @@ def test_python_runs(
 
 def public_names() -> list[str]:
     def own(module: ModuleType) -> list[str]:
-        return [f"{module.__name__}.{name}" for name in module.__all__]
+        return [f"{module.__name__}.{name}" for name in module.__all__ if name != "main"]  # a command's
 
-    modules = ("callbacks", "classifier", "data", "loggers", "losses", "nets")
+    modules = (
+        "callbacks",
+        "classifier",
+        "data",
+        "export",
+        "figures",
+        "loggers",
+        "losses",
+        "nets",
+        "param_groups",
+        "schedules",
+    )
     return [name for module in modules for name in own(importlib.import_module(f"lightning_optreg.{module}"))]
 
 

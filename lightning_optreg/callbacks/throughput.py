@@ -11,6 +11,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.data import extract_batch_size
 from typing_extensions import override
 
+from lightning_optreg.files import replacing
+
 __all__ = ["Throughput"]
 
 
@@ -89,8 +91,8 @@ class Throughput(Callback):
             "validation_seconds": round(self.validation_seconds, 3),
             "images_per_second": round(self.images_per_second, 1),
         }
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        Path(folder, "throughput.json").write_text(json.dumps(result, indent=2) + "\n")
+        with replacing(Path(folder, "throughput.json")) as path:
+            path.write_text(json.dumps(result, indent=2) + "\n")
 
     @override
     def state_dict(self) -> dict[str, Any]:
