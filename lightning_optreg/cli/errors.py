@@ -55,12 +55,12 @@ def run_guarded(command: Callable[[], object]) -> int:
         return 0
     try:
         command()
+    except SIGTERMException:  # a SystemExit of status 0
+        return _say("stopped by SIGTERM", 143)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1 if stop.code else 0
     except KeyboardInterrupt:
         return _say("interrupted", 130)
-    except SIGTERMException:
-        return _say("stopped by SIGTERM", 143)
     except MisconfigurationException as error:
         return _say(boil_down(str(error)), 2)
     except ModuleNotFoundError as error:

@@ -38,7 +38,7 @@ class Parser(LightningArgumentParser):
         self.args: list[str] = []  # jsonargparse puts the command line here
 
     @override
-    def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:
+    def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]  # passes all on
         """Parse a command line."""
         try:
             return super().parse_args(*args, **kwargs)

@@ -1,13 +1,9 @@
-"""Wrong inputs, one table: each ends with one readable line, a status that is not 0 and nothing left behind."""
+"""Wrong inputs, one table: each ends with one readable line, status 2 and nothing left behind."""
 
 import gzip
-import os
-import resource
 import shutil
-import signal
 import struct
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +12,8 @@ import pytest
 import torch
 
 from lightning_optreg.__main__ import main
-from tests.conftest import make_images, write_idx
+from tests.cli.tools import short
+from tests.conftest import write_idx
 
 ROOT = Path(__file__).parents[2]
 LENET = str(ROOT / "configs" / "fashion_mnist" / "lenet5.yaml")
@@ -377,7 +374,7 @@ MISTAKES: dict[str, Wrong] = {
         checkpoint("fit", None, "--data.augment+=RandomCrop", "--data.augment.size=20"),
         ("another network", "(10, 784)", "(10, 400)"),
     ),
-    # ---- what lies outside -----------------------------------------------------------------------------------
+    # ---- what lies outside ---------------------------------------------------------------------------------
     "predictions in an unknown format": Wrong(
         ["predict", "--trainer.callbacks+=PredictionWriter", "--trainer.callbacks.path=scores.xlsx"],
         ("PredictionWriter", "scores.xlsx", "csv"),
@@ -413,34 +410,14 @@ def place(
     cifar10_dir: Path,
     finished: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Place]:
+) -> Place:
     copies = {"data": fashion_mnist_dir, "cifar": cifar10_dir, "trained": finished}
     for name, folder in copies.items():
         shutil.copytree(folder, tmp_path / name)
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
-    yield Place(work, *(tmp_path / name for name in ("data", "cifar", "runs", "trained")))
-
-
-def short(data: Path, root: Path) -> list[str]:
-    """A short run."""
-    return [
-        "--data=FashionMNISTDataModule",
-        f"--data.data_dir={data}",
-        "--data.verify_checksum=false",
-        "--data.batch_size=8",
-        "--model.net=SoftmaxRegression",
-        f"--trainer.default_root_dir={root}",
-        "--trainer.accelerator=cpu",
-        "--trainer.max_epochs=1",
-        "--trainer.limit_train_batches=2",
-        "--trainer.limit_val_batches=1",
-        "--trainer.limit_test_batches=1",
-        "--trainer.log_every_n_steps=1",
-        "--trainer.enable_progress_bar=false",
-        "--trainer.enable_model_summary=false",
-    ]
+    return Place(work, *(tmp_path / name for name in ("data", "cifar", "runs", "trained")))
 
 
 def files(folder: Path) -> dict[str, float]:
