@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import shlex
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -9,6 +10,7 @@ from types import ModuleType
 import pytest
 
 from lightning_optreg import ImageClassifier
+from lightning_optreg.__main__ import main
 from lightning_optreg.nets import SoftmaxRegression
 
 ROOT = Path(__file__).parents[1]
@@ -35,6 +37,33 @@ def test_python_runs(
     # A small data set in the place of the real one, which not every machine has.
     small = f"FashionMNISTDataModule(data_dir={str(fashion_mnist_dir)!r}, verify_checksum=False, "
     exec(compile(block.replace("FashionMNISTDataModule(", small), name, "exec"), {"__name__": "__main__"})
+
+
+def commands() -> list[str]:
+    blocks = re.findall(r"^```shell\n(.*?)^```", TEXT, re.M | re.S)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    program = "python -m lightning_optreg "
+    return [line.partition("#")[0].removeprefix(program) for line in lines if line.startswith(program)]
+
+
+@pytest.mark.parametrize("command", sorted({command for command in commands() if command[:7] != "export "}))
+def test_commands_are_understood(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    my_package = ModuleType("my_package")
+    my_package.MyNet = MyNet  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "my_package", my_package)
+    words = shlex.split(command)
+    described = words[0] == "describe"
+    assert main(words if described else [words[0], *words[1:], "--print_config"]) == 0
+    assert ("multiply-adds" if described else "default_root_dir:") in capsys.readouterr().out
+
+
+class MyNet(SoftmaxRegression):
+    """Somebody's network."""
+
+    __module__ = "my_package"
 
 
 def public_names() -> list[str]:
