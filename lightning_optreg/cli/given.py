@@ -1,4 +1,4 @@
-"""In which configuration file a key was given: for error messages only."""
+"""Where a key was given: on the command line, in which configuration file, or nowhere."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -7,7 +7,17 @@ from typing import Any
 
 import yaml
 
-__all__ = ["broken_config", "file_of"]
+__all__ = ["broken_config", "file_of", "is_given"]
+
+
+def is_given(argv: Sequence[str], key: str) -> bool:
+    """Tell whether a command line or one of its configuration files gives a key.
+
+    Example:
+        >>> is_given(["--model.net={class_path: MLP, init_args: {dropout: 0.5}}"], "model.net.dropout")
+        True
+    """
+    return _in_command(argv, key) or file_of(argv, key) is not None
 
 
 def file_of(argv: Sequence[str], key: str) -> str | None:
@@ -17,7 +27,7 @@ def file_of(argv: Sequence[str], key: str) -> str | None:
         argv: The command line.
         key: Such as `model.net.depth`, without `init_args`; a list's items have the list's key.
     """
-    if any(_plain(word[2:].partition("=")[0]) == key for word in argv if word.startswith("--")):
+    if _in_command(argv, key):
         return None
     for path in reversed(_config_files(argv)):
         try:
@@ -38,6 +48,25 @@ def broken_config(argv: Sequence[str]) -> str | None:
         except (OSError, yaml.YAMLError, UnicodeDecodeError):
             return path
     return None
+
+
+def _in_command(argv: Sequence[str], key: str) -> bool:
+    for word, following in pairwise([*argv, ""]):
+        option, equals, value = word.partition("=")
+        if not option.startswith("--"):
+            continue
+        name = _plain(option[2:])
+        if name == key:
+            return True
+        text = value if equals else following
+        if text.startswith("{"):  # a class and its arguments in one word
+            try:
+                tree = yaml.safe_load(text)
+            except yaml.YAMLError:
+                continue  # jsonargparse has a message of its own for it
+            if key in _keys(tree, name):
+                return True
+    return False
 
 
 def _config_files(argv: Sequence[str]) -> list[str]:

@@ -1,20 +1,21 @@
 """`fit`, `validate`, `test`, `predict`: LightningCLI with this package's parts, run folders and reports."""
 
-import inspect
 import warnings
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import Namespace
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
+import lightning_optreg.schedules  # noqa: F401  so that configurations name them by their bare names
 from lightning_optreg.callbacks import PredictionWriter, ResetOptimizer
 from lightning_optreg.classifier import ImageClassifier
 from lightning_optreg.cli.checkpoints import differences, misfits, read_checkpoint, report
+from lightning_optreg.cli.given import is_given
 from lightning_optreg.cli.monitors import check_monitors
 from lightning_optreg.cli.parser import Parser
 from lightning_optreg.cli.run_folder import DEFAULT_ROOT, find_checkpoint, folder_of, new_version
@@ -122,6 +123,8 @@ class CLI(LightningCLI):
     def _place(self, settings: Namespace) -> None:
         trainer = settings.trainer
         trainer.default_root_dir = str(self.run_folder)
+        if settings.model.net.get("init_args") is None:
+            settings.model.net.init_args = Namespace()  # Lightning notes there what links give the network
         if self.subcommand != "fit":
             trainer.enable_autolog_hparams = False  # they are the fit's to write
         if trainer.logger is None or trainer.logger is True:
@@ -132,26 +135,35 @@ class CLI(LightningCLI):
         for logger in loggers:
             if isinstance(logger, Namespace) and logger.init_args.get("save_dir") in (None, "."):
                 logger.init_args["save_dir"] = str(self.run_folder)
-        callbacks = trainer.callbacks or []
-        for callback in callbacks:
-            if callback.class_path.endswith("ModelCheckpoint") and callback.init_args.get("dirpath") is None:
+        given = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
+        trainer.callbacks = [callback for callback in given if callback is not None]
+        for callback in filter(_is_checkpoint, trainer.callbacks):
+            if callback.init_args.get("dirpath") is None:
                 callback.init_args["dirpath"] = str(self.run_folder / "checkpoints")
-        if settings.data.init_args.get("val_fraction") == 0:
-            blind = [c for c in callbacks if (c.get("init_args.monitor") or "").startswith("val/")]
-            for callback in blind:
-                name = callback.class_path.rpartition(".")[2]
-                rank_zero_info(f"no validation images: {name} has no {callback.init_args.monitor}, left out")
-            trainer.callbacks = [c for c in callbacks if c not in blind]
+        if trainer.enable_checkpointing is False:
+            trainer.callbacks = [c for c in trainer.callbacks if not _is_checkpoint(c)]
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        callbacks = list(self.config_init[self.subcommand]["trainer"].get("callbacks") or [])
+        callbacks = self._sighted(self.config_init[self.subcommand]["trainer"].callbacks)
         if self.subcommand == "predict" and not any(isinstance(c, PredictionWriter) for c in callbacks):
             callbacks.append(PredictionWriter())
         if self.subcommand == "fit" and self.settings.reset_optimizer:
             callbacks.append(ResetOptimizer())
         callbacks.append(SaveConfig(self.plain_config, self.run_folder))
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+
+    def _sighted(self, callbacks: list[Callback]) -> list[Callback]:
+        """Leave out, and say so, callbacks that watch a validation which a fit has not got."""
+        trainer = self.settings.trainer
+        if self.subcommand != "fit" or (self.datamodule.has_validation and trainer.limit_val_batches != 0):
+            return callbacks
+        watched = {callback: str(getattr(callback, "monitor", None)) for callback in callbacks}
+        for callback, metric in watched.items():
+            if metric.startswith("val/"):
+                name = type(callback).__name__
+                rank_zero_info(f"there is no validation: {name}, which watches {metric}, is left out")
+        return [callback for callback, metric in watched.items() if not metric.startswith("val/")]
 
     @override
     def after_instantiate_classes(self) -> None:
@@ -164,18 +176,18 @@ class CLI(LightningCLI):
 
     def _settle_links(self) -> None:
         """Say what the network got from the data; stop where the user said otherwise."""
-        net = self.model.hparams["net"]["init_args"]
-        asked = self.settings.model.net.get("init_args") or Namespace()
+        noted = self.model.hparams["net"]["init_args"]
+        accepted = self.settings.model.net.get("init_args") or Namespace()
         for name in _LINKED:
-            value = getattr(self.datamodule, name)
-            if not hasattr(self.model.net, name):
-                net.pop(name, None)  # Lightning notes it even if the network takes no such argument
+            value = _plain(getattr(self.datamodule, name))
+            if name not in accepted:
+                noted.pop(name, None)  # Lightning notes it even if the network takes no such argument
                 continue
-            given, default = asked.get(name), _default(type(self.model.net), name)
-            if given is not None and given != default and _plain(given) != _plain(value):
+            given = _plain(accepted[name])
+            if given != value and is_given(self.parser.args, f"model.net.{name}"):
                 raise ValueError(
-                    f"model.net.init_args.{name} is {_plain(given)} and the data have {_plain(value)}: "
-                    "leave it out, it is taken from the data"
+                    f"model.net.{name} is {given} and the data have {value}: leave it out, it is taken from "
+                    "the data"
                 )
 
     def _check_monitors(self) -> None:
@@ -205,8 +217,9 @@ class CLI(LightningCLI):
             rank_zero_info(line)
 
 
-def _default(cls: type, name: str) -> Any:
-    return inspect.signature(cls).parameters[name].default
+def _is_checkpoint(callback: Namespace) -> bool:
+    name: str = callback.class_path
+    return name.endswith("ModelCheckpoint")
 
 
 def _plain(value: Any) -> Any:

@@ -141,6 +141,11 @@ class ImageDataModule(LightningDataModule):
         return len(self.class_names)
 
     @property
+    def has_validation(self) -> bool:
+        """Whether some images are kept for validation."""
+        return self.val_fraction > 0.0
+
+    @property
     def batch_size(self) -> int | Literal["full"]:
         """Images in a batch of one process; may be changed before loaders are made."""
         return self._batch_size

@@ -184,6 +184,11 @@ class ImageFolderDataModule(ImageDataModule):
             if unknown := sorted(set(files) - set(self.class_names)):
                 raise ValueError(f"{root / part}: classes that the training images lack: {unknown}")
 
+    @property
+    def has_validation(self) -> bool:
+        """Whether there is a folder `val`, or some images are kept for validation."""
+        return "val" in self._files or super().has_validation
+
     def locate(self, *, download: bool) -> Source:
         """Return the files found at construction."""
         listed = {part: self._labelled(files) for part, files in self._files.items()}
