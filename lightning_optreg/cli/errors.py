@@ -10,6 +10,7 @@ found that the parts don't fit together. All others are bugs, in a network or in
 is what helps.
 """
 
+import dis
 import os
 import pickle
 import sys
@@ -87,14 +88,23 @@ def _say(message: str, status: int) -> int:
 
 
 def _is_bug(error: Exception) -> bool:
-    frames = traceback.extract_tb(error.__traceback__)
-    functions = {frame.name for frame in frames}
-    raised = (frames[-1].line or "").startswith("raise")  # on purpose, not by a mistake in a program
-    if frames[-1].filename.startswith(_OURS):
+    frames = list(traceback.walk_tb(error.__traceback__))
+    functions = {frame.f_code.co_name for frame, _ in frames}
+    raised = _raised_on_purpose(error)
+    if frames[-1][0].f_code.co_filename.startswith(_OURS):
         return not raised
     if _part(error) or _SANITY_CHECK in functions:
         return False
     return not raised or isinstance(error, RuntimeError) or not functions.isdisjoint(_STEPS)
+
+
+def _raised_on_purpose(error: Exception) -> bool:
+    """Whether a `raise` stands where the error came up, and not an operation that failed."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    # From the byte code: the source's text need not be there.
+    return place is not None and place.tb_frame.f_code.co_code[place.tb_lasti] == dis.opmap["RAISE_VARARGS"]
 
 
 def _part(error: Exception) -> str:
