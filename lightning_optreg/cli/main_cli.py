@@ -142,6 +142,11 @@ class CLI(LightningCLI):
                 callback.init_args["dirpath"] = str(self.run_folder / "checkpoints")
         if trainer.enable_checkpointing is False:
             trainer.callbacks = [c for c in trainer.callbacks if not _is_checkpoint(c)]
+        finders = [c for c in trainer.callbacks if c.class_path.endswith("LearningRateFinder")]
+        if finders and self.checkpoint_path is not None:
+            # Lightning 2.6's begins the run anew when it puts back what it found
+            rank_zero_info("the run goes on with its learning rate: LearningRateFinder is left out")
+            trainer.callbacks = [c for c in trainer.callbacks if c not in finders]
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -192,6 +197,8 @@ class CLI(LightningCLI):
 
     def _check_monitors(self) -> None:
         callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+        if not all(type(c).__module__.startswith(("lightning.", "lightning_optreg.")) for c in callbacks):
+            return  # a callback of the user's may log more
         monitors = [(type(callback).__name__, getattr(callback, "monitor", None)) for callback in callbacks]
         schedule = self.settings.lr_scheduler
         if schedule is not None:
