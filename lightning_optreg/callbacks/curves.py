@@ -129,6 +129,7 @@ class Curves(Callback):
         return self.history[-1]
 
     def _draw(self, trainer: Trainer) -> None:
-        if trainer.is_global_zero and any(len(point) > 1 for point in self.history):
+        dry: bool = trainer.fast_dev_run  # type: ignore[attr-defined]  # a connector sets it
+        if trainer.is_global_zero and not dry and any(len(point) > 1 for point in self.history):
             with replacing(self._folder / self.filename) as path:
                 draw_curves(self.history).savefig(path, dpi=150)

@@ -23,10 +23,10 @@ def check_monitors(monitors: Iterable[tuple[str, str | None]], logged: Iterable[
         ValueError: If a name begins with `train/`, `val/` or `test/` and is not logged.
 
     Example:
-        >>> check_monitors([("EarlyStopping", "val/acuracy")])
+        >>> check_monitors([("EarlyStopping", "val/los")])
         Traceback (most recent call last):
         ...
-        ValueError: EarlyStopping: there is no metric 'val/acuracy' in a fit; did you mean val/accuracy?
+        ValueError: EarlyStopping: there is no metric 'val/los' in a fit; did you mean val/loss or val/top5?
     """
     logged = tuple(logged)
     for watcher, name in monitors:

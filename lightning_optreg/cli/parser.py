@@ -5,10 +5,12 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser, Namespace
+import yaml
+from jsonargparse import ArgumentParser, Namespace, set_dumper
 from lightning.pytorch.cli import LightningArgumentParser
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -18,6 +20,19 @@ from lightning_optreg.cli.given import broken_config, file_of
 from lightning_optreg.cli.messages import cause, nearest, one_line
 
 __all__ = ["Parser", "init_arguments"]
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes enumerations as text, which is what they are made from again: Lightning has some as defaults."""
+
+
+_Dumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
+set_dumper(
+    "yaml",
+    lambda data: yaml.dump(
+        data, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False
+    ),
+)
 
 
 class Parser(LightningArgumentParser):
