@@ -42,7 +42,7 @@ class Curves(Callback):
         self.filename = str(filename)
         self.history: list[dict[str, float]] = []
         self._ended: int | None = None  # epoch whose last values are still to come
-        self._folder = Path()
+        self._folder: Path | None = None  # before the fit begins
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -130,6 +130,8 @@ class Curves(Callback):
 
     def _draw(self, trainer: Trainer) -> None:
         dry: bool = trainer.fast_dev_run  # type: ignore[attr-defined]  # a connector sets it
-        if trainer.is_global_zero and not dry and any(len(point) > 1 for point in self.history):
+        if self._folder is None or dry or not trainer.is_global_zero:
+            return
+        if any(len(point) > 1 for point in self.history):
             with replacing(self._folder / self.filename) as path:
                 draw_curves(self.history).savefig(path, dpi=150)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["differences", "misfits", "read_checkpoint", "report"]
+__all__ = ["check_states_fit", "differences", "misfits", "read_checkpoint", "report"]
 
 # What may differ between a run and its continuation without a word.
 _UNIMPORTANT = ("ckpt_path", "weights_only", "reset_optimizer", "config", "trainer.default_root_dir")
@@ -98,6 +98,31 @@ def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: list(config) if isinstance(config, tuple) else config}
 
 
+def check_states_fit(changes: Sequence[tuple[str, Any, Any]]) -> None:
+    """Refuse to load the state of one optimizer or schedule into another, which Lightning would try.
+
+    Args:
+        changes: What `differences` returned.
+
+    Raises:
+        ValueError: If the class of the optimizer or the schedule differs.
+
+    Example:
+        >>> check_states_fit([("optimizer.class_path", "torch.optim.SGD", "torch.optim.Adam")])
+        Traceback (most recent call last):
+        ValueError: optimizer: the checkpoint's run had torch.optim.SGD and the configuration has \
+torch.optim.Adam, which can't take over its state; --reset_optimizer true starts it anew
+    """
+    for part in _FROM_CHECKPOINT:
+        for key, saved, given in changes:
+            if key == f"{part}.class_path":
+                raise ValueError(
+                    f"{part}: the checkpoint's run had {saved or 'none'} and the configuration has "
+                    f"{given or 'none'}, which can't take over its state; --reset_optimizer true starts it "
+                    "anew"
+                )
+
+
 def report(changes: list[tuple[str, Any, Any]], *, fitting: bool, reset_optimizer: bool) -> list[str]:
     """Say of each difference which value is used.
 
@@ -108,12 +133,13 @@ def report(changes: list[tuple[str, Any, Any]], *, fitting: bool, reset_optimize
 
     Example:
         >>> report([("optimizer.init_args.lr", 0.1, 0.01)], fitting=True, reset_optimizer=False)[0]
-        "optimizer.init_args.lr: the checkpoint's run had 0.1, the configuration has 0.01; 0.1 is used \
+        "optimizer.lr: the checkpoint's run had 0.1, the configuration has 0.01; 0.1 is used \
 (--reset_optimizer true takes the configuration's)"
     """
     lines = []
     for key, saved, given in changes:
-        line = f"{key}: the checkpoint's run had {saved}, the configuration has {given}; "
+        name = key.replace(".init_args", "")
+        line = f"{name}: the checkpoint's run had {saved}, the configuration has {given}; "
         if fitting and key.startswith(_FROM_CHECKPOINT) and not reset_optimizer:
             line += f"{saved} is used (--reset_optimizer true takes the configuration's)"
         else:

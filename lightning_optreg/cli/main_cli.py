@@ -14,7 +14,13 @@ from typing_extensions import override
 import lightning_optreg.schedules  # noqa: F401  so that configurations name them by their bare names
 from lightning_optreg.callbacks import PredictionWriter, ResetOptimizer
 from lightning_optreg.classifier import ImageClassifier
-from lightning_optreg.cli.checkpoints import differences, misfits, read_checkpoint, report
+from lightning_optreg.cli.checkpoints import (
+    check_states_fit,
+    differences,
+    misfits,
+    read_checkpoint,
+    report,
+)
 from lightning_optreg.cli.given import is_given
 from lightning_optreg.cli.monitors import check_monitors
 from lightning_optreg.cli.parser import Parser
@@ -96,6 +102,11 @@ class CLI(LightningCLI):
         wanted = self.settings.get("ckpt_path")
         if wanted is not None:
             self.checkpoint_path = find_checkpoint(self.root, str(wanted))
+        elif self.settings.reset_optimizer:
+            raise ValueError("reset_optimizer needs ckpt_path: the optimizer of a new run is new")
+        if wanted != "last" or self.subcommand != "fit":
+            # so it is meant: what is written goes elsewhere, or nothing is
+            warnings.filterwarnings("ignore", message="The dirpath has changed")
         if self.subcommand == "fit":
             if wanted == "last" and self.checkpoint_path is not None:
                 self.run_folder = folder_of(self.checkpoint_path, self.root)
@@ -127,6 +138,9 @@ class CLI(LightningCLI):
             settings.model.net.init_args = Namespace()  # Lightning notes there what links give the network
         if self.subcommand != "fit":
             trainer.enable_autolog_hparams = False  # they are the fit's to write
+        writes = self.subcommand == "fit" or self.checkpoint_path is not None
+        if trainer.logger is None and not writes:
+            trainer.logger = False  # there is no run that the figures would belong to
         if trainer.logger is None or trainer.logger is True:
             trainer.logger = Namespace(
                 class_path="lightning_optreg.loggers.RunCSVLogger", init_args=Namespace()
@@ -217,10 +231,13 @@ class CLI(LightningCLI):
             rank_zero_info(f"ckpt_path: {str(path)!r} holds no configuration to compare with")
             return
         fitting = self.subcommand == "fit"
+        reset = self.settings.reset_optimizer
         changes = differences(
             saved["config"], self.plain_config, parts=None if fitting else ("model", "data")
         )
-        for line in report(changes, fitting=fitting, reset_optimizer=self.settings.reset_optimizer):
+        if fitting and not reset:
+            check_states_fit(changes)
+        for line in report(changes, fitting=fitting, reset_optimizer=reset):
             rank_zero_info(line)
 
 

@@ -35,7 +35,7 @@ class SaveConfig(Callback):
             return
         text = yaml.safe_dump(self.config, sort_keys=False)
         path, number = self.folder / "config.yaml", 0
-        while path.exists() and path.read_text() != text:
+        while path.exists() and _of_run(yaml.safe_load(path.read_text())) != _of_run(self.config):
             number += 1
             path = self.folder / f"config-{number}.yaml"
         if not path.exists():
@@ -63,3 +63,8 @@ class SaveConfig(Callback):
     def state_dict(self) -> dict[str, Any]:
         """Put the configuration into checkpoints, where a continued run compares it with its own."""
         return {"config": self.config}
+
+
+def _of_run(config: dict[str, Any]) -> dict[str, Any]:
+    """What a configuration says of the run, not of how it is begun or continued."""
+    return {key: value for key, value in config.items() if key not in ("ckpt_path", "reset_optimizer")}
