@@ -6,6 +6,7 @@ from typing import Any
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from typing_extensions import override
 
@@ -18,14 +19,15 @@ class ResetOptimizer(Callback):
     Weights, step, epoch and loader are the checkpoint's. The optimizers are those that the module configures
     now: of any class, with their own settings and empty states (momentum, second moments). Schedules are the
     module's too, moved forward by as many steps as the checkpoint's had made, so that the learning rate is
-    what the new schedule gives at this place. `ReduceLROnPlateau` has no rate to move forward to: its state
-    and the current learning rates are taken over. (Asked for in pytorch-lightning issue 20552.)
+    what the new schedule gives at this place; where the checkpoint has none, by the epochs or optimizer steps
+    done so far. `ReduceLROnPlateau` has no such place: its state and its current learning rates are taken
+    over. (Asked for in pytorch-lightning issue 20552.)
 
     A fit that starts without a checkpoint is not changed.
 
     Raises:
-        MisconfigurationException: Before the first step, if the module now configures another number of
-            schedules than the checkpoint has, or a plateau schedule where it has none.
+        MisconfigurationException: Before the first step, if checkpoint and module both have schedules, but
+            not as many, or if the module has a plateau schedule where the checkpoint has another.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -54,21 +56,33 @@ class ResetOptimizer(Callback):
             return
         saved = self._checkpoint["lr_schedulers"]
         configs = trainer.lr_scheduler_configs
-        if len(saved) != len(configs):
+        if saved and configs and len(saved) != len(configs):
             raise MisconfigurationException(
                 f"ResetOptimizer: the checkpoint has {len(saved)} schedule(s) and the module configures "
                 f"{len(configs)}; their places cannot be matched"
             )
-        for config, state in zip(configs, saved, strict=True):
-            if isinstance(config.scheduler, ReduceLROnPlateau):
+        for index, config in enumerate(configs):
+            state = saved[index] if saved else None
+            if not isinstance(config.scheduler, ReduceLROnPlateau):
+                _move_forward(config.scheduler, _place(self._checkpoint, config, state))
+            elif state is not None:
                 _take_over(config.scheduler, state)
-            else:
-                _move_forward(config.scheduler, int(state["last_epoch"]))
         self._checkpoint["lr_schedulers"] = [config.scheduler.state_dict() for config in configs]
         self._checkpoint["optimizer_states"] = [optimizer.state_dict() for optimizer in trainer.optimizers]
         self._checkpoint = None
         rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
         rank_zero_info(f"ResetOptimizer: the optimizer starts anew, with learning rate {rates[0]:.6g}")
+
+
+def _place(checkpoint: dict[str, Any], config: LRSchedulerConfig, state: dict[str, Any] | None) -> int:
+    """Steps that a schedule has made."""
+    if state is None:
+        epochs: int = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+        done = epochs if config.interval == "epoch" else int(checkpoint["global_step"])
+        return done // config.frequency
+    while "last_epoch" not in state:  # torch's ChainedScheduler has none, but those that it chains have
+        state = state["_schedulers"][0]
+    return int(state["last_epoch"])
 
 
 def _move_forward(scheduler: LRScheduler, steps: int) -> None:
