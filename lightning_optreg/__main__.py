@@ -47,7 +47,14 @@ def main(argv: list[str] | None = None) -> int:
         lightning-optreg 0.1.0
         0
     """
-    argv = sys.argv[1:] if argv is None else argv
+    try:
+        return _run(sys.argv[1:] if argv is None else argv)
+    except KeyboardInterrupt:  # while something is imported; a command has its own message
+        print("error: interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(argv: list[str]) -> int:
     command = argv[0] if argv else "--help"
     if command in ("-h", "--help", "help"):
         print(_USAGE.format(commands="\n".join(f"  {name:<10}{what}" for name, what in _COMMANDS.items())))

@@ -59,6 +59,8 @@ def run_guarded(command: Callable[[], object]) -> int:
     except SIGTERMException:  # a SystemExit of status 0
         return _say("stopped by SIGTERM", 143)
     except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning has caught it and wound up the run
+            return _say("interrupted", 130)
         return stop.code if isinstance(stop.code, int) else 1 if stop.code else 0
     except KeyboardInterrupt:
         return _say("interrupted", 130)
