@@ -119,7 +119,6 @@ def test_the_configuration_lies_in_the_folder_whichever_logger_comes_first(
         f"trainer:\n  logger:\n  - {{class_path: {first}, init_args: {{save_dir: .}}}}\n  - RunCSVLogger\n"
     )
     for version in (0, 1):
-        wandb.finish()  # or it would go on in this process
         assert main(["fit", *options, "--config", str(logger)]) == 0
         folder = tmp_path / f"version_{version}"
         assert files(folder) >= {
@@ -129,6 +128,7 @@ def test_the_configuration_lies_in_the_folder_whichever_logger_comes_first(
             "checkpoints/last.ckpt",
         }
         assert len(list(folder.rglob("*.ckpt"))) == 2
+        wandb.finish()  # or it would go on in this process
 
 
 def test_no_logger_and_no_callbacks_are_possible(options: list[str], tmp_path: Path) -> None:
