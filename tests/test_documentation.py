@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from torch import nn
 
 from lightning_optreg import ImageClassifier
 from lightning_optreg.__main__ import main
@@ -60,7 +61,7 @@ def test_commands_are_understood(
     assert ("multiply-adds" if described else "default_root_dir:") in capsys.readouterr().out
 
 
-class MyNet(SoftmaxRegression):
+class MyNet(nn.Module):
     """Somebody's network."""
 
     __module__ = "my_package"

@@ -163,13 +163,20 @@ def fit(trainer: Trainer, ckpt_path: Path | None = None) -> None:
 
 @pytest.fixture(autouse=True)
 def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    start_afresh()
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "staged"))  # copies of artifacts until the upload
     monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "settings"))
     yield
+    start_afresh()
+
+
+def start_afresh() -> None:
+    """Make wandb forget its run and its settings, which it reads from the environment only once a process."""
     wandb.finish()
+    wandb.teardown()
 
 
 def test_fit_sends_configuration_history_gradients_and_the_best_checkpoint(tmp_path: Path) -> None:
