@@ -1,5 +1,6 @@
 """The LightningModule that wraps any network of images to scores: its steps, its metrics, its optimizer."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -212,10 +213,8 @@ class ImageClassifier(LightningModule):
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         """Return the mean loss of a batch (x, y)."""
         x, y = batch[0], batch[1]
-        scores = self(x)
-        if not self._checked:
-            self._check(scores, y)
-        loss: Tensor = self.loss(scores, y)
+        scores = self._scores(x, y)
+        loss = self._loss(scores, y)
         right = (scores.argmax(dim=1) == y).sum()
         # 20 us a step: a torchmetrics update and two calls of self.log cost 25 times as much.
         self._sums += torch.stack((loss.detach().float() * len(y), right))
@@ -261,11 +260,9 @@ class ImageClassifier(LightningModule):
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         """Count a batch (x, y)."""
         x, y = batch[0], batch[1]
-        scores = self(x)
-        if not self._checked:
-            self._check(scores, y)
+        scores = self._scores(x, y)
+        self.val_loss.update(self._loss(scores, y), weight=len(y))
         self.val_metrics.update(scores, y)
-        self.val_loss.update(self.loss(scores, y), weight=len(y))
 
     @override
     def on_validation_epoch_end(self) -> None:
@@ -281,12 +278,10 @@ class ImageClassifier(LightningModule):
     def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         """Count a batch (x, y)."""
         x, y = batch[0], batch[1]
-        scores = self(x).float()
-        if not self._checked:
-            self._check(scores, y)
+        scores = self._scores(x, y).float()
+        self.test_loss.update(self._loss(scores, y), weight=len(y))
         probabilities = scores.softmax(dim=1)
         self.test_metrics.update(probabilities, y)
-        self.test_loss.update(self.loss(scores, y), weight=len(y))
         self.test_nll.update(F.cross_entropy(scores, y), weight=len(y))
         self.test_brier.update(brier_score(probabilities, y))
 
@@ -319,8 +314,46 @@ class ImageClassifier(LightningModule):
         for mean in means.values():
             mean.reset()
 
+    # The first batch is checked, before the first step: what would fail deep inside network or loss, or count
+    # wrongly, is refused in one sentence.
+
+    def _scores(self, x: Tensor, labels: Tensor) -> Tensor:
+        if self._checked:
+            scores: Tensor = self(x)
+            return scores
+        try:
+            scores = self(x)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"ImageClassifier: the network does not take images of shape {tuple(x.shape)}: {error}"
+            ) from error
+        self._check(scores, labels)
+        return scores
+
+    def _loss(self, scores: Tensor, labels: Tensor) -> Tensor:
+        if self._checked:
+            loss: Tensor = self.loss(scores, labels)
+            return loss
+        name, shapes = type(self.loss).__name__, f"{tuple(scores.shape)} and labels {tuple(labels.shape)}"
+        try:
+            with warnings.catch_warnings():  # torch's regression losses compare the wrong values, and warn
+                warnings.filterwarnings("error", "Using a target size", UserWarning)
+                loss = self.loss(scores, labels)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError, ValueError, UserWarning) as error:
+            raise ValueError(f"ImageClassifier: {name} does not take scores {shapes}: {error}") from error
+        if loss.ndim != 0:
+            raise ValueError(
+                f"ImageClassifier: the loss must be one number, {name} gives shape {tuple(loss.shape)}; "
+                "its reduction must be mean"
+            )
+        self._checked = True
+        return loss
+
     def _check(self, scores: Tensor, labels: Tensor) -> None:
-        """Refuse, once and before the first step, what would fail deep inside a loss or count wrongly."""
         if scores.ndim != 2 or scores.shape[1] != self.num_classes:
             raise ValueError(
                 f"ImageClassifier: the network's scores must have shape (N, {self.num_classes}) for "
@@ -336,4 +369,3 @@ class ImageClassifier(LightningModule):
             raise ValueError(
                 f"ImageClassifier: labels must be in [0, {self.num_classes}), got {low} to {high}"
             )
-        self._checked = True

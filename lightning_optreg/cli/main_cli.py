@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
@@ -24,6 +24,7 @@ from lightning_optreg.cli.checkpoints import (
 from lightning_optreg.cli.given import is_given
 from lightning_optreg.cli.monitors import check_monitors
 from lightning_optreg.cli.parser import Parser
+from lightning_optreg.cli.ranges import check_ranges
 from lightning_optreg.cli.run_folder import DEFAULT_ROOT, find_checkpoint, folder_of, new_version
 from lightning_optreg.cli.save_config import SaveConfig
 from lightning_optreg.data import ImageDataModule
@@ -82,6 +83,11 @@ class CLI(LightningCLI):
             help="With fit and ckpt_path: keep weights, step, epoch and place in the schedule, and start the "
             "optimizer anew from the configuration.",
         )
+
+    @override
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        super().parse_arguments(parser, args)
+        check_ranges(self.config[self.config.subcommand])
 
     @override
     def _parse_ckpt_path(self) -> None:

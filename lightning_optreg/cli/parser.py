@@ -104,6 +104,8 @@ class Parser(LightningArgumentParser):
             return f"unknown key {found[2]}{self._where(found[2])}{nearest(found[2], known)}"
         if found := re.match(r'Linked "(.+)" must be given via "(.+)"', message):
             return f"{found[1]} is taken from {found[2]}: leave it out"
+        if found := re.match(r"argument (\S+) --> (\S+): ", message):
+            return f"{found[2]} is taken from {found[1]}: give --{found[1]}"
         if found := re.match(r"argument subcommand: invalid choice: '(.*)' \(choose from (.+)\)", message):
             return f"unknown command {found[1]!r}{nearest(found[1], re.findall(r'[a-z]+', found[2]))}"
         if found := re.search(r'Parser key "config": File does not exist: \'(.+)\'', message):

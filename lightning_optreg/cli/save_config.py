@@ -1,5 +1,6 @@
 """The configuration of a run, kept where people and resumed runs look for it."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
+from lightning_optreg.files import replacing
 from lightning_optreg.loggers import log_config
 
 __all__ = ["SaveConfig"]
@@ -24,8 +26,9 @@ class SaveConfig(Callback):
     def __init__(self, config: dict[str, Any], folder: Path) -> None:
         self.config = config
         self.folder = folder
+        # Before any logger makes it: what is made here goes again if the run never begins.
+        self._made = [made for made in (folder, *folder.parents) if not made.exists()]
         self._written: Path | None = None
-        self._made: list[Path] = []
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -33,31 +36,40 @@ class SaveConfig(Callback):
         dry: bool = trainer.fast_dev_run  # type: ignore[attr-defined]  # a connector sets it
         if stage != "fit" or not trainer.is_global_zero or dry:
             return
-        text = yaml.safe_dump(self.config, sort_keys=False)
         path, number = self.folder / "config.yaml", 0
-        while path.exists() and _of_run(yaml.safe_load(path.read_text())) != _of_run(self.config):
+        while path.exists() and not self._is_in(path):
             number += 1
             path = self.folder / f"config-{number}.yaml"
         if not path.exists():
-            self._made = [made for made in (self.folder, *self.folder.parents) if not made.exists()]
             self._written = path
-            self.folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            with replacing(path) as temporary:
+                temporary.write_text(yaml.safe_dump(self.config, sort_keys=False))
         log_config(trainer.loggers, self.config)
+
+    def _is_in(self, path: Path) -> bool:
+        try:
+            written = yaml.safe_load(path.read_text())
+        except yaml.YAMLError:
+            return False
+        return isinstance(written, dict) and _of_run(written) == _of_run(self.config)
 
     @override
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        """Let the file stay once training has begun."""
-        self._written = None
+        """Let everything stay once training has begun."""
+        self._written, self._made = None, []
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave nothing of a run that never began."""
-        if self._written is not None:
-            self._written.unlink(missing_ok=True)
-            for folder in self._made:
-                if folder.is_dir() and not any(folder.iterdir()):
-                    folder.rmdir()
+        if self._written is None or any(self.folder.rglob("*.ckpt")):  # one that SIGTERM has left
+            return
+        self._written.unlink(missing_ok=True)
+        # W&B's own process still writes to its folder, and has told its server of the run.
+        if self.folder in self._made and not (self.folder / "wandb").exists():
+            shutil.rmtree(self.folder, ignore_errors=True)
+        for folder in self._made[1:]:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
     @override
     def state_dict(self) -> dict[str, Any]:

@@ -269,6 +269,28 @@ MISTAKES: dict[str, Wrong] = {
         ["fit", "--model.net", "LeNet5", "--data.augment+=RandomCrop", "--data.augment.size=8"],
         ("LeNet5", "8"),
     ),
+    "loss of another kind": Wrong(["fit", "--model.loss", "MSELoss"], ("MSELoss", "(8, 10)", "(8,)")),
+    "loss that is no number": Wrong(
+        ["fit", "--model.loss", "CrossEntropyLoss", "--model.loss.reduction", "none"],
+        ("CrossEntropyLoss", "(8,)", "reduction"),
+    ),
+    "network of other images, found in training": Wrong(
+        ["fit", "--model.net", "torchvision.models.squeezenet1_1", "--data.val_fraction", "0"],
+        ("network", "(8, 1, 28, 28)", "3 channels"),
+    ),
+    "no accumulation": Wrong(
+        ["fit", "--trainer.accumulate_grad_batches", "0"], ("trainer.accumulate_grad_batches", ">= 1", "0")
+    ),
+    "negative clipping": Wrong(
+        ["fit", "--trainer.gradient_clip_val", "-1"], ("trainer.gradient_clip_val", ">= 0", "-1")
+    ),
+    "no epochs between validations": Wrong(
+        ["fit", "--trainer.check_val_every_n_epoch", "0"], ("trainer.check_val_every_n_epoch", ">= 1")
+    ),
+    "negative seed": Wrong(["fit", "--seed_everything", "-3"], ("seed_everything", ">= 0", "-3")),
+    "optimizer under the model": Wrong(
+        ["fit", "--model.optimizer", "Adam"], ("model.optimizer", "--optimizer")
+    ),
     "network of other images": Wrong(
         ["fit", "--model.net", "torchvision.models.resnet18"], ("3 channels", "[8, 1, 28, 28]")
     ),
