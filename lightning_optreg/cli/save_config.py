@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from lightning_optreg.files import replacing
@@ -45,6 +46,7 @@ class SaveConfig(Callback):
             with replacing(path) as temporary:
                 temporary.write_text(yaml.safe_dump(self.config, sort_keys=False))
         log_config(trainer.loggers, self.config)
+        rank_zero_info(f"run folder: {self.folder}")
 
     def _is_in(self, path: Path) -> bool:
         try:
