@@ -1,7 +1,7 @@
 """The LightningModule that wraps any network of images to scores: its steps, its metrics, its optimizer."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -37,6 +37,10 @@ def brier_score(probabilities: Tensor, labels: Tensor) -> Tensor:
         tensor([0.0800])
     """
     return (probabilities - F.one_hot(labels, probabilities.shape[1])).square().sum(dim=1)
+
+
+def _default_optimizer(groups: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(groups, lr=0.1, momentum=0.9)
 
 
 class ImageClassifier(LightningModule):
@@ -161,18 +165,17 @@ class ImageClassifier(LightningModule):
     def configure_optimizers(self) -> Any:
         """Make the optimizer, with its parameter groups, and the schedule."""
         groups = param_groups(self, no_decay=self.no_decay)
-        if self.make_optimizer is None:
-            optimizer: torch.optim.Optimizer = torch.optim.SGD(groups[:1], lr=0.1, momentum=0.9)
-        else:
-            optimizer = self.make_optimizer(groups[:1])
-        # Asked before the second group is added: some optimizers without weight decay take only one.
+        make: Callable[[Any], torch.optim.Optimizer] = self.make_optimizer or _default_optimizer
+        optimizer = make(groups[:1])
+        # Asked before there is a second group: some optimizers without weight decay take only one.
         if self.no_decay and "weight_decay" not in optimizer.defaults:
             raise MisconfigurationException(
                 f"ImageClassifier: no_decay needs an optimizer with weight_decay; "
                 f"{type(optimizer).__name__} has none"
             )
-        for group in groups[1:]:
-            optimizer.add_param_group(group)
+        if len(groups) > 1:
+            # Made anew, not added to: torch 2.9's Adagrad gives no state to groups that come later.
+            optimizer = make(groups)
         if self.lr is not None:
             for group in optimizer.param_groups:
                 group["lr"] = self.lr
