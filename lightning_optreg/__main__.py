@@ -65,7 +65,9 @@ def _run(argv: list[str]) -> int:
     if command in _LIGHTNING:
         from lightning_optreg.cli.errors import run_guarded
         from lightning_optreg.cli.main_cli import run
+        from lightning_optreg.cli.memory import keep_freed_memory
 
+        keep_freed_memory()
         return run_guarded(lambda: run(argv))
     if command == "describe":
         from lightning_optreg import describe

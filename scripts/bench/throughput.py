@@ -3,23 +3,28 @@
     python scripts/bench/throughput.py                 # LeNet-5 on Fashion-MNIST, ResNet-20 on 32 x 32 x 3
     python scripts/bench/throughput.py --options       # also channels-last, bf16-mixed and torch.compile
 
-(a) this project: ImageClassifier and its datamodule under Lightning's Trainer with the callbacks and the
-    logger that the command line gives every run, and crop + flip + PCA colour jitter on each batch
+(a) this project: ImageClassifier and its datamodule under Lightning's Trainer with the callbacks, the logger
+    and the layout (channels-last) of this project's recipes, and crop + flip + PCA jitter on each batch
 (b) the limit: a hand-written PyTorch loop over float images that are in memory already, no augmentation
 (c) the usual way: a LightningModule over torchvision's dataset, v2 transforms per image (crop, flip,
     normalise) and a DataLoader with 2 workers
 
-The three take turns for some rounds of an equal number of steps; a round's ratio compares neighbours in time,
-so it holds on a machine whose speed drifts. Printed are medians over the rounds.
+(a) in torch's default layout and (b) in channels-last are there for comparison.
+
+All take turns for some rounds of an equal number of steps; a round's ratio compares neighbours in time, so it
+holds on a machine whose speed drifts. Printed are medians over the rounds. All keep freed memory
+(lightning_optreg/cli/memory.py), or chance would decide between them.
 """
 
 import argparse
+import contextlib
 import logging
+import os
 import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +36,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_optreg import ImageClassifier
 from lightning_optreg.callbacks import Curves, ExactResume, Throughput
+from lightning_optreg.cli.memory import keep_freed_memory
 from lightning_optreg.data import CIFAR10DataModule, FashionMNISTDataModule, ImageDataModule
 from lightning_optreg.data.transforms import PCAColorJitter, RandomCrop, RandomHorizontalFlip
 from lightning_optreg.loggers import RunCSVLogger
@@ -199,7 +205,7 @@ def problems(data_dir: str | None, steps: int, folder: Path) -> list[Problem]:
         ),
         Problem(
             "ResNet-20, 32 x 32 x 3, batch 128",
-            lambda: ResNet(20, num_classes=10, input_shape=(3, 32, 32)),
+            lambda: ResNet(depth=20, num_classes=10, input_shape=(3, 32, 32)),
             lambda: CIFAR10DataModule(
                 data_dir=str(folder), batch_size=BATCH, augment=augment(4), verify_checksum=False
             ),
@@ -221,40 +227,53 @@ def loaded(data: ImageDataModule) -> tuple[Tensor, Tensor]:
 def measure(problem: Problem, rounds: int, with_options: bool) -> None:
     images, labels = loaded(problem.data())
     floats = images.float().div_(255).sub_(0.5).div_(0.25)
+    last = torch.channels_last
+    floats_last = floats.contiguous(memory_format=last)
     usual = UsualDataset(images, labels, problem.padding)
     variants: dict[str, Callable[[str], float]] = {
-        "(b) plain loop, no augmentation": lambda _: plain_loop(problem.net(), floats, labels, problem.steps),
-        "(a) this project": lambda folder: ours(problem.net(), problem.data(), problem.steps, folder),
-        "(c) usual Lightning": lambda folder: usual_way(problem.net(), usual, problem.usual_steps, folder),
+        LIMIT: lambda _: plain_loop(problem.net(), floats, labels, problem.steps),
+        OURS: lambda folder: ours(problem.net(), problem.data(), problem.steps, folder, channels_last=True),
+        USUAL: lambda folder: usual_way(problem.net(), usual, problem.usual_steps, folder),
+        "(b) in channels-last": lambda _: plain_loop(
+            problem.net().to(memory_format=last), floats_last, labels, problem.steps
+        ),
     }
-    for option, values in OPTIONS.items() if with_options else ():
-        variants[f"(a) with {option}"] = lambda folder, values=values: ours(
+    for option, values in (OPTIONS if with_options else {"default layout": {}}).items():
+        variants[f"(a) in {option}"] = lambda folder, values=values: ours(
             problem.net(), problem.data(), problem.steps, folder, **values
         )
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, variant in variants.items():
-            with tempfile.TemporaryDirectory() as folder:
+            with tempfile.TemporaryDirectory() as folder, progress_bars_hidden():
                 seconds[name].append(variant(folder))
-    limit = seconds["(b) plain loop, no augmentation"]
+    limit = seconds[LIMIT]
     print(f"\n{problem.name}: medians of {rounds} rounds, {torch.get_num_threads()} threads")
     print(f"{'':34}{'ms a step':>10}{'images/s':>10}{'speed / (b)':>13}")
     for name, values in seconds.items():
         ratio = statistics.median(b / v for b, v in zip(limit, values, strict=True))
         median = statistics.median(values)
         print(f"{name:34}{1e3 * median:10.2f}{BATCH / median:10.0f}{ratio:13.2f}")
-    against = [
-        c / a for a, c in zip(seconds["(a) this project"], seconds["(c) usual Lightning"], strict=True)
-    ]
+    against = [c / a for a, c in zip(seconds[OURS], seconds[USUAL], strict=True)]
     print(f"(a) is {statistics.median(against):.2f} x as fast as (c)")
 
 
+LIMIT, OURS, USUAL = "(b) plain loop, no augmentation", "(a) this project", "(c) usual Lightning"
+
 OPTIONS: dict[str, dict[str, Any]] = {
-    "channels-last": {"channels_last": True},
+    "default layout": {},
     "bf16-mixed": {"precision": "bf16-mixed"},
-    "channels-last and bf16-mixed": {"channels_last": True, "precision": "bf16-mixed"},
+    "channels-last, bf16-mixed": {"channels_last": True, "precision": "bf16-mixed"},
     "torch.compile": {"compile": True},
+    "channels-last, torch.compile": {"channels_last": True, "compile": True},
 }
+
+
+@contextlib.contextmanager
+def progress_bars_hidden() -> Iterator[None]:
+    """Let them be drawn, which takes time, but not seen."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
 
 
 def main() -> None:
@@ -265,6 +284,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["lenet5", "resnet20"])
     parser.add_argument("--options", action="store_true", help="measure what makes training faster too")
     args = parser.parse_args()
+    keep_freed_memory()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")  # (c) is advised to use other settings
     with tempfile.TemporaryDirectory() as temporary:
