@@ -22,6 +22,15 @@ NETS = {
     "lenet5_1998": partial(LeNet5, num_classes=4, input_shape=SHAPE, activation="tanh", pool="average"),
     "resnet_a": partial(ResNet, num_classes=4, input_shape=SHAPE, depth=8, width=4),
     "resnet_b": partial(ResNet, num_classes=4, input_shape=SHAPE, depth=8, width=4, shortcut="B"),
+    "resnet_preactivation": partial(
+        ResNet, num_classes=4, input_shape=SHAPE, depth=11, width=4, block="bottleneck", preactivation=True
+    ),
+    "resnet_imagenet": partial(
+        ResNet, num_classes=4, input_shape=SHAPE, depth=18, width=4, form="imagenet", preactivation=True
+    ),
+    "resnet_imagenet_stem": partial(
+        ResNet, num_classes=4, input_shape=SHAPE, depth=18, width=4, form="imagenet", stem="imagenet"
+    ),
 }
 every_net = pytest.mark.parametrize("make", NETS.values(), ids=NETS.keys())
 

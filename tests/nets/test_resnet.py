@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock as TorchvisionBlock
 
 from lightning_optreg.nets import ResNet
-from lightning_optreg.nets.resnet import BasicBlock, PaddedSubsampling
+from lightning_optreg.nets.residual_blocks import BasicBlock
+from lightning_optreg.nets.shortcuts import PaddedSubsampling
 
 PARAMETERS = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962, 1202: 19_421_274}
 
@@ -185,7 +186,7 @@ def test_input_is_left_alone() -> None:
         ({"depth": 2}, r"^ResNet: depth must be 6n \+ 2 .*, got 2$"),
         ({"depth": -4}, r"^ResNet: depth must be 6n \+ 2 .*, got -4$"),
         ({"width": 0}, "^ResNet: width must be >= 1, got 0$"),
-        ({"shortcut": "C"}, "^ResNet: shortcut must be 'A' or 'B', got 'C'$"),
+        ({"shortcut": "C"}, "^ResNet: shortcut must be 'auto', 'A', 'B' or 'none', got 'C'$"),
     ],
 )
 def test_wrong_settings(settings: dict[str, object], message: str) -> None:
