@@ -4,6 +4,8 @@ from lightning_optreg.nets.lenet5 import LeNet5
 from lightning_optreg.nets.mlp import MLP
 from lightning_optreg.nets.network import Network
 from lightning_optreg.nets.resnet import ResNet
+from lightning_optreg.nets.resnext import ResNeXt
 from lightning_optreg.nets.softmax_regression import SoftmaxRegression
+from lightning_optreg.nets.wide_resnet import WideResNet
 
-__all__ = ["MLP", "LeNet5", "Network", "ResNet", "SoftmaxRegression"]
+__all__ = ["MLP", "LeNet5", "Network", "ResNeXt", "ResNet", "SoftmaxRegression", "WideResNet"]

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lightning_optreg import nets
-from lightning_optreg.nets import MLP, LeNet5, Network, ResNet, SoftmaxRegression
+from lightning_optreg.nets import MLP, LeNet5, Network, ResNet, ResNeXt, SoftmaxRegression, WideResNet
 
 SHAPE = (3, 20, 16)
 NETS = {
@@ -31,6 +31,8 @@ NETS = {
     "resnet_imagenet_stem": partial(
         ResNet, num_classes=4, input_shape=SHAPE, depth=18, width=4, form="imagenet", stem="imagenet"
     ),
+    "resnext": partial(ResNeXt, num_classes=4, input_shape=SHAPE, depth=11, cardinality=2, width=4),
+    "wide_resnet": partial(WideResNet, num_classes=4, input_shape=SHAPE, depth=10, widen_factor=1),
 }
 every_net = pytest.mark.parametrize("make", NETS.values(), ids=NETS.keys())
 

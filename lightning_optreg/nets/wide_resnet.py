@@ -1,0 +1,117 @@
+"""Wide residual networks: fewer and wider blocks than ResNet's, with dropout inside them.
+
+Zagoruyko, Komodakis, "Wide residual networks", 2016 (arXiv:1605.07146). WRN-d-k has d weighted layers and k
+times ResNet's channels.
+"""
+
+from typing import Literal
+
+from lightning_optreg.nets.preactivation_blocks import PreactBasicBlock
+from lightning_optreg.nets.residual_blocks import Bottleneck, ResidualBlock
+from lightning_optreg.nets.residual_network import ResidualNetwork, Stem
+
+__all__ = ["WideResNet"]
+
+IMAGENET_BLOCKS = {50: [3, 4, 6, 3], 101: [3, 4, 23, 3]}
+
+
+class WideResNet(ResidualNetwork):
+    """WRN-d-k: for CIFAR with pre-activation basic blocks, for ImageNet with wide bottlenecks.
+
+    CIFAR form (table 1): a 3x3 convolution to 16 channels and three stages of n pre-activation blocks with
+    16k, 32k and 64k channels, as 28-10, 16-8, 40-4; the depth 6n + 4 counts the convolutions, those of the
+    three shortcuts that change the shape included. ImageNet form (section 3.3): ResNet-50 or 101 whose 3x3
+    convolutions are k times as wide; `load_torchvision` loads torchvision's weights. Weights start as
+    `ResidualNetwork` says.
+
+    Args:
+        num_classes: Number of classes K, at least 2. Default: 10.
+        input_shape: Channels, height and width (C, H, W) of one image. The network takes images of any size;
+            H and W matter to `stem` only. Default: (1, 28, 28).
+        depth: Number of layers d: 6n + 4 with n >= 1 in the CIFAR form; 50 or 101 in the ImageNet form. None
+            is the form's: 28 or 50. Default: None.
+        widen_factor: Widening factor k, at least 1. None is the form's: 10 or 2. Default: None.
+        dropout: Probability to drop an activation between the convolutions of a block, in [0, 1); the paper
+            takes 0.3 on CIFAR and 0.4 on SVHN. CIFAR form only. Default: 0.
+        form: `cifar` or `imagenet`. Default: cifar.
+        stem: See `ResNet`. Default: auto.
+
+    Shape:
+        images (N, C, H, W) -> scores (N, K).
+
+    Raises:
+        ValueError: If a number is out of its range or an option is unknown.
+
+    Example:
+        >>> import torch
+        >>> from lightning_optreg.nets import WideResNet
+        >>> with torch.device("meta"):
+        ...     net = WideResNet(input_shape=(3, 32, 32), depth=28, widen_factor=10)
+        >>> sum(p.numel() for p in net.parameters())
+        36479194
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        input_shape: tuple[int, int, int] = (1, 28, 28),
+        *,
+        depth: int | None = None,
+        widen_factor: int | None = None,
+        dropout: float = 0.0,
+        form: Literal["cifar", "imagenet"] = "cifar",
+        stem: Stem = "auto",
+    ) -> None:
+        if form not in ("cifar", "imagenet"):
+            raise ValueError(f"WideResNet: form must be 'cifar' or 'imagenet', got {form!r}")
+        if widen_factor is not None and not widen_factor >= 1:
+            raise ValueError(f"WideResNet: widen_factor must be >= 1, got {widen_factor}")
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"WideResNet: dropout must be in [0, 1), got {dropout}")
+        cifar = form == "cifar"
+        if dropout and not cifar:
+            raise ValueError(f"WideResNet: in the ImageNet form, dropout must be 0, got {dropout}")
+        if depth is None:
+            depth = 28 if cifar else 50
+        blocks = _cifar_blocks(depth) if cifar else _imagenet_blocks(depth)
+        factor = widen_factor or (10 if cifar else 2)
+
+        def make_block(
+            in_channels: int, out_channels: int, *, stage: int, stride: int, first: bool
+        ) -> ResidualBlock:
+            if cifar:
+                return PreactBasicBlock(
+                    in_channels,
+                    out_channels,
+                    stride=stride,
+                    shortcut="B",
+                    activate="none" if first else "auto",
+                    dropout=dropout,
+                )
+            return Bottleneck(in_channels, out_channels, width=64 * factor * 2**stage, stride=stride)
+
+        super().__init__(
+            num_classes,
+            input_shape,
+            stem="small" if cifar and stem == "auto" else stem,
+            stem_channels=16 if cifar else 64,
+            blocks=blocks,
+            channels=[(16 * factor if cifar else 256) * 2**stage for stage in range(len(blocks))],
+            make_block=make_block,
+            final_norm=cifar,
+            zero_init_residual=False,
+        )
+
+
+def _cifar_blocks(depth: int) -> list[int]:
+    """Numbers of blocks of the CIFAR form."""
+    if not depth >= 10 or depth % 6 != 4:
+        raise ValueError(f"WideResNet: depth must be 6n + 4 with n >= 1 (10, 16, 22, 28, ...), got {depth}")
+    return [(depth - 4) // 6] * 3
+
+
+def _imagenet_blocks(depth: int) -> list[int]:
+    """Numbers of blocks of the ImageNet form."""
+    if depth not in IMAGENET_BLOCKS:
+        raise ValueError(f"WideResNet: in the ImageNet form, depth must be 50 or 101, got {depth}")
+    return IMAGENET_BLOCKS[depth]
