@@ -16,8 +16,8 @@ def keep_freed_memory() -> bool:
 
     By default glibc returns the top of the heap as soon as it is free. Whether a step's activations lie there
     is chance; if they do, every step has all its memory taken away and mapped, zeroed, again, page by page:
-    thousands of page faults, which scripts/bench/allocator.py measures. The price is that the process does not
-    shrink between the peaks of its memory. On other systems than Linux with glibc nothing is done.
+    thousands of page faults, which scripts/bench/allocator.py measures. The price: the process does not shrink
+    between the peaks of its memory. On other systems than Linux with glibc nothing is done.
 
     Returns:
         Whether it was done.
