@@ -59,12 +59,12 @@ def main() -> None:
             command = [sys.executable, __file__, "--one", str(keep), str(junk)]
             out = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
             measured.append((float(out[0]), float(out[1])))
-    print(f"{'':10}{'ms a step: median':>20}{'least':>8}{'most':>8}{'page faults a step: median':>30}{'most':>8}")
+    print(f"{'':10}{'ms a step: median':>20}{'least':>8}{'most':>8}{'page faults: median':>23}{'most':>8}")
     for keep, name in ((0, "default"), (1, "kept")):
         ms, faults = zip(*results[keep], strict=True)
         print(
             f"{name:10}{statistics.median(ms):20.2f}{min(ms):8.2f}{max(ms):8.2f}"
-            f"{statistics.median(faults):30.0f}{max(faults):8.0f}"
+            f"{statistics.median(faults):23.0f}{max(faults):8.0f}"
         )
     ratio = statistics.median(a[0] / b[0] for a, b in zip(results[0], results[1], strict=True))
     print(f"kept is {ratio:.2f} x as fast")

@@ -47,6 +47,12 @@ def as_needed(transform: BatchTransform, images: Tensor) -> Tensor:
     return images / 255 if transform.needs_float else images
 
 
+fakes_cuda = pytest.mark.skipif(
+    torch.__version__ < torch.torch_version.TorchVersion("2.14") and not torch.cuda.is_available(),
+    reason="fake CUDA tensors of older torch versions need CUDA's driver",
+)
+
+
 def fake_cuda() -> FakeTensorMode:
     """Tensors with shape, dtype and device but no numbers: mixing devices fails as it does on a real GPU.
 
@@ -164,6 +170,7 @@ def test_any_channels(make: Callable[[], BatchTransform]) -> None:
         assert transform(images, draws(4)).shape[:2] == (4, channels)
 
 
+@fakes_cuda
 @active
 def test_every_tensor_is_made_on_the_device_of_the_images(make: Callable[[], BatchTransform]) -> None:
     transform = ready(make())
@@ -185,6 +192,7 @@ def test_shapes_come_out_on_the_meta_device(make: Callable[[], BatchTransform]) 
     assert result.shape == (4, *transform.output_shape((3, 12, 10)))
 
 
+@fakes_cuda
 def test_pipeline_and_its_buffers_follow_the_images() -> None:
     statistics = compute_statistics(pixels(20))
     for mode in ("mean_std", "mean", "mean_image", "none"):
