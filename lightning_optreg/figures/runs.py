@@ -1,0 +1,80 @@
+"""One quantity of several runs in one picture: how networks, optimizers or regularizers compare."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # matplotlib is imported when something is drawn: it takes a while
+    from matplotlib.figure import Figure
+
+__all__ = ["draw_runs", "read_metric"]
+
+# Okabe and Ito's palette without its yellow, told apart by people with any colour vision.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = "osD^vPX"
+
+
+def read_metric(path: str | Path, name: str) -> list[tuple[int, float]]:
+    """Read what a run logged under a name, from its `metrics.csv`.
+
+    Args:
+        path: The file.
+        name: Column, such as `train/loss`.
+
+    Returns:
+        Epochs, counted from 0, with their values, in the order in which they were logged.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it has no such column.
+    """
+    with Path(path).open(newline="") as file:
+        rows = csv.DictReader(file)
+        if name not in (rows.fieldnames or ()):
+            raise ValueError(f"read_metric: {path} has no column {name!r}, but {rows.fieldnames}")
+        return [(int(row["epoch"]), float(row[name])) for row in rows if row[name]]
+
+
+def draw_runs(runs: Mapping[str, Sequence[tuple[int, float]]], quantity: str) -> "Figure":
+    """Draw a line for each run: a quantity over the epochs.
+
+    Args:
+        runs: For each run, by the name that the legend shall have, epochs counted from 0 and values.
+        quantity: What the values are, for the axis, such as `training loss (mean per image)`.
+
+    Returns:
+        The figure; `figure.savefig("runs.png")` writes it.
+
+    Raises:
+        ValueError: If there is nothing to draw.
+
+    Example:
+        >>> figure = draw_runs({"plain": [(0, 2.3), (1, 2.1)], "residual": [(0, 2.0), (1, 1.5)]}, "loss")
+        >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+        ['plain', 'residual']
+    """
+    from matplotlib.figure import Figure
+
+    if not any(runs.values()):
+        raise ValueError(f"draw_runs: no run among {list(runs)} has a value")
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    for i, (name, points) in enumerate(runs.items()):
+        axes.plot(
+            [epoch for epoch, _ in points],
+            [value for _, value in points],
+            color=_COLORS[i % len(_COLORS)],
+            marker=_MARKERS[i % len(_MARKERS)],
+            markersize=5,
+            linewidth=1.8,
+            label=name,
+        )
+    axes.set_xlabel("epoch (counted from 0)")
+    axes.set_ylabel(quantity)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(loc="best", frameon=False)
+    return figure
