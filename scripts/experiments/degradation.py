@@ -4,8 +4,8 @@
 
 Trains plain and residual networks of 20 and 56 layers on CIFAR-10 (figure 6 of He et al. 2016,
 arXiv:1512.03385) by their recipes in configs/cifar10, for few epochs at the recipes' first learning rate, and
-draws their training losses. Options behind `--` go to every fit, such as `-- --trainer.precision bf16-mixed`. A
-run that is finished is not repeated.
+draws their training losses. Options behind `--` go to every fit, such as `-- --trainer.precision bf16-mixed`.
+A run that is finished is not repeated.
 """
 
 import argparse
