@@ -6,6 +6,7 @@ from lightning_optreg.nets.network import Network
 from lightning_optreg.nets.resnet import ResNet
 from lightning_optreg.nets.resnext import ResNeXt
 from lightning_optreg.nets.softmax_regression import SoftmaxRegression
+from lightning_optreg.nets.vgg import VGG
 from lightning_optreg.nets.wide_resnet import WideResNet
 
-__all__ = ["MLP", "LeNet5", "Network", "ResNeXt", "ResNet", "SoftmaxRegression", "WideResNet"]
+__all__ = ["MLP", "VGG", "LeNet5", "Network", "ResNeXt", "ResNet", "SoftmaxRegression", "WideResNet"]

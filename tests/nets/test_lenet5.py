@@ -121,7 +121,10 @@ def test_smallest_image(padding: int, smallest: int) -> None:
     ("settings", "message"),
     [
         ({"activation": "ReLU"}, "^LeNet5: activation must be 'relu' or 'tanh', got 'ReLU'$"),
-        ({"pool": "min"}, "^LeNet5: pool must be 'max' or 'average', got 'min'$"),
+        ({"pool": "min"}, "^LeNet5: pool must be 'max', 'average' or 'trainable', got 'min'$"),
+        ({"c3": "sparse"}, "^LeNet5: c3 must be 'full' or 'table', got 'sparse'$"),
+        ({"output": "softmax"}, "^LeNet5: output must be 'linear' or 'rbf', got 'softmax'$"),
+        ({"init": "he"}, "^LeNet5: init must be 'normal' or 'uniform', got 'he'$"),
         ({"padding": -1}, "^LeNet5: padding must be >= 0, got -1$"),
     ],
 )
