@@ -11,23 +11,24 @@ import torchvision
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from lightning_optreg import nets
 from lightning_optreg.describe import LayerRow, describe, format_table, main, total
 from lightning_optreg.nets import MLP, LeNet5, ResNet, SoftmaxRegression
 
-# name: kind, output, activations, parameters, multiply-adds
+# name, kind, output, activations, parameters, multiply-adds, biases
 LENET5 = [
     ("input", "", (1, 1, 28, 28), 28 * 28, 0, 0),
-    ("c1", "Conv2d", (1, 6, 28, 28), 6 * 28 * 28, 6 * (25 + 1), 6 * 28 * 28 * 25),
+    ("c1", "Conv2d", (1, 6, 28, 28), 6 * 28 * 28, 6 * (25 + 1), 6 * 28 * 28 * 25, 6),
     ("activation", "ReLU", (1, 6, 28, 28), 6 * 28 * 28, 0, 0),
     ("s2", "MaxPool2d", (1, 6, 14, 14), 6 * 14 * 14, 0, 0),
-    ("c3", "Conv2d", (1, 16, 10, 10), 16 * 100, 16 * (6 * 25 + 1), 16 * 100 * 6 * 25),
+    ("c3", "Conv2d", (1, 16, 10, 10), 16 * 100, 16 * (6 * 25 + 1), 16 * 100 * 6 * 25, 16),
     ("activation", "ReLU", (1, 16, 10, 10), 16 * 100, 0, 0),
     ("s4", "MaxPool2d", (1, 16, 5, 5), 400, 0, 0),
-    ("c5", "Linear", (1, 120), 120, 120 * 401, 120 * 400),
+    ("c5", "Linear", (1, 120), 120, 120 * 401, 120 * 400, 120),
     ("activation", "ReLU", (1, 120), 120, 0, 0),
-    ("f6", "Linear", (1, 84), 84, 84 * 121, 84 * 120),
+    ("f6", "Linear", (1, 84), 84, 84 * 121, 84 * 120, 84),
     ("activation", "ReLU", (1, 84), 84, 0, 0),
-    ("output", "Linear", (1, 10), 10, 10 * 85, 10 * 84),
+    ("output", "Linear", (1, 10), 10, 10 * 85, 10 * 84, 10),
 ]
 
 
@@ -35,11 +36,72 @@ def test_lenet5_by_hand() -> None:
     rows = describe(LeNet5(), (1, 28, 28))
     assert rows == [LayerRow(*row) for row in LENET5]
     assert total(rows).parameters == 61_706
+    assert total(rows).weights == 61_706 - 236
     assert total(rows).multiply_adds == 416_520
     assert [row.memory for row in rows[:2]] == [4 * 784, 4 * 4704]
 
 
-def test_the_lectures_vgg16_table() -> None:
+# Memory in numbers, as rounded by the lecture, and weights of VGG-16.
+LECTURE_VGG16 = [
+    ("INPUT", "150K", 0),
+    ("CONV3-64", "3.2M", 1_728),
+    ("CONV3-64", "3.2M", 36_864),
+    ("POOL2", "800K", 0),
+    ("CONV3-128", "1.6M", 73_728),
+    ("CONV3-128", "1.6M", 147_456),
+    ("POOL2", "400K", 0),
+    ("CONV3-256", "800K", 294_912),
+    ("CONV3-256", "800K", 589_824),
+    ("CONV3-256", "800K", 589_824),
+    ("POOL2", "200K", 0),
+    ("CONV3-512", "400K", 1_179_648),
+    ("CONV3-512", "400K", 2_359_296),
+    ("CONV3-512", "400K", 2_359_296),
+    ("POOL2", "100K", 0),
+    ("CONV3-512", "100K", 2_359_296),
+    ("CONV3-512", "100K", 2_359_296),
+    ("CONV3-512", "100K", 2_359_296),
+    ("POOL2", "25K", 0),
+    ("FC", "4096", 102_760_448),
+    ("FC", "4096", 16_777_216),
+    ("FC", "1000", 4_096_000),
+]
+
+
+def lecture_rounds(count: int) -> str:
+    """Two digits, as the lecture rounds: 3,211,264 is 3.2M, 802,816 is 800K, 4,096 stays."""
+    if count >= 1_000_000:
+        return f"{count / 1e6:.1f}M"
+    if count >= 200_000:
+        return f"{count / 1e5:.0f}00K"
+    return f"{5 * round(count / 5e3)}K" if count >= 10_000 else str(count)
+
+
+def test_the_command_prints_the_lectures_vgg16_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--net", "VGG", "--net.depth", "16"]) == 0
+    title, header, _, *lines, _, last = capsys.readouterr().out.splitlines()
+    assert title == "VGG on 1x3x224x224"
+    assert header.split()[3:] == ["activations", "memory", "weights", "parameters", "multiply-adds"]
+    rows = [line.split() for line in lines]
+    # What writes no numbers has no line in the lecture: ReLU in place, dropout.
+    shown = [row for row in rows if row[-6] != "0"]
+    numbers = [
+        (lecture_rounds(int(row[-6].replace(",", ""))), int(row[-3].replace(",", ""))) for row in shown
+    ]
+    assert numbers == [line[1:] for line in LECTURE_VGG16]
+    assert {row[1] for row in rows if row[-6] == "0"} == {"ReLU", "Dropout"}
+    kinds = {"INPUT": "1x3x224x224", "CONV": "Conv2d", "POOL": "MaxPool2d", "FC": "Linear"}
+    for row, (name, *_) in zip(shown, LECTURE_VGG16, strict=True):
+        assert row[1] == next(kind for start, kind in kinds.items() if name.startswith(start))
+        if name.startswith("CONV"):
+            assert row[2].split("x")[1] == name.partition("-")[2]
+    # 138M parameters. The lecture's total of 24M numbers in memory is not its lines' sum: that is 15.2M.
+    activations, _, _, weights, parameters, _ = last.split()[1:]
+    assert (weights, parameters) == ("138,344,128", "138,357,544")
+    assert activations == "15,237,608"
+
+
+def test_torchvisions_vgg16_has_the_lectures_table_too() -> None:
     with torch.device("meta"):
         net = torchvision.models.vgg16()
     rows = describe(net, (3, 224, 224))
@@ -233,19 +295,20 @@ def test_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     assert "usage: lightning-optreg describe --net NAME" in capsys.readouterr().out
     assert main(["--net", "ResNet", "--help"]) == 0
-    assert "--net.shortcut {A,B}" in capsys.readouterr().out
+    assert "--net.shortcut {auto,A,B,none}" in capsys.readouterr().out
 
 
+NETS = ", ".join(sorted(set(nets.__all__) - {"Network"}, key=str.lower))
 RESNET18 = "torchvision.models.resnet18"
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "--net is missing; known: LeNet5, MLP, ResNet, SoftmaxRegression, or the path of"),
+        ([], f"--net is missing; known: {NETS}, or the path of"),
         (["--net"], "argument --net: expected one argument"),
         (["--net", "resnet"], "unknown network 'resnet'; nearest: ResNet"),
-        (["--net", "Zebra"], "unknown network 'Zebra'; known: LeNet5"),
+        (["--net", "Zebra"], f"unknown network 'Zebra'; known: {NETS}, or"),
         (["--net", "..ResNet"], "unknown network '..ResNet'; nearest: ResNet"),
         (["--net", "torchvison.models.vgg16"], "cannot import 'torchvison.models' for --net torchvison"),
         (["--net", "torchvision.models.resnet19"], "has no class or function 'resnet19'; nearest: resnet18"),

@@ -40,12 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         >>> from lightning_optreg.describe import main
         >>> main(["--net", "SoftmaxRegression", "--input_shape", "3", "32", "32"])
         SoftmaxRegression on 1x3x32x32
-        layer   kind    output     activations    memory  parameters  multiply-adds
-        ---------------------------------------------------------------------------
-        input           1x3x32x32        3,072  12.0 KiB           0              0
-        linear  Linear  1x10                10      40 B      30,730         30,720
-        ---------------------------------------------------------------------------
-        total                            3,082  12.0 KiB      30,730         30,720
+        layer   kind    output     activations    memory  weights  parameters  multiply-adds
+        ------------------------------------------------------------------------------------
+        input           1x3x32x32        3,072  12.0 KiB        0           0              0
+        linear  Linear  1x10                10      40 B   30,720      30,730         30,720
+        ------------------------------------------------------------------------------------
+        total                            3,082  12.0 KiB   30,720      30,730         30,720
         0
     """
     try:

@@ -31,11 +31,13 @@ class LayerRow:
         parameters: Weights and biases, counted at the first call of the first layer that has them.
         multiply_adds: Multiplications that are followed by an addition: half of torch's floating-point
             operations. Biases, normalisation, pooling and nonlinearities are not counted.
+        biases: How many of the parameters are biases, by their names.
 
     Example:
         >>> from lightning_optreg.describe import LayerRow
-        >>> LayerRow("c1", "Conv2d", (1, 6, 28, 28), 4704, 156, 117600).memory
-        18816
+        >>> row = LayerRow("c1", "Conv2d", (1, 6, 28, 28), 4704, 156, 117600, biases=6)
+        >>> row.memory, row.weights
+        (18816, 150)
     """
 
     name: str
@@ -44,11 +46,17 @@ class LayerRow:
     activations: int
     parameters: int
     multiply_adds: int
+    biases: int = 0
 
     @property
     def memory(self) -> int:
         """Bytes of the activations in float32."""
         return 4 * self.activations
+
+    @property
+    def weights(self) -> int:
+        """Parameters without biases, as the lecture counts them."""
+        return self.parameters - self.biases
 
 
 def describe(net: nn.Module, input_shape: Sequence[int], batch_size: int = 1) -> list[LayerRow]:
@@ -75,7 +83,7 @@ def describe(net: nn.Module, input_shape: Sequence[int], batch_size: int = 1) ->
         >>> rows = describe(LeNet5(), (1, 28, 28))
         >>> rows[1]
         LayerRow(name='c1', kind='Conv2d', output=(1, 6, 28, 28), activations=4704, parameters=156, \
-multiply_adds=117600)
+multiply_adds=117600, biases=6)
         >>> total(rows).parameters, total(rows).multiply_adds
         (61706, 416520)
     """
@@ -98,14 +106,14 @@ multiply_adds=117600)
         flops = counter.get_total_flops() - flops_before.pop()
         own_flops = flops - flops_below.pop()
         flops_below[-1] += flops
-        own_parameters = parameters.pop(module, 0)
+        own_parameters, own_biases = parameters.pop(module, (0, 0))
         if own_flops or own_parameters or not any(module.children()):
             tensors = list(_tensors(output))
             old = {tensor.untyped_storage() for tensor in _tensors(inputs)}
             new = (tensor.numel() for tensor in tensors if tensor.untyped_storage() not in old)
             shape = tuple(tensors[0].shape) if tensors else ()
             row = (names[module], type(module).__name__, shape, sum(new), own_parameters, own_flops // 2)
-            rows.append(LayerRow(*row))
+            rows.append(LayerRow(*row, biases=own_biases))
 
     # The values are swapped for meta tensors from outside: the module's own stay where they are.
     values = dict(net.named_parameters()) | dict(net.named_buffers())
@@ -120,13 +128,13 @@ multiply_adds=117600)
         images = torch.empty(batch_size, *input_shape, device="meta")
         with torch.no_grad(), counter:
             torch.func.functional_call(net, on_meta, images)
-    for module, count in parameters.items():
-        rows.append(LayerRow(names[module], f"{type(module).__name__} (not called)", (), 0, count, 0))
+    for module, (count, biases) in parameters.items():
+        rows.append(LayerRow(names[module], f"{type(module).__name__} (not called)", (), 0, count, 0, biases))
     return rows
 
 
 def total(rows: Sequence[LayerRow]) -> LayerRow:
-    """Add up activations, parameters and multiply-adds.
+    """Add up activations, parameters, multiply-adds and biases.
 
     Args:
         rows: What `describe` returned.
@@ -137,7 +145,7 @@ def total(rows: Sequence[LayerRow]) -> LayerRow:
     Example:
         >>> from lightning_optreg.describe import LayerRow, total
         >>> total([LayerRow("a", "", (1, 2), 2, 3, 4), LayerRow("b", "", (1, 5), 5, 6, 7)])
-        LayerRow(name='total', kind='', output=(), activations=7, parameters=9, multiply_adds=11)
+        LayerRow(name='total', kind='', output=(), activations=7, parameters=9, multiply_adds=11, biases=0)
     """
     return LayerRow(
         "total",
@@ -146,6 +154,7 @@ def total(rows: Sequence[LayerRow]) -> LayerRow:
         sum(row.activations for row in rows),
         sum(row.parameters for row in rows),
         sum(row.multiply_adds for row in rows),
+        sum(row.biases for row in rows),
     )
 
 
@@ -160,14 +169,14 @@ def format_table(rows: Sequence[LayerRow]) -> str:
 
     Example:
         >>> from lightning_optreg.describe import LayerRow, format_table
-        >>> print(format_table([LayerRow("c1", "Conv2d", (1, 6, 28, 28), 4704, 156, 117600)]))
-        layer  kind    output     activations    memory  parameters  multiply-adds
-        --------------------------------------------------------------------------
-        c1     Conv2d  1x6x28x28        4,704  18.4 KiB         156        117,600
-        --------------------------------------------------------------------------
-        total                           4,704  18.4 KiB         156        117,600
+        >>> print(format_table([LayerRow("c1", "Conv2d", (1, 6, 28, 28), 4704, 156, 117600, biases=6)]))
+        layer  kind    output     activations    memory  weights  parameters  multiply-adds
+        -----------------------------------------------------------------------------------
+        c1     Conv2d  1x6x28x28        4,704  18.4 KiB      150         156        117,600
+        -----------------------------------------------------------------------------------
+        total                           4,704  18.4 KiB      150         156        117,600
     """
-    header = ("layer", "kind", "output", "activations", "memory", "parameters", "multiply-adds")
+    header = ("layer", "kind", "output", "activations", "memory", "weights", "parameters", "multiply-adds")
     body = [_cells(row) for row in (*rows, total(rows))]
     widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
     lines = []
@@ -180,7 +189,8 @@ def format_table(rows: Sequence[LayerRow]) -> str:
 
 
 def _cells(row: LayerRow) -> tuple[str, ...]:
-    numbers = (f"{row.activations:,}", _bytes(row.memory), f"{row.parameters:,}", f"{row.multiply_adds:,}")
+    counts = (row.weights, row.parameters, row.multiply_adds)
+    numbers = (f"{row.activations:,}", _bytes(row.memory), *(f"{count:,}" for count in counts))
     return (row.name, row.kind, "x".join(map(str, row.output)), *numbers)
 
 
@@ -193,15 +203,19 @@ def _bytes(count: float) -> str:
     return f"{count:.{0 if units[-1] == 'B' else 1}f} {units[-1]}"
 
 
-def _own_parameters(net: nn.Module) -> dict[nn.Module, int]:
-    """How many parameters each module holds itself; one that several modules share belongs to the first."""
+def _own_parameters(net: nn.Module) -> dict[nn.Module, tuple[int, int]]:
+    """How many parameters each module holds itself, and how many of them are biases.
+
+    One that several modules share belongs to the first.
+    """
     seen: set[int] = set()
-    own: dict[nn.Module, int] = {}
+    own: dict[nn.Module, tuple[int, int]] = {}
     for module in net.modules():
-        mine = {id(p): p.numel() for p in module.parameters(recurse=False) if id(p) not in seen}
-        seen |= mine.keys()
+        mine = {name: p for name, p in module.named_parameters(recurse=False) if id(p) not in seen}
+        seen |= {id(p) for p in mine.values()}
         if mine:
-            own[module] = sum(mine.values())
+            biases = sum(p.numel() for name, p in mine.items() if "bias" in name)
+            own[module] = sum(p.numel() for p in mine.values()), biases
     return own
 
 
