@@ -1,5 +1,6 @@
 """Networks: modules that map images (N, C, H, W) to scores (N, K), one file each."""
 
+from lightning_optreg.nets.en_resnet import EnResNet
 from lightning_optreg.nets.lenet5 import LeNet5
 from lightning_optreg.nets.mlp import MLP
 from lightning_optreg.nets.network import Network
@@ -9,4 +10,14 @@ from lightning_optreg.nets.softmax_regression import SoftmaxRegression
 from lightning_optreg.nets.vgg import VGG
 from lightning_optreg.nets.wide_resnet import WideResNet
 
-__all__ = ["MLP", "VGG", "LeNet5", "Network", "ResNeXt", "ResNet", "SoftmaxRegression", "WideResNet"]
+__all__ = [
+    "MLP",
+    "VGG",
+    "EnResNet",
+    "LeNet5",
+    "Network",
+    "ResNeXt",
+    "ResNet",
+    "SoftmaxRegression",
+    "WideResNet",
+]

@@ -40,6 +40,7 @@ class ResidualNetwork(Network):
         blocks: Number of blocks of each stage, each at least 1.
         channels: Output channels of each stage.
         make_block: Builds a block.
+        stem_norm: Whether batch normalisation and ReLU follow the stem's convolution.
         final_norm: Whether batch normalisation and ReLU follow the last block, as pre-activation needs.
         zero_init_residual: Whether the last weights of each block start at zero, so that at first every
             block passes on its shortcut.
@@ -56,8 +57,9 @@ class ResidualNetwork(Network):
         >>> from lightning_optreg.nets.residual_network import ResidualNetwork
         >>> def make_block(in_channels, out_channels, *, stage, stride, first):
         ...     return BasicBlock(in_channels, out_channels, stride=stride)
-        >>> net = ResidualNetwork(10, (3, 8, 8), stem="auto", stem_channels=4, blocks=[1, 1],
-        ...     channels=[4, 8], make_block=make_block, final_norm=False, zero_init_residual=False)
+        >>> net = ResidualNetwork(
+        ...     10, (3, 8, 8), stem="auto", stem_channels=4, blocks=[1, 1], channels=[4, 8],
+        ...     make_block=make_block, stem_norm=True, final_norm=False, zero_init_residual=False)
         >>> net(torch.randn(2, 3, 8, 8)).shape
         torch.Size([2, 10])
     """
@@ -72,6 +74,7 @@ class ResidualNetwork(Network):
         blocks: Sequence[int],
         channels: Sequence[int],
         make_block: BlockMaker,
+        stem_norm: bool,
         final_norm: bool,
         zero_init_residual: bool,
     ) -> None:
@@ -88,7 +91,7 @@ class ResidualNetwork(Network):
             if stem == "small"
             else nn.Conv2d(input_shape[0], stem_channels, 7, stride=2, padding=3, bias=False)
         )
-        self.bn = nn.BatchNorm2d(stem_channels)
+        self.bn = nn.BatchNorm2d(stem_channels) if stem_norm else None
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = None if stem == "small" else nn.MaxPool2d(3, stride=2, padding=1)
         self.stage_names = [f"stage{i + 1}" for i in range(len(blocks))]
@@ -118,7 +121,9 @@ class ResidualNetwork(Network):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W) to scores (N, K)."""
-        x = self.relu(self.bn(self.conv(x)))
+        x = self.conv(x)
+        if self.bn is not None:
+            x = self.relu(self.bn(x))
         if self.maxpool is not None:
             x = self.maxpool(x)
         for name in self.stage_names:

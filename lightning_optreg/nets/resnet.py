@@ -7,9 +7,10 @@ He, Zhang, Ren, Sun, "Identity mappings in deep residual networks", 2016 (arXiv:
 
 from typing import Literal
 
+from lightning_optreg.layers import StochasticDepth
 from lightning_optreg.nets.preactivation_blocks import Activate, PreactBasicBlock, PreactBottleneck
 from lightning_optreg.nets.residual_blocks import BasicBlock, Bottleneck, ResidualBlock
-from lightning_optreg.nets.residual_network import ResidualNetwork, Stem
+from lightning_optreg.nets.residual_network import ResidualNetwork, Stem, linear_decay
 from lightning_optreg.nets.shortcuts import Shortcut
 
 __all__ = ["ResNet"]
@@ -59,6 +60,12 @@ class ResNet(ResidualNetwork):
         preactivation: Whether blocks compute y = F(relu(BN(x))) + shortcut. Default: False.
         stem: `imagenet`, 7x7/2 convolution and 3x3/2 max-pooling; `small`, a 3x3 convolution at full size.
             `auto` is small in the CIFAR form, and in the ImageNet form if H or W is below 96. Default: auto.
+        survival: Probability p_L in (0, 1] that the last block's branch is computed in training; that of
+            block l of L is 1 - l / L (1 - p_L), stochastic depth with linear decay (Huang et al. 2016,
+            arXiv:1603.09382, who take 0.5). In training a branch counts fully or not at all, at test p_l
+            times. 1 switches it off; the state dict is the same. Default: 1.
+        survival_mode: `block` draws once for a mini-batch and does not compute a dropped branch, which saves
+            its time (the paper's); `sample` draws for every image. Default: block.
 
     Shape:
         images (N, C, H, W) -> scores (N, K).
@@ -93,6 +100,8 @@ class ResNet(ResidualNetwork):
         block: Block = "auto",
         preactivation: bool = False,
         stem: Stem = "auto",
+        survival: float = 1.0,
+        survival_mode: Literal["block", "sample"] = "block",
     ) -> None:
         if form not in ("cifar", "imagenet"):
             raise ValueError(f"ResNet: form must be 'cifar' or 'imagenet', got {form!r}")
@@ -100,6 +109,12 @@ class ResNet(ResidualNetwork):
             raise ValueError(f"ResNet: shortcut must be 'auto', 'A', 'B' or 'none', got {shortcut!r}")
         if width is not None and not width >= 1:
             raise ValueError(f"ResNet: width must be >= 1, got {width}")
+        if not 0.0 < survival <= 1.0:
+            raise ValueError(f"ResNet: survival must be in (0, 1], got {survival}")
+        if survival_mode not in ("block", "sample"):
+            raise ValueError(f"ResNet: survival_mode must be 'block' or 'sample', got {survival_mode!r}")
+        if survival < 1.0 and shortcut == "none":
+            raise ValueError(f"ResNet: without shortcuts, survival must be 1, got {survival}")
         cifar = form == "cifar"
         kind, blocks = _cifar_blocks(depth, block) if cifar else _imagenet_blocks(depth, block)
         base = width or (16 if cifar else 64)
@@ -135,9 +150,14 @@ class ResNet(ResidualNetwork):
             blocks=blocks,
             channels=widths if kind == "basic" else [4 * width for width in widths],
             make_block=make_block,
+            stem_norm=True,
             final_norm=preactivation,
             zero_init_residual=zero_init_residual,
         )
+        if survival < 1.0:
+            residual_blocks = self.blocks()
+            for module, p in zip(residual_blocks, linear_decay(len(residual_blocks), survival), strict=True):
+                module.stochastic_depth = StochasticDepth(p, mode=survival_mode)
 
 
 def _cifar_blocks(depth: int, block: Block) -> tuple[Literal["basic", "bottleneck"], list[int]]:

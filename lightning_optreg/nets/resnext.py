@@ -34,6 +34,8 @@ class ResNeXt(ResidualNetwork):
         cardinality: Number of groups C, at least 1. None is the form's: 8 or 32. Default: None.
         width: Channels d of a group in the first stage, at least 1. None is the form's: 64 or 4.
             Default: None.
+        channels: Output channels of the first stage, a multiple of 4, at least 4; each further stage has
+            twice as many as the one before, the stem a quarter. Default: 256, as in the paper.
         form: `cifar` or `imagenet`. Default: cifar.
         stem: See `ResNet`. Default: auto.
         zero_init_residual: Whether the last batch normalisation of each branch starts with weight 0.
@@ -62,6 +64,7 @@ class ResNeXt(ResidualNetwork):
         depth: int | None = None,
         cardinality: int | None = None,
         width: int | None = None,
+        channels: int = 256,
         form: Literal["cifar", "imagenet"] = "cifar",
         stem: Stem = "auto",
         zero_init_residual: bool = False,
@@ -72,6 +75,8 @@ class ResNeXt(ResidualNetwork):
             raise ValueError(f"ResNeXt: cardinality must be >= 1, got {cardinality}")
         if width is not None and not width >= 1:
             raise ValueError(f"ResNeXt: width must be >= 1, got {width}")
+        if not channels >= 4 or channels % 4:
+            raise ValueError(f"ResNeXt: channels must be a multiple of 4, at least 4, got {channels}")
         cifar = form == "cifar"
         if depth is None:
             depth = 29 if cifar else 50
@@ -90,10 +95,11 @@ class ResNeXt(ResidualNetwork):
             num_classes,
             input_shape,
             stem="small" if cifar and stem == "auto" else stem,
-            stem_channels=64,
+            stem_channels=channels // 4,
             blocks=blocks,
-            channels=[256 * 2**stage for stage in range(len(blocks))],
+            channels=[channels * 2**stage for stage in range(len(blocks))],
             make_block=make_block,
+            stem_norm=True,
             final_norm=False,
             zero_init_residual=zero_init_residual,
         )

@@ -98,6 +98,7 @@ class WideResNet(ResidualNetwork):
             blocks=blocks,
             channels=[(16 * factor if cifar else 256) * 2**stage for stage in range(len(blocks))],
             make_block=make_block,
+            stem_norm=True,
             final_norm=cifar,
             zero_init_residual=False,
         )

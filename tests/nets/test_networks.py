@@ -12,7 +12,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from lightning_optreg import nets
-from lightning_optreg.nets import MLP, VGG, LeNet5, Network, ResNet, ResNeXt, SoftmaxRegression, WideResNet
+from lightning_optreg.nets import (
+    MLP,
+    VGG,
+    EnResNet,
+    LeNet5,
+    Network,
+    ResNet,
+    ResNeXt,
+    SoftmaxRegression,
+    WideResNet,
+)
 from lightning_optreg.nets.lenet5_units import CodeDistance
 
 SHAPE = (3, 20, 16)
@@ -41,7 +51,13 @@ NETS = {
     "resnet_imagenet_stem": partial(
         ResNet, num_classes=4, input_shape=SHAPE, depth=18, width=4, form="imagenet", stem="imagenet"
     ),
-    "resnext": partial(ResNeXt, num_classes=4, input_shape=SHAPE, depth=11, cardinality=2, width=4),
+    "resnet_stochastic_depth": partial(
+        ResNet, num_classes=4, input_shape=SHAPE, depth=8, width=4, survival=0.8
+    ),
+    "en_resnet": partial(EnResNet, num_classes=4, input_shape=SHAPE, depth=8, width=8, noise_at_test=False),
+    "resnext": partial(
+        ResNeXt, num_classes=4, input_shape=SHAPE, depth=11, cardinality=2, width=4, channels=32
+    ),
     "vgg": partial(VGG, num_classes=4, input_shape=SHAPE, depth=11, width=4, dropout=0.1),
     "vgg_bn": partial(VGG, num_classes=4, input_shape=SHAPE, depth=11, width=4, batch_norm=True),
     "wide_resnet": partial(WideResNet, num_classes=4, input_shape=SHAPE, depth=10, widen_factor=1),

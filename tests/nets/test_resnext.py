@@ -81,6 +81,8 @@ def test_grouped_convolution_is_a_sum_of_paths() -> None:
         ({"depth": 0, "form": "imagenet"}, "in the ImageNet form, depth must be one of 50, 101, 152, got 0"),
         ({"cardinality": 0}, "cardinality must be >= 1, got 0"),
         ({"width": 0}, "width must be >= 1, got 0"),
+        ({"channels": 6}, "channels must be a multiple of 4, at least 4, got 6"),
+        ({"channels": 0}, "channels must be a multiple of 4, at least 4, got 0"),
         ({"form": "mnist"}, "form must be 'cifar' or 'imagenet', got 'mnist'"),
     ],
 )
