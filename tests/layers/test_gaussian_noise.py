@@ -1,0 +1,108 @@
+"""Gaussian noise: the law of what is added, EnResNet's line of code, whom an image depends on."""
+
+import math
+
+import pytest
+import torch
+
+from lightning_optreg.layers import GaussianNoise
+
+
+def images(count: int = 8) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.arange(1.0, count + 1).reshape(-1, 1, 1, 1)
+    return scale * torch.randn(count, 4, 16, 16, generator=generator) + 3
+
+
+def test_noise_has_the_given_standard_deviation() -> None:
+    torch.manual_seed(0)
+    z = (GaussianNoise(0.5)(torch.zeros(100_000, dtype=torch.float64)) / 0.5).numpy()
+    count = len(z)
+    # standard errors of the first four moments of N(0, 1)
+    for power, moment, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
+        assert abs((z**power).mean() - moment) < 5 * math.sqrt(variance / count)
+
+
+def test_relative_to_the_batch_is_the_line_of_the_authors_code() -> None:
+    x = images().requires_grad_()
+    torch.manual_seed(1)
+    expected = x + 0.1 * torch.std(x) * torch.randn_like(x)
+    torch.manual_seed(1)
+    y = GaussianNoise(0.1, relative_to="batch")(x)
+    torch.testing.assert_close(y, expected)
+    weights = torch.randn_like(x)
+    gradients = [torch.autograd.grad((weights * out).sum(), x)[0] for out in (expected, y)]
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
+def test_relative_to_the_image_follows_its_own_standard_deviation() -> None:
+    x = images()
+    torch.manual_seed(1)
+    z = torch.randn_like(x)
+    torch.manual_seed(1)
+    y = GaussianNoise(0.1, relative_to="image")(x)
+    expected = torch.stack([image + 0.1 * image.std() * noise for image, noise in zip(x, z, strict=True)])
+    torch.testing.assert_close(y, expected)
+
+
+def test_an_image_depends_on_its_batch_mates_only_relative_to_the_batch() -> None:
+    x = images()
+    others = torch.cat([x[:1], 10 * x[1:]])
+    same = {}
+    for relative_to in ("image", "batch"):
+        layer, first = GaussianNoise(0.1, relative_to=relative_to), []
+        for batch in (x, others):
+            torch.manual_seed(1)
+            first.append(layer(batch)[0])
+        same[relative_to] = torch.equal(*first)
+    assert same == {"image": True, "batch": False}
+
+
+@pytest.mark.parametrize("relative_to", ["image", "batch"])
+def test_gradient_passes_through_the_standard_deviation_or_not(relative_to: str) -> None:
+    x = images(2)[:, :1, :3, :3].double().requires_grad_()
+
+    def run(x: torch.Tensor, detach: bool) -> torch.Tensor:
+        torch.manual_seed(1)
+        return GaussianNoise(0.7, relative_to=relative_to, detach=detach)(x)
+
+    assert torch.autograd.gradcheck(lambda x: run(x, False), x)
+    (gradient,) = torch.autograd.grad(run(x, True).sum(), x)
+    assert torch.equal(gradient, torch.ones_like(x))
+
+
+@pytest.mark.parametrize("relative_to", ["image", "batch"])
+def test_a_constant_image_stays_and_has_a_gradient(relative_to: str) -> None:
+    x = torch.full((2, 3, 4, 4), 2.0, requires_grad=True)
+    y = GaussianNoise(0.1, relative_to=relative_to)(x)
+    assert torch.equal(y, x)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert torch.equal(gradient, torch.ones_like(x))
+
+
+def test_at_test_it_is_the_identity_unless_it_samples() -> None:
+    layer, x = GaussianNoise(0.1, relative_to="image").eval(), images()
+    assert layer(x) is x
+    layer.sampling = True
+    assert not torch.equal(layer(x), x)
+
+
+@pytest.mark.parametrize(
+    ("relative_to", "shape"), [("image", (4, 1, 1, 1)), ("batch", (1, 1)), ("image", (3,))]
+)
+def test_no_standard_deviation_of_one_number(relative_to: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=f"^GaussianNoise: relative_to='{relative_to}' needs at least two"):
+        GaussianNoise(0.1, relative_to=relative_to)(torch.ones(shape))
+
+
+@pytest.mark.parametrize("sigma", [-0.1, float("nan"), float("inf")])
+def test_wrong_sigma(sigma: float) -> None:
+    with pytest.raises(ValueError, match=r"^GaussianNoise: sigma must be in \[0, inf\), got "):
+        GaussianNoise(sigma)
+
+
+def test_wrong_relative_to() -> None:
+    with pytest.raises(
+        ValueError, match=r"^GaussianNoise: relative_to must be None, 'image' or 'batch', got 'c'$"
+    ):
+        GaussianNoise(0.1, relative_to="c")
