@@ -15,17 +15,21 @@ from lightning_optreg import nets
 from lightning_optreg.nets import (
     MLP,
     VGG,
+    AlexNet,
     EnResNet,
+    GoogLeNet,
     LeNet5,
     Network,
     ResNet,
     ResNeXt,
     SoftmaxRegression,
     WideResNet,
+    ZFNet,
 )
 from lightning_optreg.nets.lenet5_units import CodeDistance
 
 SHAPE = (3, 20, 16)
+NARROW = {"channels": (8, 16, 16, 16, 16), "hidden": 32}
 NETS = {
     "softmax_regression": partial(SoftmaxRegression, num_classes=4, input_shape=SHAPE),
     "mlp": partial(MLP, num_classes=4, input_shape=SHAPE, hidden=[12, 8], activation="GELU", dropout=0.3),
@@ -39,6 +43,12 @@ NETS = {
         pool="trainable",
         c3="table",
         output="rbf",
+    ),
+    "alexnet": partial(AlexNet, num_classes=4, input_shape=SHAPE, groups=2, dropout=0.1, init="he", **NARROW),
+    "zfnet": partial(ZFNet, num_classes=4, input_shape=SHAPE, dropout=0.1, init="he", **NARROW),
+    "googlenet": partial(GoogLeNet, num_classes=4, input_shape=SHAPE, aux=False, width=0.1, dropout=0.0),
+    "googlenet_bn": partial(
+        GoogLeNet, num_classes=4, input_shape=SHAPE, form="batch_norm", aux=False, width=0.06
     ),
     "resnet_a": partial(ResNet, num_classes=4, input_shape=SHAPE, depth=8, width=4),
     "resnet_b": partial(ResNet, num_classes=4, input_shape=SHAPE, depth=8, width=4, shortcut="B"),
@@ -63,7 +73,12 @@ NETS = {
     "wide_resnet": partial(WideResNet, num_classes=4, input_shape=SHAPE, depth=10, widen_factor=1),
 }
 # Those made for ImageNet, with their papers' image shapes; the others are for small images.
-FOR_IMAGENET = {"VGG": (3, 224, 224)}
+FOR_IMAGENET = {
+    "AlexNet": (3, 227, 227),
+    "GoogLeNet": (3, 224, 224),
+    "VGG": (3, 224, 224),
+    "ZFNet": (3, 224, 224),
+}
 every_net = pytest.mark.parametrize("make", NETS.values(), ids=NETS.keys())
 
 
@@ -196,7 +211,9 @@ def test_training_separates_a_toy_problem(make: partial[Network]) -> None:
     templates = torch.randn(4, *SHAPE)
     images = templates[labels] + 0.3 * torch.randn(32, *SHAPE)
     net = make()
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9)
+    # 22 layers without batch normalisation or shortcuts bear smaller steps only.
+    lr = 0.003 if make is NETS["googlenet"] else 0.02
+    optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=0.9)
     losses = []
     for _ in range(50):
         loss = F.cross_entropy(net(images), labels)
@@ -209,7 +226,7 @@ def test_training_separates_a_toy_problem(make: partial[Network]) -> None:
     assert (net(images).argmax(1) == labels).float().mean() >= 0.9
 
 
-@pytest.mark.parametrize("name", ["softmax_regression", "mlp", "lenet5"])
+@pytest.mark.parametrize("name", ["softmax_regression", "mlp", "lenet5", "alexnet", "zfnet"])
 @pytest.mark.parametrize("shape", [(2, 3, 20, 20), (2, 1, 20, 16), (3, 20, 16)])
 def test_images_of_another_size_are_refused_by_name(name: str, shape: tuple[int, ...]) -> None:
     net = NETS[name]()

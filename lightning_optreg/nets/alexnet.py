@@ -1,0 +1,219 @@
+"""AlexNet: Krizhevsky, Sutskever, Hinton, "ImageNet classification with deep convolutional networks", 2012.
+
+Five convolutions with ReLU, three of them followed by overlapping max-pooling and two by local response
+normalisation, then two hidden layers with dropout. Layers bear the names of the lecture's list: CONV1 is
+`features.conv1`. This is not torchvision's `alexnet`, which is the network of "One weird trick for
+parallelizing convolutional neural networks" (Krizhevsky 2014): fewer channels, no normalisation.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor, nn
+
+from lightning_optreg.layers import LocalResponseNorm
+from lightning_optreg.nets.network import Network
+from lightning_optreg.nets.residual_network import SMALL_IMAGE, Stem
+from lightning_optreg.nets.sizes import map_size
+
+__all__ = ["AlexNet"]
+
+NormOrder = Literal["pool_norm", "norm_pool"]
+ONE_BIAS = ("features.conv2", "features.conv4", "features.conv5", "classifier.fc6", "classifier.fc7")
+Init = Literal["normal", "he"]
+
+
+class AlexNet(Network):
+    """AlexNet in one tower or two: five convolutions and three fully connected layers.
+
+    For a 227x227 image the lecture lists, as height x width x channels:
+
+        CONV1 96 11x11, stride 4, pad 0   55x55x96
+        POOL1 3x3, stride 2               27x27x96
+        NORM1                             27x27x96
+        CONV2 256 5x5, pad 2              27x27x256
+        POOL2 3x3, stride 2               13x13x256
+        NORM2                             13x13x256
+        CONV3 384 3x3, pad 1              13x13x384
+        CONV4 384 3x3, pad 1              13x13x384
+        CONV5 256 3x3, pad 1              13x13x256
+        POOL3 3x3, stride 2               6x6x256
+        FC6, FC7                          4096
+        FC8                               1000
+
+    That is the default, with a ReLU after each layer but the last. The paper differs in two points:
+    normalisation comes before pooling (`order="norm_pool"`), and channels are divided between two GPUs that
+    see each other's only in CONV3 (`groups=2`: CONV2, CONV4 and CONV5 in two groups). One tower has
+    62,378,344 parameters, two 60,965,224. The paper speaks of 224x224 images, but 55 places need 227 pixels.
+
+    Small images have the same layers but a stem that keeps their size: CONV1 is 5x5 with stride 1 and
+    padding 2, as in the author's networks for CIFAR-10 (code.google.com/p/cuda-convnet), and pooling rounds
+    sizes up: 32 becomes 16, 8, 4, and 28 becomes 14, 7, 3. The rest is as above; this small form is ours.
+
+    Weights start as N(0, 0.01^2), biases at 1 in CONV2, CONV4, CONV5, FC6 and FC7, which gives their ReLUs
+    positive inputs at first, and at 0 elsewhere (section 5 of the paper).
+
+    Args:
+        num_classes: Number of classes K, at least 2. Default: 1000.
+        input_shape: Channels, height and width (C, H, W) of one image. Default: (3, 227, 227).
+        groups: 1 for one tower, 2 for the paper's two; channels must be even then. Default: 1.
+        order: `pool_norm`, the lecture's, or `norm_pool`, the paper's order of POOL1 and NORM1, POOL2 and
+            NORM2. Default: pool_norm.
+        channels: Channels of the five convolutions, each at least 1. Default: (96, 256, 384, 384, 256).
+        hidden: Units of FC6 and of FC7, at least 1. Default: 4096.
+        dropout: Probability p to drop an input of FC7 and of FC8, in [0, 1). Default: 0.5.
+        init: `normal`, the paper's weights N(0, 0.01^2) and biases, or `he`, N(0, 2 / fan_in) (He et al.
+            2015, arXiv:1502.01852) with biases at 0, for narrower layers than the paper's. Default: normal.
+        stem: `imagenet`, the list above; `small`, that for small images; `auto`, `small` if the smaller of H
+            and W is below 96. Default: auto.
+
+    Shape:
+        images (N, C, H, W) -> scores (N, K). The size of FC6's input follows from `input_shape`.
+
+    Raises:
+        ValueError: If a number is out of its range, an option is unknown or the image is too small.
+
+    Example:
+        >>> import torch
+        >>> from lightning_optreg.nets import AlexNet
+        >>> with torch.device("meta"):
+        ...     one, two = AlexNet(), AlexNet(groups=2)
+        >>> [sum(p.numel() for p in net.parameters()) for net in (one, two)]
+        [62378344, 60965224]
+        >>> net = AlexNet(10, (1, 28, 28), channels=(8, 16, 16, 16, 8), hidden=32)
+        >>> net(torch.randn(2, 1, 28, 28)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        input_shape: tuple[int, int, int] = (3, 227, 227),
+        *,
+        groups: Literal[1, 2] = 1,
+        order: NormOrder = "pool_norm",
+        channels: tuple[int, int, int, int, int] = (96, 256, 384, 384, 256),
+        hidden: int = 4096,
+        dropout: float = 0.5,
+        init: Init = "normal",
+        stem: Stem = "auto",
+    ) -> None:
+        super().__init__(num_classes, input_shape)
+        if groups not in (1, 2):
+            raise ValueError(f"AlexNet: groups must be 1 or 2, got {groups}")
+        if order not in ("pool_norm", "norm_pool"):
+            raise ValueError(f"AlexNet: order must be 'pool_norm' or 'norm_pool', got {order!r}")
+        if len(channels) != 5 or not min(channels) >= 1:
+            raise ValueError(f"AlexNet: channels must be five numbers >= 1, got {channels}")
+        if groups == 2 and any(count % 2 for count in channels):
+            raise ValueError(f"AlexNet: with two groups, channels must be even, got {channels}")
+        if not hidden >= 1:
+            raise ValueError(f"AlexNet: hidden must be >= 1, got {hidden}")
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"AlexNet: dropout must be in [0, 1), got {dropout}")
+        if init not in ("normal", "he"):
+            raise ValueError(f"AlexNet: init must be 'normal' or 'he', got {init!r}")
+        if stem not in ("auto", "imagenet", "small"):
+            raise ValueError(f"AlexNet: stem must be 'auto', 'imagenet' or 'small', got {stem!r}")
+        small = stem == "small" or (stem == "auto" and min(input_shape[1:]) < SMALL_IMAGE)
+
+        c1, c2, c3, c4, c5 = channels
+        first = (
+            nn.Conv2d(input_shape[0], c1, 5, padding=2)
+            if small
+            else nn.Conv2d(input_shape[0], c1, 11, stride=4)
+        )
+        self.features = nn.Sequential(
+            OrderedDict[str, nn.Module](
+                conv1=first,
+                relu1=nn.ReLU(inplace=True),
+                **pool_and_norm(1, order, ceil_mode=small),
+                conv2=nn.Conv2d(c1, c2, 5, padding=2, groups=groups),
+                relu2=nn.ReLU(inplace=True),
+                **pool_and_norm(2, order, ceil_mode=small),
+                conv3=nn.Conv2d(c2, c3, 3, padding=1),
+                relu3=nn.ReLU(inplace=True),
+                conv4=nn.Conv2d(c3, c4, 3, padding=1, groups=groups),
+                relu4=nn.ReLU(inplace=True),
+                conv5=nn.Conv2d(c4, c5, 3, padding=1, groups=groups),
+                relu5=nn.ReLU(inplace=True),
+                pool3=nn.MaxPool2d(3, stride=2, ceil_mode=small),
+            )
+        )
+        rows, columns = map_size(self.features, input_shape[1:])
+        if not min(rows, columns) >= 1:
+            raise ValueError(
+                f"AlexNet: images of {input_shape[1]}x{input_shape[2]} are too small for stem "
+                f"{'small' if small else 'imagenet'!r}: nothing is left after POOL3"
+            )
+        self.classifier = fully_connected(c5 * rows * columns, hidden, num_classes, dropout)
+
+        initialise(self, init, one_bias=ONE_BIAS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to scores (N, K)."""
+        self.check_images(x)
+        scores: Tensor = self.classifier(self.features(x).flatten(1))
+        return scores
+
+
+def pool_and_norm(number: int, order: NormOrder, *, ceil_mode: bool) -> dict[str, nn.Module]:
+    """Overlapping 3x3 max-pooling and local response normalisation, in one order or the other.
+
+    Args:
+        number: Ends their names: pool1 and norm1.
+        order: Which comes first.
+        ceil_mode: Whether pooling rounds sizes up.
+
+    Returns:
+        The two by name.
+    """
+    pool: dict[str, nn.Module] = {f"pool{number}": nn.MaxPool2d(3, stride=2, ceil_mode=ceil_mode)}
+    norm: dict[str, nn.Module] = {f"norm{number}": LocalResponseNorm(size=5, alpha=1e-4, beta=0.75, k=2.0)}
+    return pool | norm if order == "pool_norm" else norm | pool
+
+
+def fully_connected(inputs: int, hidden: int, num_classes: int, dropout: float) -> nn.Sequential:
+    """FC6, FC7 and FC8, with ReLU and dropout after the first two: (N, inputs) -> (N, num_classes).
+
+    Args:
+        inputs: Inputs of FC6.
+        hidden: Units of FC6 and FC7.
+        num_classes: Units of FC8.
+        dropout: Probability to drop an input of FC7 and FC8.
+
+    Returns:
+        The layers by name.
+    """
+    return nn.Sequential(
+        OrderedDict[str, nn.Module](
+            fc6=nn.Linear(inputs, hidden),
+            relu6=nn.ReLU(inplace=True),
+            drop6=nn.Dropout(dropout),
+            fc7=nn.Linear(hidden, hidden),
+            relu7=nn.ReLU(inplace=True),
+            drop7=nn.Dropout(dropout),
+            fc8=nn.Linear(hidden, num_classes),
+        )
+    )
+
+
+def initialise(net: nn.Module, init: Init, one_bias: Sequence[str] = ()) -> None:
+    """Draw the weights of a network that ends in FC8.
+
+    Args:
+        net: The network.
+        init: `normal`, N(0, 0.01^2); `he`, N(0, 2 / fan_in), in FC8 N(0, 1 / fan_in).
+        one_bias: Layers whose biases start at 1 if `init` is normal; all others start at 0.
+    """
+    for name, layer in net.named_modules():
+        if not isinstance(layer, nn.Conv2d | nn.Linear):
+            continue
+        if init == "he":
+            gain: Literal["linear", "relu"] = "linear" if name.endswith("fc8") else "relu"
+            nn.init.kaiming_normal_(layer.weight, nonlinearity=gain)
+        else:
+            nn.init.normal_(layer.weight, std=0.01)
+        if layer.bias is not None:
+            nn.init.constant_(layer.bias, 1.0 if init == "normal" and name in one_bias else 0.0)
