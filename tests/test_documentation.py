@@ -77,6 +77,7 @@ def public_names() -> list[str]:
         "data",
         "export",
         "figures",
+        "layers",
         "loggers",
         "losses",
         "nets",

@@ -55,6 +55,7 @@ def draw_runs(runs: Mapping[str, Sequence[tuple[int, float]]], quantity: str) ->
         ['plain', 'residual']
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     if not any(runs.values()):
         raise ValueError(f"draw_runs: no run among {list(runs)} has a value")
@@ -75,6 +76,6 @@ def draw_runs(runs: Mapping[str, Sequence[tuple[int, float]]], quantity: str) ->
         )
     axes.set_xlabel("epoch (counted from 0)")
     axes.set_ylabel(quantity)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(loc="best", frameon=False)
     return figure
