@@ -71,6 +71,10 @@ class ImageClassifier(LightningModule):
             matter; see `param_groups`.
         channels_last: Keep images and weights in the channels-last layout, often faster for convolutions.
         compile: Compile the network with `torch.compile` before training. Checkpoints stay the same.
+        aux_weight: Weight of each auxiliary head's loss, at least 0. In training a network may return a
+            tuple, its scores first, then those of auxiliary heads (`GoogLeNet`; torchvision's GoogLeNet and
+            Inception v3). The step minimises the first one's loss plus aux_weight times each other one's;
+            what is logged is the first one's. The default is that of Szegedy et al. 2015 (arXiv:1409.4842).
 
     Raises:
         TypeError: If `net` or `loss` is not an `nn.Module`.
@@ -97,6 +101,7 @@ class ImageClassifier(LightningModule):
         no_decay: bool = False,
         channels_last: bool = False,
         compile: bool = False,
+        aux_weight: float = 0.3,
     ) -> None:
         super().__init__()
         if not isinstance(net, nn.Module):
@@ -109,6 +114,8 @@ class ImageClassifier(LightningModule):
             raise ValueError(f"ImageClassifier: lr_frequency must be >= 1, got {lr_frequency}")
         if not num_classes >= 2:
             raise ValueError(f"ImageClassifier: num_classes must be >= 2, got {num_classes}")
+        if not 0.0 <= aux_weight < float("inf"):
+            raise ValueError(f"ImageClassifier: aux_weight must be in [0, inf), got {aux_weight}")
         self.save_hyperparameters(ignore=["net", "loss", "optimizer", "lr_scheduler"])
         if "_instantiator" in self.hparams:
             # Lightning's command line builds the module and saves what was configured: all of it is plain.
@@ -119,7 +126,7 @@ class ImageClassifier(LightningModule):
         self.make_lr_scheduler = lr_scheduler
         self.lr_interval, self.lr_frequency, self.lr_monitor = lr_interval, lr_frequency, lr_monitor
         self.num_classes, self.no_decay, self.channels_last = num_classes, no_decay, channels_last
-        self.compile_net = compile
+        self.compile_net, self.aux_weight = compile, aux_weight
         self.lr: float | None = None
         """Set by Lightning's learning-rate finder: replaces the rate that the optimizer came with."""
         self._lr_in_use: float | None = None
@@ -155,10 +162,15 @@ class ImageClassifier(LightningModule):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        """Map images (N, C, H, W) to scores (N, K)."""
+        """Map images (N, C, H, W) to scores (N, K); in training to whatever tuple the network returns."""
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         scores: Tensor = self.net(x)
+        if not (self.training or isinstance(scores, Tensor)):
+            raise MisconfigurationException(
+                "ImageClassifier: in evaluation the network must return one tensor of scores, got "
+                f"{type(scores).__name__}"
+            )
         return scores
 
     @override
@@ -216,7 +228,10 @@ class ImageClassifier(LightningModule):
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         """Return the mean loss of a batch (x, y)."""
         x, y = batch[0], batch[1]
-        scores = self._scores(x, y)
+        outputs: Tensor | tuple[Tensor | None, ...] = self._scores(x, y)
+        # Torchvision's named tuples have None in the place of a head that is left out.
+        heads = (outputs,) if isinstance(outputs, Tensor) else [h for h in outputs if h is not None]
+        scores, *auxiliary = heads
         loss = self._loss(scores, y)
         right = (scores.argmax(dim=1) == y).sum()
         # 20 us a step: a torchmetrics update and two calls of self.log cost 25 times as much.
@@ -225,6 +240,8 @@ class ImageClassifier(LightningModule):
         every_n_steps: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
         if every_n_steps > 0 and (self.trainer.global_step + 1) % every_n_steps == 0:
             self.log("train/loss_step", loss, prog_bar=True, batch_size=len(y))
+        for others in auxiliary:
+            loss = loss + self.aux_weight * self._loss(others, y)
         return loss
 
     @override
@@ -356,17 +373,24 @@ class ImageClassifier(LightningModule):
         self._checked = True
         return loss
 
-    def _check(self, scores: Tensor, labels: Tensor) -> None:
-        if scores.ndim != 2 or scores.shape[1] != self.num_classes:
+    def _check(self, outputs: Any, labels: Tensor) -> None:
+        heads = [head for head in (outputs if isinstance(outputs, tuple) else (outputs,)) if head is not None]
+        if not heads or not all(isinstance(head, Tensor) for head in heads):
             raise ValueError(
-                f"ImageClassifier: the network's scores must have shape (N, {self.num_classes}) for "
-                f"num_classes={self.num_classes}, got {tuple(scores.shape)}"
+                "ImageClassifier: the network must return scores, or in training a tuple of scores, those of "
+                f"its auxiliary heads last, got {type(outputs).__name__}"
             )
-        if labels.shape != scores.shape[:1] or labels.dtype != torch.int64:
-            raise ValueError(
-                f"ImageClassifier: labels must be int64 of shape ({len(scores)},), one for each image, got "
-                f"{str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)}"
-            )
+        for scores in heads:
+            if scores.ndim != 2 or scores.shape[1] != self.num_classes:
+                raise ValueError(
+                    f"ImageClassifier: the network's scores must have shape (N, {self.num_classes}) for "
+                    f"num_classes={self.num_classes}, got {tuple(scores.shape)}"
+                )
+            if labels.shape != scores.shape[:1] or labels.dtype != torch.int64:
+                raise ValueError(
+                    f"ImageClassifier: labels must be int64 of shape ({len(scores)},), one for each image, "
+                    f"got {str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)}"
+                )
         low, high = int(labels.min()), int(labels.max())
         if not 0 <= low <= high < self.num_classes:
             raise ValueError(
