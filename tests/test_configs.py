@@ -6,18 +6,24 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from lightning_optreg.__main__ import main
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-RECIPES = sorted(CONFIGS.glob("fashion_mnist/*.yaml")) + sorted(CONFIGS.glob("cifar10/*.yaml"))
+DATA_SETS = ("fashion_mnist", "cifar10", "imagenet")
+RECIPES = [path for data in DATA_SETS for path in sorted(CONFIGS.glob(f"{data}/*.yaml"))]
 METHODS = sorted(CONFIGS.glob("methods/*.yaml"))
 BASE = CONFIGS / "fashion_mnist" / "lenet5.yaml"
 # Networks of the same class with a fraction of the work, for recipes whose step takes seconds on a CPU
 SMALLER = {
+    "alexnet": ["--model.net.channels=[2,4,4,4,4]", "--model.net.hidden=8"],
+    "googlenet": ["--model.net.width=0.05", "--model.net.aux_hidden=8"],
     "preact_resnet164": ["--model.net.depth=20"],
     "resnext29_8x64d": ["--model.net.depth=11", "--model.net.width=4"],
+    "vgg16": ["--model.net.width=2", "--model.net.hidden=8"],
     "wide_resnet28_10": ["--model.net.widen_factor=1"],
+    "zfnet": ["--model.net.channels=[2,4,4,4,4]", "--model.net.hidden=8"],
 }
 
 pytestmark = [
@@ -32,11 +38,23 @@ def name(path: Path) -> str:
 
 
 @pytest.fixture
-def quick(tmp_path: Path, fashion_mnist_dir: Path, cifar10_dir: Path) -> Iterator[dict[str, list[str]]]:
+def image_folder(tmp_path: Path) -> Path:
+    """A folder with two classes of four small images for training and two for validation."""
+    for part, count in (("train", 4), ("val", 2)):
+        for label in ("cat", "dog"):
+            folder = tmp_path / "images" / part / label
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (20, 16), (50 * i, 99, 10)).save(folder / f"{i}.png")
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def quick(
+    tmp_path: Path, fashion_mnist_dir: Path, cifar10_dir: Path, image_folder: Path
+) -> Iterator[dict[str, list[str]]]:
     """Options that make a run of any recipe short, by its dataset."""
     options = [
-        "--data.verify_checksum=false",
-        "--data.batch_size=16",
         f"--trainer.default_root_dir={tmp_path}",
         "--trainer.accelerator=cpu",
         "--trainer.max_epochs=1",
@@ -46,13 +64,16 @@ def quick(tmp_path: Path, fashion_mnist_dir: Path, cifar10_dir: Path) -> Iterato
         "--trainer.enable_model_summary=false",
         "--trainer.log_every_n_steps=1",
     ]
-    folders = {"fashion_mnist": fashion_mnist_dir, "cifar10": cifar10_dir}
-    yield {data: [*options, f"--data.data_dir={folder}"] for data, folder in folders.items()}
+    small = ["--data.verify_checksum=false", "--data.batch_size=16"]
+    folders = {"fashion_mnist": (fashion_mnist_dir, small), "cifar10": (cifar10_dir, small)}
+    folders["imagenet"] = (image_folder, ["--data.batch_size=2"])
+    yield {data: [*options, *extra, f"--data.data_dir={folder}"] for data, (folder, extra) in folders.items()}
     torch.set_float32_matmul_precision("highest")
 
 
 def test_there_are_configs() -> None:
-    assert len(RECIPES) >= 8
+    assert len(RECIPES) >= 20
+    assert {path.parent.name for path in CONFIGS.glob("*/*.yaml")} == {*DATA_SETS, "methods"}
     assert len(METHODS) >= 13
 
 
