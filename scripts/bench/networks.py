@@ -37,6 +37,10 @@ TWINS: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
         lambda: nets.WideResNet(*IMAGENET, depth=50, widen_factor=2, form="imagenet"),
         lambda: torchvision.models.wide_resnet50_2(weights=None),
     ),
+    "googlenet": (
+        lambda: nets.GoogLeNet(*IMAGENET, form="torchvision", aux=False, dropout=0.2),
+        lambda: torchvision.models.GoogLeNet(aux_logits=False, init_weights=False),
+    ),
     "vgg11": (
         lambda: nets.VGG(*IMAGENET, depth=11),
         lambda: torchvision.models.vgg11(weights=None),
