@@ -1,6 +1,5 @@
 """The LightningModule that wraps any network of images to scores: its steps, its metrics, its optimizer."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 from typing_extensions import override
 
+from lightning_optreg.first_batch import checked_loss, checked_scores
 from lightning_optreg.losses import ScoreLoss
 from lightning_optreg.nets import Network
 from lightning_optreg.param_groups import param_groups
@@ -334,65 +334,13 @@ class ImageClassifier(LightningModule):
         for mean in means.values():
             mean.reset()
 
-    # The first batch is checked, before the first step: what would fail deep inside network or loss, or count
-    # wrongly, is refused in one sentence.
+    # Until one batch has gone through, network and loss are called with checks around them.
 
     def _scores(self, x: Tensor, labels: Tensor) -> Tensor:
-        if self._checked:
-            scores: Tensor = self(x)
-            return scores
-        try:
-            scores = self(x)
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"ImageClassifier: the network does not take images of shape {tuple(x.shape)}: {error}"
-            ) from error
-        self._check(scores, labels)
+        scores: Tensor = self(x) if self._checked else checked_scores(self, x, labels, self.num_classes)
         return scores
 
     def _loss(self, scores: Tensor, labels: Tensor) -> Tensor:
-        if self._checked:
-            loss: Tensor = self.loss(scores, labels)
-            return loss
-        name, shapes = type(self.loss).__name__, f"{tuple(scores.shape)} and labels {tuple(labels.shape)}"
-        try:
-            with warnings.catch_warnings():  # torch's regression losses compare the wrong values, and warn
-                warnings.filterwarnings("error", "Using a target size", UserWarning)
-                loss = self.loss(scores, labels)
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, TypeError, ValueError, UserWarning) as error:
-            raise ValueError(f"ImageClassifier: {name} does not take scores {shapes}: {error}") from error
-        if loss.ndim != 0:
-            raise ValueError(
-                f"ImageClassifier: the loss must be one number, {name} gives shape {tuple(loss.shape)}; "
-                "its reduction must be mean"
-            )
+        loss: Tensor = self.loss(scores, labels) if self._checked else checked_loss(self.loss, scores, labels)
         self._checked = True
         return loss
-
-    def _check(self, outputs: Any, labels: Tensor) -> None:
-        heads = [head for head in (outputs if isinstance(outputs, tuple) else (outputs,)) if head is not None]
-        if not heads or not all(isinstance(head, Tensor) for head in heads):
-            raise ValueError(
-                "ImageClassifier: the network must return scores, or in training a tuple of scores, those of "
-                f"its auxiliary heads last, got {type(outputs).__name__}"
-            )
-        for scores in heads:
-            if scores.ndim != 2 or scores.shape[1] != self.num_classes:
-                raise ValueError(
-                    f"ImageClassifier: the network's scores must have shape (N, {self.num_classes}) for "
-                    f"num_classes={self.num_classes}, got {tuple(scores.shape)}"
-                )
-            if labels.shape != scores.shape[:1] or labels.dtype != torch.int64:
-                raise ValueError(
-                    f"ImageClassifier: labels must be int64 of shape ({len(scores)},), one for each image, "
-                    f"got {str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)}"
-                )
-        low, high = int(labels.min()), int(labels.max())
-        if not 0 <= low <= high < self.num_classes:
-            raise ValueError(
-                f"ImageClassifier: labels must be in [0, {self.num_classes}), got {low} to {high}"
-            )
