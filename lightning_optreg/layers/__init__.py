@@ -1,6 +1,7 @@
 """Layers with randomness, or that torch has in another form, one file each."""
 
 from lightning_optreg.layers.batch_norm import BatchNorm
+from lightning_optreg.layers.drop_connect import DropConnect
 from lightning_optreg.layers.dropout import Dropout
 from lightning_optreg.layers.fractional_max_pool import FractionalMaxPool
 from lightning_optreg.layers.gaussian_noise import GaussianNoise
@@ -10,6 +11,7 @@ from lightning_optreg.layers.stochastic_depth import StochasticDepth, Stochastic
 
 __all__ = [
     "BatchNorm",
+    "DropConnect",
     "Dropout",
     "FractionalMaxPool",
     "GaussianNoise",
