@@ -21,7 +21,7 @@ __all__ = ["AlexNet"]
 
 NormOrder = Literal["pool_norm", "norm_pool"]
 ONE_BIAS = ("features.conv2", "features.conv4", "features.conv5", "classifier.fc6", "classifier.fc7")
-Init = Literal["normal", "he"]
+Init = Literal["auto", "normal", "he"]
 
 
 class AlexNet(Network):
@@ -51,8 +51,10 @@ class AlexNet(Network):
     padding 2, as in the author's networks for CIFAR-10 (code.google.com/p/cuda-convnet), and pooling rounds
     sizes up: 32 becomes 16, 8, 4, and 28 becomes 14, 7, 3. The rest is as above; this small form is ours.
 
-    Weights start as N(0, 0.01^2), biases at 1 in CONV2, CONV4, CONV5, FC6 and FC7, which gives their ReLUs
-    positive inputs at first, and at 0 elsewhere (section 5 of the paper).
+    The paper's weights start as N(0, 0.01^2), biases at 1 in CONV2, CONV4, CONV5, FC6 and FC7, which gives
+    their ReLUs positive inputs at first, and at 0 elsewhere (section 5). That is for layers as wide as the
+    paper's and for pixels of 0 to 255. In narrower layers, or with pixels on [0, 1], the signal all but
+    vanishes before the last layer, and learning begins late or never: `init="he"` keeps it.
 
     Args:
         num_classes: Number of classes K, at least 2. Default: 1000.
@@ -63,8 +65,9 @@ class AlexNet(Network):
         channels: Channels of the five convolutions, each at least 1. Default: (96, 256, 384, 384, 256).
         hidden: Units of FC6 and of FC7, at least 1. Default: 4096.
         dropout: Probability p to drop an input of FC7 and of FC8, in [0, 1). Default: 0.5.
-        init: `normal`, the paper's weights N(0, 0.01^2) and biases, or `he`, N(0, 2 / fan_in) (He et al.
-            2015, arXiv:1502.01852) with biases at 0, for narrower layers than the paper's. Default: normal.
+        init: `normal`, the paper's weights N(0, 0.01^2) and biases; `he`, N(0, 2 / fan_in) (He et al. 2015,
+            arXiv:1502.01852) with biases at 0; `auto`, `normal` with the ImageNet stem, `he` with the small
+            one. Default: auto.
         stem: `imagenet`, the list above; `small`, that for small images; `auto`, `small` if the smaller of H
             and W is below 96. Default: auto.
 
@@ -96,7 +99,7 @@ class AlexNet(Network):
         channels: tuple[int, int, int, int, int] = (96, 256, 384, 384, 256),
         hidden: int = 4096,
         dropout: float = 0.5,
-        init: Init = "normal",
+        init: Init = "auto",
         stem: Stem = "auto",
     ) -> None:
         super().__init__(num_classes, input_shape)
@@ -112,8 +115,8 @@ class AlexNet(Network):
             raise ValueError(f"AlexNet: hidden must be >= 1, got {hidden}")
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"AlexNet: dropout must be in [0, 1), got {dropout}")
-        if init not in ("normal", "he"):
-            raise ValueError(f"AlexNet: init must be 'normal' or 'he', got {init!r}")
+        if init not in ("auto", "normal", "he"):
+            raise ValueError(f"AlexNet: init must be 'auto', 'normal' or 'he', got {init!r}")
         if stem not in ("auto", "imagenet", "small"):
             raise ValueError(f"AlexNet: stem must be 'auto', 'imagenet' or 'small', got {stem!r}")
         small = stem == "small" or (stem == "auto" and min(input_shape[1:]) < SMALL_IMAGE)
@@ -149,7 +152,7 @@ class AlexNet(Network):
             )
         self.classifier = fully_connected(c5 * rows * columns, hidden, num_classes, dropout)
 
-        initialise(self, init, one_bias=ONE_BIAS)
+        initialise(self, ("he" if small else "normal") if init == "auto" else init, one_bias=ONE_BIAS)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W) to scores (N, K)."""
@@ -199,7 +202,7 @@ def fully_connected(inputs: int, hidden: int, num_classes: int, dropout: float) 
     )
 
 
-def initialise(net: nn.Module, init: Init, one_bias: Sequence[str] = ()) -> None:
+def initialise(net: nn.Module, init: Literal["normal", "he"], one_bias: Sequence[str] = ()) -> None:
     """Draw the weights of a network that ends in FC8.
 
     Args:

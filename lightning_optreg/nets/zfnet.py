@@ -41,8 +41,8 @@ class ZFNet(Network):
     stride 1 and as much padding as that takes: 32 becomes 16, 8, 4, and 28 becomes 14, 7, 3. This small form
     is ours.
 
-    Weights start as N(0, 0.01^2), biases at 0 (section 3.1 of the paper sets weights to 0.01, where some
-    spread must be meant).
+    The paper's weights start as N(0, 0.01^2), biases at 0 (its section 3.1 sets weights to 0.01, where some
+    spread must be meant). That is for layers as wide as the paper's and pixels of 0 to 255; see `AlexNet`.
 
     Args:
         num_classes: Number of classes K, at least 2. Default: 1000.
@@ -50,8 +50,8 @@ class ZFNet(Network):
         channels: Channels of the five convolutions, each at least 1. Default: (96, 256, 384, 384, 256).
         hidden: Units of FC6 and of FC7, at least 1. Default: 4096.
         dropout: Probability p to drop an input of FC7 and of FC8, in [0, 1). Default: 0.5.
-        init: `normal`, the paper's weights, or `he`, N(0, 2 / fan_in) (He et al. 2015, arXiv:1502.01852), for
-            narrower layers than the paper's. Default: normal.
+        init: `normal`, the paper's weights; `he`, N(0, 2 / fan_in) (He et al. 2015, arXiv:1502.01852);
+            `auto`, `normal` with the ImageNet stem, `he` with the small one. Default: auto.
         stem: `imagenet`, the list above; `small`, that for small images; `auto`, `small` if the smaller of H
             and W is below 96. Default: auto.
 
@@ -81,7 +81,7 @@ class ZFNet(Network):
         channels: tuple[int, int, int, int, int] = (96, 256, 384, 384, 256),
         hidden: int = 4096,
         dropout: float = 0.5,
-        init: Init = "normal",
+        init: Init = "auto",
         stem: Stem = "auto",
     ) -> None:
         super().__init__(num_classes, input_shape)
@@ -91,8 +91,8 @@ class ZFNet(Network):
             raise ValueError(f"ZFNet: hidden must be >= 1, got {hidden}")
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"ZFNet: dropout must be in [0, 1), got {dropout}")
-        if init not in ("normal", "he"):
-            raise ValueError(f"ZFNet: init must be 'normal' or 'he', got {init!r}")
+        if init not in ("auto", "normal", "he"):
+            raise ValueError(f"ZFNet: init must be 'auto', 'normal' or 'he', got {init!r}")
         if stem not in ("auto", "imagenet", "small"):
             raise ValueError(f"ZFNet: stem must be 'auto', 'imagenet' or 'small', got {stem!r}")
         small = stem == "small" or (stem == "auto" and min(input_shape[1:]) < SMALL_IMAGE)
@@ -128,7 +128,7 @@ class ZFNet(Network):
             )
         self.classifier = fully_connected(c5 * rows * columns, hidden, num_classes, dropout)
 
-        initialise(self, init)
+        initialise(self, ("he" if small else "normal") if init == "auto" else init)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W) to scores (N, K)."""

@@ -178,6 +178,15 @@ def test_smallest_image(stem: str, smallest: int) -> None:
         AlexNet(10, (1, 80, smallest - 1), stem=stem, **SMALL)
 
 
+@pytest.mark.parametrize(("stem", "init"), [("imagenet", "normal"), ("small", "he")])
+def test_auto_takes_the_weights_that_suit_the_stem(stem: str, init: str) -> None:
+    nets = []
+    for setting in ("auto", init):
+        torch.manual_seed(0)
+        nets.append(AlexNet(10, (3, 96, 96), stem=stem, init=setting, **SMALL).state_dict())
+    assert all(torch.equal(nets[0][name], nets[1][name]) for name in nets[0])
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -188,7 +197,7 @@ def test_smallest_image(stem: str, smallest: int) -> None:
         ({"channels": (2, 2, 3, 2, 2), "groups": 2}, "^AlexNet: with two groups, channels must be even"),
         ({"hidden": 0}, "^AlexNet: hidden must be >= 1, got 0$"),
         ({"dropout": 1.0}, r"^AlexNet: dropout must be in \[0, 1\), got 1.0$"),
-        ({"init": "zero"}, "^AlexNet: init must be 'normal' or 'he', got 'zero'$"),
+        ({"init": "zero"}, "^AlexNet: init must be 'auto', 'normal' or 'he', got 'zero'$"),
         ({"stem": "tiny"}, "^AlexNet: stem must be 'auto', 'imagenet' or 'small', got 'tiny'$"),
     ],
 )

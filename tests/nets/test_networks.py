@@ -44,8 +44,8 @@ NETS = {
         c3="table",
         output="rbf",
     ),
-    "alexnet": partial(AlexNet, num_classes=4, input_shape=SHAPE, groups=2, dropout=0.1, init="he", **NARROW),
-    "zfnet": partial(ZFNet, num_classes=4, input_shape=SHAPE, dropout=0.1, init="he", **NARROW),
+    "alexnet": partial(AlexNet, num_classes=4, input_shape=SHAPE, groups=2, dropout=0.1, **NARROW),
+    "zfnet": partial(ZFNet, num_classes=4, input_shape=SHAPE, dropout=0.1, **NARROW),
     "googlenet": partial(GoogLeNet, num_classes=4, input_shape=SHAPE, aux=False, width=0.1, dropout=0.0),
     "googlenet_bn": partial(
         GoogLeNet, num_classes=4, input_shape=SHAPE, form="batch_norm", aux=False, width=0.06

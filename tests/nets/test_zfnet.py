@@ -85,13 +85,22 @@ def test_smallest_image(stem: str) -> None:
         ZFNet(10, (1, smallest - 1, 96), stem=stem, **SMALL)
 
 
+@pytest.mark.parametrize(("stem", "init"), [("imagenet", "normal"), ("small", "he")])
+def test_auto_takes_the_weights_that_suit_the_stem(stem: str, init: str) -> None:
+    nets = []
+    for setting in ("auto", init):
+        torch.manual_seed(0)
+        nets.append(ZFNet(10, (3, 96, 96), stem=stem, init=setting, **SMALL).state_dict())
+    assert all(torch.equal(nets[0][name], nets[1][name]) for name in nets[0])
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"channels": (1, 2, 3)}, r"^ZFNet: channels must be five numbers >= 1, got \(1, 2, 3\)$"),
         ({"hidden": 0}, "^ZFNet: hidden must be >= 1, got 0$"),
         ({"dropout": -0.1}, r"^ZFNet: dropout must be in \[0, 1\), got -0.1$"),
-        ({"init": "zero"}, "^ZFNet: init must be 'normal' or 'he', got 'zero'$"),
+        ({"init": "zero"}, "^ZFNet: init must be 'auto', 'normal' or 'he', got 'zero'$"),
         ({"stem": "tiny"}, "^ZFNet: stem must be 'auto', 'imagenet' or 'small', got 'tiny'$"),
     ],
 )
