@@ -78,6 +78,7 @@ def public_names() -> list[str]:
         "export",
         "figures",
         "layers",
+        "layers",
         "loggers",
         "losses",
         "nets",
