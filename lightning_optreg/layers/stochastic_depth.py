@@ -43,8 +43,8 @@ def stochastic_depth(branch: Tensor, survival: float, mode: Mode) -> Tensor:
         tensor([0., 0., 1., 0.])
     """
     shape = (len(branch), *[1] * (branch.dim() - 1)) if mode == "sample" else ()
-    kept = torch.empty(shape, dtype=torch.bool, device=branch.device).bernoulli_(survival)
-    return torch.where(kept, branch, 0.0)
+    b = torch.empty(shape, dtype=branch.dtype, device=branch.device).bernoulli_(survival)
+    return branch * b
 
 
 def random_branch(

@@ -117,7 +117,7 @@ def test_samples_are_drawn_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_inference_is_nearer_to_the_mean_over_masks_than_dropouts() -> None:
-    """All 2^12 masks of twelve inputs: the normal approximation errs by less than a tenth of what a(mu) does."""
+    """Over all masks of twelve inputs: less than a tenth of the error of a(mu)."""
     v, weight, _ = (tensor.detach() for tensor in tensors(12, 20, 6))
     u = torch.stack(
         [v @ (torch.tensor(mask) * weight).T for mask in itertools.product((0.0, 1.0), repeat=12)]
