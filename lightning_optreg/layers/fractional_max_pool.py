@@ -5,6 +5,7 @@ the edges a_0 < a_1 < ... of the windows lie one or two rows apart, in an order 
 forward pass, for rows and columns independently.
 """
 
+import functools
 import math
 from typing import Literal
 
@@ -79,28 +80,35 @@ def pool_windows(
         tensor([[[[0., 2.],
                   [6., 8.]]]])
     """
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        along_rows = functools.reduce(torch.maximum, _entries(x, 2, *rows, width))
+        return functools.reduce(torch.maximum, _entries(along_rows, 3, *columns, width))
     # Where the maxima are, first along rows, then along columns; then one gather, through which gradients
     # flow back. Forward and backward take 0.8 times as long as torch's kernel does on a CPU
     # (scripts/bench/layers.py); differentiating torch.maximum took three times as long.
     with torch.no_grad():
-        along_rows, row = _max_along(x.detach(), 2, *rows, width)
-        _, column = _max_along(along_rows, 3, *columns, width)
+        along_rows, row = _maximum_and_place(_entries(x.detach(), 2, *rows, width))
+        _, column = _maximum_and_place(_entries(along_rows, 3, *columns, width))
         column = columns[0] + column  # (N, C, H', W')
         row = rows[0][:, None] + row.gather(3, column)
         place = row * x.shape[3] + column
     return x.flatten(2).gather(2, place.flatten(2)).reshape(place.shape)
 
 
-def _max_along(x: Tensor, dim: int, first: Tensor, last: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Maxima over windows along one dimension, and how far behind the window's first entry they are."""
-    best = x.index_select(dim, first)
-    behind = torch.zeros_like(best, dtype=torch.uint8)
-    for step in range(1, width):
-        other = x.index_select(dim, torch.minimum(first + step, last))
+def _entries(x: Tensor, dim: int, first: Tensor, last: Tensor, width: int) -> list[Tensor]:
+    """The first entry of all windows, the second, and so on; a short window has its last more than once."""
+    return [x.index_select(dim, torch.minimum(first + step, last)) for step in range(width)]
+
+
+def _maximum_and_place(entries: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """The largest entry of each window, and how far behind the first it is (uint8)."""
+    best = entries[0]
+    place = torch.zeros_like(best, dtype=torch.uint8)
+    for step, other in enumerate(entries[1:], start=1):
         better = (other > best) | other.isnan()  # as in torch's pooling, NaN is larger than any number
         best = torch.maximum(best, other)
-        behind = torch.maximum(behind, step * better.view(torch.uint8))
-    return best, behind
+        place = torch.maximum(place, step * better.to(torch.uint8))
+    return best, place
 
 
 class FractionalMaxPool(NoiseLayer):

@@ -7,7 +7,7 @@ from pathlib import Path
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lightning_optreg import callbacks
+from lightning_optreg import callbacks, data
 
 
 @dataclass(frozen=True)
@@ -17,12 +17,14 @@ class Part:
     Attributes:
         build: Makes the callback as a user would, for a run in the given folder.
         neutral: Makes it at its trivial setting. None: the callback only watches, so `build` is neutral too.
+        refuses: What it says of modules that it can't work on, such as one without noise to average out.
         resumes: Whether a resume is exact. Not where it is the part's purpose to change it.
         wrong: Wrong arguments, each with a part of the message that must name them.
     """
 
     build: Callable[[Path], Callback]
     neutral: Callable[[Path], Callback] | None = None
+    refuses: str | None = None
     resumes: bool = True
     wrong: tuple[tuple[dict[str, object], str], ...] = ()
 
@@ -40,10 +42,28 @@ CALLBACKS: dict[str, Part] = {
         lambda _: callbacks.Histograms(of="all", every_n_steps=2),
         wrong=(({"of": "weights"}, "of"), ({"every_n_steps": 0}, "every_n_steps"), ({"bins": 0}, "bins")),
     ),
+    "NoiseMarginalization": Part(
+        lambda _: callbacks.NoiseMarginalization(3, stages=["validate", "test"], average="outputs"),
+        refuses="has no noise layers to average out",
+        wrong=(
+            ({"samples": 0}, "samples"),
+            ({"layers": []}, "layers"),
+            ({"stages": ["fit"]}, "stages"),
+            ({"average": "median"}, "average"),
+        ),
+    ),
     "ResetOptimizer": Part(lambda _: callbacks.ResetOptimizer(), resumes=False),
     "PredictionWriter": Part(
         lambda _: callbacks.PredictionWriter(),
         wrong=(({"path": "predictions.txt"}, "path"),),
+    ),
+    "TestTimeAugmentation": Part(
+        lambda _: callbacks.TestTimeAugmentation(data.Flips(), stages=["validate"], average="outputs"),
+        wrong=(
+            ({"views": "TenCrop"}, "views"),
+            ({"stages": []}, "stages"),
+            ({"average": "median"}, "average"),
+        ),
     ),
     "Throughput": Part(lambda _: callbacks.Throughput()),
 }

@@ -155,6 +155,30 @@ def test_copies_and_state_dicts(name: str) -> None:
         assert torch.equal(*results)
 
 
+@every_layer
+def test_export_with_any_batch_size(name: str) -> None:
+    layer, x = build(name).eval(), images()
+    program = torch.export.export(layer, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    results = []
+    for module in (layer, program.module()):
+        torch.manual_seed(1)
+        results.append(module(x[:3]))
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, row in LAYERS.items() if not row.draws_at_test])
+def test_onnx(name: str) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    net, x = nn.Sequential(nn.Conv2d(6, 6, 1), build(name)).eval(), images()
+    shapes = ({0: torch.export.Dim("batch")},)
+    program = torch.onnx.export(net, (x,), dynamo=True, dynamic_shapes=shapes, verbose=False)
+    session = runtime.InferenceSession(program.model_proto.SerializeToString())
+    (result,) = session.run(None, {session.get_inputs()[0].name: x[:3].numpy()})
+    torch.testing.assert_close(torch.from_numpy(result), net(x[:3]), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.slow
 @every_layer
 @pytest.mark.parametrize("training", [True, False])

@@ -108,7 +108,7 @@ def test_sampling_tends_to_the_closed_form() -> None:
 
 
 def test_samples_are_drawn_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drop_connect, "AT_A_TIME", 6 * 4)
+    monkeypatch.setattr(drop_connect, "DRAWS_AT_A_TIME", 4)
     calls = []
     activation = nn.Tanh()
     activation.register_forward_hook(lambda module, inputs, output: calls.append(len(output)))

@@ -196,10 +196,21 @@ def test_ties_send_the_gradient_to_one_entry_and_nan_shows() -> None:
     y.sum().backward()
     assert x.grad.sum() == 1
     assert (x.grad != 0).sum() == 1
-    for place in range(9):
-        spoiled = torch.arange(9.0)
-        spoiled[place] = torch.nan
-        assert pool_windows(spoiled.reshape(1, 1, 3, 3), (first, last), (first, last), 3).isnan().all()
+    for place, requires_grad in itertools.product(range(9), (True, False)):
+        spoiled = torch.arange(9.0).reshape(1, 1, 3, 3)
+        spoiled.flatten()[place] = torch.nan
+        spoiled.requires_grad_(requires_grad)
+        assert pool_windows(spoiled, (first, last), (first, last), 3).isnan().all()
+
+
+@every_window
+def test_the_same_with_and_without_gradients(windows: str) -> None:
+    x, layer = torch.randn(2, 3, 20, 17), FractionalMaxPool(1.4, windows=windows)
+    results = []
+    for requires_grad in (True, False):
+        torch.manual_seed(1)
+        results.append(layer(x.requires_grad_(requires_grad)))
+    assert torch.equal(*results)
 
 
 @pytest.mark.parametrize(
