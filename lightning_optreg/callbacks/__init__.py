@@ -3,8 +3,19 @@
 from lightning_optreg.callbacks.curves import Curves
 from lightning_optreg.callbacks.exact_resume import ExactResume
 from lightning_optreg.callbacks.histograms import Histograms
+from lightning_optreg.callbacks.noise_marginalization import NoiseMarginalization
 from lightning_optreg.callbacks.prediction_writer import PredictionWriter
 from lightning_optreg.callbacks.reset_optimizer import ResetOptimizer
+from lightning_optreg.callbacks.test_time_augmentation import TestTimeAugmentation
 from lightning_optreg.callbacks.throughput import Throughput
 
-__all__ = ["Curves", "ExactResume", "Histograms", "PredictionWriter", "ResetOptimizer", "Throughput"]
+__all__ = [
+    "Curves",
+    "ExactResume",
+    "Histograms",
+    "NoiseMarginalization",
+    "PredictionWriter",
+    "ResetOptimizer",
+    "TestTimeAugmentation",
+    "Throughput",
+]

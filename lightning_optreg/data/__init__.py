@@ -16,6 +16,7 @@ from lightning_optreg.data.transforms import (
     RandomHorizontalFlip,
     RandomResizedCrop,
 )
+from lightning_optreg.data.views import Flips, MultiScale, RandomViews, TenCrop, Views
 
 __all__ = [
     "Batch",
@@ -25,15 +26,20 @@ __all__ = [
     "ColorJitter",
     "Draws",
     "FashionMNISTDataModule",
+    "Flips",
     "ImageDataModule",
     "ImageFolderDataModule",
     "ImageSet",
+    "MultiScale",
     "PCAColorJitter",
     "Place",
     "RandomCrop",
     "RandomHorizontalFlip",
     "RandomResizedCrop",
+    "RandomViews",
     "Source",
     "Statistics",
+    "TenCrop",
+    "Views",
     "compute_statistics",
 ]
