@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from lightning_optreg.data.draws import Place
-from lightning_optreg.data.loader import Batch, BatchLoader, deal, epoch_order
+from lightning_optreg.data.loader import Batch, BatchLoader
+from lightning_optreg.data.order import deal, epoch_order
 from tests.data.expected_warnings import WORKERS
 
 pytestmark = WORKERS
