@@ -21,18 +21,9 @@ from lightning_optreg.data import (
     Source,
     compute_statistics,
 )
+from tests.data.expected_warnings import FEW_BATCHES, WORKERS
 
-pytestmark = [
-    pytest.mark.filterwarnings(
-        "ignore:The number of training batches:lightning.pytorch.utilities.warnings.PossibleUserWarning"
-    ),
-    pytest.mark.filterwarnings(
-        "ignore:This DataLoader will create:UserWarning"
-    ),  # one processor, two workers
-    pytest.mark.filterwarnings(
-        "ignore:.*use of fork:DeprecationWarning"
-    ),  # Python 3.12, threads of libraries
-]
+pytestmark = [*WORKERS, FEW_BATCHES]
 
 
 class Recorder(LightningModule):

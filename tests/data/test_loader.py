@@ -5,16 +5,11 @@ import pytest
 import torch
 
 from lightning_optreg.data.draws import Place
-from lightning_optreg.data.loader import Batch, BatchLoader, deal, epoch_order
+from lightning_optreg.data.loader import Batch, BatchLoader
+from lightning_optreg.data.order import deal, epoch_order
+from tests.data.expected_warnings import WORKERS
 
-pytestmark = [
-    pytest.mark.filterwarnings(
-        "ignore:This DataLoader will create:UserWarning"
-    ),  # one processor, two workers
-    pytest.mark.filterwarnings(
-        "ignore:.*use of fork:DeprecationWarning"
-    ),  # Python 3.12, threads of libraries
-]
+pytestmark = WORKERS
 COUNT = 50
 
 

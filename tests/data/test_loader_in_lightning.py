@@ -5,18 +5,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_optreg.data.loader import BatchLoader
+from tests.data.expected_warnings import FEW_BATCHES, WORKERS
 
-pytestmark = [
-    pytest.mark.filterwarnings(
-        "ignore:The number of training batches:lightning.pytorch.utilities.warnings.PossibleUserWarning"
-    ),
-    pytest.mark.filterwarnings(
-        "ignore:This DataLoader will create:UserWarning"
-    ),  # one processor, two workers
-    pytest.mark.filterwarnings(
-        "ignore:.*use of fork:DeprecationWarning"
-    ),  # Python 3.12, threads of libraries
-]
+pytestmark = [*WORKERS, FEW_BATCHES]
 
 
 class Recorder(LightningModule):

@@ -1,0 +1,185 @@
+"""Lightning's CSV logger deletes a `metrics.csv` that it finds in use; this one continues it."""
+
+import csv
+import io
+import os
+from argparse import Namespace
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.core.saving import save_hparams_to_yaml
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+from torch.nn import Module
+from typing_extensions import override
+
+from lightning_optreg.files import replacing
+
+__all__ = ["RunCSVLogger"]
+
+
+class RunCSVLogger(Logger):
+    """Writes `metrics.csv` into a run's folder, one row a call, and continues it when the run is resumed.
+
+    A run that was killed may have logged past its last checkpoint. When a fit resumes from a checkpoint, the
+    rows from its first new step on are dropped before the new ones are written, so the file ends up as if the
+    run had never stopped. A fit from the start begins the file anew. `test` and `validate` add their rows to
+    it.
+
+    Each row is in the file as soon as it is logged. The columns are `epoch`, `step` and the metrics in
+    alphabetical order; a metric that wasn't logged with a row is an empty cell. Hyperparameters go to
+    `hparams.yaml`, unless the folder has a `config.yaml`, which holds them already.
+
+    Lightning tells its loggers about a fit where it hands them the hyperparameters; with
+    `Trainer(enable_autolog_hparams=False)` it doesn't, and rows are only ever appended.
+
+    Args:
+        save_dir: The run's folder. Checkpoints go to `checkpoints/` in it. The command line sets it.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> logger = RunCSVLogger(folder)
+        >>> logger.log_metrics({"train/loss": 2.5, "epoch": 0}, step=0)
+        >>> logger.log_metrics({"train/loss": 1.5, "epoch": 0}, step=1)
+        >>> print(Path(folder, "metrics.csv").read_text().strip())
+        epoch,step,train/loss
+        0,0,2.5
+        0,1,1.5
+    """
+
+    def __init__(self, save_dir: str | Path = ".") -> None:
+        super().__init__()
+        self._save_dir = os.fspath(save_dir)
+        self._columns: list[str] | None = None  # None: the file has not been looked at yet
+        self._resumed_at: int | None = None  # the step of a resumed fit's first row
+        self._awaits_resumed_row = False
+
+    @property
+    @override
+    def name(self) -> str:
+        """Empty: the run's folder is `save_dir` itself, with no folder for a name under it."""
+        return ""
+
+    @property
+    @override
+    def version(self) -> str:
+        """Empty: the run's folder is `save_dir` itself, with no folder for a version under it."""
+        return ""
+
+    @property
+    @override
+    def save_dir(self) -> str:
+        """The run's folder."""
+        return self._save_dir
+
+    @property
+    @override
+    def log_dir(self) -> str:
+        """The run's folder."""
+        return self._save_dir
+
+    @property
+    def path(self) -> Path:
+        """The file that the rows go to."""
+        return Path(self._save_dir, "metrics.csv")
+
+    @override
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Write `hparams.yaml`, unless the folder has a `config.yaml`."""
+        params = vars(params) if isinstance(params, Namespace) else params
+        if params and not Path(self._save_dir, "config.yaml").exists():
+            os.makedirs(self._save_dir, exist_ok=True)
+            save_hparams_to_yaml(os.path.join(self._save_dir, "hparams.yaml"), params)
+
+    @override
+    @rank_zero_only
+    def log_graph(self, model: Module, input_array: Tensor | None = None) -> None:
+        """Learn from the module's trainer, once before a run's first row, whether a fit starts or resumes.
+
+        Lightning has no logger hook for the start of a run; this is the one call that brings the module
+        along.
+        """
+        trainer = _fitting_trainer(model)
+        if trainer is None:
+            return
+        if trainer.ckpt_path is not None:
+            self._awaits_resumed_row = True
+        elif trainer.global_step == 0 and self._columns is None:
+            self.path.unlink(missing_ok=True)
+
+    @override
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Write one row.
+
+        Args:
+            metrics: Values by name; tensors must hold one number.
+            step: The trainer's step. Default: the number of rows so far.
+        """
+        if step is None:
+            step = len(self._read()[1])
+        row = {key: value.item() if isinstance(value, Tensor) else value for key, value in metrics.items()}
+        row["step"] = step
+        if self._awaits_resumed_row:
+            self._awaits_resumed_row = False
+            self._resumed_at = step
+            columns, rows = self._read()
+            self._rewrite(columns, [old for old in rows if int(old["step"]) <= step])
+        if step == self._resumed_at:
+            # Steps, validations and epochs have rows of their own at one step. The checkpoint may lie between
+            # them, so of the old rows at this step only those go that come again.
+            columns, rows = self._read()
+            kept = [old for old in rows if int(old["step"]) != step or _filled(old) != row.keys()]
+            if len(kept) < len(rows):
+                self._rewrite(columns, kept)
+        self._append(row)
+
+    def _append(self, row: dict[str, Any]) -> None:
+        columns = self._columns
+        if columns is None or not row.keys() <= set(columns):
+            old_columns, rows = self._read()
+            columns = sorted(row.keys() | set(old_columns), key=_column_order)
+            self._rewrite(columns, rows)
+        with self.path.open("a", newline="") as file:
+            file.write(_lines(columns, [row]))
+
+    def _read(self) -> tuple[list[str], list[dict[str, str]]]:
+        """Columns and rows of the file; without a last line that a kill cut short."""
+        if not self.path.exists():
+            return [], []
+        with self.path.open(newline="") as file:
+            text = file.read()
+        reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
+        return list(reader.fieldnames or []), list(reader)
+
+    def _rewrite(self, columns: list[str], rows: list[dict[str, str]]) -> None:
+        header = dict(zip(columns, columns, strict=True))
+        with replacing(self.path) as path:
+            path.write_text(_lines(columns, [header, *rows]), newline="")
+        self._columns = columns
+
+
+def _fitting_trainer(model: Module) -> Trainer | None:
+    if isinstance(model, LightningModule) and model.trainer.state.fn == TrainerFn.FITTING:
+        return model.trainer
+    return None
+
+
+def _filled(row: Mapping[str, str]) -> set[str]:
+    return {key for key, value in row.items() if value}
+
+
+def _column_order(name: str) -> tuple[bool, bool, str]:
+    return name != "epoch", name != "step", name
+
+
+def _lines(columns: list[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    csv.DictWriter(text, columns, restval="", lineterminator="\n").writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,126 @@
+"""Lightning's W&B logger begins another run whenever a process starts again; this one continues its run."""
+
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from typing_extensions import override
+
+__all__ = ["RunWandbLogger"]
+
+
+class RunWandbLogger(WandbLogger):
+    """Weights & Biases for a run's folder: a resumed run goes on in the W&B run that it began.
+
+    The W&B run's id is kept in `wandb_run_id.txt` in the folder, where the next process finds it: the resumed
+    fit, and `test` after `fit`. All local files go to `wandb/` in the folder. The best checkpoint becomes an
+    artifact with the alias `best` when a fit ends; the last one, if it is another, with `latest`.
+
+    W&B keeps what it has been sent: steps that a killed run logged past its last checkpoint stay in its
+    history, and the resumed run logs them again. `metrics.csv` is the record without doubles.
+
+    Args:
+        save_dir: The run's folder. The command line sets it.
+        project: W&B project. Default: the environment variable `WANDB_PROJECT`, else `lightning_logs`.
+        name: The run's name on W&B's pages. Default: W&B makes one up.
+        id: The W&B run's id. Default: the one kept in the folder, else W&B makes one up.
+        entity: W&B user or team. Default: as W&B is set up.
+        group: Shows several runs as one group, such as the folds of a cross-validation.
+        job_type: Kind of run within a group.
+        tags: Words to find the run by.
+        notes: A remark shown with the run.
+        mode: `online`, `offline` (upload later with `wandb sync`) or `disabled`. Default: the environment
+            variable `WANDB_MODE`, else `online`.
+        log_model: True: best and last checkpoint become artifacts when a fit ends. `all`: every checkpoint,
+            when it is saved. False: none.
+
+    Raises:
+        ModuleNotFoundError: wandb is not installed (`pip install lightning-optreg[wandb]`).
+        MisconfigurationException: When the run is begun, if W&B refuses, such as without an account.
+
+    Example:
+        In a configuration: `trainer.logger: RunWandbLogger`. In Python:
+
+        >>> RunWandbLogger("runs/version_0", id="3fdk2x9a").version
+        '3fdk2x9a'
+    """
+
+    def __init__(
+        self,
+        save_dir: str | Path = ".",
+        *,
+        project: str | None = None,
+        name: str | None = None,
+        id: str | None = None,
+        entity: str | None = None,
+        group: str | None = None,
+        job_type: str | None = None,
+        tags: list[str] | None = None,
+        notes: str | None = None,
+        mode: Literal["online", "offline", "disabled"] | None = None,
+        log_model: Literal["all"] | bool = True,
+    ) -> None:
+        self._id_file = Path(save_dir, "wandb_run_id.txt")
+        if id is None and self._id_file.exists():
+            id = self._id_file.read_text().strip()
+        super().__init__(
+            save_dir=save_dir,
+            project=project,
+            name=name,
+            id=id,
+            log_model=log_model,
+            entity=entity,
+            group=group,
+            job_type=job_type,
+            tags=tags,
+            notes=notes,
+            # Lightning's own `offline` refuses artifacts, although `wandb sync` uploads them later.
+            mode=mode,
+        )
+        self._has_config = False
+        self._id_is_kept = False
+
+    @property
+    @override
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The W&B run; begun or continued when it is first asked for."""
+        if self._id_is_kept:
+            return super().experiment
+        import wandb  # optional; the constructor made sure of it
+
+        folder = self._id_file.parent
+        is_new = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)  # wandb writes to /tmp if it is missing
+        try:
+            run = super().experiment
+        except wandb.Error as error:
+            if is_new and not any(folder.iterdir()):
+                folder.rmdir()
+            raise MisconfigurationException(
+                f"RunWandbLogger: Weights & Biases did not start: {error} "
+                "With mode: offline (or WANDB_MODE=offline) it needs no account; "
+                "upload with `wandb sync` later."
+            ) from error
+        if not run.disabled:
+            self._id_file.write_text(f"{run.id}\n")
+        self._id_is_kept = True
+        return run
+
+    @rank_zero_only
+    def log_config(self, config: Mapping[str, Any]) -> None:
+        """Make the whole configuration the run's config; `log_hyperparams` adds nothing to it after that."""
+        self.experiment.config.update(dict(config), allow_val_change=True)
+        self._has_config = True
+
+    @override
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
+        """Put the module's hyperparameters into the run's config, unless the whole configuration is there."""
+        if not self._has_config:
+            super().log_hyperparams(params)
