@@ -8,7 +8,7 @@ from torch import nn
 from lightning_optreg.cli.given import broken_config, file_of
 from lightning_optreg.cli.messages import boil_down, cause, nearest
 from lightning_optreg.cli.parser import Parser, init_arguments
-from lightning_optreg.nets import LeNet5, Network
+from lightning_optreg.nets import MLP, Network
 
 NESTED = """Parser key "data":
   Does not validate against any of the Union subtypes
@@ -66,7 +66,7 @@ def test_nearest(name: str, known: list[str], hint: str) -> None:
 def test_init_arguments_leave_out_what_the_program_gives() -> None:
     import torch
 
-    assert init_arguments(LeNet5) == ["num_classes", "input_shape", "activation", "pool", "padding"]
+    assert init_arguments(MLP) == ["num_classes", "input_shape", "hidden", "activation", "dropout"]
     assert "params" not in init_arguments(torch.optim.SGD)
     assert "lr" in init_arguments(torch.optim.SGD)
     assert init_arguments(torch.optim.lr_scheduler.StepLR) == ["step_size", "gamma", "last_epoch"]
@@ -103,9 +103,12 @@ def parser() -> Parser:
     [
         (["--epoch", "3"], "unknown option --epoch; did you mean --epochs?"),
         (["--epochs", "x"], "epochs: must be int, got 'x'"),
-        (["--net", "LeNet"], "net: 'LeNet' is no known Network; did you mean LeNet5 or ResNet?"),
+        (["--net", "LeNet"], "net: 'LeNet' is no known Network; did you mean LeNet5 or AlexNet or ResNet?"),
         (["--net", "LeNet5", "--net.pol=max"], "net.pol: LeNet5 has no argument 'pol'; did you mean pool?"),
-        (["--net", "LeNet5", "--net.pool=min"], "net.pool (of LeNet5): must be max or average, got 'min'"),
+        (
+            ["--net", "LeNet5", "--net.pool=min"],
+            "net.pool (of LeNet5): must be max, average or trainable, got 'min'",
+        ),
         (["--net", "torch.nn.Linear"], "net: Linear needs in_features, out_features"),
         (["--net", "torch.optim.SGD"], "net: 'torch.optim.SGD' is no known Network"),
     ],
