@@ -162,6 +162,10 @@ class AveragedForward(Callback):
         self._random_state = None
 
     def _first(self, network: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not args or not isinstance(args[0], Tensor):
+            raise MisconfigurationException(
+                f"{type(self).__name__}: the network must get the images as its first argument, not by name"
+            )
         self._rest = self.inputs(args[0])
         return next(self._rest), *args[1:]
 

@@ -204,6 +204,15 @@ def test_a_network_that_the_step_does_not_call_is_refused() -> None:
         scores_of(Other(nn.Dropout(0.5), nn.Linear(3, 4)))
 
 
+def test_a_network_that_gets_its_images_by_name_is_refused() -> None:
+    class Named(Classifier):
+        def test_step(self, batch: Any, batch_idx: int) -> None:
+            self.net(input=batch[0])
+
+    with pytest.raises(MisconfigurationException, match="must get the images as its first argument"):
+        scores_of(Named(nn.Dropout(0.5), nn.Linear(3, 4)))
+
+
 def test_finds_the_network() -> None:
     two = nn.ModuleDict({"encoder": nn.Linear(1, 1), "decoder": nn.Linear(1, 1)})
     module = LightningModule()
