@@ -112,8 +112,8 @@ class EnResNet(Network):
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W) to mean scores (N, K)."""
         # A loop. Forward + backward of 2 or 3 members of depth 20 (batch 128, 32x32, one CPU thread) take
-        # 1.04 to 1.08 times as long with grouped convolutions (0.9 to 1.0 with 2 threads) and 1.6 to 1.8
-        # times as long (1.5 to 1.6) with stack_module_state and vmap: scripts/bench/en_resnet.py.
+        # 1.04 to 1.08 times as long with grouped convolutions (1.1 with 2 threads) and 1.6 to 1.8
+        # times as long (1.5 to 2.4) with stack_module_state and vmap: scripts/bench/en_resnet.py.
         first, *others = self.members
         scores: Tensor = first(x)
         for member in others:
