@@ -77,7 +77,7 @@ class TestTimeAugmentation(AveragedForward):
         """Find the network before anything runs, and refuse a mean image."""
         super().setup(trainer, pl_module, stage)
         self._rank = trainer.global_rank
-        pipeline = getattr(trainer.datamodule, "pipeline", None)  # type: ignore[attr-defined]
+        pipeline = getattr(trainer.datamodule, "pipeline", None)  # type: ignore[attr-defined]  # a connector sets it
         if pipeline is not None and pipeline.normalize.mode == "mean_image":
             raise MisconfigurationException(
                 "TestTimeAugmentation: views move pixels, and mean_image has subtracted a mean that belongs "
