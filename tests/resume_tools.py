@@ -49,9 +49,9 @@ class StatefulLoader:
 class Regression(LightningModule):
     """Dropout, momentum, batch-norm, a torchmetric, epoch means and sums, any schedule."""
 
-    def __init__(self, schedule: str = "none", monitor: str = "val_loss") -> None:
+    def __init__(self, schedule: str = "none", monitor: str = "val_loss", *, adam: bool = False) -> None:
         super().__init__()
-        self.schedule, self.monitor = schedule, monitor
+        self.schedule, self.monitor, self.adam = schedule, monitor, adam
         self.net = nn.Sequential(
             nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 1)
         )
@@ -72,7 +72,11 @@ class Regression(LightningModule):
         self.log("val_loss", nn.functional.mse_loss(self.net(x), y))
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
+        optimizer: torch.optim.Optimizer
+        if self.adam:
+            optimizer = torch.optim.Adam(self.parameters(), lr=0.01, weight_decay=1e-3)
+        else:
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
         schedulers = torch.optim.lr_scheduler
         match self.schedule:
             case "none":

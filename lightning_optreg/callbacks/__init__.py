@@ -1,5 +1,6 @@
 """Things done to the training of any network, as Lightning callbacks."""
 
+from lightning_optreg.callbacks.adam_to_sgd import AdamToSGD
 from lightning_optreg.callbacks.curves import Curves
 from lightning_optreg.callbacks.exact_resume import ExactResume
 from lightning_optreg.callbacks.histograms import Histograms
@@ -10,6 +11,7 @@ from lightning_optreg.callbacks.test_time_augmentation import TestTimeAugmentati
 from lightning_optreg.callbacks.throughput import Throughput
 
 __all__ = [
+    "AdamToSGD",
     "Curves",
     "ExactResume",
     "Histograms",

@@ -1,6 +1,7 @@
 """Networks: modules that map images (N, C, H, W) to scores (N, K), one file each."""
 
 from lightning_optreg.nets.alexnet import AlexNet
+from lightning_optreg.nets.deepobs import DeepOBS2c2d, DeepOBS3c3d
 from lightning_optreg.nets.en_resnet import EnResNet
 from lightning_optreg.nets.googlenet import GoogLeNet
 from lightning_optreg.nets.lenet5 import LeNet5
@@ -17,6 +18,8 @@ __all__ = [
     "MLP",
     "VGG",
     "AlexNet",
+    "DeepOBS2c2d",
+    "DeepOBS3c3d",
     "EnResNet",
     "GoogLeNet",
     "LeNet5",

@@ -56,7 +56,7 @@ class UpdateRule(Optimizer):
     """
 
     takes_sparse_gradients: bool = False
-    """Whether the rule leaves alone what a sparse gradient does not touch; `update_tensor` gets it as it is."""
+    """Whether the rule leaves alone what a sparse gradient does not touch; `update_tensor` gets it so."""
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ class Part:
         build: Makes the callback as a user would, for a run in the given folder.
         neutral: Makes it at its trivial setting. None: the callback only watches, so `build` is neutral too.
         refuses: What it says of modules that it can't work on, such as one without noise to average out.
+        adam: Whether it needs an optimizer of Adam's type in its module.
         resumes: Whether a resume is exact. Not where it is the part's purpose to change it.
         wrong: Wrong arguments, each with a part of the message that must name them.
     """
@@ -25,11 +26,32 @@ class Part:
     build: Callable[[Path], Callback]
     neutral: Callable[[Path], Callback] | None = None
     refuses: str | None = None
+    adam: bool = False
     resumes: bool = True
     wrong: tuple[tuple[dict[str, object], str], ...] = ()
 
 
 CALLBACKS: dict[str, Part] = {
+    "AdamToSGD": Part(
+        lambda _: callbacks.AdamToSGD(at_step=5),
+        neutral=lambda _: callbacks.AdamToSGD(at_step=1000),
+        adam=True,
+        wrong=(
+            ({"at_epoch": 1, "at_step": 2}, "at_epoch"),
+            ({"at_step": -1}, "at_step"),
+            ({"at_epoch": 0.5}, "at_epoch"),
+            ({"mode": "least"}, "mode"),
+            ({"patience": 0}, "patience"),
+            ({"min_delta": -1.0}, "min_delta"),
+            ({"lr": 0.0}, "lr"),
+            ({"lr": float("nan")}, "lr"),
+            ({"momentum": 1.0}, "momentum"),
+            ({"momentum": 0.0, "nesterov": True}, "momentum"),
+            ({"weight_decay": -0.1}, "weight_decay"),
+            ({"tolerance": 0.0}, "tolerance"),
+            ({"optimizer_index": -1}, "optimizer_index"),
+        ),
+    ),
     "Curves": Part(
         lambda _: callbacks.Curves(),
         wrong=(({"filename": "curves.txt"}, "filename"),),

@@ -1,0 +1,232 @@
+"""SWATS: Adam that turns itself into SGD, when the learning rate that SGD would need has settled.
+
+Keskar and Socher 2017, "Improving generalization performance by switching from Adam to SGD"
+(arXiv:1712.07628).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+from typing_extensions import override
+
+from lightning_optreg.optimizers.rate_estimate import RateEstimate, inner_product
+from lightning_optreg.optimizers.update_rule import UpdateRule
+
+__all__ = ["SWATS"]
+
+
+class SWATS(UpdateRule):
+    """Adam until the rate that SGD would need settles, then SGD with momentum at that rate.
+
+    While phi = Adam, with g = grad J(theta) and k the number of steps:
+
+        m = beta1 m + (1 - beta1) g,   a = beta2 a + (1 - beta2) g^2
+        p = -alpha sqrt(1 - beta2^k) / (1 - beta1^k) m / (sqrt(a) + eps),   theta = theta + p
+        gamma = p.p / -(p.g),   lambda = beta2 lambda + (1 - beta2) gamma,   Lambda = lambda / (1 - beta2^k)
+        if k > 1, |Lambda - gamma| < switch_eps and Lambda > 0:  phi = SGD, v = 0
+
+    and while phi = SGD:
+
+        v = beta1 v + g,   theta = theta - (1 - beta1) Lambda v
+
+    The products p.p and p.g are over all parameters of all groups: there is one switch. Groups whose `lr` is
+    not the same get the same Lambda. A schedule goes on: SGD's rate is Lambda times the factor by which `lr`
+    has changed since the switch; a group whose `lr` is 0 at the switch is frozen then. Deciding needs one
+    number from the device in each step until the switch. Weight decay is coupled: lambda * theta is added to
+    g, in both phases, before everything else. Under DDP all ranks decide alike, as their gradients are equal;
+    with sharded parameters (FSDP) the products would be of the shards: use it without.
+
+    Differences from the paper: `switch_eps` is a setting of its own, since the paper's 1e-9, which is also
+    Adam's eps there, is below float32's resolution of a learning rate of 0.01; and Lambda has to be above 0.
+
+    Args:
+        params: Parameters, or groups of them.
+        lr: Adam's learning rate alpha, at least 0. Default: 0.001.
+        betas: Decays of m (and of v after the switch), and of a and lambda, each in [0, 1). Default: 0.9 and
+            0.999.
+        eps: Added to the root of a, at least 0. Default: 1e-9.
+        switch_eps: How near the average of gamma has to come to gamma itself, on the scale of a learning
+            rate, at least 0; 0 never switches. Default: 1e-5.
+        weight_decay: Factor lambda of the L2 term lambda/2 |theta|^2, at least 0. Default: 0.
+        maximize: Climb instead of descend. Default: False.
+        foreach: Use multi-tensor operations; None: yes.
+
+    Raises:
+        ValueError: If a value is out of its range.
+        RuntimeError: In a step, if a gradient is sparse.
+
+    Example:
+        >>> theta = torch.tensor([1.0, -2.0], requires_grad=True)
+        >>> optimizer = SWATS([theta], lr=0.1)
+        >>> for _ in range(2):
+        ...     optimizer.zero_grad()
+        ...     theta.square().sum().backward()
+        ...     optimizer.step()
+        >>> optimizer.phase, theta
+        ('adam', tensor([ 0.8004, -1.8002], requires_grad=True))
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-9,
+        switch_eps: float = 1e-5,
+        weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "switch_eps": switch_eps,
+            "weight_decay": weight_decay,
+            # What all groups have in common is kept in each: a state_dict has no other place for it.
+            "phase": "adam",
+            "average": 0.0,
+            "steps": 0,
+            "sgd_per_lr": 0.0,
+        }
+        self._products: list[Tensor] = []
+        super().__init__(params, defaults, maximize=maximize, foreach=foreach)
+
+    @property
+    def phase(self) -> str:
+        """Which of "adam" and "sgd" makes the next step."""
+        phase: str = self.param_groups[0]["phase"]
+        return phase
+
+    @property
+    def rate_estimate(self) -> float:
+        """Lambda, the rate at which SGD would go on, or goes on."""
+        first = self.param_groups[0]
+        return RateEstimate(first["average"], first["steps"]).rate(beta2=first["betas"][1])
+
+    @override
+    def check_group(self, group: dict[str, Any]) -> None:
+        """Refuse settings that are out of range."""
+        if len(group["betas"]) != 2 or not all(0.0 <= beta < 1.0 for beta in group["betas"]):
+            raise ValueError(f"SWATS: betas must be two numbers in [0, 1), got {group['betas']}")
+        for name in ("eps", "switch_eps"):
+            if not group[name] >= 0.0:
+                raise ValueError(f"SWATS: {name} must be >= 0, got {group[name]}")
+        group["betas"] = tuple(group["betas"])
+        first = self.param_groups[0]
+        for name in ("betas", "switch_eps"):
+            if group[name] != first[name]:
+                raise ValueError(f"SWATS: {name} must be the same in all groups, got {group[name]}")
+        if group is not first:  # added later: it joins the phase of the others
+            group.update({name: first[name] for name in ("phase", "average", "steps")})
+            if first["phase"] == "sgd" and group["lr"] > 0.0:
+                group["sgd_per_lr"] = self.rate_estimate / group["lr"]
+
+    @override
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Make one step, and switch to SGD if the rate has settled.
+
+        Args:
+            closure: Computes the loss anew, calls `backward` and returns the loss.
+
+        Returns:
+            The closure's loss; None without one.
+
+        Raises:
+            RuntimeError: If a gradient is sparse.
+        """
+        if self.phase == "sgd":
+            return super().step(closure)
+        self._products.clear()
+        for group in self.param_groups:
+            group["steps"] += 1
+        loss = super().step(closure)
+        self._consider_switch()
+        return loss
+
+    @override
+    def start_state(self, group: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
+        """Begin the moments, or after the switch the velocity, at 0."""
+        names = ("exp_avg", "exp_avg_sq") if group["phase"] == "adam" else ("momentum_buffer",)
+        return {name: torch.zeros_like(parameter, memory_format=torch.preserve_format) for name in names}
+
+    @override
+    def update_tensor(
+        self, group: dict[str, Any], parameter: Tensor, gradient: Tensor, state: dict[str, Any]
+    ) -> None:
+        """Change one parameter as the class says."""
+        beta1, beta2 = group["betas"]
+        if group["phase"] == "sgd":
+            v = state["momentum_buffer"].mul_(beta1).add_(gradient)
+            parameter.add_(v, alpha=-(1 - beta1) * group["sgd_per_lr"] * group["lr"])
+            return
+        m, a = state["exp_avg"], state["exp_avg_sq"]
+        m.lerp_(gradient, 1 - beta1)
+        a.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        if group["lr"] == 0.0:
+            return
+        p = m / a.sqrt().add_(group["eps"]).mul_(-1 / _adam_rate(group))
+        parameter.add_(p)
+        self._products.append(torch.stack((inner_product([p], [p]), inner_product([p], [gradient]))))
+
+    @override
+    def update_tensors(
+        self,
+        group: dict[str, Any],
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        states: list[dict[str, Any]],
+    ) -> None:
+        """Change a list of parameters as the class says."""
+        beta1, beta2 = group["betas"]
+        if group["phase"] == "sgd":
+            v = [state["momentum_buffer"] for state in states]
+            torch._foreach_mul_(v, beta1)
+            torch._foreach_add_(v, gradients)
+            torch._foreach_add_(parameters, v, alpha=-(1 - beta1) * group["sgd_per_lr"] * group["lr"])
+            return
+        m, a = [state["exp_avg"] for state in states], [state["exp_avg_sq"] for state in states]
+        torch._foreach_lerp_(m, gradients, 1 - beta1)
+        torch._foreach_mul_(a, beta2)
+        torch._foreach_addcmul_(a, gradients, gradients, value=1 - beta2)
+        if group["lr"] == 0.0:
+            return
+        root = torch._foreach_sqrt(a)
+        torch._foreach_add_(root, group["eps"])
+        torch._foreach_mul_(root, -1 / _adam_rate(group))
+        p = list(torch._foreach_div(m, root))
+        torch._foreach_add_(parameters, p)
+        self._products.append(torch.stack((inner_product(p, p), inner_product(p, gradients))))
+
+    def _consider_switch(self) -> None:
+        if not self._products:
+            return
+        first = self.param_groups[0]
+        beta2 = first["betas"][1]
+        device = self._products[0].device
+        step_squared, step_times_gradient = (
+            torch.stack([x.to(device) for x in self._products]).sum(0).tolist()
+        )
+        self._products.clear()
+        estimate = RateEstimate(first["average"], first["steps"] - 1)
+        gamma = estimate.update(step_squared, step_times_gradient, beta2=beta2)
+        for group in self.param_groups:
+            group["average"] = estimate.average
+        if not estimate.has_settled(gamma, beta2=beta2, tolerance=first["switch_eps"]):
+            return
+        for group in self.param_groups:
+            group["phase"] = "sgd"
+            group["sgd_per_lr"] = estimate.rate(beta2=beta2) / group["lr"] if group["lr"] > 0.0 else 0.0
+        self.state.clear()  # the velocity begins at 0
+
+
+def _adam_rate(group: dict[str, Any]) -> float:
+    """Give alpha with the corrections of both moments, which begin at 0."""
+    beta1, beta2 = group["betas"]
+    rate: float = group["lr"] * math.sqrt(1 - beta2 ** group["steps"]) / (1 - beta1 ** group["steps"])
+    return rate
