@@ -81,7 +81,7 @@ def _place(checkpoint: dict[str, Any], config: LRSchedulerConfig, state: dict[st
         done = epochs if config.interval == "epoch" else int(checkpoint["global_step"])
         return done // config.frequency
     while "last_epoch" not in state:  # torch's ChainedScheduler has none, but those that it chains have
-        state = state["_schedulers"][0]
+        state = state["schedule"] if "schedule" in state else state["_schedulers"][0]  # or is carried on
     return int(state["last_epoch"])
 
 
