@@ -11,7 +11,9 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
-import lightning_optreg.schedules  # noqa: F401  so that configurations name them by their bare names
+# so that configurations name them by their bare names
+import lightning_optreg.optimizers
+import lightning_optreg.schedules  # noqa: F401
 from lightning_optreg.callbacks import PredictionWriter, ResetOptimizer
 from lightning_optreg.classifier import ImageClassifier
 from lightning_optreg.cli.checkpoints import (

@@ -1,0 +1,49 @@
+"""The table of optimizers that the contract tests go through. A new one is tested by adding a row."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the contract tests build an optimizer.
+
+    Attributes:
+        arguments: What it is built with; all else at its default.
+        sparse: Whether it takes sparse gradients.
+        reads_values: Whether a step decides by values that it reads from the device.
+        neutral: Arguments at which a step changes nothing.
+        wrong: Wrong arguments, each with a part of the message that must name them.
+    """
+
+    arguments: dict[str, Any] = field(default_factory=dict)
+    sparse: bool = False
+    reads_values: bool = False
+    neutral: dict[str, Any] = field(default_factory=lambda: {"lr": 0.0})
+    wrong: tuple[tuple[dict[str, Any], str], ...] = ()
+
+
+FIRST_ORDER: dict[str, Rule] = {
+    "SWATS": Rule(
+        {"lr": 0.01, "betas": (0.8, 0.9), "switch_eps": 0.02},
+        reads_values=True,
+        wrong=(
+            ({"betas": (0.9, 1.0)}, "betas"),
+            ({"betas": (0.9,)}, "betas"),
+            ({"eps": -1.0}, "eps"),
+            ({"switch_eps": NAN}, "switch_eps"),
+        ),
+    ),
+}
+
+# What every first-order rule refuses.
+WRONG: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"lr": -1.0}, "lr"),
+    ({"lr": NAN}, "lr"),
+    ({"weight_decay": -0.1}, "weight_decay"),
+)
+
+# Held to tests of their own: they take a closure, and parameters of one group.
+SECOND_ORDER: tuple[str, ...] = ()
