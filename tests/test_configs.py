@@ -90,7 +90,7 @@ def test_a_recipe_says_where_it_comes_from_and_where_it_writes(recipe: Path) -> 
     assert recipe.read_text().startswith("# ")
     config = yaml.safe_load(recipe.read_text())
     assert config["trainer"]["default_root_dir"] == f"runs/{name(recipe)}"
-    schedule = config["lr_scheduler"]["init_args"]
+    schedule = config.get("lr_scheduler", {}).get("init_args", {})
     assert schedule.get("T_max", config["trainer"]["max_epochs"]) == config["trainer"]["max_epochs"]
 
 

@@ -78,10 +78,10 @@ def public_names() -> list[str]:
         "export",
         "figures",
         "layers",
-        "layers",
         "loggers",
         "losses",
         "nets",
+        "optimizers",
         "param_groups",
         "schedules",
     )

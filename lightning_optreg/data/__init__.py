@@ -12,9 +12,11 @@ from lightning_optreg.data.transforms import (
     BatchTransform,
     ColorJitter,
     PCAColorJitter,
+    PerImageStandardization,
     RandomCrop,
     RandomHorizontalFlip,
     RandomResizedCrop,
+    TFColorJitter,
 )
 from lightning_optreg.data.views import Flips, MultiScale, RandomViews, TenCrop, Views
 
@@ -32,6 +34,7 @@ __all__ = [
     "ImageSet",
     "MultiScale",
     "PCAColorJitter",
+    "PerImageStandardization",
     "Place",
     "RandomCrop",
     "RandomHorizontalFlip",
@@ -39,6 +42,7 @@ __all__ = [
     "RandomViews",
     "Source",
     "Statistics",
+    "TFColorJitter",
     "TenCrop",
     "Views",
     "compute_statistics",

@@ -1,7 +1,7 @@
 """Update rules: `torch.optim.Optimizer`s that torch has not got, or not as the lecture writes them."""
 
-from lightning_optreg.optimizers.rate_estimate import RateEstimate, StepMeter, inner_product
+from lightning_optreg.optimizers.rate_estimate import RateEstimate, StepMeter
 from lightning_optreg.optimizers.swats import SWATS
 from lightning_optreg.optimizers.update_rule import UpdateRule
 
-__all__ = ["SWATS", "RateEstimate", "StepMeter", "UpdateRule", "inner_product"]
+__all__ = ["SWATS", "RateEstimate", "StepMeter", "UpdateRule"]

@@ -1,5 +1,6 @@
 """PCAColorJitter against its formula and ColorJitter against torchvision."""
 
+import colorsys
 import math
 
 import pytest
@@ -9,7 +10,13 @@ from torchvision.transforms.v2 import functional as tv
 
 from lightning_optreg.data.draws import Draws, Place
 from lightning_optreg.data.statistics import Statistics, compute_statistics
-from lightning_optreg.data.transforms import ColorJitter, PCAColorJitter
+from lightning_optreg.data.transforms import (
+    ColorJitter,
+    PCAColorJitter,
+    PerImageStandardization,
+    TFColorJitter,
+)
+from lightning_optreg.data.transforms.tf_color_jitter import adjust_saturation
 
 CPU = torch.device("cpu")
 
@@ -143,3 +150,39 @@ def test_factors_are_uniform_on_their_ranges() -> None:
     counts = torch.histc(factors, 20, 0.7, 1.3)
     chi_square = ((counts - n / 20) ** 2 / (n / 20)).sum().item()
     assert chi_square < 19 + 5 * math.sqrt(38)
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.5, 1.0, 1.7, 30.0])
+def test_saturation_is_that_of_hsv(factor: float) -> None:
+    images = torch.rand(2, 3, 5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    images[0, :, 0, 0] = 0.4  # a grey pixel
+    images[0, :, 0, 1] = 0.0  # a black one
+    changed = adjust_saturation(images, torch.tensor([factor, factor], dtype=torch.float64))
+    for before, after in zip(
+        images.permute(0, 2, 3, 1).reshape(-1, 3), changed.permute(0, 2, 3, 1).reshape(-1, 3), strict=True
+    ):
+        h, s, v = colorsys.rgb_to_hsv(*before.tolist())
+        assert after.tolist() == pytest.approx(colorsys.hsv_to_rgb(h, min(1.0, s * factor), v), abs=1e-12)
+
+
+def test_tensorflows_contrast_keeps_the_mean_of_each_channel_and_does_not_clamp() -> None:
+    images = torch.rand(8, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    changed = TFColorJitter(contrast=(1.8, 1.8))(images, draws(8))
+    mean = images.mean((2, 3), keepdim=True)
+    torch.testing.assert_close(changed, mean + 1.8 * (images - mean))
+    assert changed.min() < 0
+    shifted = TFColorJitter(brightness=0.2)(images, draws(8)) - images
+    assert (shifted.flatten(1).std(1) < 1e-6).all()
+    assert shifted.abs().max() <= 0.2
+    assert shifted[:, 0, 0, 0].unique().numel() == 8
+
+
+def test_per_image_standardization_against_its_formula() -> None:
+    images = torch.rand(4, 3, 5, 7, generator=torch.Generator().manual_seed(0))
+    images[1] = 0.3  # uniform: the bound keeps it finite
+    result = PerImageStandardization()(images, draws(4))
+    for before, after in zip(images, result, strict=True):
+        bound = 1 / (255 * math.sqrt(before.numel()))
+        expected = (before - before.mean()) / max(float(before.std(correction=0)), bound)
+        torch.testing.assert_close(after, expected, atol=2e-4, rtol=1e-4)
+    assert torch.equal(result, PerImageStandardization().evaluate(images))

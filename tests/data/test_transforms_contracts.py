@@ -24,6 +24,7 @@ from lightning_optreg.data.transforms import (
     RandomCrop,
     RandomHorizontalFlip,
     RandomResizedCrop,
+    TFColorJitter,
 )
 
 CPU = torch.device("cpu")
@@ -85,6 +86,7 @@ ACTIVE: dict[str, Callable[[], BatchTransform]] = {
     "pca": lambda: PCAColorJitter(),
     "pca_std": lambda: PCAColorJitter(std=0.3, form="std"),
     "colour": lambda: ColorJitter(brightness=0.4, contrast=0.4),
+    "tf_colour": lambda: TFColorJitter(0.1, (0.5, 1.5), (0.2, 1.8)),
     "warp": lambda: RandomResizedCrop(rotation=20.0, shear=10.0, stretch=1.3),
     "warp_resized": lambda: RandomResizedCrop((9, 14), padding_mode="zeros"),
 }
@@ -94,6 +96,7 @@ NEUTRAL: dict[str, Callable[[], BatchTransform]] = {
     "flip": lambda: RandomHorizontalFlip(p=0.0),
     "pca": lambda: PCAColorJitter(std=0.0),
     "colour": lambda: ColorJitter(),
+    "tf_colour": lambda: TFColorJitter(),
     "warp": lambda: RandomResizedCrop(scale=(1.0, 1.0), ratio=(1.0, 1.0)),
 }
 active = pytest.mark.parametrize("make", ACTIVE.values(), ids=ACTIVE.keys())
@@ -241,7 +244,7 @@ def test_copies_and_shows_its_settings(make: Callable[[], BatchTransform]) -> No
     assert "=" in repr(transform)
 
 
-@pytest.mark.parametrize("make", [ACTIVE[k] for k in ("pca", "colour", "warp", "warp_resized")])
+@pytest.mark.parametrize("make", [ACTIVE[k] for k in ("pca", "colour", "tf_colour", "warp", "warp_resized")])
 def test_8_bit_images_are_refused_where_floats_are_needed(make: Callable[[], BatchTransform]) -> None:
     with pytest.raises(TypeError, match=r"^\w+: images must be floating-point on \[0, 1\], got torch.uint8$"):
         ready(make())(pixels(4), draws(4))
@@ -314,6 +317,12 @@ NAN = math.nan
         ),
         (lambda: ColorJitter(brightness=1.1), "ColorJitter: brightness must be in [0, 1], got 1.1"),
         (lambda: ColorJitter(contrast=-1.0), "ColorJitter: contrast must be in [0, 1], got -1.0"),
+        (lambda: TFColorJitter(NAN), "TFColorJitter: brightness must be in [0, 1], got nan"),
+        (
+            lambda: TFColorJitter(saturation=(1.5, 0.5)),
+            "TFColorJitter: saturation must be two numbers 0 <= a <= b, got (1.5, 0.5)",
+        ),
+        (lambda: TFColorJitter(contrast=(-1.0, 1.0)), "TFColorJitter: contrast must be two numbers"),
         (
             lambda: ColorJitter(contrast=0.5)(torch.rand(2, 4, 3, 3), draws(2)),
             "ColorJitter: contrast needs images of 1 or 3 channels, got 4",

@@ -16,6 +16,8 @@ from lightning_optreg.nets import (
     MLP,
     VGG,
     AlexNet,
+    DeepOBS2c2d,
+    DeepOBS3c3d,
     EnResNet,
     GoogLeNet,
     LeNet5,
@@ -64,6 +66,8 @@ NETS = {
     "resnet_stochastic_depth": partial(
         ResNet, num_classes=4, input_shape=SHAPE, depth=8, width=4, survival=0.8
     ),
+    "deepobs_2c2d": partial(DeepOBS2c2d, num_classes=4, input_shape=SHAPE),
+    "deepobs_3c3d": partial(DeepOBS3c3d, num_classes=4, input_shape=SHAPE),
     "en_resnet": partial(EnResNet, num_classes=4, input_shape=SHAPE, depth=8, width=8, noise_at_test=False),
     "resnext": partial(
         ResNeXt, num_classes=4, input_shape=SHAPE, depth=11, cardinality=2, width=4, channels=32
@@ -72,14 +76,19 @@ NETS = {
     "vgg_bn": partial(VGG, num_classes=4, input_shape=SHAPE, depth=11, width=4, batch_norm=True),
     "wide_resnet": partial(WideResNet, num_classes=4, input_shape=SHAPE, depth=10, widen_factor=1),
 }
-# Those made for ImageNet, with their papers' image shapes; the others are for small images.
+# Those made for ImageNet and CIFAR-10, with their papers' image shapes; the others are for small grey images.
 FOR_IMAGENET = {
     "AlexNet": (3, 227, 227),
     "GoogLeNet": (3, 224, 224),
     "VGG": (3, 224, 224),
     "ZFNet": (3, 224, 224),
 }
+FOR_CIFAR10 = {"DeepOBS3c3d": (3, 32, 32)}
 every_net = pytest.mark.parametrize("make", NETS.values(), ids=NETS.keys())
+
+
+def default_shape(name: str) -> tuple[int, int, int]:
+    return {**FOR_IMAGENET, **FOR_CIFAR10}.get(name, (1, 28, 28))
 
 
 @pytest.fixture
@@ -96,7 +105,8 @@ def test_every_public_network_is_in_the_table() -> None:
 @every_net
 def test_defaults_are_those_of_the_papers_images_or_of_the_smallest(make: partial[Network]) -> None:
     name = make.func.__name__
-    classes, shape = (1000, FOR_IMAGENET[name]) if name in FOR_IMAGENET else (10, (1, 28, 28))
+    classes = 1000 if name in FOR_IMAGENET else 10
+    shape = default_shape(name)
     parameters = inspect.signature(make.func).parameters
     assert parameters["num_classes"].default == classes
     assert parameters["input_shape"].default == shape
@@ -264,7 +274,7 @@ def test_built_from_yaml_by_its_short_name(make: partial[Network]) -> None:
         net = parser.instantiate(parser.parse_string(parser.dump(values))).net
     assert type(net) is make.func
     assert net.num_classes == 3
-    assert net.input_shape == FOR_IMAGENET.get(make.func.__name__, (1, 28, 28))
+    assert net.input_shape == default_shape(make.func.__name__)
 
 
 def test_network_itself_has_no_forward() -> None:
