@@ -53,8 +53,9 @@ class AdamToSGD(Callback):
         momentum: Of SGD, in [0, 1). Default: 0.9, which is SWATS's beta1.
         nesterov: Use Nesterov's form of momentum.
         weight_decay: Of SGD, at least 0. None: that of each group.
-        tolerance: How near gamma_k has to come to its average, above 0. Default: 1e-5; the paper's 1e-9 is
-            below float32's resolution.
+        tolerance: How near gamma_k has to come to its average, above 0. gamma_k scatters, so they meet by
+            chance, and sooner with a wider tolerance. Default: 1e-5; the paper's 1e-9 is below float32's
+            resolution.
         optimizer_index: Which of several optimizers is replaced, at least 0.
 
     Raises:

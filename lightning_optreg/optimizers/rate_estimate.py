@@ -5,6 +5,7 @@ Keskar and Socher 2017, "Improving generalization performance by switching from 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,7 +76,7 @@ class RateEstimate:
         return gamma is not None and self.steps > 1 and rate > 0.0 and abs(rate - gamma) < tolerance
 
 
-def inner_product(a: list[Tensor], b: list[Tensor]) -> Tensor:
+def inner_product(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     """Sum of the products of all elements, in at least float32, on the device of the first.
 
     Args:
@@ -91,8 +92,14 @@ def inner_product(a: list[Tensor], b: list[Tensor]) -> Tensor:
     """
     device = a[0].device
     dtype = torch.promote_types(a[0].dtype, torch.float32)
-    products = [(x * y).sum(dtype=dtype).to(device) for x, y in zip(a, b, strict=True)]
+    products = [_product(x, y, dtype).to(device) for x, y in zip(a, b, strict=True)]
     return torch.stack(products).sum()
+
+
+def _product(x: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:
+    if x.dtype == y.dtype == dtype and x.is_contiguous() and y.is_contiguous():
+        return torch.dot(x.view(-1), y.view(-1))  # the products are not written to memory
+    return (x * y).sum(dtype=dtype)
 
 
 class StepMeter:

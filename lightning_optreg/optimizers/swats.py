@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
+from lightning_optreg.optimizers.blocks import in_blocks
 from lightning_optreg.optimizers.rate_estimate import RateEstimate, inner_product
 from lightning_optreg.optimizers.update_rule import UpdateRule
 
@@ -170,7 +171,7 @@ class SWATS(UpdateRule):
         a.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         if group["lr"] == 0.0:
             return
-        p = m / a.sqrt().add_(group["eps"]).mul_(-1 / _adam_rate(group))
+        p = (m / a.sqrt().add_(group["eps"])).mul_(-_adam_rate(group))
         parameter.add_(p)
         self._products.append(torch.stack((inner_product([p], [p]), inner_product([p], [gradient]))))
 
@@ -190,18 +191,21 @@ class SWATS(UpdateRule):
             torch._foreach_add_(v, gradients)
             torch._foreach_add_(parameters, v, alpha=-(1 - beta1) * group["sgd_per_lr"] * group["lr"])
             return
-        m, a = [state["exp_avg"] for state in states], [state["exp_avg_sq"] for state in states]
-        torch._foreach_lerp_(m, gradients, 1 - beta1)
-        torch._foreach_mul_(a, beta2)
-        torch._foreach_addcmul_(a, gradients, gradients, value=1 - beta2)
-        if group["lr"] == 0.0:
-            return
-        root = torch._foreach_sqrt(a)
-        torch._foreach_add_(root, group["eps"])
-        torch._foreach_mul_(root, -1 / _adam_rate(group))
-        p = list(torch._foreach_div(m, root))
-        torch._foreach_add_(parameters, p)
-        self._products.append(torch.stack((inner_product(p, p), inner_product(p, gradients))))
+        moments = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq"))
+        for theta, g, m, a in in_blocks(parameters, gradients, *moments):
+            torch._foreach_lerp_(m, g, 1 - beta1)
+            torch._foreach_mul_(a, beta2)
+            torch._foreach_addcmul_(a, g, g, value=1 - beta2)
+            if group["lr"] == 0.0:
+                continue
+            direction = torch._foreach_sqrt(a)
+            torch._foreach_add_(direction, group["eps"])
+            torch._foreach_reciprocal_(direction)
+            torch._foreach_mul_(direction, m)
+            rate = _adam_rate(group)  # p = -rate * direction
+            torch._foreach_add_(theta, direction, alpha=-rate)
+            squared, times_gradient = inner_product(direction, direction), inner_product(direction, g)
+            self._products.append(torch.stack((rate * rate * squared, -rate * times_gradient)))
 
     def _consider_switch(self) -> None:
         if not self._products:
