@@ -78,6 +78,8 @@ class UpdateRule(Optimizer):
         name = type(self).__name__
         if group["foreach"] and group["differentiable"]:
             raise ValueError(f"{name}: foreach must be None or False with differentiable, got True")
+        if isinstance(group.get("lr"), Tensor) and group["lr"].numel() != 1:
+            raise ValueError(f"{name}: Tensor lr must be 1-element, got {group['lr'].numel()}")
         for setting in ("lr", "weight_decay"):
             if setting in group and not 0.0 <= group[setting] < float("inf"):
                 raise ValueError(f"{name}: {setting} must be in [0, inf), got {group[setting]}")
