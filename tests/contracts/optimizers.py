@@ -46,4 +46,4 @@ WRONG: tuple[tuple[dict[str, Any], str], ...] = (
 )
 
 # Held to tests of their own: they take a closure, and parameters of one group.
-SECOND_ORDER: tuple[str, ...] = ()
+SECOND_ORDER: tuple[str, ...] = ("BFGS", "Newton")
