@@ -1,0 +1,108 @@
+"""Step time of each optimizer of ours against torch's `foreach` one with as many state tensors.
+
+    python scripts/bench/optimizers.py                      # 11.7 M parameters in ResNet-18's shapes
+    python scripts/bench/optimizers.py --only SWATS --rounds 31
+
+Both step on the same gradients, taking turns; printed are the median times and the median ratio of neighbours
+in time. At most 1.1 is wanted. Second-order methods, whose step is many gradients, are left out.
+"""
+
+import argparse
+import inspect
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor
+from torch.optim import SGD, Adagrad, Adam, Optimizer
+
+from lightning_optreg import optimizers
+from lightning_optreg.cli.memory import keep_freed_memory
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An optimizer of ours, torch's beside it, and how many tensors of a parameter's size both keep."""
+
+    ours: Callable[[Any], Optimizer]
+    torchs: Callable[[Any], Optimizer]
+    states: int
+
+
+MOMENTUM = partial(SGD, lr=0.01, momentum=0.9, foreach=True)
+NESTEROV = partial(SGD, lr=0.01, momentum=0.9, nesterov=True, foreach=True)
+ADAGRAD = partial(Adagrad, foreach=True)
+ADAM = partial(Adam, foreach=True)
+
+
+def pairs() -> dict[str, Pair]:
+    """What is compared."""
+    found = {
+        "SWATS": Pair(partial(optimizers.SWATS, switch_eps=0.0), ADAM, 2),
+    }
+    public = {name for name in optimizers.__all__ if _is_first_order(getattr(optimizers, name))}
+    if public != found.keys():
+        raise SystemExit(f"not measured: {sorted(public ^ found.keys())}")
+    return found
+
+
+def _is_first_order(part: Any) -> bool:
+    is_rule = inspect.isclass(part) and issubclass(part, optimizers.UpdateRule)
+    return is_rule and part is not optimizers.UpdateRule
+
+
+def parameters() -> list[Tensor]:
+    with torch.device("meta"):
+        shapes = [parameter.shape for parameter in torchvision.models.resnet18().parameters()]
+    made = [torch.randn(shape) for shape in shapes]
+    for parameter in made:
+        parameter.requires_grad_().grad = 0.01 * torch.randn_like(parameter)
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    table = pairs()
+    parser.add_argument("--only", nargs="+", choices=table, default=list(table))
+    parser.add_argument("--rounds", type=int, default=21)
+    args = parser.parse_args()
+    keep_freed_memory()
+    torch.manual_seed(0)
+    count = sum(parameter.numel() for parameter in parameters())
+    print(f"{count:,} parameters, {torch.get_num_threads()} threads, medians of {args.rounds} rounds")
+    print(f"{'':22}{'ours, ms':>10}{'torch, ms':>12}{'ratio':>8}  {'beside':<10}{'states':>7}")
+    for name in args.only:
+        pair = table[name]
+        ours, torchs = pair.ours(parameters()), pair.torchs(parameters())
+        rounds = [(seconds(ours), seconds(torchs)) for _ in range(args.rounds + 2)][
+            2:
+        ]  # states are made first
+        for optimizer in (ours, torchs):
+            if states(optimizer) != pair.states:
+                raise SystemExit(f"{type(optimizer).__name__} keeps {states(optimizer)} states a parameter")
+        mine, others = zip(*rounds, strict=True)
+        ratio = statistics.median(one / other for one, other in rounds)
+        times = f"{1e3 * statistics.median(mine):10.1f}{1e3 * statistics.median(others):12.1f}"
+        print(f"{name:22}{times}{ratio:8.3f}  {type(torchs).__name__:<10}{pair.states:>7}", flush=True)
+
+
+def seconds(optimizer: Optimizer) -> float:
+    start = time.perf_counter()
+    optimizer.step()
+    return time.perf_counter() - start
+
+
+def states(optimizer: Optimizer) -> int:
+    """Tensors of its own size that are kept for the first parameter."""
+    parameter = optimizer.param_groups[0]["params"][0]
+    kept = optimizer.state[parameter].values()
+    return sum(isinstance(value, Tensor) and value.shape == parameter.shape for value in kept)
+
+
+if __name__ == "__main__":
+    main()
