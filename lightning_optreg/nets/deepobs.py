@@ -49,7 +49,7 @@ class DeepOBS2c2d(Network):
         self.dense2 = nn.Linear(1024, num_classes)
         for layer in (self.conv1, self.conv2, self.dense1, self.dense2):
             nn.init.trunc_normal_(layer.weight, std=0.05, a=-0.1, b=0.1)
-            nn.init.constant_(layer.bias, 0.05)
+            nn.init.constant_(layer.bias, 0.05)  # type: ignore[arg-type]  # they have biases
 
     @override
     def forward(self, x: Tensor) -> Tensor:

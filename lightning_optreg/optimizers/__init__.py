@@ -1,9 +1,24 @@
 """Update rules: `torch.optim.Optimizer`s that torch has not got, or not as the lecture writes them."""
 
 from lightning_optreg.optimizers.bfgs import BFGS
+from lightning_optreg.optimizers.heavy_ball import HeavyBall
+from lightning_optreg.optimizers.nag import NAG
+from lightning_optreg.optimizers.nag_convex import NAGConvex
+from lightning_optreg.optimizers.nag_strongly_convex import NAGStronglyConvex
 from lightning_optreg.optimizers.newton import Newton
 from lightning_optreg.optimizers.rate_estimate import RateEstimate, StepMeter
 from lightning_optreg.optimizers.swats import SWATS
 from lightning_optreg.optimizers.update_rule import UpdateRule
 
-__all__ = ["BFGS", "SWATS", "Newton", "RateEstimate", "StepMeter", "UpdateRule"]
+__all__ = [
+    "BFGS",
+    "NAG",
+    "SWATS",
+    "HeavyBall",
+    "NAGConvex",
+    "NAGStronglyConvex",
+    "Newton",
+    "RateEstimate",
+    "StepMeter",
+    "UpdateRule",
+]

@@ -95,7 +95,6 @@ class SWATS(UpdateRule):
             "steps": 0,
             "sgd_per_lr": 0.0,
         }
-        self._products: list[Tensor] = []
         super().__init__(params, defaults, maximize=maximize, foreach=foreach)
 
     @property
@@ -143,7 +142,7 @@ class SWATS(UpdateRule):
         """
         if self.phase == "sgd":
             return super().step(closure)
-        self._products.clear()
+        self._products: list[Tensor] = []  # of p.p and p.g, on their devices
         for group in self.param_groups:
             group["steps"] += 1
         loss = super().step(closure)

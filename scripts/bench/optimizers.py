@@ -43,6 +43,10 @@ ADAM = partial(Adam, foreach=True)
 def pairs() -> dict[str, Pair]:
     """What is compared."""
     found = {
+        "HeavyBall": Pair(optimizers.HeavyBall, MOMENTUM, 1),
+        "NAG": Pair(optimizers.NAG, NESTEROV, 1),
+        "NAGConvex": Pair(optimizers.NAGConvex, NESTEROV, 1),
+        "NAGStronglyConvex": Pair(optimizers.NAGStronglyConvex, NESTEROV, 1),
         "SWATS": Pair(partial(optimizers.SWATS, switch_eps=0.0), ADAM, 2),
     }
     public = {name for name in optimizers.__all__ if _is_first_order(getattr(optimizers, name))}

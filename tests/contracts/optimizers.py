@@ -26,6 +26,13 @@ class Rule:
 
 
 FIRST_ORDER: dict[str, Rule] = {
+    "HeavyBall": Rule({"lr": 0.02}, wrong=(({"momentum": 1.0}, "momentum"), ({"momentum": NAN}, "momentum"))),
+    "NAG": Rule({"lr": 0.02}, wrong=(({"momentum": 1.0}, "momentum"), ({"momentum": NAN}, "momentum"))),
+    "NAGConvex": Rule({"lr": 0.02}, wrong=(({"restart": "loss"}, "restart"),)),
+    "NAGStronglyConvex": Rule(
+        {"lr": 0.02, "mu": 0.5},
+        wrong=(({"mu": -1.0}, "mu"), ({"mu": 100.0}, "mu"), ({"restart": "loss"}, "restart")),
+    ),
     "SWATS": Rule(
         {"lr": 0.01, "betas": (0.8, 0.9), "switch_eps": 0.02},
         reads_values=True,

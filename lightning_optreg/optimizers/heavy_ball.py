@@ -1,0 +1,102 @@
+"""The heavy-ball method: gradient descent that keeps a part of its last displacement.
+
+Polyak 1964, "Some methods of speeding up the convergence of iteration methods".
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+from typing_extensions import override
+
+from lightning_optreg.optimizers.blocks import in_blocks
+from lightning_optreg.optimizers.update_rule import UpdateRule
+
+__all__ = ["HeavyBall"]
+
+
+class HeavyBall(UpdateRule):
+    """Polyak's method, x_{k+1} = x_k + alpha (x_k - x_{k-1}) - s grad f(x_k), with x_{-1} = x_0.
+
+    It keeps the displacement d_k = x_k - x_{k-1}: d_{k+1} = alpha d_k - s grad f(x_k). At a constant rate
+    this is `torch.optim.SGD(momentum=alpha)`, d = -s v. When the rate changes they differ: here what was
+    displaced at the old rate stays as it is, there the new rate applies to all of v.
+
+    On a quadratic with eigenvalues in [mu, L] the fastest settings are s = 4 / (sqrt(L) + sqrt(mu))^2 and
+    alpha = ((sqrt(L) - sqrt(mu)) / (sqrt(L) + sqrt(mu)))^2; beyond quadratics they need not converge
+    (Lessard, Recht and Packard 2016, arXiv:1408.3595, section 4.6). Shi, Du, Jordan and Su 2018
+    (arXiv:1810.08907) compare it with Nesterov's at alpha = (1 - sqrt(mu s)) / (1 + sqrt(mu s)).
+
+    Args:
+        params: Parameters, or groups of them.
+        lr: Step size s, at least 0. Default: 0.01.
+        momentum: alpha, in [0, 1). Default: 0.9.
+        weight_decay: Factor lambda of the L2 term lambda/2 |x|^2, at least 0 (coupled). Default: 0.
+        maximize: Climb instead of descend.
+        foreach: Use multi-tensor operations. None: yes, unless `differentiable`.
+        differentiable: Let gradients flow through the step.
+
+    Raises:
+        ValueError: If a value is out of its range.
+        RuntimeError: In a step, if a gradient is sparse.
+
+    Example:
+        >>> x = torch.tensor([1.0], requires_grad=True)
+        >>> optimizer = HeavyBall([x], lr=0.25, momentum=0.5)
+        >>> for _ in range(2):
+        ...     optimizer.zero_grad()
+        ...     x.square().sum().backward()
+        ...     optimizer.step()
+        >>> x
+        tensor([0.], requires_grad=True)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 0.01,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+    ) -> None:
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__(params, defaults, maximize=maximize, foreach=foreach, differentiable=differentiable)
+
+    @override
+    def check_group(self, group: dict[str, Any]) -> None:
+        """Refuse a momentum that is out of range."""
+        if not 0.0 <= group["momentum"] < 1.0:
+            raise ValueError(f"HeavyBall: momentum must be in [0, 1), got {group['momentum']}")
+
+    @override
+    def start_state(self, group: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
+        """Begin at rest."""
+        return {"displacement": torch.zeros_like(parameter, memory_format=torch.preserve_format)}
+
+    @override
+    def update_tensor(
+        self, group: dict[str, Any], parameter: Tensor, gradient: Tensor, state: dict[str, Any]
+    ) -> None:
+        """Change one parameter as the class says."""
+        d = state["displacement"]
+        d.mul_(group["momentum"]).add_(gradient, alpha=-group["lr"])
+        parameter.add_(d)
+
+    @override
+    def update_tensors(
+        self,
+        group: dict[str, Any],
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        states: list[dict[str, Any]],
+    ) -> None:
+        """Change a list of parameters as the class says."""
+        displacements = [state["displacement"] for state in states]
+        for x, g, d in in_blocks(parameters, gradients, displacements):
+            torch._foreach_mul_(d, group["momentum"])
+            torch._foreach_add_(d, g, alpha=-group["lr"])
+            torch._foreach_add_(x, d)

@@ -1,0 +1,123 @@
+"""Nesterov's accelerated gradient as the lecture writes it: the gradient is taken where momentum leads to.
+
+Nesterov 1983, "A method of solving a convex programming problem with convergence rate O(1/k^2)"; in this form
+Sutskever, Martens, Dahl and Hinton 2013, "On the importance of initialization and momentum in deep learning".
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+from typing_extensions import override
+
+from lightning_optreg.optimizers.blocks import in_blocks
+from lightning_optreg.optimizers.update_rule import UpdateRule
+
+__all__ = ["NAG"]
+
+
+class NAG(UpdateRule):
+    """Momentum that looks ahead: v = gamma v + eta grad J(theta - gamma v), theta = theta - v.
+
+    Between steps the parameters are the look-ahead point theta - gamma v, so that whatever computes gradients
+    (an accumulation window of several batches, AMP, no closure) computes them there. `at_theta` moves them to
+    theta for an evaluation. At a constant rate the look-ahead points are those of
+    `torch.optim.SGD(momentum=gamma, nesterov=True)`, whose buffer is v / eta; when the rate changes they
+    differ as `HeavyBall` does.
+
+    Args:
+        params: Parameters, or groups of them.
+        lr: Learning rate eta, at least 0. Default: 0.01.
+        momentum: gamma, in [0, 1). Default: 0.9.
+        weight_decay: Factor lambda of the L2 term lambda/2 |theta|^2, at least 0 (coupled). Default: 0.
+        maximize: Climb instead of descend.
+        foreach: Use multi-tensor operations. None: yes, unless `differentiable`.
+        differentiable: Let gradients flow through the step.
+
+    Raises:
+        ValueError: If a value is out of its range.
+        RuntimeError: In a step, if a gradient is sparse.
+
+    Example:
+        >>> theta = torch.tensor([1.0], requires_grad=True)
+        >>> optimizer = NAG([theta], lr=0.25, momentum=0.5)
+        >>> theta.square().sum().backward()
+        >>> optimizer.step()  # v = 0.5, theta = 0.5
+        >>> theta
+        tensor([0.2500], requires_grad=True)
+        >>> with optimizer.at_theta():
+        ...     print(theta)
+        tensor([0.5000], requires_grad=True)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 0.01,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+    ) -> None:
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__(params, defaults, maximize=maximize, foreach=foreach, differentiable=differentiable)
+
+    @override
+    def check_group(self, group: dict[str, Any]) -> None:
+        """Refuse a momentum that is out of range."""
+        if not 0.0 <= group["momentum"] < 1.0:
+            raise ValueError(f"NAG: momentum must be in [0, 1), got {group['momentum']}")
+
+    @override
+    def start_state(self, group: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
+        """Begin at rest, where theta and the look-ahead point are the same."""
+        return {"velocity": torch.zeros_like(parameter, memory_format=torch.preserve_format)}
+
+    @override
+    def update_tensor(
+        self, group: dict[str, Any], parameter: Tensor, gradient: Tensor, state: dict[str, Any]
+    ) -> None:
+        """Change one parameter as the class says."""
+        gamma, v = group["momentum"], state["velocity"]
+        v.mul_(gamma)
+        parameter.add_(v)  # theta
+        v.add_(gradient, alpha=group["lr"])
+        parameter.add_(v, alpha=-(1 + gamma))  # theta - v, and gamma v further ahead
+
+    @override
+    def update_tensors(
+        self,
+        group: dict[str, Any],
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        states: list[dict[str, Any]],
+    ) -> None:
+        """Change a list of parameters as the class says."""
+        gamma = group["momentum"]
+        for theta, g, v in in_blocks(parameters, gradients, [state["velocity"] for state in states]):
+            torch._foreach_mul_(v, gamma)
+            torch._foreach_add_(theta, v)
+            torch._foreach_add_(v, g, alpha=group["lr"])
+            torch._foreach_add_(theta, v, alpha=-(1 + gamma))
+
+    @contextmanager
+    def at_theta(self) -> Iterator[None]:
+        """Hold the parameters at theta within a `with` block, and put them back bit for bit after it."""
+        kept = [(parameter, parameter.detach().clone()) for parameter in self.state]
+        try:
+            with torch.no_grad():
+                for group in self.param_groups:
+                    for parameter in group["params"]:
+                        if parameter in self.state:
+                            value = torch.view_as_real(parameter) if parameter.is_complex() else parameter
+                            value.add_(self.state[parameter]["velocity"], alpha=group["momentum"])
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, value in kept:
+                    parameter.copy_(value)
