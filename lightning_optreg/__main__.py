@@ -18,6 +18,8 @@ _COMMANDS = {
     "predict": "write a checkpoint's predictions to a file",
     "describe": "print a network's layers: output size, memory, parameters, multiply-adds",
     "export": "write a checkpoint's network for use without this package",
+    "compare": "run methods on one problem and draw how they compare: lightning-optreg compare --config FILE",
+    "plot": "draw a picture: plot surface | dynamics | landscape",
 }
 _USAGE = """\
 usage: lightning-optreg COMMAND [options]
@@ -78,6 +80,16 @@ def _run(argv: list[str]) -> int:
         from lightning_optreg.cli.errors import run_guarded
 
         return run_guarded(lambda: export.main(argv[1:]))
+    if command == "compare":
+        from lightning_optreg import studies
+        from lightning_optreg.cli.memory import keep_freed_memory
+
+        keep_freed_memory()
+        return studies.main(argv[1:])
+    if command == "plot":
+        from lightning_optreg import plot
+
+        return plot.main(argv[1:])
     near = difflib.get_close_matches(command.lower(), _COMMANDS, n=1)
     hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(_COMMANDS)}"
     what = "option" if command.startswith("-") else "command"

@@ -132,6 +132,9 @@ _EXTRAS = {
     "onnxscript": "onnx",
     "onnxruntime": "onnx",
     "pyarrow": "parquet",
+    "optuna": "tune",
+    "plotly": "report",
+    "scipy": "report",
 }
 
 

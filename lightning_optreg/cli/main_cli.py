@@ -1,6 +1,7 @@
 """`fit`, `validate`, `test`, `predict`: LightningCLI with this package's parts, run folders and reports."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,16 @@ _LINKED = ("num_classes", "input_shape")
 
 
 class CLI(LightningCLI):
-    """LightningCLI for `ImageClassifier` and this package's datamodules."""
+    """LightningCLI for `ImageClassifier` and this package's datamodules.
+
+    Args:
+        callbacks: Put behind those of the configuration, and not noted in it.
+        kwargs: LightningCLI's own.
+    """
+
+    def __init__(self, *, callbacks: Sequence[Callback] = (), **kwargs: Any) -> None:
+        self.more_callbacks = callbacks
+        super().__init__(**kwargs)
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -177,7 +187,7 @@ class CLI(LightningCLI):
             callbacks.append(PredictionWriter())
         if self.subcommand == "fit" and self.settings.reset_optimizer:
             callbacks.append(ResetOptimizer())
-        callbacks.append(SaveConfig(self.plain_config, self.run_folder))
+        callbacks += [SaveConfig(self.plain_config, self.run_folder), *self.more_callbacks]
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 
     def _sighted(self, callbacks: list[Callback]) -> list[Callback]:
@@ -258,11 +268,12 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def run(argv: list[str]) -> CLI:
+def run(argv: list[str], callbacks: Sequence[Callback] = ()) -> CLI:
     """Run one of Lightning's commands.
 
     Args:
         argv: The command and its options, such as `["fit", "--config", "configs/fashion_mnist/lenet5.yaml"]`.
+        callbacks: Put behind those of the configuration.
     """
     with warnings.catch_warnings():
         # said of Python 3.11's pytree by torch 2.14 to Lightning 2.6, which calls it
@@ -276,12 +287,13 @@ def run(argv: list[str]) -> CLI:
         # ImageClassifier's configure_model compiles the network and shards nothing
         warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback with a model")
         return CLI(
-            ImageClassifier,
-            ImageDataModule,
+            model_class=ImageClassifier,
+            datamodule_class=ImageDataModule,
             subclass_mode_data=True,
             save_config_callback=None,
             seed_everything_default=0,
             parser_class=Parser,
             auto_configure_optimizers=False,
             args=argv,
+            callbacks=callbacks,
         )

@@ -1,0 +1,109 @@
+"""Spend the same on every run of a study, and take down what was reached for it."""
+
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from typing_extensions import override
+
+__all__ = ["Budget"]
+
+
+class Budget(Callback):
+    """End a run after a number of passes over the training data, or when its loss is no longer finite.
+
+    A pass is as many images through the network in training as there are training images, however often an
+    optimizer evaluates its closure. Logs, at the end of each epoch, `optreg/budget/passes` and
+    `optreg/budget/seconds`, the time spent in training so far without validation.
+
+    Args:
+        passes: Budget, above 0.
+
+    Raises:
+        ValueError: If passes is out of its range.
+
+    Example:
+        >>> Budget(3.0).diverged
+        False
+    """
+
+    def __init__(self, passes: float) -> None:
+        if not 0.0 < passes < float("inf"):
+            raise ValueError(f"Budget: passes must be > 0, got {passes}")
+        self.passes = passes
+        self.diverged = False
+        """Whether the loss was infinite or not a number."""
+        self._images, self._seconds = 0, 0.0
+        self._since: float | None = None
+        self._hook: Any = None
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to count."""
+
+        def count(module: Any, inputs: tuple[Any, ...]) -> None:
+            if trainer.training and torch.is_grad_enabled():
+                self._images += len(inputs[0])
+
+        self._hook = getattr(pl_module, "net", pl_module).register_forward_pre_hook(count)
+        self._since = time.perf_counter()
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop a run that has diverged."""
+        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        if isinstance(loss, Tensor) and not loss.isfinite().all():
+            self.diverged = trainer.should_stop = True
+
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock."""
+        self._pause()
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the clock go on."""
+        self._since = time.perf_counter()
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log what was spent; stop if that is all."""
+        self._pause()
+        self._since = time.perf_counter()
+        passes = self._images / _training_images(trainer)
+        pl_module.log("optreg/budget/passes", passes)
+        pl_module.log("optreg/budget/seconds", self._seconds)
+        if passes >= self.passes * (1 - 1e-6):
+            trainer.should_stop = True
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let go of the network."""
+        self._hook.remove()
+
+    def _pause(self) -> None:
+        if self._since is not None:
+            self._seconds += time.perf_counter() - self._since
+            self._since = None
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was spent."""
+        self._pause()
+        self._since = time.perf_counter()
+        return {"images": self._images, "seconds": self._seconds, "diverged": self.diverged}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self._images, self._seconds = state_dict["images"], state_dict["seconds"]
+        self.diverged = state_dict["diverged"]
+
+
+def _training_images(trainer: Trainer) -> int:
+    loader: Any = trainer.train_dataloader
+    return len(loader.indices)

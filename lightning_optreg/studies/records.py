@@ -1,0 +1,89 @@
+"""What a study knows of its runs: plain data, which a report is made from."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+__all__ = ["Point", "RunRecord", "StudyResult"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One evaluation of a run.
+
+    Attributes:
+        epoch: Passes over the training data done so far: 1.0 after the first.
+        seconds: Training time so far, without validation.
+        metrics: Values by their names, such as `train/loss` and `val/accuracy`.
+    """
+
+    epoch: float
+    seconds: float
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One training run of a study.
+
+    Attributes:
+        method: Label, such as "Adam".
+        value: Of the tuned setting, such as the learning rate.
+        seed: Seed of the run.
+        status: "complete"; "diverged", when the loss was no longer finite; or "failed".
+        points: Evaluations in the order of time.
+        test: Metrics of the test; empty if the run is not complete.
+        message: Why it failed.
+
+    Example:
+        >>> record = RunRecord("SGD", 0.1, 0, "complete", (Point(1.0, 2.5, {"val/loss": 0.5}),), {})
+        >>> RunRecord.from_dict(record.to_dict()) == record
+        True
+    """
+
+    method: str
+    value: float
+    seed: int
+    status: Literal["complete", "diverged", "failed"]
+    points: tuple[Point, ...]
+    test: Mapping[str, float]
+    message: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain types, as JSON has them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "RunRecord":
+        """Make a record from what `to_dict` returned, also after a way through JSON."""
+        points = tuple(Point(**point) for point in plain["points"])
+        return cls(**{**plain, "points": points})
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """All that a report shows.
+
+    Attributes:
+        name: Of the study.
+        title: Its heading.
+        tuned: What the tuned setting is called, such as "learning rate".
+        metric: What runs are chosen by, such as `val/accuracy`.
+        mode: Whether the metric should be large ("max") or small ("min").
+        test_metric: What is reported of the chosen runs, such as `test/accuracy`.
+        target: Value of `metric` whose first reaching is timed; None: the report chooses one.
+        description: Data, network, epochs and so on, shown as they are.
+        planned: Number of runs of the whole study.
+        records: Of the runs that have ended.
+    """
+
+    name: str
+    title: str
+    tuned: str
+    metric: str
+    mode: Literal["max", "min"]
+    test_metric: str
+    target: float | None
+    description: Mapping[str, str]
+    planned: int
+    records: tuple[RunRecord, ...]

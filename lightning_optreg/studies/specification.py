@@ -1,0 +1,237 @@
+"""The YAML of a study: what is compared, on which problem, over which values and seeds."""
+
+import copy
+import difflib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import yaml
+
+__all__ = ["Run", "Specification", "read_specification"]
+
+_KEYS = {
+    "name": (str, None),
+    "title": (str, ""),
+    "base": (list, None),
+    "methods": (dict, None),
+    "tune": (str, "optimizer.init_args.lr"),
+    "tuned": (str, "learning rate"),
+    "values": (list, []),
+    "seeds": (list, [0, 1, 2]),
+    "epochs": (int, None),
+    "metric": (str, "val/accuracy"),
+    "mode": (str, "max"),
+    "test_metric": (str, "test/accuracy"),
+    "target": ((float, int, type(None)), None),
+    "allow_unequal": (bool, False),
+}
+_REQUIRED = ("name", "base", "methods", "epochs")
+_PLAIN_KINDS = {str: "text", list: "a list", dict: "a mapping", int: "a whole number", bool: "true or false"}
+
+
+class Run(NamedTuple):
+    """One training run: a method at a value of the tuned setting, with a seed."""
+
+    method: str
+    value: float
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Text that tells runs of a study apart, and serves as the name of a folder."""
+        safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in self.method)
+        return f"{safe}/{self.value:g}/seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Specification:
+    """A study, as its YAML says.
+
+    Attributes:
+        name: Name of the study, also in its storage.
+        title: Heading of the report.
+        base: Settings of `fit` that all methods share, merged.
+        methods: For each label, settings of `fit` that are laid over the base.
+        tune: Dotted key of the setting that is tuned.
+        tuned: What it is called in the report.
+        values: For each label, the values that are tried.
+        seeds: Seeds that each value is run with.
+        epochs: Budget of a run, in passes over the training data.
+        metric: What values are chosen by.
+        mode: "max" or "min".
+        test_metric: What is reported of the chosen ones.
+        target: Value of `metric` to be timed, or None.
+    """
+
+    name: str
+    title: str
+    base: dict[str, Any]
+    methods: dict[str, dict[str, Any]]
+    tune: str
+    tuned: str
+    values: dict[str, tuple[float, ...]]
+    seeds: tuple[int, ...]
+    epochs: int
+    metric: str
+    mode: Literal["max", "min"]
+    test_metric: str
+    target: float | None
+
+    @property
+    def runs(self) -> list[Run]:
+        """All runs, those of the first seed first, so that a study that is broken off has all methods."""
+        return [
+            Run(method, value, seed)
+            for seed in self.seeds
+            for method, values in self.values.items()
+            for value in values
+        ]
+
+    def settings(self, run: Run) -> dict[str, Any]:
+        """Give the settings of `fit` for a run."""
+        settings = _merge(self.base, self.methods[run.method])
+        place = settings
+        *path, last = self.tune.split(".")
+        for key in path:
+            place = place.setdefault(key, {})
+        place[last] = run.value
+        settings["seed_everything"] = run.seed
+        settings.setdefault("trainer", {})["max_epochs"] = self.epochs
+        return settings
+
+    def fingerprint(self) -> str:
+        """Give what makes two studies the same, as JSON."""
+        return json.dumps(
+            {
+                "base": self.base,
+                "methods": self.methods,
+                "tune": self.tune,
+                "epochs": self.epochs,
+                "metric": self.metric,
+                "mode": self.mode,
+                "test_metric": self.test_metric,
+            },
+            sort_keys=True,
+        )
+
+
+def read_specification(path: Path) -> Specification:
+    """Read and check a study's YAML; recipes it names are looked for from here, then beside it.
+
+    Args:
+        path: The file.
+
+    Raises:
+        FileNotFoundError: If it, or a recipe that it names, does not exist.
+        ValueError: If something in it is wrong; the message names the key, the value and what is allowed.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"config: {str(path)!r} does not exist")
+    try:
+        given = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"config: {path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(given, dict):
+        raise ValueError(f"config: {path} must hold a mapping, got {type(given).__name__}")
+    return _checked(given, path)
+
+
+def _checked(given: dict[str, Any], path: Path) -> Specification:
+    for key, value in given.items():
+        if key not in _KEYS:
+            near = difflib.get_close_matches(str(key), _KEYS, n=1)
+            raise ValueError(
+                f"{key}: unknown key; {f'did you mean {near[0]}?' if near else 'known: ' + ', '.join(_KEYS)}"
+            )
+        kind = _KEYS[key][0]
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):  # type: ignore[arg-type]
+            wanted = _PLAIN_KINDS.get(kind, "a number")  # type: ignore[call-overload]
+            raise ValueError(f"{key}: must be {wanted}, got {value!r}")
+    for key in _REQUIRED:
+        if key not in given:
+            raise ValueError(f"{key}: missing")
+    settings: dict[str, Any] = {key: given.get(key, default) for key, (_, default) in _KEYS.items()}
+    if not settings["methods"]:
+        raise ValueError("methods: must name at least one")
+    if settings["mode"] not in ("max", "min"):
+        raise ValueError(f"mode: must be max or min, got {settings['mode']!r}")
+    if not settings["epochs"] >= 1:
+        raise ValueError(f"epochs: must be >= 1, got {settings['epochs']}")
+    seeds = settings["seeds"]
+    if not seeds or not all(isinstance(seed, int) and seed >= 0 for seed in seeds) or _repeats(seeds):
+        raise ValueError(f"seeds: must be different whole numbers >= 0, got {seeds}")
+    methods, values = {}, {}
+    for label, overlay in settings["methods"].items():
+        if not isinstance(overlay, dict):
+            raise ValueError(f"methods.{label}: must be a mapping of settings of fit, got {overlay!r}")
+        own = dict(overlay)
+        values[str(label)] = _values(own.pop("values", settings["values"]), f"methods.{label}.values")
+        methods[str(label)] = own
+    lengths = {label: len(tried) for label, tried in values.items()}
+    if len(set(lengths.values())) > 1 and not settings["allow_unequal"]:
+        raise ValueError(
+            f"values: every method must have as many, to be tuned fairly, got {lengths} "
+            "(allow_unequal: true to compare nevertheless)"
+        )
+    return Specification(
+        name=settings["name"],
+        title=settings["title"] or settings["name"],
+        base=_base(settings["base"], path),
+        methods=methods,
+        tune=settings["tune"],
+        tuned=settings["tuned"],
+        values=values,
+        seeds=tuple(seeds),
+        epochs=settings["epochs"],
+        metric=settings["metric"],
+        mode=settings["mode"],
+        test_metric=settings["test_metric"],
+        target=settings["target"],
+    )
+
+
+def _values(values: Any, key: str) -> tuple[float, ...]:
+    # YAML 1.1 reads 1e-3 as text
+    try:
+        numbers = tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        raise ValueError(f"{key}: must be a list of numbers, got {values!r}") from None
+    if not numbers or not all(map(math.isfinite, numbers)) or _repeats(numbers):
+        raise ValueError(f"{key}: must be different finite numbers, at least one, got {values!r}")
+    return numbers
+
+
+def _repeats(items: Any) -> bool:
+    return len(set(items)) < len(items)
+
+
+def _base(parts: list[Any], path: Path) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for part in parts:
+        if isinstance(part, dict):
+            merged = _merge(merged, part)
+            continue
+        found = next((p for p in (Path(str(part)), path.parent / str(part)) if p.is_file()), None)
+        if found is None:
+            raise FileNotFoundError(f"base: {str(part)!r} exists neither here nor beside {path}")
+        merged = _merge(merged, yaml.safe_load(found.read_text()) or {})
+    return merged
+
+
+def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay settings over others: mappings merge, another class_path drops the old one's init_args."""
+    merged = copy.deepcopy(dict(under))
+    for key, value in over.items():
+        old = merged.get(key)
+        if isinstance(value, dict) and isinstance(old, dict):
+            changed = "class_path" in value and value["class_path"] != old.get("class_path")
+            merged[key] = copy.deepcopy(value) if changed else _merge(old, value)
+        elif key.endswith("+"):
+            merged[key] = [*merged.get(key, []), *copy.deepcopy(value)]
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged

@@ -1,0 +1,288 @@
+"""A study runs every run once, goes on where it stopped, and shares its work."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from lightning_optreg.studies import Point, RunRecord, main
+from lightning_optreg.studies import runner as runner_module
+from lightning_optreg.studies.budget import Budget
+from lightning_optreg.studies.command import collect
+from lightning_optreg.studies.run_queue import Queue
+from lightning_optreg.studies.runner import do_run
+from lightning_optreg.studies.specification import Run, read_specification
+
+pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
+
+
+@pytest.fixture
+def study(fashion_mnist_dir: Path, tmp_path: Path) -> dict[str, Any]:
+    return {
+        "name": "small",
+        "title": "A small study",
+        "base": [
+            {
+                "data": {
+                    "class_path": "FashionMNISTDataModule",
+                    "init_args": {"data_dir": str(fashion_mnist_dir), "verify_checksum": False},
+                },
+                "model": {"net": "SoftmaxRegression"},
+                "trainer": {"accelerator": "cpu"},
+            }
+        ],
+        "epochs": 2,
+        "seeds": [0, 1],
+        "values": [0.01, 0.1],
+        "methods": {
+            "SGD": {"optimizer": {"class_path": "SGD"}},
+            "Adam <3": {"optimizer": {"class_path": "Adam"}, "values": [1e-3, 1e-2]},
+        },
+    }
+
+
+def write(study: dict[str, Any], tmp_path: Path) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(study))
+    return path
+
+
+def compare(path: Path, *options: str) -> int:
+    return main(["--config", str(path), "--output", str(path.parent / "out"), "--workers", "1", *options])
+
+
+def queue_of(path: Path, folder: str = "out") -> Queue:
+    out = path.parent / folder
+    out.mkdir(exist_ok=True)
+    return Queue(read_specification(path), f"sqlite:///{out / 'study.db'}")
+
+
+def test_runs_everything_once_and_reports(
+    study: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(study, tmp_path)
+    assert compare(path) == 0
+    out = capsys.readouterr().out
+    assert "2 methods x 2 values of the learning rate x 2 seeds = 8 runs, 16 passes" in out
+    assert out.count(": complete, val/accuracy 0.") == 8
+    result = collect(queue_of(path))
+    assert [(r.method, r.value, r.seed) for r in result.records] == read_specification(path).runs
+    for record in result.records:
+        assert record.status == "complete"
+        assert [point.epoch for point in record.points] == [1.0, 2.0]
+        assert 0 < record.points[0].seconds < record.points[1].seconds
+        assert {"train/loss", "val/accuracy", "val/loss"} <= record.points[1].metrics.keys()
+        assert 0 <= record.test["test/accuracy"] <= 1
+    assert (tmp_path / "out" / "report.html").is_file()
+    # Another start finds nothing to do.
+    assert compare(path) == 0
+    assert "8 of them are done already\n0 runs in" in capsys.readouterr().out
+    # More seeds are added to what is there.
+    study["seeds"] = [0, 1, 2]
+    assert compare(write(study, tmp_path)) == 0
+    assert capsys.readouterr().out.count(": complete") == 4
+
+
+def test_plan_runs_nothing(study: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare(write(study, tmp_path), "--plan") == 0
+    assert "= 8 runs" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+    assert compare(write(study, tmp_path), "--report_only") == 2
+    assert capsys.readouterr().err == "error: report: no run has ended yet\n"
+
+
+class Interrupted(Budget):
+    """Ctrl-C after the first epoch's checkpoint."""
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.current_epoch == 1:
+            raise KeyboardInterrupt
+
+
+def test_a_run_goes_on_from_its_checkpoint(
+    study: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    specification = read_specification(write(study, tmp_path))
+    run = specification.runs[2]
+    straight = do_run(specification, run, tmp_path / "straight")
+    monkeypatch.setattr(runner_module, "Budget", Interrupted)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        do_run(specification, run, tmp_path / "broken")
+    monkeypatch.undo()
+    resumed = do_run(specification, run, tmp_path / "broken")
+    assert [p.metrics for p in resumed.points] == [p.metrics for p in straight.points]
+    assert [p.epoch for p in resumed.points] == [1.0, 2.0]
+    assert resumed.test == straight.test
+    weights = [
+        torch.load(next((tmp_path / name).rglob("last.ckpt")), weights_only=True)["state_dict"]
+        for name in ("straight", "broken")
+    ]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_a_killed_process_leaves_its_run_to_the_next(study: dict[str, Any], tmp_path: Path) -> None:
+    study["epochs"] = 300
+    study["seeds"], study["values"], study["methods"] = (
+        [0],
+        [0.01],
+        {"SGD": {"optimizer": {"class_path": "SGD"}}},
+    )
+    path = write(study, tmp_path)
+    command = [sys.executable, "-m", "lightning_optreg", "compare", "--config", str(path), "--workers", "1"]
+    process = subprocess.Popen([*command, "--output", str(tmp_path / "out")], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 100
+    while not list((tmp_path / "out").rglob("last.ckpt")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    queue = queue_of(path)
+    assert queue.claim() is None  # it still looks as if it were being done
+    queue.fill()
+    claim = queue.claim()
+    assert claim is not None
+    assert claim.run == Run("SGD", 0.01, 0)
+    checkpoint = next((tmp_path / "out").rglob("last.ckpt"))
+    assert torch.load(checkpoint, weights_only=True)["epoch"] >= 0
+
+
+def test_workers_share_the_runs(study: dict[str, Any], tmp_path: Path) -> None:
+    """Two processes that start at the same time on one storage: every run is done once."""
+    study["epochs"] = 1
+    path = write(study, tmp_path)
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "lightning_optreg", "compare", "--config", str(path), "--workers", "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen([*command, "--output", str(out)], stdout=subprocess.PIPE, text=True, env=environment)
+        for _ in range(2)
+    ]
+    said = "".join(process.communicate(timeout=120)[0] for process in processes)
+    assert [process.returncode for process in processes] == [0, 0]
+    done = Counter(line.split("] ")[1].split(":")[0] for line in said.splitlines() if ": complete" in line)
+    assert len(done) == 8
+    assert set(done.values()) == {1}
+    assert len(collect(queue_of(path)).records) == 8
+
+
+def test_diverged_and_failed_runs_are_recorded(
+    study: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study["seeds"], study["epochs"] = [0], 1
+    study["methods"] = {
+        "SGD": {"optimizer": {"class_path": "SGD"}, "values": [1e38, 0.01]},
+        "wrong": {"optimizer": {"class_path": "SGD", "init_args": {"momentum": -1.0}}},
+    }
+    path = write(study, tmp_path)
+    assert compare(path) == 1
+    err = capsys.readouterr().err
+    assert "failed: wrong, 0.01, seed 0: " in err
+    assert "momentum" in err
+    records = {(r.method, r.value): r for r in collect(queue_of(path)).records}
+    assert records["SGD", 1e38].status == "diverged"
+    assert records["SGD", 1e38].test == {}
+    assert records["SGD", 0.01].status == "complete"
+    assert records["wrong", 0.1].status == "failed"
+    # The failed ones are tried again, and only those.
+    assert compare(path) == 1
+    assert capsys.readouterr().out.count(": failed") == 2
+
+
+def test_another_study_of_the_same_name_is_refused(
+    study: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(study, tmp_path)
+    queue_of(path)
+    study["epochs"] = 3
+    assert compare(write(study, tmp_path)) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: name: the storage has a study 'small' with other settings (its epochs are")
+
+
+def test_what_is_enqueued_twice_is_done_once(study: dict[str, Any], tmp_path: Path) -> None:
+    path = write(study, tmp_path)
+    first, second = queue_of(path), queue_of(path)
+    first.fill()
+    run = first.specification.runs[0]
+    second._study.enqueue_trial({"method": run.method}, {"run": list(run)})
+    claims = []
+    while (claim := first.claim()) is not None:
+        claims.append(claim.run)
+    assert sorted(claims) == sorted(first.specification.runs)
+
+
+def test_a_run_that_is_given_back_waits_again(study: dict[str, Any], tmp_path: Path) -> None:
+    path = write(study, tmp_path)
+    queue = queue_of(path)
+    queue.fill()
+    claim = queue.claim()
+    assert claim is not None
+    queue.fill()  # this process lives: nothing is taken from it
+    assert sum(1 for _ in iter(queue.claim, None)) == 7
+    queue.give_back(claim)
+    queue.fill()
+    again = queue.claim()
+    assert again is not None
+    assert again.run == claim.run
+    queue.finish(again, RunRecord(*again.run, "complete", (Point(1.0, 1.0, {"val/accuracy": 0.5}),), {}))
+    assert [record.method for record in queue.records()] == [again.run.method]
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"epoch": 3}, "epoch: unknown key; did you mean epochs?"),
+    ({"epochs": 0}, "epochs: must be >= 1, got 0"),
+    ({"epochs": "many"}, "epochs: must be a whole number, got 'many'"),
+    ({"epochs": True}, "epochs: must be a whole number, got True"),
+    ({"seeds": [1, 1]}, "seeds: must be different whole numbers >= 0, got [1, 1]"),
+    ({"values": ["a"]}, "methods.SGD.values: must be a list of numbers, got ['a']"),
+    ({"values": [1.0]}, "values: every method must have as many, to be tuned fairly, got"),
+    ({"mode": "best"}, "mode: must be max or min, got 'best'"),
+    ({"methods": {}}, "methods: must name at least one"),
+    ({"methods": {"SGD": 3}}, "methods.SGD: must be a mapping of settings of fit, got 3"),
+    ({"base": ["nowhere.yaml"]}, "base: 'nowhere.yaml' exists neither here nor beside"),
+    ({"target": "high"}, "target: must be a number, got 'high'"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), WRONG)
+def test_wrong_studies_end_in_one_line(
+    change: dict[str, Any],
+    message: str,
+    study: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert compare(write({**study, **change}, tmp_path)) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {message}")
+    assert err.count("\n") == 1
+
+
+def test_overlays(study: dict[str, Any], tmp_path: Path) -> None:
+    """Mappings merge, another class drops the old one's settings, `+` adds to a list."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "optimizer: {class_path: SGD, init_args: {lr: 1, momentum: 0.9}}\ntrainer: {max_epochs: 9}\n"
+    )
+    study["base"].insert(0, "recipe.yaml")
+    study["methods"]["Adam <3"]["trainer"] = {"callbacks+": [{"class_path": "Curves"}]}
+    specification = read_specification(write(study, tmp_path))
+    sgd, adam = (specification.settings(Run(method, 0.5, 7)) for method in ("SGD", "Adam <3"))
+    assert sgd["optimizer"] == {"class_path": "SGD", "init_args": {"lr": 0.5, "momentum": 0.9}}
+    assert adam["optimizer"] == {"class_path": "Adam", "init_args": {"lr": 0.5}}
+    assert adam["trainer"] == {
+        "max_epochs": 2,
+        "accelerator": "cpu",
+        "callbacks+": [{"class_path": "Curves"}],
+    }
+    assert adam["seed_everything"] == 7
+    assert Run("Adam <3", 0.5, 7).key == "Adam__3/0.5/seed7"
