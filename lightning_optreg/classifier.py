@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,6 +14,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 from typing_extensions import override
 
+from lightning_optreg.callbacks.noise_free import NoiseFree, warn_of_noise
 from lightning_optreg.first_batch import checked_loss, checked_scores
 from lightning_optreg.losses import ScoreLoss
 from lightning_optreg.nets import Network
@@ -150,6 +151,7 @@ class ImageClassifier(LightningModule):
         # Of this process in this epoch: sum of losses and right predictions, and the number of images. No
         # buffers: DDP overwrites those with the first process's before every step.
         self._sums, self._images = torch.zeros(2), 0
+        self._counted = -1  # the last batch that is in them
         self._compiled = False
         self._checked = False
 
@@ -216,13 +218,17 @@ class ImageClassifier(LightningModule):
 
     @override
     def on_train_start(self) -> None:
-        """Bring the sums of an epoch that goes on to the device."""
-        self._sums = self._sums.to(self.device)
+        """Bring the sums of an epoch that goes on to the device; warn if the optimizer can't bear noise."""
+        self._sums, self._counted = self._sums.to(self.device), -1
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+        if not any(isinstance(callback, NoiseFree) for callback in callbacks):  # which warns itself
+            warn_of_noise(self.trainer, self)
 
     @override
     def on_train_epoch_start(self) -> None:
         """Begin the epoch's sums; not called when one goes on after a resume."""
         self._sums, self._images = torch.zeros(2, device=self.device), 0
+        self._counted = -1
 
     @override
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
@@ -233,6 +239,14 @@ class ImageClassifier(LightningModule):
         heads = (outputs,) if isinstance(outputs, Tensor) else [h for h in outputs if h is not None]
         scores, *auxiliary = heads
         loss = self._loss(scores, y)
+        if batch_idx > self._counted:  # optimizers such as LBFGS evaluate a batch several times
+            self._counted = batch_idx
+            self._count(scores, y, loss)
+        for others in auxiliary:
+            loss = loss + self.aux_weight * self._loss(others, y)
+        return loss
+
+    def _count(self, scores: Tensor, y: Tensor, loss: Tensor) -> None:
         right = (scores.argmax(dim=1) == y).sum()
         # 20 us a step: a torchmetrics update and two calls of self.log cost 25 times as much.
         self._sums += torch.stack((loss.detach().float() * len(y), right))
@@ -240,9 +254,6 @@ class ImageClassifier(LightningModule):
         every_n_steps: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
         if every_n_steps > 0 and (self.trainer.global_step + 1) % every_n_steps == 0:
             self.log("train/loss_step", loss, prog_bar=True, batch_size=len(y))
-        for others in auxiliary:
-            loss = loss + self.aux_weight * self._loss(others, y)
-        return loss
 
     @override
     def on_train_epoch_end(self) -> None:

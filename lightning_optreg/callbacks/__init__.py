@@ -3,7 +3,9 @@
 from lightning_optreg.callbacks.adam_to_sgd import AdamToSGD
 from lightning_optreg.callbacks.curves import Curves
 from lightning_optreg.callbacks.exact_resume import ExactResume
+from lightning_optreg.callbacks.full_batch import FullBatch
 from lightning_optreg.callbacks.histograms import Histograms
+from lightning_optreg.callbacks.noise_free import NoiseFree
 from lightning_optreg.callbacks.noise_marginalization import NoiseMarginalization
 from lightning_optreg.callbacks.prediction_writer import PredictionWriter
 from lightning_optreg.callbacks.reset_optimizer import ResetOptimizer
@@ -14,7 +16,9 @@ __all__ = [
     "AdamToSGD",
     "Curves",
     "ExactResume",
+    "FullBatch",
     "Histograms",
+    "NoiseFree",
     "NoiseMarginalization",
     "PredictionWriter",
     "ResetOptimizer",

@@ -129,6 +129,8 @@ class ImageDataModule(LightningDataModule):
         self.verify_checksum = verify_checksum
         self.pipeline = Pipeline(augment or (), normalize)
         self.input_shape = self.pipeline.output_shape(self.image_shape)
+        self.augmenting = True
+        """Whether training batches are augmented; the callback `NoiseFree` turns it off."""
         self.statistics: Statistics | None = None
         self._source: Source | None = None
         self._sets: dict[Part, ImageSet] = {}
@@ -312,9 +314,9 @@ class ImageDataModule(LightningDataModule):
 
         Args:
             batch: As it comes from one of the loaders.
-            training: Whether to augment.
+            training: Whether to augment, unless `augmenting` is off.
         """
-        if not training:
+        if not (training and self.augmenting):
             return self.pipeline.evaluate(batch.images)
         draws = Draws(self._run_seed, batch.place, len(batch.images), batch.images.device)
         return self.pipeline.train(batch.images, draws)

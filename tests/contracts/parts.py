@@ -19,6 +19,9 @@ class Part:
         neutral: Makes it at its trivial setting. None: the callback only watches, so `build` is neutral too.
         refuses: What it says of modules that it can't work on, such as one without noise to average out.
         adam: Whether it needs an optimizer of Adam's type in its module.
+        refuses_manual: What it says of manual optimization, if it says something else there.
+        whole_epochs: Whether it makes one step of an epoch, so that no setting of it is neutral, parts that
+            work at a step find none, and tests of its own show what the tables' tests would.
         resumes: Whether a resume is exact. Not where it is the part's purpose to change it.
         wrong: Wrong arguments, each with a part of the message that must name them.
     """
@@ -26,6 +29,8 @@ class Part:
     build: Callable[[Path], Callback]
     neutral: Callable[[Path], Callback] | None = None
     refuses: str | None = None
+    refuses_manual: str | None = None
+    whole_epochs: bool = False
     adam: bool = False
     resumes: bool = True
     wrong: tuple[tuple[dict[str, object], str], ...] = ()
@@ -60,9 +65,20 @@ CALLBACKS: dict[str, Part] = {
         lambda _: callbacks.ExactResume(),
         wrong=(({"save_on_sigterm": "yes"}, "save_on_sigterm"),),
     ),
+    "FullBatch": Part(
+        lambda _: callbacks.FullBatch(),
+        refuses_manual="needs automatic optimization",
+        whole_epochs=True,
+        wrong=(({"noise_free": "yes"}, "noise_free"),),
+    ),
     "Histograms": Part(
         lambda _: callbacks.Histograms(of="all", every_n_steps=2),
         wrong=(({"of": "weights"}, "of"), ({"every_n_steps": 0}, "every_n_steps"), ({"bins": 0}, "bins")),
+    ),
+    "NoiseFree": Part(
+        lambda _: callbacks.NoiseFree(),
+        neutral=lambda _: callbacks.NoiseFree(shuffling=False, augmentation=False, layers=False),
+        wrong=tuple(({name: 1}, name) for name in ("shuffling", "augmentation", "layers")),
     ),
     "NoiseMarginalization": Part(
         lambda _: callbacks.NoiseMarginalization(3, stages=["validate", "test"], average="outputs"),

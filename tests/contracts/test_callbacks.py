@@ -33,6 +33,8 @@ pytestmark = [
 ]
 
 every_callback = pytest.mark.parametrize("name", CALLBACKS)
+STEPWISE = {name: part for name, part in CALLBACKS.items() if not part.whole_epochs}
+every_stepwise_callback = pytest.mark.parametrize("name", STEPWISE)
 
 
 def needs_adam(callback: Callback) -> bool:
@@ -77,7 +79,7 @@ def test_documented(name: str) -> None:
         assert f"    {parameter}: " in text, f"{name} does not say what {parameter} is"
 
 
-@every_callback
+@every_stepwise_callback
 def test_neutral(name: str, tmp_path: Path) -> None:
     part = CALLBACKS[name]
     seed_everything(1, verbose=False)
@@ -87,7 +89,7 @@ def test_neutral(name: str, tmp_path: Path) -> None:
     assert_identical(without, neutral)
 
 
-@pytest.mark.parametrize("name", [name for name, part in CALLBACKS.items() if part.resumes])
+@pytest.mark.parametrize("name", [name for name, part in STEPWISE.items() if part.resumes])
 @pytest.mark.parametrize("step", [4, 6])
 def test_resumes_in_the_middle_and_at_the_end_of_an_epoch(name: str, step: int, tmp_path: Path) -> None:
     build = CALLBACKS[name].build
@@ -105,6 +107,8 @@ def fit_or_refuse(name: str, folder: Path, module: LightningModule, **options: A
     """Fit, or see a module that the callback can't work on refused before the first step."""
     part = CALLBACKS[name]
     refuses = "of Adam's type" if part.adam and not isinstance(module, Torchvision) else part.refuses
+    if not module.automatic_optimization:
+        refuses = part.refuses_manual or refuses
     if refuses is None:
         fit(folder, [part.build(folder)], module, **options)
         return
@@ -169,7 +173,7 @@ def test_torchvision_network(name: str, tmp_path: Path) -> None:
     fit_or_refuse(name, tmp_path, Torchvision(), max_epochs=1)
 
 
-@every_callback
+@every_stepwise_callback
 @pytest.mark.parametrize(
     "options",
     [
@@ -189,7 +193,7 @@ def test_composes_with(name: str, options: dict[str, Any], tmp_path: Path) -> No
 
 
 def test_all_together(tmp_path: Path) -> None:
-    fit(tmp_path, [part.build(tmp_path) for part in CALLBACKS.values()])
+    fit(tmp_path, [part.build(tmp_path) for part in STEPWISE.values()])
 
 
 class RanksAgree(Callback):
@@ -209,7 +213,7 @@ class RanksAgree(Callback):
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this build of torch has no gloo")
 def test_two_processes(tmp_path: Path) -> None:
     """All callbacks at once: each alone would cost the start of two processes."""
-    callbacks = [part.build(tmp_path) for part in CALLBACKS.values() if part.refuses is None]
+    callbacks = [part.build(tmp_path) for part in STEPWISE.values() if part.refuses is None]
     fit(
         tmp_path,
         [*callbacks, RanksAgree(tmp_path)],
