@@ -1,11 +1,17 @@
 """Update rules: `torch.optim.Optimizer`s that torch has not got, or not as the lecture writes them."""
 
+from lightning_optreg.optimizers.ada_delay import AdaDelay
+from lightning_optreg.optimizers.adaptive_revision import AdaptiveRevision
+from lightning_optreg.optimizers.add_sign import AddSign
 from lightning_optreg.optimizers.bfgs import BFGS
 from lightning_optreg.optimizers.heavy_ball import HeavyBall
+from lightning_optreg.optimizers.lecture_adagrad import LectureAdagrad, LectureRMSprop
+from lightning_optreg.optimizers.lecture_adam import LectureAdaMax, LectureAMSGrad, LectureNAdam
 from lightning_optreg.optimizers.nag import NAG
 from lightning_optreg.optimizers.nag_convex import NAGConvex
 from lightning_optreg.optimizers.nag_strongly_convex import NAGStronglyConvex
 from lightning_optreg.optimizers.newton import Newton
+from lightning_optreg.optimizers.power_sign import PowerSign
 from lightning_optreg.optimizers.rate_estimate import RateEstimate, StepMeter
 from lightning_optreg.optimizers.swats import SWATS
 from lightning_optreg.optimizers.update_rule import UpdateRule
@@ -14,10 +20,19 @@ __all__ = [
     "BFGS",
     "NAG",
     "SWATS",
+    "AdaDelay",
+    "AdaptiveRevision",
+    "AddSign",
     "HeavyBall",
+    "LectureAMSGrad",
+    "LectureAdaMax",
+    "LectureAdagrad",
+    "LectureNAdam",
+    "LectureRMSprop",
     "NAGConvex",
     "NAGStronglyConvex",
     "Newton",
+    "PowerSign",
     "RateEstimate",
     "StepMeter",
     "UpdateRule",

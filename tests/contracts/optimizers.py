@@ -25,13 +25,35 @@ class Rule:
     wrong: tuple[tuple[dict[str, Any], str], ...] = ()
 
 
+BETAS = (({"betas": (0.9, 1.0)}, "betas"), ({"betas": (0.9,)}, "betas"), ({"eps": -1.0}, "eps"))
+SIGNS = (
+    ({"beta": 1.0}, "beta"),
+    ({"decay": "sine"}, "decay"),
+    ({"decay": "linear", "decay_steps": None}, "decay_steps"),
+    ({"decay_steps": 0}, "decay_steps"),
+    ({"periods": NAN}, "periods"),
+)
+
 FIRST_ORDER: dict[str, Rule] = {
+    "AdaDelay": Rule(sparse=True, wrong=(({"beta": 0.0}, "beta"), ({"variant": "adam"}, "variant"))),
+    "AdaptiveRevision": Rule(sparse=True),
+    "AddSign": Rule(
+        {"lr": 0.01, "decay": "cosine", "decay_steps": 40}, wrong=(*SIGNS, ({"alpha": -1.0}, "alpha"))
+    ),
     "HeavyBall": Rule({"lr": 0.02}, wrong=(({"momentum": 1.0}, "momentum"), ({"momentum": NAN}, "momentum"))),
+    "LectureAMSGrad": Rule({"lr": 0.02}, wrong=BETAS),
+    "LectureAdaMax": Rule({"lr": 0.02}, wrong=BETAS),
+    "LectureAdagrad": Rule({"lr": 0.02}, sparse=True, wrong=(({"eps": 0.0}, "eps"),)),
+    "LectureNAdam": Rule({"lr": 0.02}, wrong=BETAS),
+    "LectureRMSprop": Rule({"lr": 0.02}, wrong=(({"alpha": 1.0}, "alpha"), ({"eps": NAN}, "eps"))),
     "NAG": Rule({"lr": 0.02}, wrong=(({"momentum": 1.0}, "momentum"), ({"momentum": NAN}, "momentum"))),
     "NAGConvex": Rule({"lr": 0.02}, wrong=(({"restart": "loss"}, "restart"),)),
     "NAGStronglyConvex": Rule(
         {"lr": 0.02, "mu": 0.5},
         wrong=(({"mu": -1.0}, "mu"), ({"mu": 100.0}, "mu"), ({"restart": "loss"}, "restart")),
+    ),
+    "PowerSign": Rule(
+        {"lr": 0.005, "decay": "restart", "decay_steps": 40}, wrong=(*SIGNS, ({"base": 0.0}, "base"))
     ),
     "SWATS": Rule(
         {"lr": 0.01, "betas": (0.8, 0.9), "switch_eps": 0.02},
