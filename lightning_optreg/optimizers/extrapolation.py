@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from typing_extensions import override
@@ -32,7 +33,10 @@ class Extrapolation(UpdateRule):
         params: Parameters, or groups of them.
         defaults: Settings of a group, `lr` and `weight_decay` among them.
         restart: None, "function" (start over from x_k, with k = 0, when f(x_k) > f(x_{k-1}); needs a closure
-            for f) or "gradient" (when grad f(x_k).(y_{k+1} - y_k) > 0).
+            for f) or "gradient" (when grad f(x_k).(y_{k+1} - y_k) > 0). The paper's function scheme compares
+            f at y, which would take a second evaluation a step; at x the closure has it already. f is the
+            closure's loss with the L2 term, its mean over the processes of `torch.distributed`, so that all
+            start over together.
         maximize: Climb instead of descend.
         foreach: Use multi-tensor operations.
         differentiable: Let gradients flow through the step.
@@ -49,7 +53,7 @@ class Extrapolation(UpdateRule):
         differentiable: bool,
     ) -> None:
         # What belongs to all groups is kept in each: a state_dict has no other place for it.
-        defaults = {**defaults, "restart": restart, "k": 0, "last_loss": None, "restarts": 0}
+        defaults = {**defaults, "restart": restart, "k": 0, "last_value": None, "restarts": 0}
         super().__init__(params, defaults, maximize=maximize, foreach=foreach, differentiable=differentiable)
 
     @override
@@ -74,7 +78,9 @@ class Extrapolation(UpdateRule):
     @override
     def start_state(self, group: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
         """Begin with y = x."""
-        return {"y": parameter.detach().clone(memory_format=torch.preserve_format)}
+        return {
+            "y": parameter.clone(memory_format=torch.preserve_format)
+        }  # differentiable: part of the graph
 
     @override
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -103,10 +109,10 @@ class Extrapolation(UpdateRule):
         if restart == "function":
             if loss is None:
                 raise RuntimeError(f"{type(self).__name__}: restart='function' needs step(closure)")
-            value, last = float(loss), self.param_groups[0]["last_loss"]
-            due = last is not None and (value < last if self.defaults["maximize"] else value > last)
+            value, last = self._objective(loss), self.param_groups[0]["last_value"]
+            due = last is not None and value > last
             for group in self.param_groups:
-                group["last_loss"] = value
+                group["last_value"] = value
         else:
             due = self._goes_uphill()
         if due:
@@ -117,14 +123,30 @@ class Extrapolation(UpdateRule):
                     if parameter in self.state:
                         self.state[parameter]["y"].copy_(_real(parameter))
 
+    def _objective(self, loss: Any) -> float:
+        value = float(loss.detach() if isinstance(loss, Tensor) else loss)
+        if self.param_groups[0]["maximize"]:
+            value = -value
+        for group in self.param_groups:
+            if group["weight_decay"] != 0.0:
+                x = [_real(parameter).detach() for parameter in group["params"]]
+                value += 0.5 * group["weight_decay"] * float(inner_product(x, x))
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            # Each process has the loss of its own batch: by itself it would start over at times of its own.
+            device = self.param_groups[0]["params"][0].device
+            total = torch.tensor(value, dtype=torch.float64, device=device)
+            dist.all_reduce(total)
+            value = float(total) / dist.get_world_size()
+        return value
+
     def _goes_uphill(self) -> bool:
         products = []
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None or parameter.grad.is_sparse or parameter not in self.state:
                     continue
-                x, y = _real(parameter), self.state[parameter]["y"]
-                g = self._descent_direction(group, x, _real(parameter.grad))
+                x, y = _real(parameter).detach(), self.state[parameter]["y"].detach()
+                g = self._descent_direction(group, x, _real(parameter.grad).detach())
                 movement = (x - y).sub_(g, alpha=float(group["lr"]))
                 products.append(inner_product([g], [movement]))
         return bool(products) and float(sum(product.cpu() for product in products)) > 0.0
@@ -157,4 +179,4 @@ class Extrapolation(UpdateRule):
 
 
 def _real(tensor: Tensor) -> Tensor:
-    return torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor

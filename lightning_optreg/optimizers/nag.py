@@ -26,7 +26,8 @@ class NAG(UpdateRule):
     (an accumulation window of several batches, AMP, no closure) computes them there. `at_theta` moves them to
     theta for an evaluation. At a constant rate the look-ahead points are those of
     `torch.optim.SGD(momentum=gamma, nesterov=True)`, whose buffer is v / eta; when the rate changes they
-    differ as `HeavyBall` does.
+    differ as `HeavyBall` does. When gamma changes, both take the point where the parameters are for the
+    look-ahead point of the new gamma.
 
     Args:
         params: Parameters, or groups of them.

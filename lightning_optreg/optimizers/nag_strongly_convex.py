@@ -31,7 +31,9 @@ class NAGStronglyConvex(Extrapolation):
             loss. Default: 0.01.
         weight_decay: Factor lambda of the L2 term lambda/2 |x|^2, at least 0 (coupled). Default: 0.
         restart: None, or start over from x_k: "function", when f(x_k) > f(x_{k-1}), which needs
-            `step(closure)`; "gradient", when grad f(x_k).(y_{k+1} - y_k) > 0. It helps where mu is too small.
+            `step(closure)` (the paper compares f at y, for a second evaluation a step; processes take the
+            mean of their losses); "gradient", when grad f(x_k).(y_{k+1} - y_k) > 0. It
+            helps where mu is too small.
         maximize: Climb instead of descend.
         foreach: Use multi-tensor operations. None: yes, unless `differentiable`.
         differentiable: Let gradients flow through the step.

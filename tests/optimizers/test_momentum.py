@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch.optim import SGD, Optimizer
 
 from lightning_optreg.optimizers import NAG, HeavyBall, NAGConvex, NAGStronglyConvex
 from tests.optimizers.problems import PROBLEMS, Problem, distance, gradient, run
@@ -67,7 +68,7 @@ def test_heavy_ball(name: str, foreach: bool) -> None:
 def test_heavy_ball_is_torchs_momentum_at_a_constant_rate(name: str) -> None:
     problem = PROBLEMS[name]
     ours = run(problem, lambda theta: HeavyBall(theta, problem.rate, 0.8))
-    torchs = run(problem, lambda theta: torch.optim.SGD(theta, problem.rate, 0.8))
+    torchs = run(problem, lambda theta: SGD(theta, problem.rate, 0.8))
     assert distance(ours, torchs) <= 1e-12
 
 
@@ -106,13 +107,13 @@ def test_nag(name: str, foreach: bool) -> None:
 def test_nag_looks_ahead_as_torchs_nesterov_at_a_constant_rate(name: str) -> None:
     problem = PROBLEMS[name]
     ours = run(problem, lambda theta: NAG(theta, problem.rate, 0.8))
-    torchs = run(problem, lambda theta: torch.optim.SGD(theta, problem.rate, 0.8, nesterov=True))
+    torchs = run(problem, lambda theta: SGD(theta, problem.rate, 0.8, nesterov=True))
     assert distance(ours, torchs) <= 1e-12
 
 
 def test_without_momentum_both_are_gradient_descent() -> None:
     problem = PROBLEMS["small_network"]
-    descent = run(problem, lambda theta: torch.optim.SGD(theta, 0.05))
+    descent = run(problem, lambda theta: SGD(theta, 0.05))
     assert distance(descent, run(problem, lambda theta: HeavyBall(theta, 0.05, 0.0))) <= 1e-13
     assert distance(descent, run(problem, lambda theta: NAG(theta, 0.05, 0.0))) <= 1e-13
 
@@ -153,41 +154,49 @@ def test_nag_strongly_convex_is_heavy_ball_with_a_gradient_correction() -> None:
     assert distance(got, path) <= 1e-10
 
 
-@pytest.mark.parametrize("scheme", ["function", "gradient"])
-def test_restarts_follow_their_rule(scheme: str) -> None:
-    """A reference that starts over by hand restarts at the same steps."""
-    problem, s, steps = PROBLEMS["quadratic"], 0.05, 300
-    y = x = problem.start()
-    k, last, count = 0, math.inf, 0
-    path = [x]
-    for _ in range(steps):
-        g, value = gradient(problem.loss, x), float(problem.loss(x))
-        new = combine(1.0, x, -s, g)
-        uphill = sum(float((a * (b - c)).sum()) for a, b, c in zip(g, new, y, strict=True)) > 0
-        if value > last if scheme == "function" else uphill:
-            y, k, count = x, 0, count + 1
-        last = value
-        x = combine(1 + k / (k + 3), new, -k / (k + 3), y)
-        y, k = new, k + 1
-        path.append(x)
-    theta = [t.requires_grad_() for t in problem.start()]
-    optimizer = NAGConvex(theta, s, restart=scheme)  # type: ignore[arg-type]
+@every_problem
+def test_nag_is_torchs_nesterov_when_momentum_changes(name: str) -> None:
+    problem = PROBLEMS[name]
 
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = problem.loss(theta)
-        loss.backward()
-        return loss.detach()
+    def path(make: Callable[[list[Tensor]], Optimizer]) -> Path:
+        optimizers: list[Optimizer] = []
 
-    for _ in range(steps):
-        optimizer.step(closure)
-    assert count >= 3
-    assert optimizer.restarts == count
-    assert distance([[t.detach() for t in theta]], path[-1:]) <= 1e-10
+        def warmed(theta: list[Tensor]) -> Optimizer:
+            optimizers.append(make(theta))
+            optimizers[0].register_step_post_hook(raise_momentum)
+            return optimizers[0]
+
+        def raise_momentum(optimizer: Optimizer, *_: object) -> None:
+            optimizer.param_groups[0]["momentum"] = min(0.8, optimizer.param_groups[0]["momentum"] + 0.01)
+
+        return run(problem, warmed)
+
+    ours = path(lambda theta: NAG(theta, problem.rate, 0.1))
+    torchs = path(lambda theta: SGD(theta, problem.rate, 0.1, nesterov=True))
+    assert distance(ours, torchs) <= 1e-12
 
 
-def test_restarts_by_the_function_need_a_closure() -> None:
-    theta = torch.ones(2, requires_grad=True)
-    theta.grad = torch.ones(2)
-    with pytest.raises(RuntimeError, match=r"^NAGConvex: restart='function' needs step\(closure\)"):
-        NAGConvex([theta], restart="function").step()
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda theta: HeavyBall(theta, 0.1, 0.5, differentiable=True),
+        lambda theta: NAG(theta, 0.1, 0.5, differentiable=True),
+        lambda theta: NAGConvex(theta, 0.1, differentiable=True),
+        lambda theta: NAGStronglyConvex(theta, 0.1, 0.5, differentiable=True),
+        lambda theta: NAGStronglyConvex(theta, 0.1, 0.5, restart="gradient", differentiable=True),
+    ],
+    ids=["HeavyBall", "NAG", "NAGConvex", "NAGStronglyConvex", "restarted"],
+)
+def test_the_end_is_differentiable_with_respect_to_the_start(
+    make: Callable[[list[Tensor]], Optimizer],
+) -> None:
+    def end(x0: Tensor) -> Tensor:
+        x = x0.clone()
+        optimizer = make([x])
+        for _ in range(20):
+            x.grad = x + torch.sin(3 * x)  # of x^2/2 - cos(3 x)/3
+            optimizer.step()
+        return x
+
+    x0 = torch.tensor([1.0, -0.4, 2.0], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(end, (x0,))
