@@ -1,0 +1,191 @@
+"""Adagrad and RMSprop as the lecture writes them: epsilon inside the root, its rates as defaults.
+
+Duchi, Hazan and Singer 2011, "Adaptive Subgradient Methods for Online Learning and Stochastic Optimization";
+Tieleman and Hinton 2012, lecture 6.5 of "Neural Networks for Machine Learning".
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+from typing_extensions import override
+
+from lightning_optreg.optimizers.blocks import in_blocks
+from lightning_optreg.optimizers.touched_rows import update_touched
+from lightning_optreg.optimizers.update_rule import UpdateRule
+
+__all__ = ["LectureAdagrad", "LectureRMSprop"]
+
+
+class LectureAdagrad(UpdateRule):
+    """Adagrad: G = G + g^2; theta = theta - eta / sqrt(G + epsilon) g.
+
+    `torch.optim.Adagrad` divides by sqrt(G) + 1e-10. With epsilon inside the root, a gradient far below
+    sqrt(epsilon) makes a step of its own size; there, the first step is as long as eta whatever the gradient.
+
+    Args:
+        params: Parameters, or groups of them.
+        lr: Learning rate eta, at least 0. Default: 0.01.
+        eps: epsilon, above 0. Default: 1e-8.
+        weight_decay: Factor lambda of the L2 term lambda/2 |theta|^2, at least 0 (coupled). Default: 0.
+        maximize: Climb instead of descend.
+        foreach: Use multi-tensor operations. None: yes, unless `differentiable`.
+        differentiable: Let gradients flow through the step.
+
+    Raises:
+        ValueError: If a value is out of its range.
+        RuntimeError: In a step, if a gradient is sparse and there is weight decay.
+
+    Example:
+        >>> theta = torch.tensor([1.0], requires_grad=True)
+        >>> optimizer = LectureAdagrad([theta], lr=0.5, eps=12.0)
+        >>> theta.square().sum().backward()
+        >>> optimizer.step()  # 1 - 0.5 * 2 / sqrt(4 + 12)
+        >>> theta
+        tensor([0.7500], requires_grad=True)
+    """
+
+    takes_sparse_gradients = True
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 0.01,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+    ) -> None:
+        defaults = {"lr": lr, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, defaults, maximize=maximize, foreach=foreach, differentiable=differentiable)
+
+    @override
+    def check_group(self, group: dict[str, Any]) -> None:
+        """Refuse settings that are out of range."""
+        if not 0.0 < group["eps"] < float("inf"):
+            raise ValueError(f"LectureAdagrad: eps must be above 0, got {group['eps']}")
+
+    @override
+    def start_state(self, group: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
+        """Begin the sum of squared gradients at 0."""
+        return {"sum": torch.zeros_like(parameter, memory_format=torch.preserve_format)}
+
+    @override
+    def update_tensor(
+        self, group: dict[str, Any], parameter: Tensor, gradient: Tensor, state: dict[str, Any]
+    ) -> None:
+        """Change one parameter as the class says."""
+
+        def update(g: Tensor, theta: Tensor, total: Tensor) -> None:
+            total.add_(g * g)
+            theta.sub_(float(group["lr"]) * g / (total + group["eps"]).sqrt())
+
+        if gradient.is_sparse:
+            update_touched(gradient, [parameter, state["sum"]], update)
+        else:
+            update(gradient, parameter, state["sum"])
+
+    @override
+    def update_tensors(
+        self,
+        group: dict[str, Any],
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        states: list[dict[str, Any]],
+    ) -> None:
+        """Change a list of parameters as the class says."""
+        for theta, g, total in in_blocks(parameters, gradients, [state["sum"] for state in states]):
+            torch._foreach_addcmul_(total, g, g)
+            _divide_by_root(theta, g, total, float(group["lr"]), group["eps"])
+
+
+class LectureRMSprop(UpdateRule):
+    """RMSprop: E = gamma E + (1 - gamma) g^2; theta = theta - eta / sqrt(E + epsilon) g.
+
+    `torch.optim.RMSprop` divides by sqrt(E) + epsilon, and has gamma = 0.99 and eta = 0.01 by default.
+
+    Args:
+        params: Parameters, or groups of them.
+        lr: Learning rate eta, at least 0. Default: 0.001.
+        alpha: gamma, in [0, 1), by torch's name. Default: 0.9.
+        eps: epsilon, above 0. Default: 1e-8.
+        weight_decay: Factor lambda of the L2 term lambda/2 |theta|^2, at least 0 (coupled). Default: 0.
+        maximize: Climb instead of descend.
+        foreach: Use multi-tensor operations. None: yes, unless `differentiable`.
+        differentiable: Let gradients flow through the step.
+
+    Raises:
+        ValueError: If a value is out of its range.
+        RuntimeError: In a step, if a gradient is sparse.
+
+    Example:
+        >>> theta = torch.tensor([1.0], requires_grad=True)
+        >>> optimizer = LectureRMSprop([theta], lr=0.5, alpha=0.75, eps=15.0)
+        >>> theta.square().sum().backward()
+        >>> optimizer.step()  # 1 - 0.5 * 2 / sqrt(0.25 * 4 + 15)
+        >>> theta
+        tensor([0.7500], requires_grad=True)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 0.001,
+        alpha: float = 0.9,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+    ) -> None:
+        defaults = {"lr": lr, "alpha": alpha, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, defaults, maximize=maximize, foreach=foreach, differentiable=differentiable)
+
+    @override
+    def check_group(self, group: dict[str, Any]) -> None:
+        """Refuse settings that are out of range."""
+        if not 0.0 <= group["alpha"] < 1.0:
+            raise ValueError(f"LectureRMSprop: alpha must be in [0, 1), got {group['alpha']}")
+        if not 0.0 < group["eps"] < float("inf"):
+            raise ValueError(f"LectureRMSprop: eps must be above 0, got {group['eps']}")
+
+    @override
+    def start_state(self, group: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
+        """Begin the average of squared gradients at 0."""
+        return {"square_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format)}
+
+    @override
+    def update_tensor(
+        self, group: dict[str, Any], parameter: Tensor, gradient: Tensor, state: dict[str, Any]
+    ) -> None:
+        """Change one parameter as the class says."""
+        gamma, average = group["alpha"], state["square_avg"]
+        average.mul_(gamma).add_((1 - gamma) * gradient * gradient)
+        parameter.sub_(float(group["lr"]) * gradient / (average + group["eps"]).sqrt())
+
+    @override
+    def update_tensors(
+        self,
+        group: dict[str, Any],
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        states: list[dict[str, Any]],
+    ) -> None:
+        """Change a list of parameters as the class says."""
+        gamma = group["alpha"]
+        for theta, g, average in in_blocks(parameters, gradients, [state["square_avg"] for state in states]):
+            torch._foreach_mul_(average, gamma)
+            torch._foreach_addcmul_(average, g, g, value=1 - gamma)
+            _divide_by_root(theta, g, average, float(group["lr"]), group["eps"])
+
+
+def _divide_by_root(
+    theta: list[Tensor], g: list[Tensor], squares: list[Tensor], lr: float, eps: float
+) -> None:
+    root = torch._foreach_add(squares, eps)
+    torch._foreach_sqrt_(root)
+    torch._foreach_addcdiv_(theta, g, root, value=-lr)
