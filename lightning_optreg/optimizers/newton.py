@@ -40,7 +40,8 @@ class Newton(Optimizer):
     call `backward`, since second derivatives need the graph. It may also return an iterable of parts that
     add up to the loss, such as chunks of the training set, each freed before the next is computed. It is
     called several times in a step and must give the same loss each time: no dropout, no augmentation. Under
-    a Lightning Trainer the callback `FullBatch` provides all this.
+    a Lightning Trainer the callback `FullBatch` provides all this; with manual optimization give such a
+    closure yourself.
 
     `globalization` is what is done far from a minimum, where H need not be positive definite:
 

@@ -183,6 +183,25 @@ def test_newton(batch_size: int, hessian: Any, tmp_path: Path) -> None:
     assert trainer.optimizers[0].objective is None  # type: ignore[attr-defined]
 
 
+def test_newton_with_manual_optimization(tmp_path: Path) -> None:
+    class Manual(Module):
+        def __init__(self) -> None:
+            super().__init__(lambda p: Newton(p, weight_decay=0.01))
+            self.automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            optimizer: Any = self.optimizers()
+            loss = optimizer.step(lambda: nn.functional.cross_entropy(self.net(batch[0]), batch[1]))
+            self.log("loss", loss)
+
+    module = Manual()
+    fit(tmp_path, module, 22, callbacks=[], max_epochs=3)
+    automatic = Module(lambda p: Newton(p, weight_decay=0.01))
+    fit(tmp_path, automatic, 22, max_epochs=3)
+    for name, value in automatic.net.state_dict().items():
+        torch.testing.assert_close(module.net.state_dict()[name], value, rtol=0, atol=1e-12)
+
+
 def test_newton_without_it_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"without calling backward.*add the callback FullBatch"):
         fit(tmp_path, Module(Newton), 22, callbacks=[])
