@@ -47,7 +47,13 @@ def commands() -> list[str]:
     return [line.partition("#")[0].removeprefix(program) for line in lines if line.startswith(program)]
 
 
-@pytest.mark.parametrize("command", sorted({command for command in commands() if command[:7] != "export "}))
+# The others have no settings to print; their own tests run them.
+_OTHERS = ("export", "plot", "compare")
+
+
+@pytest.mark.parametrize(
+    "command", sorted({command for command in commands() if command.split()[0] not in _OTHERS})
+)
 def test_commands_are_understood(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -56,9 +62,13 @@ def test_commands_are_understood(
     my_package.MyNet = MyNet  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "my_package", my_package)
     words = shlex.split(command)
-    described = words[0] == "describe"
-    assert main(words if described else [words[0], *words[1:], "--print_config"]) == 0
-    assert ("multiply-adds" if described else "default_root_dir:") in capsys.readouterr().out
+    more, shown = {
+        "describe": ([], "multiply-adds"),
+        "compare": (["--plan"], "passes over the training data"),
+        "plot": (["--help"], "--output"),
+    }.get(words[0], (["--print_config"], "default_root_dir:"))
+    assert main([*words, *more]) == 0
+    assert shown in capsys.readouterr().out
 
 
 class MyNet(nn.Module):
@@ -84,6 +94,7 @@ def public_names() -> list[str]:
         "optimizers",
         "param_groups",
         "schedules",
+        "studies",
     )
     return [name for module in modules for name in own(importlib.import_module(f"lightning_optreg.{module}"))]
 

@@ -1,0 +1,50 @@
+"""Films as GIF files with one palette for all pictures.
+
+A palette for each picture, as matplotlib's PillowWriter has them, spends its colours on large pale areas and
+gives thin lines the colour of another line, in one picture this and in the next that.
+"""
+
+import io
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.animation import AbstractMovieWriter
+
+__all__ = ["gif_writer"]
+
+
+def gif_writer(fps: int) -> "AbstractMovieWriter":
+    """Make a writer for `matplotlib.animation.Animation.save`.
+
+    The palette is the last picture's, half of it chosen to cover the range of its colours, however few dots
+    have them, and half for its large areas.
+
+    Args:
+        fps: Pictures a second.
+    """
+    from matplotlib.animation import AbstractMovieWriter
+    from PIL import Image
+
+    class GifWriter(AbstractMovieWriter):
+        def setup(self, fig: Any, outfile: Any, dpi: float | None = None) -> None:
+            super().setup(fig, outfile, dpi)
+            self.pictures: list[Image.Image] = []
+
+        def grab_frame(self, **savefig_kwargs: Any) -> None:
+            buffer = io.BytesIO()
+            self.fig.savefig(buffer, **{**savefig_kwargs, "format": "png", "dpi": self.dpi})
+            self.pictures.append(Image.open(buffer).convert("RGB"))
+
+        def finish(self) -> None:
+            last = self.pictures[-1]
+            colors: list[int] = []
+            for method in (Image.Quantize.MAXCOVERAGE, Image.Quantize.MEDIANCUT):
+                colors += (last.quantize(128, method).getpalette() or [])[: 3 * 128]
+            palette = Image.new("P", (1, 1))
+            palette.putpalette(colors)
+            first, *others = [picture.quantize(palette=palette, dither=0) for picture in self.pictures]
+            first.save(
+                self.outfile, save_all=True, append_images=others, duration=round(1000 / self.fps), loop=0
+            )
+
+    return GifWriter(fps=fps)
