@@ -220,11 +220,11 @@ def test_film_has_a_frame_for_each_step(tmp_path: Path) -> None:
 
 def test_film_keeps_the_colours_of_thin_lines(tmp_path: Path) -> None:
     path = tmp_path / "a.gif"
-    assert draw("--surface", "saddle", "--steps", "4", "--dpi", "50", "--output", str(path)) == 0
+    assert draw("--surface", "saddle", "--steps", "4", "--dpi", "80", "--output", str(path)) == 0
     with Image.open(path) as image:
         for number in range(getattr(image, "n_frames", 1)):
             image.seek(number)
-            pixels = np.asarray(image.convert("RGB"), dtype=int)[-60:]  # the legend
+            pixels = np.asarray(image.convert("RGB"), dtype=int)[-90:]  # the legend
             for color in ("#D55E00", "#009E73", "#CC79A7", "#0072B2", "#E69F00", "#56B4E9", "#000000"):
                 wanted = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)])
                 assert np.abs(pixels - wanted).sum(axis=-1).min() < 24, (number, color)
