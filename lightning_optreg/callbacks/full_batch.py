@@ -34,13 +34,14 @@ class FullBatch(NoiseFree):
     weighted by their images. All goes through Lightning's automatic optimization: the closure that the
     optimizer gets evaluates the whole set as often as the optimizer calls it, so torch's LBFGS, `BFGS` and
     `Newton` work unchanged, and any other optimizer makes batch gradient descent. Hooks, clipping, schedules,
-    checkpoints and resume are as ever, with a "batch" that is the whole set: the progress bar shows one a
+    checkpoints and resume are as ever, with a "batch" that is the whole set: the progress bar shows one an
     epoch, `max_steps` counts epochs. `limit_train_batches` limits the chunks.
 
     The module's `training_step` is called for each chunk. What it logs is logged in the first evaluation of a
     step only, which is that of the point where the step begins. Logged are also
     `optreg/full_batch/loss`, at that point too, and `optreg/full_batch/evaluations`, how often the set was
-    gone through in the step.
+    gone through in the step. What else the step changes, such as the running averages of batch normalisation
+    or a metric of your own, it changes in every evaluation; batch normalisation uses each chunk's statistics.
 
     With several processes each goes through its share; loss and gradient are averaged over all, so all make
     the same decisions. `Newton` works on one process.

@@ -113,7 +113,7 @@ def test_follows_the_reference(name: str, method: Any, damping: float, decay: fl
 
 @pytest.mark.parametrize("method", METHODS)
 def test_each_step_of_a_network_follows_the_reference(method: Any) -> None:
-    """200, or until it has converged; each from where the one before has led: saddles multiply rounding errors."""
+    """200, or until convergence; each from where the one before has led: saddles multiply rounding errors."""
     problem, decay, damping = PROBLEMS["small_network"], 0.003, 2.0
     theta = [t.requires_grad_() for t in problem.start()]
     optimizer = Newton(theta, globalization=method, damping=damping, damping_down=DOWN, weight_decay=decay)
