@@ -1,0 +1,165 @@
+"""How the methods of a study compare: learning curves with their spread, sensitivity to what was tuned."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # matplotlib is imported when something is drawn: it takes a while
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["Band", "draw_bands", "draw_sensitivity", "style"]
+
+# Okabe and Ito's palette without its yellow; then again with other lines.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
+_LINES = ("-", "--", ":")
+_MARKERS = "osD^vPX<>*hp"
+
+
+@dataclass(frozen=True)
+class Band:
+    """A line with a spread about it.
+
+    Attributes:
+        x: Where; increasing.
+        middle: Medians.
+        low: Least values.
+        high: Greatest values.
+    """
+
+    x: Sequence[float]
+    middle: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+
+    @classmethod
+    def of(cls, curves: Sequence[Sequence[tuple[float, float]]]) -> "Band":
+        """Put curves of one kind together, point by point, as far as the shortest goes.
+
+        Example:
+            >>> Band.of([[(1, 2.0), (2, 1.0)], [(1, 4.0), (2, 2.0)]]).middle
+            (3.0, 1.5)
+        """
+        columns = list(zip(*curves, strict=False))
+        values = [[y for _, y in column] for column in columns]
+        return cls(
+            tuple(median(x for x, _ in column) for column in columns),
+            tuple(map(median, values)),
+            tuple(map(min, values)),
+            tuple(map(max, values)),
+        )
+
+
+def style(index: int) -> dict[str, Any]:
+    """Give colour, line and marker of the method with this number: 21 are told apart."""
+    return {
+        "color": _COLORS[index % len(_COLORS)],
+        "linestyle": _LINES[index // len(_COLORS) % len(_LINES)],
+        "marker": _MARKERS[index % len(_MARKERS)],
+    }
+
+
+def draw_bands(panels: Mapping[tuple[str, str], Mapping[str, Band]], methods: Sequence[str]) -> "Figure":
+    """Draw panels of curves: a median line and a band from the least to the greatest value for each method.
+
+    Args:
+        panels: For each panel, by the names of its axes x and y, the bands by method.
+        methods: All methods, in the order of the legend.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> band = Band((1, 2), (0.5, 0.6), (0.4, 0.6), (0.6, 0.7))
+        >>> figure = draw_bands({("epoch", "accuracy"): {"SGD": band}}, ["SGD"])
+        >>> figure.axes[0].get_xlabel()
+        'epoch'
+    """
+    from matplotlib.figure import Figure
+
+    columns = 2 if len(panels) > 1 else 1
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(5.2 * columns + 1.6, 3.8 * rows), layout="constrained", facecolor="white")
+    grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes, ((x, y), bands) in zip(grid, panels.items(), strict=False):
+        _prepare(axes, x, y)
+        for index, method in enumerate(methods):
+            if method in bands:
+                _draw_band(axes, bands[method], index, method)
+        if "loss" in y and _spans(bands.values()):
+            axes.set_yscale("log")
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    _add_legend(figure, grid, methods)
+    return figure
+
+
+def draw_sensitivity(
+    bands: Mapping[str, Band], lost: Mapping[str, Sequence[float]], tuned: str, quantity: str
+) -> "Figure":
+    """Draw what each method reached over the tuned setting, on a logarithmic axis if its values are positive.
+
+    Args:
+        bands: For each method, over the values that were tried; empty if all its runs were lost.
+        lost: For each method, values at which runs diverged or failed, marked at the bottom.
+        tuned: Name of the setting.
+        quantity: What was reached.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> band = Band((0.01, 0.1), (0.8, 0.9), (0.7, 0.9), (0.8, 0.9))
+        >>> draw_sensitivity({"SGD": band}, {}, "learning rate", "accuracy").axes[0].get_xscale()
+        'log'
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.4, 4.8), layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    _prepare(axes, tuned, quantity)
+    for index, (method, band) in enumerate(bands.items()):
+        if band.x:
+            _draw_band(axes, band, index, method)
+    bottom = axes.get_ylim()[0]
+    for index, method in enumerate(bands):
+        for value in lost.get(method, ()):
+            axes.plot([value], [bottom], "x", color=style(index)["color"], markersize=9, mew=2, clip_on=False)
+    tried = [x for band in bands.values() for x in band.x] + [x for xs in lost.values() for x in xs]
+    if tried and min(tried) > 0:
+        axes.set_xscale("log")
+    if any(lost.values()):
+        axes.set_title("crosses: runs that diverged or failed", fontsize=9, color="0.35")
+    _add_legend(figure, [axes], list(bands))
+    return figure
+
+
+def _prepare(axes: "Axes", x: str, y: str) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+
+
+def _draw_band(axes: "Axes", band: Band, index: int, method: str) -> None:
+    look = style(index)
+    axes.fill_between(band.x, band.low, band.high, color=look["color"], alpha=0.13, linewidth=0)
+    axes.plot(band.x, band.middle, label=method, linewidth=1.7, markersize=4.5, **look)
+
+
+def _add_legend(figure: "Figure", grid: Any, methods: Sequence[str]) -> None:
+    handles: dict[str, Any] = {}
+    for axes in grid:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    shown = [method for method in methods if method in handles]
+    if shown:
+        figure.legend([handles[m] for m in shown], shown, loc="outside right upper", frameon=False)
+
+
+def _spans(bands: Any) -> bool:
+    """Tell whether values reach so far apart that only a logarithmic axis shows them."""
+    values = [value for band in bands for value in (*band.low, *band.high)]
+    return bool(values) and min(values) > 0 and max(values) > 20 * min(values)

@@ -1,0 +1,119 @@
+"""The report of a study: tables, pictures, and one page that needs nothing else."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from lightning_optreg.figures.study import Band, draw_bands, draw_sensitivity
+from lightning_optreg.files import replacing
+from lightning_optreg.studies.page import render_page
+from lightning_optreg.studies.records import RunRecord, StudyResult
+from lightning_optreg.studies.summary import Summary, final, summarize, table_csv, table_markdown
+
+__all__ = ["curves", "sensitivity", "write_report"]
+
+
+def write_report(result: StudyResult, folder: Path) -> list[Path]:
+    """Write `report.html`, `curves.png`, `sensitivity.png` (and `.svg`), `table.md` and `table.csv`.
+
+    Args:
+        result: The study, all of it or what there is so far.
+        folder: Made if it is missing.
+
+    Returns:
+        The files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    summary = summarize(result)
+    panels = curves(result, summary)
+    bands, lost = sensitivity(result, summary)
+    methods = [row.method for row in summary.methods]
+    pictures = {
+        "curves": draw_bands(panels, methods),
+        "sensitivity": draw_sensitivity(bands, lost, result.tuned, f"{result.metric} at the end"),
+    }
+    texts = {
+        "report.html": render_page(result, summary, panels, bands, lost),
+        "table.md": table_markdown(summary),
+        "table.csv": table_csv(summary),
+    }
+    written = []
+    for name, text in texts.items():
+        with replacing(folder / name) as path:
+            path.write_text(text, encoding="utf-8")
+        written.append(folder / name)
+    for name, figure in pictures.items():
+        for suffix in ("png", "svg"):
+            figure.savefig(folder / f"{name}.{suffix}", dpi=150)
+            written.append(folder / f"{name}.{suffix}")
+    return written
+
+
+def curves(result: StudyResult, summary: Summary) -> dict[tuple[str, str], dict[str, Band]]:
+    """Put together the learning curves of the chosen values: for each panel, the bands by method.
+
+    Args:
+        result: The study.
+        summary: What was chosen.
+
+    Returns:
+        Panels of the training loss and of the validation metric, over passes and over seconds of training, by
+        the names of their axes.
+    """
+    panels: dict[tuple[str, str], dict[str, Band]] = {}
+    for x, attribute in (("passes over the training data", "epoch"), ("seconds of training", "seconds")):
+        for metric in ("train/loss", result.metric):
+            bands = {}
+            for row in summary.methods:
+                used = _used(result, row.method, row.value)
+                lines = [
+                    [
+                        (getattr(point, attribute), point.metrics[metric])
+                        for point in record.points
+                        if metric in point.metrics
+                    ]
+                    for record in used
+                ]
+                if lines and all(lines):
+                    bands[row.method] = Band.of(lines)
+            if bands:
+                panels[x, metric] = bands
+    return panels
+
+
+def sensitivity(
+    result: StudyResult, summary: Summary
+) -> tuple[dict[str, Band], Mapping[str, tuple[float, ...]]]:
+    """Put together what each method reached at each value that was tried.
+
+    Args:
+        result: The study.
+        summary: For the order of the methods.
+
+    Returns:
+        Bands of the last validation metric over the values, and the values at which runs were lost.
+    """
+    bands, lost = {}, {}
+    for row in summary.methods:
+        records = [record for record in result.records if record.method == row.method]
+        lost[row.method] = tuple(sorted({r.value for r in records if final(r, result.metric) is None}))
+        points = {}
+        for value in sorted({record.value for record in records}):
+            reached = [final(record, result.metric) for record in records if record.value == value]
+            points[value] = [y for y in reached if y is not None]
+        kept = {value: ys for value, ys in points.items() if ys}
+        middles = [Band.of([[(value, y)] for y in ys]) for value, ys in kept.items()]
+        bands[row.method] = Band(
+            tuple(kept),
+            tuple(band.middle[0] for band in middles),
+            tuple(band.low[0] for band in middles),
+            tuple(band.high[0] for band in middles),
+        )
+    return bands, lost
+
+
+def _used(result: StudyResult, method: str, value: float | None) -> list[RunRecord]:
+    return [
+        record
+        for record in result.records
+        if record.method == method and record.value == value and final(record, result.metric) is not None
+    ]

@@ -1,0 +1,250 @@
+"""What a study says of each method: the chosen value, the test there, its spread, and how soon it got far."""
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import mean, median, stdev
+
+from lightning_optreg.studies.records import Point, RunRecord, StudyResult
+
+__all__ = [
+    "NOTE",
+    "MethodSummary",
+    "Summary",
+    "final",
+    "format_table",
+    "summarize",
+    "table_cells",
+    "table_csv",
+    "table_markdown",
+]
+
+
+@dataclass(frozen=True)
+class MethodSummary:
+    """One method, at the value of the tuned setting that was chosen for it.
+
+    Attributes:
+        method: Its label.
+        value: The chosen value; None if no run of the method was completed.
+        at_edge: Whether a value next to it was not tried: the best may lie outside of the grid.
+        seeds: Number of completed runs at the chosen value.
+        lost: Runs of the method, at any value, that diverged or failed.
+        test: The test metric of the completed runs at the chosen value.
+        interval: 95 % confidence interval of its mean (Student's t); None with fewer than two runs.
+        reached: How many of these runs reached the target.
+        epochs_to_target: Median number of passes until then, of those that did; None if none did.
+        seconds_to_target: Likewise, in seconds of training.
+        seconds_per_epoch: Median training time of a pass.
+    """
+
+    method: str
+    value: float | None
+    at_edge: bool
+    seeds: int
+    lost: int
+    test: tuple[float, ...]
+    interval: tuple[float, float] | None
+    reached: int
+    epochs_to_target: float | None
+    seconds_to_target: float | None
+    seconds_per_epoch: float | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All methods, the best first.
+
+    Attributes:
+        target: Value of the validation metric that is timed.
+        tuned: Name of the tuned setting.
+        methods: In the order of their mean test metric; those without a completed run last.
+    """
+
+    target: float | None
+    tuned: str
+    methods: tuple[MethodSummary, ...]
+
+
+def final(record: RunRecord, metric: str) -> float | None:
+    """Give a completed run's last finite value of a metric; None if there is none.
+
+    Example:
+        >>> points = (Point(1.0, 1.0, {"val/loss": 2.0}), Point(2.0, 2.0, {"val/loss": 1.5}))
+        >>> final(RunRecord("SGD", 0.1, 0, "complete", points, {}), "val/loss")
+        1.5
+    """
+    if record.status != "complete" or not record.points:
+        return None
+    value = record.points[-1].metrics.get(metric, math.nan)
+    return value if math.isfinite(value) else None
+
+
+def summarize(result: StudyResult) -> Summary:
+    """Choose a value for each method and sum up its runs there.
+
+    Chosen is the value with the best mean over seeds of the last validation metric, among those with the
+    fewest runs lost (diverged or failed); of equals the smallest. The test plays no part in it. Without a
+    target, the lowest of the methods' median last validation metrics is taken (the highest, if small is
+    good): at least half of the runs of every method reach it.
+
+    Args:
+        result: The study, all of it or what there is so far.
+    """
+    best = max if result.mode == "max" else min
+    chosen = {
+        method: _choose([r for r in result.records if r.method == method], result)
+        for method in dict.fromkeys(record.method for record in result.records)
+    }
+    target = result.target
+    if target is None:
+        medians = [
+            median(finals)
+            for method, value in chosen.items()
+            if (finals := _finals(_at(result, method, value), result.metric))
+        ]
+        worst = min if best is max else max
+        target = worst(medians) if medians else None
+    rows = [_sum_up(result, method, value, target) for method, value in chosen.items()]
+    sign = -1.0 if result.mode == "max" else 1.0
+    rows.sort(key=lambda row: (not row.test, sign * mean(row.test) if row.test else 0.0))
+    return Summary(target, result.tuned, tuple(rows))
+
+
+def _choose(records: Sequence[RunRecord], result: StudyResult) -> float | None:
+    sign = -1.0 if result.mode == "max" else 1.0
+    ranking = []
+    for value in sorted({record.value for record in records}):
+        tried = [record for record in records if record.value == value]
+        finals = _finals(tried, result.metric)
+        if finals:
+            ranking.append((len(tried) - len(finals), sign * mean(finals), value))
+    return min(ranking)[2] if ranking else None
+
+
+def _at(result: StudyResult, method: str, value: float | None) -> list[RunRecord]:
+    return [record for record in result.records if record.method == method and record.value == value]
+
+
+def _finals(records: Iterable[RunRecord], metric: str) -> list[float]:
+    return [value for record in records if (value := final(record, metric)) is not None]
+
+
+def _sum_up(result: StudyResult, method: str, value: float | None, target: float | None) -> MethodSummary:
+    records = [record for record in result.records if record.method == method]
+    used = [record for record in _at(result, method, value) if final(record, result.metric) is not None]
+    test = tuple(
+        record.test[result.test_metric]
+        for record in used
+        if math.isfinite(record.test.get(result.test_metric, math.nan))
+    )
+    met = [point for record in used if (point := _first_at(record, result, target)) is not None]
+    grid = {record.value for record in records}
+    return MethodSummary(
+        method=method,
+        value=value,
+        at_edge=value is not None and len(grid) > 1 and value in (min(grid), max(grid)),
+        seeds=len(used),
+        lost=sum(final(record, result.metric) is None for record in records),
+        test=test,
+        interval=_interval(test),
+        reached=len(met),
+        epochs_to_target=median(point.epoch for point in met) if met else None,
+        seconds_to_target=median(point.seconds for point in met) if met else None,
+        seconds_per_epoch=median(r.points[-1].seconds / r.points[-1].epoch for r in used) if used else None,
+    )
+
+
+def _first_at(record: RunRecord, result: StudyResult, target: float | None) -> Point | None:
+    if target is None:
+        return None
+    for point in record.points:
+        value = point.metrics.get(result.metric, math.nan)
+        if value >= target if result.mode == "max" else value <= target:
+            return point
+    return None
+
+
+def _interval(values: Sequence[float]) -> tuple[float, float] | None:
+    if len(values) < 2:
+        return None
+    from scipy.stats import t
+
+    half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+    return mean(values) - half, mean(values) + half
+
+
+# ---- tables ------------------------------------------------------------------------------------------------
+
+_HEADER = (
+    "method",
+    "{tuned}",
+    "mean",
+    "95 % interval",
+    "median",
+    "best",
+    "epochs to {target}",
+    "seconds",
+    "lost",
+)
+
+
+def table_cells(summary: Summary) -> list[list[str]]:
+    """Give the table's cells as text, the header first."""
+    target = "target" if summary.target is None else f"{summary.target:.4g}"
+    rows = [[text.format(tuned=summary.tuned, target=target) for text in _HEADER]]
+    for row in summary.methods:
+        value = "none" if row.value is None else f"{row.value:g}{' *' if row.at_edge else ''}"
+        cells = [row.method, value]
+        if row.test:
+            interval = "" if row.interval is None else f"{row.interval[0]:.4f} to {row.interval[1]:.4f}"
+            cells += [f"{mean(row.test):.4f}", interval, f"{median(row.test):.4f}", f"{max(row.test):.4f}"]
+        else:
+            cells += ["", "", "", ""]
+        of = f" ({row.reached}/{row.seeds})" if 0 < row.reached < row.seeds else ""
+        cells.append("not reached" if row.epochs_to_target is None else f"{row.epochs_to_target:g}{of}")
+        cells.append("" if row.seconds_to_target is None else f"{row.seconds_to_target:.1f}")
+        rows.append([*cells, str(row.lost) if row.lost else ""])
+    return rows
+
+
+NOTE = "* the chosen value is at an end of its grid: a better one may lie outside"
+
+
+def format_table(summary: Summary) -> str:
+    """Lay out the table for a console.
+
+    Args:
+        summary: What `summarize` made.
+    """
+    rows = table_cells(summary)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+    if any(row.at_edge for row in summary.methods):
+        lines.append(NOTE)
+    return "\n".join(lines)
+
+
+def table_markdown(summary: Summary) -> str:
+    """Lay out the table in Markdown."""
+    header, *rows = [[cell.replace("|", "\\|") for cell in row] for row in table_cells(summary)]
+    lines = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
+    if any(row.at_edge for row in summary.methods):
+        lines += ["", NOTE.replace("*", "\\*", 1)]
+    return "\n".join(lines) + "\n"
+
+
+def table_csv(summary: Summary) -> str:
+    """Write the table as CSV, with numbers as they are."""
+    file = io.StringIO()
+    names = [field for field in MethodSummary.__dataclass_fields__ if field not in ("test", "interval")]
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([*names, "mean", "median", "best", "low", "high"])
+    for row in summary.methods:
+        numbers = (mean(row.test), median(row.test), max(row.test)) if row.test else ("", "", "")
+        writer.writerow([*(getattr(row, name) for name in names), *numbers, *(row.interval or ("", ""))])
+    return file.getvalue()

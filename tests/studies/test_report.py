@@ -1,0 +1,237 @@
+"""The summary of a study against hand-made numbers, and its page as a browser shows it."""
+
+import csv
+import html
+import math
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lightning_optreg.figures.study import Band, draw_bands, draw_sensitivity, style
+from lightning_optreg.studies import Point, RunRecord, StudyResult
+from lightning_optreg.studies.report import curves, sensitivity, write_report
+from lightning_optreg.studies.summary import final, format_table, summarize, table_csv, table_markdown
+
+METHODS = (
+    "SGD",
+    "Momentum",
+    "Nesterov",
+    "Adagrad",
+    "Adadelta",
+    "RMSprop",
+    "Adam",
+    "AdaMax",
+    "NAdam",
+    "A <b>&",
+    "L-BFGS",
+)
+
+
+def record(
+    method: str,
+    value: float,
+    seed: int,
+    accuracies: list[float],
+    test: float = 0.5,
+    status: Literal["complete", "diverged", "failed"] = "complete",
+) -> RunRecord:
+    points = tuple(
+        Point(float(i), 2.0 * i, {"val/accuracy": a, "train/loss": 2.0 / i})
+        for i, a in enumerate(accuracies, 1)
+    )
+    return RunRecord(
+        method, value, seed, status, points, {"test/accuracy": test} if status == "complete" else {}
+    )
+
+
+def study(*records: RunRecord, **changes: Any) -> StudyResult:
+    result = StudyResult(
+        name="study",
+        title="A <study>",
+        tuned="learning rate",
+        metric="val/accuracy",
+        mode="max",
+        test_metric="test/accuracy",
+        target=None,
+        description={"Data": "made up"},
+        planned=len(records),
+        records=records,
+    )
+    return replace(result, **changes)
+
+
+def large() -> StudyResult:
+    rng = np.random.default_rng(0)
+    records = []
+    for i, method in enumerate(METHODS):
+        for j, value in enumerate(10.0 ** np.arange(-4, 1)):
+            for seed in range(3):
+                if j == 4 and i % 3 == 0:
+                    records.append(record(method, value, seed, [0.1], status="diverged"))
+                    continue
+                best = 0.9 - 0.004 * i - 0.03 * (j - 2) ** 2 + rng.normal(0, 0.004)
+                steps = [best * (1 - 0.5 * math.exp(-k)) for k in range(6)]
+                records.append(record(method, float(value), seed, steps, best - 0.01))
+    return study(*records)
+
+
+def test_chosen_by_validation_and_reported_by_test() -> None:
+    result = study(
+        *(
+            record("a", 0.1, seed, [0.5, v], t)
+            for seed, (v, t) in enumerate([(0.8, 0.7), (0.9, 0.75), (0.7, 0.8)])
+        ),
+        *(record("a", 0.2, seed, [0.5, 0.79], 0.99) for seed in range(3)),
+        *(record("b", 0.1, seed, [0.5, 0.6], 0.9) for seed in range(3)),
+        target=0.75,
+    )
+    summary = summarize(result)
+    b, a = summary.methods
+    assert (b.method, a.method) == ("b", "a")  # by the test metric
+    assert a.value == 0.1  # mean 0.8 against 0.79, whatever the test says
+    assert a.test == (0.7, 0.75, 0.8)
+    low, high = stats.t.interval(0.95, 2, loc=0.75, scale=stats.sem([0.7, 0.75, 0.8]))
+    assert a.interval == pytest.approx((low, high))
+    assert (a.reached, a.epochs_to_target, a.seconds_to_target) == (2, 2.0, 4.0)
+    assert (b.reached, b.epochs_to_target) == (0, None)
+    assert a.at_edge
+    assert not b.at_edge  # one value is no grid
+    assert a.seconds_per_epoch == 2.0
+    text = format_table(summary)
+    assert "2 (2/3)" in text
+    assert "not reached" in text
+
+
+def test_lost_runs_count_as_the_worst() -> None:
+    result = study(
+        record("a", 0.1, 0, [0.99]),
+        record("a", 0.1, 1, [0.1], status="diverged"),
+        record("a", 0.01, 0, [0.5]),
+        record("a", 0.01, 1, [0.6]),
+        record("b", 0.1, 0, [math.nan]),
+        record("b", 0.1, 1, [], status="failed"),
+    )
+    a, b = summarize(result).methods
+    assert (a.value, a.lost, a.seeds) == (0.01, 1, 2)
+    assert (b.value, b.lost, b.seeds, b.test, b.interval) == (None, 2, 0, (), None)
+    assert "none" in format_table(summarize(result))
+
+
+def test_the_smallest_of_equals_and_a_target_that_half_reach() -> None:
+    result = study(
+        *(record("a", value, seed, [0.2, 0.8]) for value in (0.3, 0.1, 0.2) for seed in (0, 1)),
+        *(record("b", 0.1, seed, [0.2, 0.6 + 0.1 * seed]) for seed in (0, 1, 2)),
+    )
+    summary = summarize(result)
+    assert next(row for row in summary.methods if row.method == "a").value == 0.1
+    assert summary.target == pytest.approx(0.7)
+    assert next(row for row in summary.methods if row.method == "b").reached == 2
+
+
+def test_small_may_be_good() -> None:
+    result = study(
+        record("a", 0.1, 0, [3.0, 1.0], test=1.0),
+        record("a", 0.2, 0, [3.0, 2.0]),
+        record("b", 0.1, 0, [0.5], test=0.5),
+        mode="min",
+    )
+    b, a = summarize(result).methods
+    assert (b.method, a.value) == ("b", 0.1)
+    assert summarize(result).target == 1.0
+    assert a.epochs_to_target == 2.0
+
+
+def test_one_seed_and_nothing_at_all() -> None:
+    (row,) = summarize(study(record("a", 0.1, 0, [0.5]))).methods
+    assert row.interval is None
+    assert summarize(study()).methods == ()
+    assert final(record("a", 0.1, 0, [0.5], status="failed"), "val/accuracy") is None
+
+
+def test_tables() -> None:
+    summary = summarize(large())
+    rows = list(csv.DictReader(table_csv(summary).splitlines()))
+    assert [row["method"] for row in rows] == [row.method for row in summary.methods]
+    assert float(rows[0]["mean"]) == pytest.approx(mean(summary.methods[0].test))
+    markdown = table_markdown(summarize(study(record("a|b", 0.1, 0, [0.5]))))
+    assert "| a\\|b | 0.1 | 0.5000 |" in markdown
+
+
+def test_bands() -> None:
+    band = Band.of([[(1, 1.0), (2, 5.0)], [(2, 2.0), (3, 1.0), (9, 9.0)], [(3, 9.0), (7, 3.0)]])
+    assert band == Band((2, 3), (2.0, 3.0), (1.0, 1.0), (9.0, 5.0))
+    looks = [tuple(style(i).values()) for i in range(21)]
+    assert len({look[:2] for look in looks}) == 21
+
+
+def test_figures() -> None:
+    result = large()
+    summary = summarize(result)
+    panels = curves(result, summary)
+    assert [y for _, y in panels] == ["train/loss", "val/accuracy"] * 2
+    figure = draw_bands(panels, [row.method for row in summary.methods])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        row.method for row in summary.methods
+    ]
+    bands, lost = sensitivity(result, summary)
+    assert lost["SGD"] == (1.0,)
+    assert bands["SGD"].x == (1e-4, 1e-3, 1e-2, 1e-1)
+    axes = draw_sensitivity(bands, lost, "learning rate", "accuracy").axes[0]
+    assert axes.get_xscale() == "log"
+    assert "diverged" in axes.get_title()
+
+
+def test_report_of_part_of_a_study(tmp_path: Path) -> None:
+    result = study(record("a", 0.1, 0, [0.5]), record("b", 0.1, 0, [], status="failed"), planned=9)
+    paths = write_report(replace(result, records=(*result.records,)), tmp_path / "new")
+    assert all(path.stat().st_size > 100 for path in paths)
+    page = (tmp_path / "new" / "report.html").read_text()
+    assert "2 of 9 runs are done" in page
+    assert "1 runs were lost" in page
+    assert "<h1>A &lt;study&gt;</h1>" in page
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium or Chrome to open the page with")
+def test_a_browser_draws_the_page(tmp_path: Path) -> None:
+    result = large()
+    write_report(result, tmp_path)
+    page = tmp_path / "report.html"
+    source = page.read_text()
+    own = source[: source.index("<script>")] + source[source.rindex("<script>") :]
+    assert not re.search(r"https?://|src=|<link", own)  # nothing to fetch
+    command = [
+        str(CHROMIUM),
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+    ]
+    command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    command += [
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--virtual-time-budget=10000",
+        "--dump-dom",
+        page.as_uri(),
+    ]
+    dom = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    dom = dom[: dom.index("<script>")]
+    panels = re.findall(r'<figure id="panel\d".*?</figure>', dom, re.S)
+    assert len(panels) == 5
+    for panel in panels:
+        assert len(re.findall(r'class="js-line"', panel)) == 2 * len(METHODS)  # a band and a line each
+    for method in METHODS:
+        assert f"<td>{html.escape(method)}</td>" in dom
+        assert f'data-method="{html.escape(method, quote=False)}"' in dom or method in html.unescape(dom)
+    assert "<b>" not in dom.partition("<table>")[2].partition("</table>")[0]
