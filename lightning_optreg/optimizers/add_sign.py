@@ -105,11 +105,9 @@ class AddSign(SignRule):
         states: list[dict[str, Any]],
     ) -> None:
         """Change a list of parameters as the class says."""
-        f, rate = self.decay_now(group), float(group["lr"])
+        alpha, f, rate = group["alpha"], self.decay_now(group), float(group["lr"])
         for theta, g, m in in_blocks(parameters, gradients, [state["exp_avg"] for state in states]):
             torch._foreach_lerp_(m, g, 1 - group["beta"])
-            factor = torch._foreach_sign(m)  # not of m g, which underflows
-            torch._foreach_mul_(factor, torch._foreach_sign(g))
-            torch._foreach_mul_(factor, f)
-            torch._foreach_add_(factor, group["alpha"])
-            torch._foreach_addcmul_(theta, factor, g, value=-rate)
+            torch._foreach_add_(theta, g, alpha=-rate * alpha)
+            size, sign = torch._foreach_abs(g), torch._foreach_sign(m)
+            torch._foreach_addcmul_(theta, size, sign, value=-rate * f)  # sign(g) g is |g|

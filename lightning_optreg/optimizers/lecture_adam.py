@@ -262,7 +262,7 @@ class LectureAdaMax(_Moments):
         size = gradient.abs()
         u.copy_(torch.where(beta2 * u > size, beta2 * u, size))
         rate = float(group["lr"]) / (1 - beta1 ** state["step"])
-        parameter.sub_(rate * m / u.clamp(min=torch.finfo(u.dtype).tiny))
+        parameter.sub_(rate * m / torch.where(u > 0, u, 1.0))
 
     @override
     def update_tensors(

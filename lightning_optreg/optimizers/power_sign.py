@@ -106,11 +106,15 @@ class PowerSign(SignRule):
         states: list[dict[str, Any]],
     ) -> None:
         """Change a list of parameters as the class says."""
-        exponent, rate = self.decay_now(group) * math.log(group["base"]), float(group["lr"])
+        power, rate = group["base"] ** self.decay_now(group), float(group["lr"])
+        low, high = sorted((power, 1 / power))
         for theta, g, m in in_blocks(parameters, gradients, [state["exp_avg"] for state in states]):
             torch._foreach_lerp_(m, g, 1 - group["beta"])
-            factor = torch._foreach_sign(m)  # not of m g, which underflows
-            torch._foreach_mul_(factor, torch._foreach_sign(g))
-            torch._foreach_mul_(factor, exponent)
-            torch._foreach_exp_(factor)
+            # base^(+-f) and 1 are 1 +- infinity and 1 + 0, held between base^f and base^-f: no exponential
+            factor = torch._foreach_sign(m)  # not m itself, as m g may be too small for a float
+            torch._foreach_mul_(factor, g)
+            torch._foreach_mul_(factor, math.copysign(torch.finfo(g[0].dtype).max, power - 1))
+            torch._foreach_add_(factor, 1.0)
+            torch._foreach_clamp_max_(factor, high)
+            torch._foreach_clamp_min_(factor, low)
             torch._foreach_addcmul_(theta, factor, g, value=-rate)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torchvision
 from torch import Tensor
-from torch.optim import SGD, Adagrad, Adam, Optimizer
+from torch.optim import SGD, Adagrad, Adam, Adamax, NAdam, Optimizer, RMSprop
 
 from lightning_optreg import optimizers
 from lightning_optreg.cli.memory import keep_freed_memory
@@ -38,15 +38,25 @@ MOMENTUM = partial(SGD, lr=0.01, momentum=0.9, foreach=True)
 NESTEROV = partial(SGD, lr=0.01, momentum=0.9, nesterov=True, foreach=True)
 ADAGRAD = partial(Adagrad, foreach=True)
 ADAM = partial(Adam, foreach=True)
+AMSGRAD = partial(Adam, amsgrad=True, foreach=True)
 
 
 def pairs() -> dict[str, Pair]:
     """What is compared."""
     found = {
+        "AdaDelay": Pair(optimizers.AdaDelay, ADAGRAD, 1),
+        "AdaptiveRevision": Pair(optimizers.AdaptiveRevision, AMSGRAD, 3),
+        "AddSign": Pair(optimizers.AddSign, MOMENTUM, 1),
         "HeavyBall": Pair(optimizers.HeavyBall, MOMENTUM, 1),
+        "LectureAMSGrad": Pair(optimizers.LectureAMSGrad, AMSGRAD, 3),
+        "LectureAdaMax": Pair(optimizers.LectureAdaMax, partial(Adamax, foreach=True), 2),
+        "LectureAdagrad": Pair(optimizers.LectureAdagrad, ADAGRAD, 1),
+        "LectureNAdam": Pair(optimizers.LectureNAdam, partial(NAdam, foreach=True), 2),
+        "LectureRMSprop": Pair(optimizers.LectureRMSprop, partial(RMSprop, foreach=True), 1),
         "NAG": Pair(optimizers.NAG, NESTEROV, 1),
         "NAGConvex": Pair(optimizers.NAGConvex, NESTEROV, 1),
         "NAGStronglyConvex": Pair(optimizers.NAGStronglyConvex, NESTEROV, 1),
+        "PowerSign": Pair(optimizers.PowerSign, MOMENTUM, 1),
         "SWATS": Pair(partial(optimizers.SWATS, switch_eps=0.0), ADAM, 2),
     }
     public = {name for name in optimizers.__all__ if _is_first_order(getattr(optimizers, name))}
