@@ -38,11 +38,18 @@ def gif_writer(fps: int) -> "AbstractMovieWriter":
         def finish(self) -> None:
             last = self.pictures[-1]
             counted: Any = last.getcolors(last.width * last.height)
-            colors = [part for _, color in sorted(counted, reverse=True)[:96] for part in color]
+            candidates = [color for _, color in sorted(counted, reverse=True)[:96]]
             for method in (Image.Quantize.MAXCOVERAGE, Image.Quantize.MEDIANCUT):
-                colors += (last.quantize(80, method).getpalette() or [])[: 3 * 80]
+                flat = (last.quantize(80, method).getpalette() or [])[: 3 * 80]
+                candidates += zip(*[iter(flat)] * 3, strict=True)
+            colors: list[tuple[int, ...]] = []
+            for (
+                color
+            ) in candidates:  # Pillow looks colours up coarsely: it would take white's neighbour for it
+                if all(sum(abs(a - b) for a, b in zip(color, c, strict=True)) > 24 for c in colors):
+                    colors.append(color)
             palette = Image.new("P", (1, 1))
-            palette.putpalette(colors)
+            palette.putpalette([part for color in colors for part in color])
             first, *others = [
                 picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in self.pictures
             ]

@@ -225,6 +225,7 @@ def test_film_keeps_the_colours_of_thin_lines(tmp_path: Path) -> None:
         for number in range(getattr(image, "n_frames", 1)):
             image.seek(number)
             pixels = np.asarray(image.convert("RGB"), dtype=int)[-90:]  # the legend
+            assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
             for color in ("#D55E00", "#009E73", "#CC79A7", "#0072B2", "#E69F00", "#56B4E9", "#000000"):
                 wanted = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)])
                 assert np.abs(pixels - wanted).sum(axis=-1).min() < 24, (number, color)
