@@ -43,9 +43,8 @@ def gif_writer(fps: int) -> "AbstractMovieWriter":
                 flat = (last.quantize(80, method).getpalette() or [])[: 3 * 80]
                 candidates += zip(*[iter(flat)] * 3, strict=True)
             colors: list[tuple[int, ...]] = []
-            for (
-                color
-            ) in candidates:  # Pillow looks colours up coarsely: it would take white's neighbour for it
+            # Pillow looks colours up coarsely: it would take a close neighbour of white for white.
+            for color in candidates:
                 if all(sum(abs(a - b) for a, b in zip(color, c, strict=True)) > 24 for c in colors):
                     colors.append(color)
             palette = Image.new("P", (1, 1))
