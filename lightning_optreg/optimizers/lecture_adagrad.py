@@ -22,7 +22,7 @@ class LectureAdagrad(UpdateRule):
     """Adagrad: G = G + g^2; theta = theta - eta / sqrt(G + epsilon) g.
 
     `torch.optim.Adagrad` divides by sqrt(G) + 1e-10. With epsilon inside the root, a gradient far below
-    sqrt(epsilon) makes a step of its own size; there, the first step is as long as eta whatever the gradient.
+    sqrt(epsilon) makes a step in proportion to it; there, the first step is eta long whatever the gradient.
 
     Args:
         params: Parameters, or groups of them.
