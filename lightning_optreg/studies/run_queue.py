@@ -8,7 +8,9 @@ by one rule: of several trials for a run the one with the lowest number counts, 
 import os
 import platform
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lightning_optreg.studies.records import RunRecord
@@ -52,8 +54,14 @@ class Queue:
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.specification = specification
+        # SQLite has no locks of rows: two processes that ask at once get the same trial.
+        self._file = Path(storage.removeprefix("sqlite:///")) if storage.startswith("sqlite:///") else None
         self._study: Study = _open(specification, storage)
         self._check_or_note("study", specification.fingerprint())
+
+    def _locked(self) -> AbstractContextManager[None]:
+        """Keep other processes from asking at the same time, where the data base itself does not."""
+        return nullcontext() if self._file is None else _file_lock(self._file)
 
     def _check_or_note(self, key: str, text: str) -> None:
         noted = self._study.user_attrs.get(key)
@@ -67,34 +75,36 @@ class Queue:
 
     def fill(self) -> None:
         """Enqueue every run that is neither done, being done nor waiting; take back those left behind."""
-        import optuna
+        from optuna.trial import TrialState
 
-        for trial in self._trials():
-            if trial.state == optuna.trial.TrialState.RUNNING and _is_left_behind(trial):
-                self._study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-        current = self._current()
-        for run in self.specification.runs:
-            if run not in current:
-                self._study.enqueue_trial(
-                    {"method": run.method, "value": run.value, "seed": run.seed}, {"run": list(run)}
-                )
+        with self._locked():
+            for trial in self._trials():
+                if trial.state == TrialState.RUNNING and _is_left_behind(trial):
+                    self._study.tell(trial.number, state=TrialState.FAIL)
+            current = self._current()
+            for run in self.specification.runs:
+                if run not in current:
+                    self._study.enqueue_trial(
+                        {"method": run.method, "value": run.value, "seed": run.seed}, {"run": list(run)}
+                    )
 
     def claim(self) -> Claim | None:
         """Take the next run; None if none is waiting."""
         from optuna.trial import TrialState
 
-        while any(trial.state == TrialState.WAITING for trial in self._trials()):
-            trial = self._study.ask()
-            if "run" not in trial.user_attrs:  # someone took the last one in between: this is a new trial
-                self._study.tell(trial, state=TrialState.FAIL)
-                continue
-            run = Run(*trial.user_attrs["run"])
-            trial.set_user_attr("worker", {"host": platform.node(), "pid": os.getpid()})
-            self.sign_of_life(trial.number)
+        while True:
+            with self._locked():
+                if not any(trial.state == TrialState.WAITING for trial in self._trials()):
+                    return None
+                trial = self._study.ask()
+                worker = {"host": platform.node(), "pid": os.getpid()}
+                trial.set_user_attr("worker", worker)
+            run = Run(*trial.user_attrs["run"]) if "run" in trial.user_attrs else None
             if run in self.specification.runs and self._current()[run].number == trial.number:
+                self.sign_of_life(trial.number)
                 return Claim(run, trial.number)
-            self._study.tell(trial, state=TrialState.FAIL)  # enqueued twice, or of another grid
-        return None
+            # Enqueued twice, of another grid, or new: someone took the last one that waited in between.
+            self._study.tell(trial, state=TrialState.FAIL)
 
     def sign_of_life(self, trial: int) -> None:
         """Note that a run goes on."""
@@ -147,6 +157,18 @@ class Queue:
         # knows a trial's id by its number. Private in Optuna 5: `_storage` and `_trial_id`.
         frozen = next(t for t in self._trials() if t.number == trial)
         self._study._storage.set_trial_user_attr(frozen._trial_id, key, value)
+
+
+@contextmanager
+def _file_lock(path: Path) -> Iterator[None]:
+    from optuna.storages.journal import JournalFileOpenLock
+
+    lock = JournalFileOpenLock(str(path))
+    lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _open(specification: Specification, storage: str) -> "Study":

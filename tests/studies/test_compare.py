@@ -14,7 +14,6 @@ import torch
 import yaml
 
 from lightning_optreg.studies import Point, RunRecord, main
-from lightning_optreg.studies import runner as runner_module
 from lightning_optreg.studies.budget import Budget
 from lightning_optreg.studies.command import collect
 from lightning_optreg.studies.run_queue import Queue
@@ -72,7 +71,7 @@ def test_runs_everything_once_and_reports(
     assert compare(path) == 0
     out = capsys.readouterr().out
     assert "2 methods x 2 values of the learning rate x 2 seeds = 8 runs, 16 passes" in out
-    assert out.count(": complete, val/accuracy 0.") == 8
+    assert out.count(": complete, val/accuracy ") == 8
     result = collect(queue_of(path))
     assert [(r.method, r.value, r.seed) for r in result.records] == read_specification(path).runs
     for record in result.records:
@@ -99,12 +98,10 @@ def test_plan_runs_nothing(study: dict[str, Any], tmp_path: Path, capsys: pytest
     assert capsys.readouterr().err == "error: report: no run has ended yet\n"
 
 
-class Interrupted(Budget):
+def interrupt(budget: Budget, trainer: Any, pl_module: Any) -> None:
     """Ctrl-C after the first epoch's checkpoint."""
-
-    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        if trainer.current_epoch == 1:
-            raise KeyboardInterrupt
+    if trainer.current_epoch == 1:
+        raise KeyboardInterrupt
 
 
 def test_a_run_goes_on_from_its_checkpoint(
@@ -113,8 +110,8 @@ def test_a_run_goes_on_from_its_checkpoint(
     specification = read_specification(write(study, tmp_path))
     run = specification.runs[2]
     straight = do_run(specification, run, tmp_path / "straight")
-    monkeypatch.setattr(runner_module, "Budget", Interrupted)
-    with pytest.raises((KeyboardInterrupt, SystemExit)):
+    monkeypatch.setattr(Budget, "on_train_epoch_start", interrupt)
+    with pytest.raises(KeyboardInterrupt):
         do_run(specification, run, tmp_path / "broken")
     monkeypatch.undo()
     resumed = do_run(specification, run, tmp_path / "broken")
@@ -128,6 +125,7 @@ def test_a_run_goes_on_from_its_checkpoint(
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_its_run_to_the_next(study: dict[str, Any], tmp_path: Path) -> None:
     study["epochs"] = 300
     study["seeds"], study["values"], study["methods"] = (
