@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -210,3 +211,17 @@ def test_delays_hold_for_one_step() -> None:
         theta.grad = torch.ones(1)
         optimizer.step()
     assert torch.equal(late, early)
+
+
+@pytest.mark.parametrize("make", [AdaDelay, partial(AdaDelay, variant="sgd"), AdaptiveRevision])
+def test_gradients_flow_through_the_step(make: Any) -> None:
+    def three_steps(start: Tensor) -> Tensor:
+        theta = start.clone()
+        optimizer = make([theta], differentiable=True)
+        for _ in range(3):
+            theta.grad = (theta - 3.0) * start
+            optimizer.step()
+        return theta
+
+    start = torch.tensor([0.7, -1.2], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(three_steps, (start,))

@@ -147,3 +147,17 @@ def test_a_group_added_later_decays_with_the_others() -> None:
     second.grad = torch.ones(1)
     optimizer.step()
     assert float(second.detach()) == pytest.approx(1 - 0.1 * 1.5)
+
+
+@pytest.mark.parametrize("make", [PowerSign, AddSign])
+def test_gradients_flow_through_the_step(make: Any) -> None:
+    def three_steps(start: Tensor) -> Tensor:
+        theta = start.clone()
+        optimizer = make([theta], differentiable=True)
+        for _ in range(3):
+            theta.grad = (theta - 3.0) * start
+            optimizer.step()
+        return theta
+
+    start = torch.tensor([0.7, -1.2], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(three_steps, (start,))
