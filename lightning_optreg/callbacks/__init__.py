@@ -4,6 +4,7 @@ from lightning_optreg.callbacks.adam_to_sgd import AdamToSGD
 from lightning_optreg.callbacks.curves import Curves
 from lightning_optreg.callbacks.exact_resume import ExactResume
 from lightning_optreg.callbacks.full_batch import FullBatch
+from lightning_optreg.callbacks.gradient_noise import GradientNoise
 from lightning_optreg.callbacks.histograms import Histograms
 from lightning_optreg.callbacks.noise_free import NoiseFree
 from lightning_optreg.callbacks.noise_marginalization import NoiseMarginalization
@@ -17,6 +18,7 @@ __all__ = [
     "Curves",
     "ExactResume",
     "FullBatch",
+    "GradientNoise",
     "Histograms",
     "NoiseFree",
     "NoiseMarginalization",

@@ -71,6 +71,16 @@ CALLBACKS: dict[str, Part] = {
         whole_epochs=True,
         wrong=(({"noise_free": "yes"}, "noise_free"),),
     ),
+    "GradientNoise": Part(
+        lambda _: callbacks.GradientNoise(eta=0.01, seed=3),
+        neutral=lambda _: callbacks.GradientNoise(eta=0.0),
+        wrong=(
+            ({"eta": -1.0}, "eta"),
+            ({"eta": float("nan")}, "eta"),
+            ({"gamma": -0.5}, "gamma"),
+            ({"seed": "one"}, "seed"),
+        ),
+    ),
     "Histograms": Part(
         lambda _: callbacks.Histograms(of="all", every_n_steps=2),
         wrong=(({"of": "weights"}, "of"), ({"every_n_steps": 0}, "every_n_steps"), ({"bins": 0}, "bins")),
