@@ -1,6 +1,8 @@
 """Things done to the training of any network, as Lightning callbacks."""
 
+from lightning_optreg.callbacks.adam_restarts import AdamRestarts
 from lightning_optreg.callbacks.adam_to_sgd import AdamToSGD
+from lightning_optreg.callbacks.batch_size_growth import BatchSizeGrowth
 from lightning_optreg.callbacks.curves import Curves
 from lightning_optreg.callbacks.exact_resume import ExactResume
 from lightning_optreg.callbacks.full_batch import FullBatch
@@ -14,7 +16,9 @@ from lightning_optreg.callbacks.test_time_augmentation import TestTimeAugmentati
 from lightning_optreg.callbacks.throughput import Throughput
 
 __all__ = [
+    "AdamRestarts",
     "AdamToSGD",
+    "BatchSizeGrowth",
     "Curves",
     "ExactResume",
     "FullBatch",

@@ -75,8 +75,8 @@ class Budget(Callback):
         self._pause()
         self._since = time.perf_counter()
         passes = self._images / _training_images(trainer)
-        pl_module.log("optreg/budget/passes", passes)
-        pl_module.log("optreg/budget/seconds", self._seconds)
+        pl_module.log("optreg/budget/passes", passes, sync_dist=True)
+        pl_module.log("optreg/budget/seconds", self._seconds, sync_dist=True)
         if passes >= self.passes * (1 - 1e-6):
             trainer.should_stop = True
 

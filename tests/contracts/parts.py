@@ -19,6 +19,7 @@ class Part:
         neutral: Makes it at its trivial setting. None: the callback only watches, so `build` is neutral too.
         refuses: What it says of modules that it can't work on, such as one without noise to average out.
         adam: Whether it needs an optimizer of Adam's type in its module.
+        no_schedule: Whether it refuses a module with a learning-rate schedule.
         refuses_manual: What it says of manual optimization, if it says something else there.
         whole_epochs: Whether it makes one step of an epoch, so that no setting of it is neutral, parts that
             work at a step find none, and tests of its own show what the tables' tests would.
@@ -32,11 +33,25 @@ class Part:
     refuses_manual: str | None = None
     whole_epochs: bool = False
     adam: bool = False
+    no_schedule: bool = False
     resumes: bool = True
     wrong: tuple[tuple[dict[str, object], str], ...] = ()
 
 
 CALLBACKS: dict[str, Part] = {
+    "AdamRestarts": Part(
+        lambda _: callbacks.AdamRestarts("val_loss", patience=1, min_delta=0.3),
+        neutral=lambda _: callbacks.AdamRestarts("val_loss", patience=1000),
+        no_schedule=True,
+        wrong=(
+            ({"mode": "least"}, "mode"),
+            ({"patience": 0}, "patience"),
+            ({"first_patience": 0}, "first_patience"),
+            ({"factor": 0.0}, "factor"),
+            ({"max_restarts": -1}, "max_restarts"),
+            ({"min_delta": -1.0}, "min_delta"),
+        ),
+    ),
     "AdamToSGD": Part(
         lambda _: callbacks.AdamToSGD(at_step=5),
         neutral=lambda _: callbacks.AdamToSGD(at_step=1000),
@@ -55,6 +70,17 @@ CALLBACKS: dict[str, Part] = {
             ({"weight_decay": -0.1}, "weight_decay"),
             ({"tolerance": 0.0}, "tolerance"),
             ({"optimizer_index": -1}, "optimizer_index"),
+        ),
+    ),
+    "BatchSizeGrowth": Part(
+        lambda _: callbacks.BatchSizeGrowth([1], factor=2),
+        neutral=lambda _: callbacks.BatchSizeGrowth(),
+        refuses_manual="needs automatic optimization",
+        wrong=(
+            ({"milestones": [2, 1]}, "milestones"),
+            ({"milestones": [0]}, "milestones"),
+            ({"factor": 1}, "factor"),
+            ({"max_growth": 0}, "max_growth"),
         ),
     ),
     "Curves": Part(

@@ -16,7 +16,7 @@ from torch import nn
 
 import lightning_optreg.callbacks
 from lightning_optreg.callbacks import ExactResume
-from tests.contracts.parts import CALLBACKS, checkpoint_every_step
+from tests.contracts.parts import CALLBACKS, Part, checkpoint_every_step
 from tests.resume_tools import (
     Regression,
     StatefulLoader,
@@ -37,9 +37,10 @@ STEPWISE = {name: part for name, part in CALLBACKS.items() if not part.whole_epo
 every_stepwise_callback = pytest.mark.parametrize("name", STEPWISE)
 
 
-def needs_adam(callback: Callback) -> bool:
-    part = CALLBACKS.get(type(callback).__name__)
-    return part is not None and part.adam
+def regression(*parts: Part | None) -> Regression:
+    """A module in which these parts find what they need."""
+    schedule = "none" if any(part and part.no_schedule for part in parts) else "cosine_step"
+    return Regression(schedule, adam=any(part is not None and part.adam for part in parts))
 
 
 def fit(
@@ -49,7 +50,7 @@ def fit(
     ckpt_path: Path | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    module = module or Regression("cosine_step", adam=any(needs_adam(callback) for callback in callbacks))
+    module = module or regression(*(CALLBACKS.get(type(callback).__name__) for callback in callbacks))
     loaders = [StatefulLoader(), StatefulLoader(2)] if isinstance(module, Regression) else []
     trainer = Trainer(
         accelerator="cpu",
@@ -83,7 +84,7 @@ def test_documented(name: str) -> None:
 def test_neutral(name: str, tmp_path: Path) -> None:
     part = CALLBACKS[name]
     seed_everything(1, verbose=False)
-    without = fit(tmp_path / "without", [], Regression("cosine_step", adam=part.adam))
+    without = fit(tmp_path / "without", [], regression(part))
     seed_everything(1, verbose=False)
     neutral = fit(tmp_path / "with", [(part.neutral or part.build)(tmp_path)])
     assert_identical(without, neutral)
@@ -107,6 +108,8 @@ def fit_or_refuse(name: str, folder: Path, module: LightningModule, **options: A
     """Fit, or see a module that the callback can't work on refused before the first step."""
     part = CALLBACKS[name]
     refuses = "of Adam's type" if part.adam and not isinstance(module, Torchvision) else part.refuses
+    if part.no_schedule and isinstance(module, BoringModel) and not isinstance(module, TwoOptimizers):
+        refuses = "has a learning-rate schedule"
     if not module.automatic_optimization:
         refuses = part.refuses_manual or refuses
     if refuses is None:
@@ -144,7 +147,7 @@ class TwoOptimizers(BoringModel):
 @every_callback
 @pytest.mark.parametrize("module", [ManualOptimBoringModel, TwoOptimizers])
 def test_manual_optimization(name: str, module: type[LightningModule], tmp_path: Path) -> None:
-    fit_or_refuse(name, tmp_path, module(), limit_train_batches=3, max_epochs=1)
+    fit_or_refuse(name, tmp_path, module(), limit_train_batches=3, limit_val_batches=0, max_epochs=1)
 
 
 class Torchvision(LightningModule):
@@ -186,7 +189,7 @@ def test_torchvision_network(name: str, tmp_path: Path) -> None:
 def test_composes_with(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     part = CALLBACKS[name]
     seed_everything(1, verbose=False)
-    without = fit(tmp_path / "without", [], Regression("cosine_step", adam=part.adam), **options)
+    without = fit(tmp_path / "without", [], regression(part), **options)
     seed_everything(1, verbose=False)
     neutral = fit(tmp_path / "with", [(part.neutral or part.build)(tmp_path)], **options)
     assert_identical(without, neutral)

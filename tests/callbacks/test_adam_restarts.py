@@ -1,0 +1,145 @@
+"""AdamRestarts goes back to the best weights with a lower rate and a fresh optimizer, then ends the run."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from torch import Tensor, nn
+
+from lightning_optreg.callbacks import AdamRestarts, ExactResume
+from tests.contracts.parts import checkpoint_every_step
+from tests.resume_tools import Regression, StatefulLoader, assert_identical, final_state, spoil_random_state
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
+    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:It is recommended to use .*sync_dist=True"),
+]
+
+
+class Scripted(LightningModule):
+    """Its validation has the values that it is told; one step of Adam between two of them."""
+
+    def __init__(self, values: list[float]) -> None:
+        super().__init__()
+        self.values = values
+        self.w = nn.Parameter(torch.zeros(2))
+        self.register_buffer("seen", torch.zeros(()))
+        self.weights: list[Tensor] = []
+        self.rates: list[float] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        optimizer = self.trainer.optimizers[0]
+        self.weights.append(self.w.detach().clone())
+        self.rates.append(optimizer.param_groups[0]["lr"])
+        self.fresh = not optimizer.state
+        self.seen += 1
+        return (self.w - 3).square().sum()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        if not self.trainer.sanity_checking:
+            self.log("val/loss", torch.tensor(self.values[self.trainer.current_epoch]))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), lr=0.1)
+
+
+def fit(
+    module: LightningModule, callbacks: list[Callback], ckpt_path: Path | None = None, **options: Any
+) -> Trainer:
+    trainer = Trainer(
+        accelerator="cpu",
+        callbacks=callbacks,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **{"max_epochs": 9, "enable_checkpointing": False, **options},
+    )
+    batches = 1 if isinstance(module, Scripted) else 6
+    trainer.fit(module, StatefulLoader(batches), StatefulLoader(1), ckpt_path=ckpt_path)
+    return trainer
+
+
+def test_restarts_from_the_best_weights_with_half_the_rate() -> None:
+    #         epoch 0    1    2    3    4    5    6    7    8
+    module = Scripted([5.0, 4.0, 4.5, 4.2, 3.0, 3.5, 3.0, 9.0, 9.0])
+    callback = AdamRestarts(patience=2, max_restarts=1)
+    trainer = fit(module, [callback])
+    # Best at 1, bad at 2 and 3: restart. Best at 4, bad at 5 and 6 (equal is no improvement): the end.
+    assert callback.restarts == 1
+    assert trainer.current_epoch == 7
+    assert module.rates == [0.1] * 4 + [0.05] * 3
+    torch.testing.assert_close(module.weights[4], module.weights[2])  # the weights that epoch 1 ended with
+    step = module.weights[5] - module.weights[4]
+    torch.testing.assert_close(step, torch.full((2,), 0.05))  # Adam's first step is its rate
+    torch.testing.assert_close(
+        module.w.detach(), module.weights[5]
+    )  # the best of all: what epoch 4 ended with
+    assert module.seen.item() == 2 + 1  # buffers go back too: two steps until epoch 1, one in epoch 4
+
+
+def test_first_patience_and_rising_values() -> None:
+    module = Scripted([1.0, 1.0, 1.0, 1.0, 1.0, 1.0])
+    callback = AdamRestarts(mode="max", patience=1, first_patience=3, max_restarts=5, factor=0.1)
+    fit(module, [callback], max_epochs=6)
+    assert module.rates == pytest.approx([0.1] * 4 + [0.01] + [0.001])
+
+
+def test_a_schedule_is_refused() -> None:
+    with pytest.raises(
+        MisconfigurationException, match=r"^AdamRestarts: the module has a learning-rate schedule"
+    ):
+        fit(Regression("cosine_step"), [AdamRestarts("val_loss")])
+
+
+def test_an_unknown_monitor_is_named() -> None:
+    with pytest.raises(MisconfigurationException, match="AdamRestarts: monitor 'val_los' is not among"):
+        fit(Regression(), [AdamRestarts("val_los")])
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"accumulate_grad_batches": 4}, {"precision": "bf16-mixed"}], ids=str
+)
+def test_resumes_before_at_and_after_a_restart(options: dict[str, Any], tmp_path: Path) -> None:
+    def run(ckpt_path: Path | None = None, saver: Callback | None = None) -> Any:
+        callback = AdamRestarts("val_loss", patience=1, min_delta=0.3, max_restarts=3)
+        callbacks = [ExactResume(), callback, *([] if saver is None else [saver])]
+        module = Regression(adam=True)
+        trainer = fit(
+            module, callbacks, ckpt_path, max_epochs=4, enable_checkpointing=saver is not None, **options
+        )
+        return final_state(trainer, module), callback.restarts
+
+    seed_everything(1, verbose=False)
+    straight, restarts = run(saver=checkpoint_every_step(tmp_path))
+    assert restarts >= 2
+    paths = sorted(tmp_path.glob("*.ckpt"))
+    assert len(paths) >= 8
+    for path in paths[:-1]:
+        torch.load(path, weights_only=True)
+        spoil_random_state()
+        assert_identical((straight, restarts), run(path))
+
+
+class RanksAgree(Callback):
+    def __init__(self, restarts: AdamRestarts, folder: Path) -> None:
+        self.restarts, self.folder = restarts, folder
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert self.restarts.restarts >= 1
+        mine = torch.cat([p.detach().flatten() for p in pl_module.parameters()])
+        everyone = [torch.empty_like(mine) for _ in range(trainer.world_size)]
+        torch.distributed.all_gather(everyone, mine)
+        assert all(torch.equal(other, mine) for other in everyone)
+        (self.folder / f"rank{trainer.global_rank}").touch()
+
+
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this build of torch has no gloo")
+def test_two_processes_restart_together(tmp_path: Path) -> None:
+    callback = AdamRestarts("val_loss", patience=1, min_delta=0.3)
+    callbacks = [callback, RanksAgree(callback, tmp_path)]
+    fit(Regression(adam=True), callbacks, strategy="ddp_fork", devices=2, max_epochs=3)
+    assert {path.name for path in tmp_path.glob("rank*")} == {"rank0", "rank1"}
