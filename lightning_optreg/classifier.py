@@ -19,6 +19,7 @@ from lightning_optreg.first_batch import checked_loss, checked_scores
 from lightning_optreg.losses import ScoreLoss
 from lightning_optreg.nets import Network
 from lightning_optreg.param_groups import param_groups
+from lightning_optreg.schedulers import Warmup
 
 __all__ = ["ImageClassifier", "brier_score"]
 
@@ -202,9 +203,11 @@ class ImageClassifier(LightningModule):
             "interval": self.lr_interval,
             "frequency": self.lr_frequency,
         }
-        if isinstance(scheduler, ReduceLROnPlateau):
+        plateau = scheduler.schedule if isinstance(scheduler, Warmup) else scheduler
+        if isinstance(plateau, ReduceLROnPlateau):
             # Lightning's class of that name, which its command line builds, has a monitor of its own
-            config["monitor"] = getattr(scheduler, "monitor", self.lr_monitor)
+            config["monitor"] = getattr(plateau, "monitor", self.lr_monitor)
+            config["reduce_on_plateau"] = True
         return {"optimizer": optimizer, "lr_scheduler": config}
 
     @override

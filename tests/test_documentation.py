@@ -93,7 +93,7 @@ def public_names() -> list[str]:
         "nets",
         "optimizers",
         "param_groups",
-        "schedules",
+        "schedulers",
         "studies",
     )
     return [name for module in modules for name in own(importlib.import_module(f"lightning_optreg.{module}"))]

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 # so that configurations name them by their bare names
 import lightning_optreg.optimizers
-import lightning_optreg.schedules  # noqa: F401
+import lightning_optreg.schedulers  # noqa: F401
 from lightning_optreg.callbacks import PredictionWriter, ResetOptimizer
 from lightning_optreg.classifier import ImageClassifier
 from lightning_optreg.cli.checkpoints import (

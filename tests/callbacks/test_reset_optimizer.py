@@ -28,7 +28,7 @@ from torch.optim.lr_scheduler import (
 )
 
 from lightning_optreg.callbacks import ResetOptimizer
-from lightning_optreg.schedules import WarmupMultiStepLR
+from lightning_optreg.schedulers import WarmupMultiStepLR
 
 BATCHES = 4
 

@@ -1,0 +1,220 @@
+"""The schedules against their formulas and against torch's own."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.optim import lr_scheduler
+from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
+
+from lightning_optreg.__main__ import main
+from lightning_optreg.schedulers import InverseTimeDecay, SnapshotCosine, Warmup, WarmupMultiStepLR
+
+
+def rates(schedule: LRScheduler, optimizer: torch.optim.Optimizer, count: int) -> list[float]:
+    seen = []
+    for _ in range(count):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return seen
+
+
+def sgd() -> torch.optim.Optimizer:
+    return torch.optim.SGD([torch.zeros(1)], lr=0.1)
+
+
+def test_the_rates_of_resnet_110() -> None:
+    optimizer = sgd()
+    seen = rates(WarmupMultiStepLR(optimizer, [81, 122]), optimizer, 164)
+    expected = [0.01] * 1 + [0.1] * 80 + [0.01] * 41 + [0.001] * 42
+    torch.testing.assert_close(seen, expected, rtol=1e-12, atol=0)
+
+
+def test_without_warmup_it_is_multi_step() -> None:
+    optimizer, other = sgd(), sgd()
+    mine = rates(WarmupMultiStepLR(optimizer, [2, 5], gamma=0.5, warmup=0), optimizer, 8)
+    torchs = rates(MultiStepLR(other, [2, 5], gamma=0.5), other, 8)
+    torch.testing.assert_close(mine, torchs, rtol=1e-12, atol=0)
+
+
+def test_it_resumes() -> None:
+    optimizer = sgd()
+    whole = rates(WarmupMultiStepLR(optimizer, [2, 5]), optimizer, 8)
+    optimizer = sgd()
+    schedule = WarmupMultiStepLR(optimizer, [2, 5])
+    first = rates(schedule, optimizer, 3)
+    state, optimizer_state = schedule.state_dict(), optimizer.state_dict()
+    optimizer = sgd()
+    schedule = WarmupMultiStepLR(optimizer, [2, 5])
+    optimizer.load_state_dict(optimizer_state)
+    schedule.load_state_dict(state)
+    assert first + rates(schedule, optimizer, 5) == whole
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"milestones": [5, 2]}, "milestones must increase"),
+        ({"milestones": [0], "warmup": 1}, r"milestones must increase and be >= warmup \(1\), got \[0\]"),
+        ({"gamma": 0.0}, r"gamma must be in \(0, 1\], got 0.0"),
+        ({"gamma": float("nan")}, "gamma must be"),
+        ({"warmup": -1}, "warmup must be >= 0, got -1"),
+        ({"warmup_factor": 1.5}, r"warmup_factor must be in \(0, 1\], got 1.5"),
+    ],
+)
+def test_wrong_values_are_refused(wrong: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=f"WarmupMultiStepLR: {message}"):
+        WarmupMultiStepLR(sgd(), **{"milestones": [2, 5], **wrong})
+
+
+def test_inverse_time_decay() -> None:
+    optimizer = sgd()
+    seen = rates(InverseTimeDecay(optimizer, t0=10.0, power=0.75), optimizer, 50)
+    assert seen == pytest.approx([0.1 / (1 + t / 10) ** 0.75 for t in range(50)], rel=1e-12)
+
+
+@pytest.mark.parametrize(("total", "cycles"), [(20, 4), (22, 4), (7, 7), (5, 1)])
+def test_snapshot_cosine_is_equation_2(total: int, cycles: int) -> None:
+    optimizer = sgd()
+    schedule = SnapshotCosine(optimizer, total, cycles)
+    seen = rates(schedule, optimizer, total)
+    length = math.ceil(total / cycles)
+    wanted = [0.1 / 2 * (math.cos(math.pi * ((t - 1) % length) / length) + 1) for t in range(1, total + 1)]
+    assert seen == pytest.approx(wanted, rel=1e-12)
+    ends = [t for t in range(1, total + 1) if schedule.is_cycle_end(t)]
+    assert ends == sorted({*range(length, total + 1, length), total})
+    # Every cycle begins with the full rate, also where they do not divide the total.
+    assert all(seen[end] == pytest.approx(0.1) for end in ends[:-1])
+
+
+def test_snapshot_cosine_is_torchs_warm_restarts() -> None:
+    ours, torchs = sgd(), sgd()
+    first = rates(SnapshotCosine(ours, 60, 5), ours, 60)
+    second = rates(lr_scheduler.CosineAnnealingWarmRestarts(torchs, 12), torchs, 60)
+    assert first == pytest.approx(second, abs=1e-12)
+
+
+INNER: dict[str, Callable[[torch.optim.Optimizer], LRScheduler]] = {
+    "exponential": lambda o: lr_scheduler.ExponentialLR(o, 0.8),
+    "cosine": lambda o: lr_scheduler.CosineAnnealingLR(o, 20, eta_min=0.001),
+    "one_cycle": lambda o: lr_scheduler.OneCycleLR(o, 0.1, total_steps=30, cycle_momentum=False),
+    "multi_step": lambda o: MultiStepLR(o, [3, 9]),
+}
+
+
+@pytest.mark.parametrize("name", INNER)
+def test_after_the_warmup_the_other_schedule_begins(name: str) -> None:
+    alone = sgd()
+    wanted = rates(INNER[name](alone), alone, 20)
+    optimizer = sgd()
+    seen = rates(Warmup(optimizer, INNER[name], warmup=6, factor=0.25), optimizer, 26)
+    assert seen[6:] == pytest.approx(wanted, rel=1e-12)
+    assert seen[:6] == pytest.approx([wanted[0] * (0.25 + 0.75 * t / 6) for t in range(6)], rel=1e-12)
+
+
+def test_warmup_is_torchs_composition() -> None:
+    torchs = sgd()
+    composed = lr_scheduler.SequentialLR(
+        torchs,
+        [
+            lr_scheduler.LinearLR(torchs, start_factor=0.1, total_iters=5),
+            lr_scheduler.CosineAnnealingLR(torchs, 20),
+        ],
+        [5],
+    )
+    wanted = rates(composed, torchs, 24)
+    optimizer = sgd()
+    schedule = Warmup(optimizer, lambda o: lr_scheduler.CosineAnnealingLR(o, 20), warmup=5)
+    assert rates(schedule, optimizer, 24) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_warmup_of_none_and_before_none() -> None:
+    optimizer = sgd()
+    seen = rates(Warmup(optimizer, INNER["exponential"], warmup=0), optimizer, 5)
+    assert seen == pytest.approx([0.1 * 0.8**t for t in range(5)])
+    optimizer = sgd()
+    assert rates(Warmup(optimizer, warmup=2, factor=0.0), optimizer, 4) == pytest.approx(
+        [0.0, 0.05, 0.1, 0.1]
+    )
+
+
+def test_warmup_before_a_plateau_schedule() -> None:
+    optimizer = sgd()
+    schedule = Warmup(
+        optimizer, lambda o: lr_scheduler.ReduceLROnPlateau(o, patience=0, factor=0.5), warmup=2, factor=0.5
+    )
+    seen = []
+    for value in (9.0, 9.0, 3.0, 3.0, 2.0, 2.0):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step(value)
+    # Two steps are the warm-up's; then 3 is the best value, 3 again halves, 2 is the best, and 2 again halves.
+    assert seen == pytest.approx([0.05, 0.075, 0.1, 0.1, 0.05, 0.05])
+    assert schedule.get_last_lr() == pytest.approx([0.025])
+    with pytest.raises(ValueError, match=r"Warmup: ReduceLROnPlateau needs step\(metrics\)"):
+        schedule.step()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda o: InverseTimeDecay(o, 3.0),
+        lambda o: SnapshotCosine(o, 20, 3),
+        lambda o: Warmup(o, INNER["cosine"], warmup=4),
+        lambda o: Warmup(o, INNER["one_cycle"], warmup=4),
+        lambda o: Warmup(o),
+    ],
+)
+@pytest.mark.parametrize("place", [1, 4, 5, 9])
+def test_states_go_on(make: Callable[[Any], LRScheduler], place: int, tmp_path: Path) -> None:
+    optimizer = sgd()
+    schedule = make(optimizer)
+    wanted = rates(schedule, optimizer, 16)
+    first = sgd()
+    schedule = make(first)
+    rates(schedule, first, place)
+    torch.save((first.state_dict(), schedule.state_dict()), tmp_path / "state")
+    states = torch.load(tmp_path / "state", weights_only=True)
+    second = sgd()
+    schedule = make(second)
+    second.load_state_dict(states[0])
+    schedule.load_state_dict(states[1])
+    second.step()  # torch expects one before a schedule's
+    assert rates(schedule, second, 16 - place) == wanted[place:]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda o: InverseTimeDecay(o, t0=0.0), "InverseTimeDecay: t0 must be > 0, got 0.0"),
+        (lambda o: InverseTimeDecay(o, power=float("nan")), "InverseTimeDecay: power must be > 0, got nan"),
+        (lambda o: SnapshotCosine(o, 10, 0), "SnapshotCosine: cycles must be >= 1, got 0"),
+        (lambda o: SnapshotCosine(o, 3, 4), r"SnapshotCosine: total_steps must be >= cycles \(4\), got 3"),
+        (lambda o: Warmup(o, warmup=-1), "Warmup: warmup must be >= 0, got -1"),
+        (lambda o: Warmup(o, factor=1.5), r"Warmup: factor must be in \[0, 1\], got 1.5"),
+    ],
+)
+def test_wrong_values(make: Callable[[Any], LRScheduler], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(sgd())
+
+
+@pytest.mark.parametrize(
+    "inner", ["ExponentialLR --lr_scheduler.schedule.gamma 0.5", "torch.optim.lr_scheduler.ReduceLROnPlateau"]
+)
+def test_warmup_from_the_command_line(inner: str, fashion_mnist_dir: Path, tmp_path: Path) -> None:
+    command = (
+        f"fit --data FashionMNISTDataModule --data.data_dir {fashion_mnist_dir} --data.verify_checksum false"
+    )
+    command += f" --model.net SoftmaxRegression --trainer.default_root_dir {tmp_path} --trainer.max_epochs 3"
+    command += " --trainer.accelerator cpu --lr_scheduler Warmup --lr_scheduler.warmup 1"
+    command += f" --lr_scheduler.schedule {inner}"
+    assert main(command.split()) == 0
+    state = torch.load(next(tmp_path.rglob("last.ckpt")), weights_only=True)["lr_schedulers"][0]
+    # A checkpoint of an epoch's end lacks that epoch's step of a plateau schedule.
+    assert state["last_epoch"] == (2 if "Plateau" in inner else 3)
+    assert "schedule" in state
