@@ -2,6 +2,7 @@
 
 from lightning_optreg.figures.curves import draw_curves
 from lightning_optreg.figures.dynamics import draw_dynamics
+from lightning_optreg.figures.landscape import draw_line, draw_plane
 from lightning_optreg.figures.runs import draw_runs, read_metric
 from lightning_optreg.figures.study import Band, draw_bands, draw_sensitivity
 from lightning_optreg.figures.surface import animate_surface, draw_surface
@@ -12,6 +13,8 @@ __all__ = [
     "draw_bands",
     "draw_curves",
     "draw_dynamics",
+    "draw_line",
+    "draw_plane",
     "draw_runs",
     "draw_sensitivity",
     "draw_surface",
