@@ -152,7 +152,7 @@ def test_warmup_before_a_plateau_schedule() -> None:
         seen.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step(value)
-    # Two steps are the warm-up's; then 3 is the best value, 3 again halves, 2 is the best, and 2 again halves.
+    # Two steps are the warm-up's; then 3 is the best value, 3 again halves, 2 is the best, 2 again halves.
     assert seen == pytest.approx([0.05, 0.075, 0.1, 0.1, 0.05, 0.05])
     assert schedule.get_last_lr() == pytest.approx([0.025])
     with pytest.raises(ValueError, match=r"Warmup: ReduceLROnPlateau needs step\(metrics\)"):
