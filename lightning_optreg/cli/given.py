@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["broken_config", "file_of", "is_given"]
+__all__ = ["broken_config", "file_of", "is_given", "names_class"]
 
 
 def is_given(argv: Sequence[str], key: str) -> bool:
@@ -37,6 +37,27 @@ def file_of(argv: Sequence[str], key: str) -> str | None:
         if key in _keys(tree, ""):
             return path
     return None
+
+
+def names_class(argv: Sequence[str], key: str) -> bool:
+    """Tell whether a command line or one of its configuration files says which class a part is of.
+
+    Example:
+        >>> names_class(["--optimizer", "Adam"], "optimizer"), names_class(["--optimizer.lr=1"], "optimizer")
+        (True, False)
+    """
+    if any(word.partition("=")[0] in (f"--{key}", f"--{key}.class_path") for word in argv):
+        return True
+    for path in _config_files(argv):
+        try:
+            part = yaml.safe_load(Path(path).read_text())
+        except (OSError, yaml.YAMLError, UnicodeDecodeError):
+            continue  # jsonargparse has a message of its own for it
+        for name in key.split("."):
+            part = part.get(name) if isinstance(part, dict) else None
+        if isinstance(part, str) or (isinstance(part, dict) and "class_path" in part):
+            return True
+    return False
 
 
 def broken_config(argv: Sequence[str]) -> str | None:

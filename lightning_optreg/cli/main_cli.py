@@ -24,7 +24,7 @@ from lightning_optreg.cli.checkpoints import (
     read_checkpoint,
     report,
 )
-from lightning_optreg.cli.given import is_given
+from lightning_optreg.cli.given import is_given, names_class
 from lightning_optreg.cli.monitors import check_monitors
 from lightning_optreg.cli.parser import Parser
 from lightning_optreg.cli.ranges import check_ranges
@@ -98,6 +98,10 @@ class CLI(LightningCLI):
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        if names_class(list(args or []), "optimizer"):  # type: ignore[arg-type]  # words, here
+            # jsonargparse would hand the default's rate on to it: 0.1 to Adam
+            for command in ("fit", "validate", "test", "predict"):
+                self._parser(command).set_defaults({"optimizer": None})
         super().parse_arguments(parser, args)
         check_ranges(self.config[self.config.subcommand])
 

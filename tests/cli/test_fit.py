@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import wandb
+import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LearningRateFinder
 from torch import nn
@@ -352,3 +353,22 @@ def test_two_processes_agree_on_the_folder(options: list[str], tmp_path: Path) -
 
 def test_a_trainer_is_lightnings(options: list[str]) -> None:
     assert type(fit(*options, "--trainer.fast_dev_run=true").trainer) is Trainer
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        (["--optimizer", "Adam"], {"lr": 0.001, "betas": [0.9, 0.999]}),
+        (["--optimizer=SWATS"], {"lr": 0.001, "switch_eps": 1e-05}),
+        (["--optimizer", "SGD"], {"lr": 0.001, "momentum": 0.0}),
+        (["--optimizer.lr", "0.05"], {"lr": 0.05, "momentum": 0.9}),
+        ([], {"lr": 0.1, "momentum": 0.9}),
+    ],
+)
+def test_an_optimizer_that_is_named_has_its_own_defaults(
+    options: list[str], wanted: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And not the rate of the one that stands there otherwise."""
+    assert main(["fit", *options, "--print_config"]) == 0
+    given = yaml.safe_load(capsys.readouterr().out)["optimizer"]["init_args"]
+    assert wanted.items() <= given.items()
