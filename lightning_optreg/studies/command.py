@@ -89,6 +89,8 @@ def _run(args: argparse.Namespace) -> int:
         waiting = len(specification.runs) - len(_done(queue))
         workers = min(args.workers or _default_workers(), waiting)
         print(_plan(specification))
+        if len(specification.seeds) < 3:
+            print("fewer than 3 seeds: the intervals will say little")
         if waiting < len(specification.runs):
             print(f"{len(specification.runs) - waiting} of them are done already")
         start = time.perf_counter()
