@@ -98,7 +98,7 @@ class CLI(LightningCLI):
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        if names_class(list(args or []), "optimizer"):  # type: ignore[arg-type]  # words, here
+        if names_class(list(args or []), "optimizer"):
             # jsonargparse would hand the default's rate on to it: 0.1 to Adam
             for command in ("fit", "validate", "test", "predict"):
                 self._parser(command).set_defaults({"optimizer": None})

@@ -1,6 +1,6 @@
 """How the methods of a study compare: learning curves with their spread, sensitivity to what was tuned."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,7 @@ if TYPE_CHECKING:  # matplotlib is imported when something is drawn: it takes a 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Band", "draw_bands", "draw_sensitivity", "style"]
+__all__ = ["Band", "draw_bands", "draw_sensitivity", "style", "usual_range"]
 
 # Okabe and Ito's palette without its yellow; then again with other lines.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
@@ -60,6 +60,26 @@ def style(index: int) -> dict[str, Any]:
     }
 
 
+def usual_range(values: Iterable[float], of_methods: Sequence[float]) -> tuple[float, float]:
+    """Give a range for an axis in which a method that is far off does not flatten the others.
+
+    It spans the values that are no further from the median method than 40 times the median distance of the
+    methods from it.
+
+    Args:
+        values: All that is drawn.
+        of_methods: One value for each method, such as its last; at least one.
+
+    Example:
+        >>> usual_range([0.7, 0.8, 0.9, 0.1], of_methods=[0.88, 0.89, 0.9, 0.1])
+        (0.7, 0.9)
+    """
+    center = median(of_methods)
+    distance = 40.0 * max(median(abs(value - center) for value in of_methods), 1e-3 * abs(center))
+    near = [value for value in (*values, center) if abs(value - center) <= distance]
+    return min(near), max(near)
+
+
 def draw_bands(panels: Mapping[tuple[str, str], Mapping[str, Band]], methods: Sequence[str]) -> "Figure":
     """Draw panels of curves: a median line and a band from the least to the greatest value for each method.
 
@@ -87,8 +107,11 @@ def draw_bands(panels: Mapping[tuple[str, str], Mapping[str, Band]], methods: Se
         for index, method in enumerate(methods):
             if method in bands:
                 _draw_band(axes, bands[method], index, method)
-        if "loss" in y and _spans(bands.values()):
-            axes.set_yscale("log")
+        shown = usual_range(
+            [value for band in bands.values() for value in band.middle],
+            [band.middle[-1] for band in bands.values()],
+        )
+        _limit(axes, shown, {method: band.middle for method, band in bands.items()})
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     _add_legend(figure, grid, methods)
@@ -122,6 +145,11 @@ def draw_sensitivity(
     for index, (method, band) in enumerate(bands.items()):
         if band.x:
             _draw_band(axes, band, index, method)
+    reached = {method: band.middle for method, band in bands.items() if band.x}
+    if reached:
+        values = [value for middle in reached.values() for value in middle]
+        # A method's value of the tuned setting in the middle of its grid is seldom far off.
+        _limit(axes, usual_range(values, [median(middle) for middle in reached.values()]), reached)
     bottom = axes.get_ylim()[0]
     for index, method in enumerate(bands):
         for value in lost.get(method, ()):
@@ -130,7 +158,7 @@ def draw_sensitivity(
     if tried and min(tried) > 0:
         axes.set_xscale("log")
     if any(lost.values()):
-        axes.set_title("crosses: runs that diverged or failed", fontsize=9, color="0.35")
+        axes.text(0.0, 1.06, "crosses: runs that diverged or failed", transform=axes.transAxes, color="0.35")
     _add_legend(figure, [axes], list(bands))
     return figure
 
@@ -159,7 +187,11 @@ def _add_legend(figure: "Figure", grid: Any, methods: Sequence[str]) -> None:
         figure.legend([handles[m] for m in shown], shown, loc="outside right upper", frameon=False)
 
 
-def _spans(bands: Any) -> bool:
-    """Tell whether values reach so far apart that only a logarithmic axis shows them."""
-    values = [value for band in bands for value in (*band.low, *band.high)]
-    return bool(values) and min(values) > 0 and max(values) > 20 * min(values)
+def _limit(axes: "Axes", shown: tuple[float, float], values: Mapping[str, Sequence[float]]) -> None:
+    """Show a range, and name what goes beyond it."""
+    low, high = shown
+    margin = 0.06 * (high - low) or 0.01
+    axes.set_ylim(low - margin, high + margin)
+    beyond = [m for m, ys in values.items() if min(ys) < low - margin or max(ys) > high + margin]
+    if beyond:
+        axes.set_title(f"partly outside: {', '.join(beyond)}", fontsize=9, color="0.35", loc="left")

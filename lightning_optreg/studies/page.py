@@ -3,9 +3,10 @@
 import html
 import json
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
-from lightning_optreg.figures.study import Band, style
+from lightning_optreg.figures.study import Band, style, usual_range
 from lightning_optreg.studies.records import StudyResult
 from lightning_optreg.studies.summary import NOTE, Summary, table_cells
 
@@ -103,8 +104,12 @@ def _figure(
                 }
             )
     layout: dict[str, Any] = {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}}
-    if "loss" in y:
-        layout["yaxis"]["type"] = "log"
+    middles = [band.middle for band in bands.values() if band.middle]
+    if middles:
+        typical = [middle[-1] if lost is None else median(middle) for middle in middles]
+        low, high = usual_range([value for middle in middles for value in middle], typical)
+        margin = 0.06 * (high - low) or 0.01
+        layout["yaxis"]["range"] = [low - margin, high + margin]
     if lost is not None:
         tried = [v for band in bands.values() for v in band.x] + [v for vs in lost.values() for v in vs]
         if tried and min(tried) > 0:
@@ -201,6 +206,7 @@ td { border-bottom: 1px solid var(--line); padding: .35rem .9rem .35rem 0; }
 <p>@@choice@@</p>
 @@lost@@
 <h2>Curves and sensitivity</h2>
+<p>Drag to look closer; a double click shows all, also what lies far off.</p>
 <div id="legend">@@legend@@</div>
 <div id="panels">@@panels@@</div>
 <script>@@plotly@@</script>
@@ -213,7 +219,8 @@ figures.forEach((figure, i) => {
   const layout = {...figure.layout, margin: {l: 60, r: 12, t: 16, b: 48}, hovermode: "closest",
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: {color: text, size: 12}};
   for (const name of ["xaxis", "yaxis"]) layout[name] = {...axis, ...layout[name]};
-  Plotly.newPlot("panel" + i, figure.data, layout, {responsive: true, displayModeBar: false});
+  const options = {responsive: true, displayModeBar: false, doubleClick: "autosize"};
+  Plotly.newPlot("panel" + i, figure.data, layout, options);
 });
 document.querySelectorAll(".method").forEach(button => button.addEventListener("click", () => {
   const shown = button.getAttribute("aria-pressed") === "false";

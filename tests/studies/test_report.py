@@ -186,7 +186,17 @@ def test_figures() -> None:
     assert bands["SGD"].x == (1e-4, 1e-3, 1e-2, 1e-1)
     axes = draw_sensitivity(bands, lost, "learning rate", "accuracy").axes[0]
     assert axes.get_xscale() == "log"
-    assert "diverged" in axes.get_title()
+    assert any("diverged" in text.get_text() for text in axes.texts)
+
+
+def test_what_is_far_off_does_not_flatten_the_others() -> None:
+    bands = {f"m{i}": Band((1, 2), (0.85, 0.88 + 0.002 * i), (0.8, 0.8), (0.9, 0.9)) for i in range(5)}
+    bands["far"] = Band((1, 2), (0.1, 0.3), (0.1, 0.3), (0.1, 0.3))
+    axes = draw_bands({("epoch", "accuracy"): bands}, list(bands)).axes[0]
+    low, high = axes.get_ylim()
+    assert 0.8 < low < 0.85
+    assert 0.888 < high < 0.9
+    assert axes.get_title(loc="left") == "partly outside: far"
 
 
 def test_report_of_part_of_a_study(tmp_path: Path) -> None:
