@@ -102,6 +102,9 @@ class Parser(LightningArgumentParser):
         if found := re.match(r"Subcommand '(\w+)' does not accept option '(.+)'", message):
             known = self._command(found[1]).get_defaults().keys()
             return f"unknown key {found[2]}{self._where(found[2])}{nearest(found[2], known)}"
+        if found := re.match(r"Option '(.+)' is not accepted$", message):  # so it is put with --print_config
+            known = self.get_defaults().keys()
+            return f"unknown key {found[1]}{self._where(found[1])}{nearest(found[1], known)}"
         if found := re.match(r'Linked "(.+)" must be given via "(.+)"', message):
             return f"{found[1]} is taken from {found[2]}: leave it out"
         if found := re.match(r"argument (\S+) --> (\S+): ", message):

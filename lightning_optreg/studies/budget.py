@@ -1,5 +1,6 @@
 """Spend the same on every run of a study, and take down what was reached for it."""
 
+import math
 import time
 from typing import Any
 
@@ -12,7 +13,7 @@ __all__ = ["Budget"]
 
 
 class Budget(Callback):
-    """End a run after a number of passes over the training data, or when its loss is no longer finite.
+    """End a run after a number of passes over the training data, or when its loss is lost.
 
     A pass is as many images through the network in training as there are training images, however often an
     optimizer evaluates its closure. Logs, at the end of each epoch, `optreg/budget/passes` and
@@ -20,21 +21,26 @@ class Budget(Callback):
 
     Args:
         passes: Budget, above 0.
+        bound: A loss of a batch above this has diverged, as one that is not finite always has. Above 0;
+            default: infinite.
 
     Raises:
-        ValueError: If passes is out of its range.
+        ValueError: If an argument is out of its range.
 
     Example:
         >>> Budget(3.0).diverged
         False
     """
 
-    def __init__(self, passes: float) -> None:
+    def __init__(self, passes: float, bound: float = math.inf) -> None:
         if not 0.0 < passes < float("inf"):
             raise ValueError(f"Budget: passes must be > 0, got {passes}")
+        if not bound > 0.0:
+            raise ValueError(f"Budget: bound must be > 0, got {bound}")
         self.passes = passes
+        self.bound = bound
         self.diverged = False
-        """Whether the loss was infinite or not a number."""
+        """Whether the loss was above the bound, infinite or not a number."""
         self._images, self._seconds = 0, 0.0
         self._since: float | None = None
         self._hook: Any = None
@@ -56,7 +62,7 @@ class Budget(Callback):
     ) -> None:
         """Stop a run that has diverged."""
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
-        if isinstance(loss, Tensor) and not loss.isfinite().all():
+        if isinstance(loss, Tensor) and not (loss.isfinite() & (loss <= self.bound)).all():
             self.diverged = trainer.should_stop = True
 
     @override

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lightning_optreg.plot.options import OptionParser, UsageError
 from lightning_optreg.studies.records import RunRecord, StudyResult
 from lightning_optreg.studies.specification import Specification, read_specification
 
@@ -35,13 +36,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     from lightning_optreg.cli.errors import run_guarded
 
+    try:
+        args = _parser().read(sys.argv[1:] if argv is None else argv)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     failed: list[int] = []
-    status = run_guarded(lambda: failed.append(_run(_parse(argv))))
+    status = run_guarded(lambda: failed.append(_run(args)))
     return status or failed[0]
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+def _parser() -> OptionParser:
+    parser = OptionParser(
         prog="lightning-optreg compare",
         description="Run methods on one problem, each over as many values of a setting and the same seeds, "
         "and write a report: table, curves, sensitivity, one HTML page. A study that was stopped goes on "
@@ -64,7 +70,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--plan", action="store_true", help="print what would be run, and run nothing")
     parser.add_argument("--report_only", action="store_true", help="write the report of what there is")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
-    return parser.parse_args(argv)
+    return parser
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -75,6 +81,10 @@ def _run(args: argparse.Namespace) -> int:
     if args.plan:
         print(_plan(specification))
         return 0
+    if not (args.worker or args.report_only):
+        from lightning_optreg.studies.runner import check_settings  # imports Lightning
+
+        check_settings(specification)
     folder.mkdir(parents=True, exist_ok=True)
     storage = args.storage or f"sqlite:///{(folder / 'study.db').resolve()}"
 
@@ -151,8 +161,15 @@ def _start_workers(args: argparse.Namespace, storage: str, folder: Path, workers
         for child in children:  # they have been interrupted too, and wind up
             child.wait()
         raise
-    if any(statuses):
-        raise SystemExit(max(statuses))
+    broken = [status for status in statuses if status != 0]
+    if broken:
+        how = f"signal {-broken[0]}" if broken[0] < 0 else f"status {broken[0]}"
+        print(
+            f"error: {len(broken)} of {workers} processes ended with {how}; the same command goes on where "
+            "they stopped",
+            file=sys.stderr,
+        )
+        raise SystemExit(1)
 
 
 def _work(queue: "Queue", folder: Path) -> None:
@@ -160,6 +177,7 @@ def _work(queue: "Queue", folder: Path) -> None:
     from lightning_optreg.studies.runner import do_run
 
     specification = queue.specification
+    began, before = time.perf_counter(), len(queue.records())
     while (claim := queue.claim()) is not None:
         run, trial = claim.run, claim.trial
         start = time.perf_counter()
@@ -172,11 +190,21 @@ def _work(queue: "Queue", folder: Path) -> None:
         queue.finish(claim, record)
         last = record.points[-1].metrics.get(specification.metric) if record.points else None
         reached = "" if last is None else f", {specification.metric} {last:.4f}"
+        done, now = len(queue.records()), time.perf_counter()
+        left = _remaining(now - began, done - before, len(specification.runs) - done)
         print(
-            f"[{len(queue.records())}/{len(specification.runs)}] {run.method}, {specification.tuned} "
-            f"{run.value:g}, seed {run.seed}: {record.status}{reached}, {time.perf_counter() - start:.1f} s",
+            f"[{done}/{len(specification.runs)}] {run.method}, {specification.tuned} {run.value:g}, "
+            f"seed {run.seed}: {record.status}{reached}, {now - start:.1f} s{left}",
             flush=True,
         )
+
+
+def _remaining(seconds: float, done: int, left: int) -> str:
+    """Say how long the rest takes at the pace of all processes together."""
+    if left == 0 or done <= 0:
+        return ""
+    rest = seconds / done * left
+    return f", {rest:.0f} s to go" if rest < 100 else f", {rest / 60:.0f} min to go"
 
 
 def collect(queue: "Queue") -> StudyResult:

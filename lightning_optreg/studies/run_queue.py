@@ -216,8 +216,17 @@ def _is_alive(pid: int) -> bool:
 def _first_difference(noted: str, given: str) -> str:
     import json
 
-    old, new = json.loads(noted), json.loads(given)
-    for key in new:
-        if old.get(key) != new[key]:
-            return f"its {key} are not the same"
-    return "they differ"
+    old, new = _leaves(json.loads(noted)), _leaves(json.loads(given))
+    key = next(key for key in [*old, *new] if old.get(key, "not set") != new.get(key, "not set"))
+    return f"{key} is {old.get(key, 'not set')} there and {new.get(key, 'not set')} here"
+
+
+def _leaves(tree: Any, key: str = "") -> dict[str, Any]:
+    """Flatten nested mappings: values by their dotted keys."""
+    if not isinstance(tree, dict) or not tree:
+        return {key: tree}
+    return {
+        leaf: value
+        for name, branch in tree.items()
+        for leaf, value in _leaves(branch, f"{key}.{name}" if key else name).items()
+    }

@@ -1,16 +1,19 @@
 """One run of a study: `fit` with the study's settings, then `test`, and a record of what came out."""
 
+import io
 import logging
 import math
+import tempfile
+import time
 import warnings
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback
 from typing_extensions import override
 
 from lightning_optreg.cli.main_cli import run as run_command
@@ -19,20 +22,51 @@ from lightning_optreg.studies.budget import Budget
 from lightning_optreg.studies.records import Point, RunRecord
 from lightning_optreg.studies.specification import Run, Specification
 
-__all__ = ["do_run"]
+__all__ = ["check_settings", "do_run"]
 
 _PASSES, _SECONDS = "optreg/budget/passes", "optreg/budget/seconds"
 
 
+_MINUTE = 60.0
+
+
 class _SignOfLife(Callback):
-    """Calls a function after each epoch."""
+    """Calls a function about once a minute of training."""
 
     def __init__(self, call: Callable[[], None]) -> None:
         self.call = call
+        self._last = time.monotonic()
 
     @override
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.call()
+    def on_train_batch_end(self, *args: Any) -> None:
+        if time.monotonic() - self._last > _MINUTE:
+            self._last = time.monotonic()
+            self.call()
+
+
+def check_settings(specification: Specification) -> None:
+    """Let `fit` read the settings of one run of each method, without building anything.
+
+    Args:
+        specification: The study.
+
+    Raises:
+        ValueError: If a key, class or value is wrong; the message names the method and says how.
+    """
+    for method, values in specification.values.items():
+        settings = specification.settings(Run(method, values[0], specification.seeds[0]))
+        said = io.StringIO()
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "run.yaml")
+            file.write_text(yaml.safe_dump(settings, sort_keys=False))
+            try:
+                with redirect_stdout(io.StringIO()), redirect_stderr(said):
+                    run_command(["fit", "--config", str(file), "--print_config"])
+            except SystemExit as stop:  # always: it has printed the configuration, or what is wrong
+                if not stop.code:
+                    continue
+            message = said.getvalue().strip().removeprefix("error: ").replace(f" (in {file})", "")
+            raise ValueError(f"methods.{method}: {message}")
 
 
 def do_run(
@@ -44,7 +78,7 @@ def do_run(
         specification: The study.
         run: Which of its runs.
         folder: The run's own folder, for its configuration, metrics and checkpoint.
-        sign_of_life: Called after each epoch.
+        sign_of_life: Called about once a minute.
 
     Returns:
         Its record. A run that fails for a reason that a user can mend, such as settings that don't fit, is
@@ -70,7 +104,7 @@ def do_run(
     command = ["fit", "--config", str(configuration)]
     if any(folder.glob("version_*/checkpoints/last.ckpt")):
         command += ["--ckpt_path", "last"]
-    budget = Budget(specification.epochs)
+    budget = Budget(specification.epochs, specification.diverged_above or math.inf)
     try:
         with _quietly():
             cli = run_command(command, [budget, _SignOfLife(sign_of_life)])

@@ -27,6 +27,7 @@ _KEYS = {
     "mode": (str, "max"),
     "test_metric": (str, "test/accuracy"),
     "target": ((float, int, type(None)), None),
+    "diverged_above": ((float, int, type(None)), None),
     "allow_unequal": (bool, False),
 }
 _REQUIRED = ("name", "base", "methods", "epochs")
@@ -65,6 +66,7 @@ class Specification:
         mode: "max" or "min".
         test_metric: What is reported of the chosen ones.
         target: Value of `metric` to be timed, or None.
+        diverged_above: Training loss above which a run has diverged; None: only one that is not finite.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Specification:
     mode: Literal["max", "min"]
     test_metric: str
     target: float | None
+    diverged_above: float | None
 
     @property
     def runs(self) -> list[Run]:
@@ -105,18 +108,11 @@ class Specification:
 
     def fingerprint(self) -> str:
         """Give what makes two studies the same, as JSON."""
-        return json.dumps(
-            {
-                "base": self.base,
-                "methods": self.methods,
-                "tune": self.tune,
-                "epochs": self.epochs,
-                "metric": self.metric,
-                "mode": self.mode,
-                "test_metric": self.test_metric,
-            },
-            sort_keys=True,
-        )
+        same = ("base", "methods", "tune", "epochs", "metric", "mode", "test_metric")
+        parts = {name: getattr(self, name) for name in same}
+        if self.diverged_above is not None:
+            parts["diverged_above"] = self.diverged_above
+        return json.dumps(parts, sort_keys=True)
 
 
 def read_specification(path: Path) -> Specification:
@@ -161,6 +157,9 @@ def _checked(given: dict[str, Any], path: Path) -> Specification:
         raise ValueError(f"mode: must be max or min, got {settings['mode']!r}")
     if not settings["epochs"] >= 1:
         raise ValueError(f"epochs: must be >= 1, got {settings['epochs']}")
+    bound = settings["diverged_above"]
+    if bound is not None and not bound > 0:
+        raise ValueError(f"diverged_above: must be > 0, got {bound}")
     seeds = settings["seeds"]
     if not seeds or not all(isinstance(seed, int) and seed >= 0 for seed in seeds) or _repeats(seeds):
         raise ValueError(f"seeds: must be different whole numbers >= 0, got {seeds}")
@@ -191,6 +190,7 @@ def _checked(given: dict[str, Any], path: Path) -> Specification:
         mode=settings["mode"],
         test_metric=settings["test_metric"],
         target=settings["target"],
+        diverged_above=settings["diverged_above"],
     )
 
 

@@ -1,5 +1,6 @@
 """A study runs every run once, goes on where it stopped, and shares its work."""
 
+import math
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ import yaml
 
 from lightning_optreg.studies import Point, RunRecord, main
 from lightning_optreg.studies.budget import Budget
-from lightning_optreg.studies.command import collect
+from lightning_optreg.studies.command import _remaining, collect
 from lightning_optreg.studies.run_queue import Queue
 from lightning_optreg.studies.runner import do_run
 from lightning_optreg.studies.specification import Run, read_specification
@@ -155,7 +157,7 @@ def test_a_killed_process_leaves_its_run_to_the_next(study: dict[str, Any], tmp_
 
 def test_workers_share_the_runs(study: dict[str, Any], tmp_path: Path) -> None:
     """Two processes that start at the same time on one storage: every run is done once."""
-    study["epochs"] = 1
+    study["epochs"], study["seeds"] = 1, [0]
     path = write(study, tmp_path)
     out = tmp_path / "out"
     command = [sys.executable, "-m", "lightning_optreg", "compare", "--config", str(path), "--workers", "1"]
@@ -167,9 +169,9 @@ def test_workers_share_the_runs(study: dict[str, Any], tmp_path: Path) -> None:
     said = "".join(process.communicate(timeout=120)[0] for process in processes)
     assert [process.returncode for process in processes] == [0, 0]
     done = Counter(line.split("] ")[1].split(":")[0] for line in said.splitlines() if ": complete" in line)
-    assert len(done) == 8
+    assert len(done) == 4
     assert set(done.values()) == {1}
-    assert len(collect(queue_of(path)).records) == 8
+    assert len(collect(queue_of(path)).records) == 4
 
 
 def test_diverged_and_failed_runs_are_recorded(
@@ -202,8 +204,14 @@ def test_another_study_of_the_same_name_is_refused(
     queue_of(path)
     study["epochs"] = 3
     assert compare(write(study, tmp_path)) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("error: name: the storage has a study 'small' with other settings (its epochs are")
+    assert capsys.readouterr().err == (
+        "error: name: the storage has a study 'small' with other settings (epochs is 2 there and 3 here); "
+        "give this one another name\n"
+    )
+    study["epochs"] = 2
+    study["methods"]["SGD"]["optimizer"]["init_args"] = {"momentum": 0.9}
+    with pytest.raises(ValueError, match=r"SGD\.optimizer\.init_args\.momentum is not set there and 0\.9"):
+        queue_of(write(study, tmp_path))
 
 
 def test_what_is_enqueued_twice_is_done_once(study: dict[str, Any], tmp_path: Path) -> None:
@@ -248,6 +256,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"methods": {"SGD": 3}}, "methods.SGD: must be a mapping of settings of fit, got 3"),
     ({"base": ["nowhere.yaml"]}, "base: 'nowhere.yaml' exists neither here nor beside"),
     ({"target": "high"}, "target: must be a number, got 'high'"),
+    ({"diverged_above": -1.0}, "diverged_above: must be > 0, got -1.0"),
+    ({"methods": {"A": {"optimizer": {"class_path": "Adan"}}}}, "methods.A: optimizer: 'Adan' is no known"),
+    ({"methods": {"A": {"optimiser": {"class_path": "Adam"}}}}, "methods.A: unknown key optimiser"),
+    ({"tune": "optimizer.init_args.rate"}, "methods.Adam <3: optimizer.rate: Adam has no argument 'rate'"),
 ]
 
 
@@ -263,6 +275,49 @@ def test_wrong_studies_end_in_one_line(
     err = capsys.readouterr().err
     assert err.startswith(f"error: {message}")
     assert err.count("\n") == 1
+
+
+def test_wrong_options_end_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for options, message in [
+        (["--confg", "x"], "the following arguments are required: --config"),
+        (["--config", "x", "--worksers", "2"], "unknown option --worksers; did you mean --workers?"),
+        (["--config", "x", "--workers", "two"], "--workers: invalid int value: 'two'"),
+        (["--config", str(tmp_path / "x")], f"config: {str(tmp_path / 'x')!r} does not exist"),
+    ]:
+        assert main(options) == 2
+        assert capsys.readouterr().err == f"error: {message}\n"
+
+
+def test_lost_processes_are_told(
+    study: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dying = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
+    start = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda command, env: start(dying, env=env))
+    assert compare(write(study, tmp_path), "--workers", "2") == 1
+    said = capsys.readouterr()
+    assert said.err.startswith("error: 2 of 2 processes ended with signal 9; the same command goes on")
+    assert "fewer than 3 seeds" in said.out
+
+
+@pytest.mark.parametrize(
+    ("loss", "diverged"), [(2.9, False), (3.1, True), (math.inf, True), (math.nan, True)]
+)
+def test_a_loss_above_the_bound_has_diverged(loss: float, diverged: bool) -> None:
+    budget, trainer = Budget(1.0, bound=3.0), SimpleNamespace(should_stop=False)
+    budget.on_train_batch_end(trainer, None, {"loss": torch.tensor(loss)}, None, 0)  # type: ignore[arg-type]
+    assert (budget.diverged, trainer.should_stop) == (diverged, diverged)
+    with pytest.raises(ValueError, match="Budget: bound must be > 0, got nan"):
+        Budget(1.0, bound=math.nan)
+
+
+def test_the_rest_is_told_at_the_pace_so_far() -> None:
+    assert [_remaining(*it) for it in [(10.0, 5, 10), (100.0, 4, 12), (10.0, 5, 0), (1.0, 0, 9)]] == [
+        ", 20 s to go",
+        ", 5 min to go",
+        "",
+        "",
+    ]
 
 
 def test_overlays(study: dict[str, Any], tmp_path: Path) -> None:
