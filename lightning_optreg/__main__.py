@@ -18,7 +18,7 @@ _COMMANDS = {
     "predict": "write a checkpoint's predictions to a file",
     "describe": "print a network's layers: output size, memory, parameters, multiply-adds",
     "export": "write a checkpoint's network for use without this package",
-    "compare": "run methods on one problem and draw how they compare: lightning-optreg compare --config FILE",
+    "compare": "run methods on one problem, tuned alike, and draw how they compare",
     "plot": "draw a picture: plot surface | dynamics | landscape",
 }
 _USAGE = """\

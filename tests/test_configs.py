@@ -73,7 +73,7 @@ def quick(
 
 def test_there_are_configs() -> None:
     assert len(RECIPES) >= 20
-    assert {path.parent.name for path in CONFIGS.glob("*/*.yaml")} == {*DATA_SETS, "methods"}
+    assert {path.parent.name for path in CONFIGS.glob("*/*.yaml")} == {*DATA_SETS, "methods", "studies"}
     assert len(METHODS) >= 13
 
 
