@@ -66,7 +66,8 @@ def _differentiate(part: Tensor, parameters: Sequence[Tensor], *, again: bool = 
     gradients = torch.autograd.grad(part, parameters, create_graph=again, materialize_grads=True)
     if any(g.is_sparse for g in gradients):
         raise RuntimeError("sparse gradients are not supported; use dense ones (Embedding(sparse=False))")
-    return list(gradients)
+    # What torch 2.9 fills in for a parameter that is not reached requires a gradient.
+    return list(gradients) if again else [g.detach() for g in gradients]
 
 
 def hessian_products(objective: Objective, parameters: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
@@ -108,9 +109,8 @@ def _product(gradient: Sequence[Tensor], parameters: Sequence[Tensor], v: Tensor
     if not pairs:  # of a loss that is linear in all parameters
         return torch.zeros_like(v)
     outputs, vectors = zip(*pairs, strict=True)
-    return flatten(
-        torch.autograd.grad(outputs, parameters, vectors, retain_graph=True, materialize_grads=True)
-    )
+    products = torch.autograd.grad(outputs, parameters, vectors, retain_graph=True, materialize_grads=True)
+    return flatten([product.detach() for product in products])
 
 
 def hessian(objective: Objective, parameters: Sequence[Tensor], chunk_size: int = 64) -> Tensor:

@@ -183,7 +183,7 @@ def test_figures() -> None:
     ]
     bands, lost = sensitivity(result, summary)
     assert lost["SGD"] == (1.0,)
-    assert bands["SGD"].x == (1e-4, 1e-3, 1e-2, 1e-1)
+    assert bands["SGD"].x == pytest.approx((1e-4, 1e-3, 1e-2, 1e-1))
     axes = draw_sensitivity(bands, lost, "learning rate", "accuracy").axes[0]
     assert axes.get_xscale() == "log"
     assert any("diverged" in text.get_text() for text in axes.texts)
