@@ -44,7 +44,8 @@ class AdamToSGD(Callback):
 
     Args:
         at_epoch: Epoch, counted from 0, whose first batch SGD trains on; at least 0.
-        at_step: Number of steps that Adam makes, at least 0.
+        at_step: Number of optimizer steps before the switch, at least 0; those of all optimizers count, as
+            in `trainer.global_step`.
         monitor: Name of a logged value, looked at after each validation.
         mode: Whether the monitored value should fall ("min") or rise ("max").
         patience: Validations without improvement after which to switch, at least 1.
@@ -170,6 +171,11 @@ class AdamToSGD(Callback):
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let go of the optimizer."""
+        self._stop_measuring()
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let go of it then too: Lightning calls no `teardown`."""
         self._stop_measuring()
 
     def _stop_measuring(self) -> None:

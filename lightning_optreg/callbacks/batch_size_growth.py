@@ -137,6 +137,14 @@ class BatchSizeGrowth(Callback):
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave the trainer as it was."""
+        self._restore(trainer)
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the trainer as it was: Lightning calls no `teardown` then."""
+        self._restore(trainer)
+
+    def _restore(self, trainer: Trainer) -> None:
         if self._first is not None:
             trainer.accumulate_grad_batches = self._first
             self._first = None

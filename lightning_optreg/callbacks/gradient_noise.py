@@ -66,7 +66,8 @@ class GradientNoise(Callback):
 
     Raises:
         ValueError: If a value is out of its range.
-        MisconfigurationException: In the first step, if a gradient is sparse.
+        MisconfigurationException: Before the first step, with a fused optimizer and a gradient scaler
+            (16-mixed); in the first step, if a gradient is sparse.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -85,7 +86,15 @@ class GradientNoise(Callback):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Come behind the clipping, for which Lightning asks the module before every step."""
-        if self.eta == 0.0 or not pl_module.automatic_optimization:
+        if self.eta == 0.0:
+            return
+        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        if scaled and any(getattr(o, "_step_supports_amp_scaling", False) for o in trainer.optimizers):
+            raise MisconfigurationException(
+                "GradientNoise: a fused optimizer unscales its gradients within its step, after the noise; "
+                "set fused to false, or use precision bf16-mixed"
+            )
+        if not pl_module.automatic_optimization:
             return
         clip = pl_module.configure_gradient_clipping
 
@@ -100,6 +109,14 @@ class GradientNoise(Callback):
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the module its own clipping back."""
+        self._restore(pl_module)
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give it back then too: Lightning calls no `teardown`."""
+        self._restore(pl_module)
+
+    def _restore(self, pl_module: LightningModule) -> None:
         if self._clip is not None:
             del pl_module.configure_gradient_clipping
             self._clip = None

@@ -358,3 +358,16 @@ def test_two_processes_decide_together(trigger: str, tmp_path: Path) -> None:
     module = Regression("cosine_epoch", adam=True)
     fit(module, [callback, RanksAgree(callback, tmp_path)], strategy="ddp_fork", devices=2, max_epochs=3)
     assert {path.name for path in tmp_path.glob("rank*")} == {"rank0", "rank1"}
+
+
+def test_an_error_ends_the_measuring() -> None:
+    class Fails(Callback):
+        def on_train_batch_end(self, *args: Any) -> None:
+            raise RuntimeError("enough")
+
+    module = Plain(None)
+    adam = Adam(module.parameters(), lr=1e-3)
+    module.configure_optimizers = lambda: adam  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="enough"):
+        fit(module, [AdamToSGD(), Fails()])
+    assert not adam._optimizer_step_post_hooks

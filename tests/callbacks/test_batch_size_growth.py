@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from lightning_optreg.callbacks import BatchSizeGrowth
@@ -102,3 +102,28 @@ def test_a_schedule_that_would_undo_it_is_refused() -> None:
     with pytest.raises(MisconfigurationException, match="BatchSizeGrowth: max_growth would have it divide"):
         fit(Regression("cosine_step"), BatchSizeGrowth([1, 2], 2, max_growth=2), max_epochs=1)
     fit(Regression("cosine_step"), BatchSizeGrowth([1], 2, max_growth=2), max_epochs=2)
+
+
+class Fails(Callback):
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch == 1:
+            raise RuntimeError("enough")
+
+
+def test_an_error_leaves_the_trainer_and_the_callback_as_they_were() -> None:
+    growth = BatchSizeGrowth([1], factor=2)
+    trainer = Trainer(
+        accelerator="cpu",
+        callbacks=[growth, Fails()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        max_epochs=2,
+    )
+    with pytest.raises(RuntimeError, match="enough"):
+        trainer.fit(Noisy(0.1, batches=12))
+    assert trainer.accumulate_grad_batches == 1
+    module = Noisy(0.1, batches=12)
+    fit(module, growth, max_epochs=2, accumulate_grad_batches=3)
+    assert [module.steps[12 * epoch] for epoch in range(2)] == [0, 4]

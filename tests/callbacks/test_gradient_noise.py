@@ -142,3 +142,25 @@ def test_sparse_gradients_are_refused() -> None:
         MisconfigurationException, match="GradientNoise: a sparse gradient would no longer be"
     ):
         gradients(Sparse(), GradientNoise())
+
+
+class Fails(Linear):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        raise RuntimeError("no loss")
+
+
+def test_the_module_gets_its_clipping_back_after_an_error() -> None:
+    module = Fails()
+    with pytest.raises(RuntimeError, match="no loss"):
+        gradients(module, GradientNoise())
+    assert "configure_gradient_clipping" not in vars(module)
+
+
+def test_a_fused_optimizer_with_a_gradient_scaler_is_refused() -> None:
+    module = Linear(slope=0.5)
+    module.configure_optimizers = lambda: torch.optim.SGD(  # type: ignore[method-assign]
+        module.parameters(), lr=1.0, fused=True
+    )
+    amp = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu"))
+    with pytest.raises(MisconfigurationException, match="set fused to false"):
+        gradients(module, GradientNoise(), plugins=[amp])
