@@ -15,6 +15,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_optreg.optimizers.update_rule import UpdateRule
+
 __all__ = ["AdamRestarts"]
 
 
@@ -131,7 +133,10 @@ class AdamRestarts(Callback):
             return
         self.restarts += 1
         for optimizer in trainer.optimizers:
-            optimizer.state.clear()
+            if isinstance(optimizer, UpdateRule):
+                optimizer.forget()  # it counts steps in its groups too
+            else:
+                optimizer.state.clear()
             for group in optimizer.param_groups:
                 group["lr"] = group["lr"] * self.factor
         rate = float(trainer.optimizers[0].param_groups[0]["lr"])

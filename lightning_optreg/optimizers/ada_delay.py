@@ -107,6 +107,13 @@ class AdaDelay(UpdateRule):
         return super().step(closure)
 
     @override
+    def forget(self) -> None:
+        """Begin anew, with t = 0."""
+        super().forget()
+        for group in self.param_groups:
+            group["steps"] = 0
+
+    @override
     def start_state(self, group: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
         """Begin the sum of squared gradients at 0."""
         if group["variant"] == "sgd":

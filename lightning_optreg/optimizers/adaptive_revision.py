@@ -83,7 +83,9 @@ class AdaptiveRevision(UpdateRule):
             One tensor for each parameter in the order of the groups; complex ones as pairs of real numbers.
         """
         return [
-            self.state[p]["gbar"].detach().clone() if p in self.state else torch.zeros_like(_real(p.detach()))
+            self.state[p]["gbar"].detach().clone()
+            if self.state.get(p)
+            else torch.zeros_like(_real(p.detach()))
             for p in self._parameters()
         ]
 

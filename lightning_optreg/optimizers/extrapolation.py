@@ -76,6 +76,13 @@ class Extrapolation(UpdateRule):
         """Give c_k of a group, whose number of steps since the start is `group["k"]`."""
 
     @override
+    def forget(self) -> None:
+        """Begin anew, with y = x and k = 0."""
+        super().forget()
+        for group in self.param_groups:
+            group.update(k=0, last_value=None)
+
+    @override
     def start_state(self, group: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
         """Begin with y = x."""
         return {

@@ -208,7 +208,7 @@ class LectureAdaMax(_Moments):
     """AdaMax: u = max(beta2 u, |g|); theta = theta - alpha / (1 - beta1^t) m / u.
 
     m = beta1 m + (1 - beta1) g. `torch.optim.Adamax` adds epsilon to |g| within the maximum. Here there is no
-    epsilon; where no gradient has come yet, u is 0 and the parameter stays as it is.
+    epsilon; where u is 0, as before the first gradient, the parameter stays as it is.
 
     Args:
         params: Parameters, or groups of them.
@@ -262,7 +262,7 @@ class LectureAdaMax(_Moments):
         size = gradient.abs()
         u.copy_(torch.where(beta2 * u > size, beta2 * u, size))
         rate = float(group["lr"]) / (1 - beta1 ** state["step"])
-        parameter.sub_(rate * m / torch.where(u > 0, u, 1.0))
+        parameter.sub_(rate * m / torch.where(u > 0, u, torch.inf))
 
     @override
     def update_tensors(
@@ -280,7 +280,12 @@ class LectureAdaMax(_Moments):
                 torch._foreach_lerp_(m, g, 1 - beta1)
                 torch._foreach_mul_(u, beta2)
                 torch._foreach_maximum_(u, torch._foreach_abs(g))
-                divisor = torch._foreach_clamp_min(u, torch.finfo(u[0].dtype).tiny)  # 0 / 0 becomes 0
+                if beta2 > 0:
+                    divisor = list(
+                        torch._foreach_clamp_min(u, torch.finfo(u[0].dtype).tiny)
+                    )  # 0 / 0 becomes 0
+                else:  # u is |g|, and where that is 0 m need not be
+                    divisor = [x.masked_fill(x == 0, torch.inf) for x in u]
                 torch._foreach_addcdiv_(theta, m, divisor, value=-lr / (1 - beta1**t))
 
 

@@ -112,7 +112,8 @@ class PowerSign(SignRule):
             torch._foreach_lerp_(m, g, 1 - group["beta"])
             # base^(+-f) and 1 are 1 +- infinity and 1 + 0, held between base^f and base^-f: no exponential
             factor = torch._foreach_sign(m)  # not m itself, as m g may be too small for a float
-            torch._foreach_mul_(factor, g)
+            # float16's largest number is too small to make an infinity of its small gradients
+            torch._foreach_mul_(factor, torch._foreach_sign(g) if g[0].dtype == torch.float16 else g)
             torch._foreach_mul_(factor, math.copysign(torch.finfo(g[0].dtype).max, power - 1))
             torch._foreach_add_(factor, 1.0)
             torch._foreach_clamp_max_(factor, high)

@@ -115,8 +115,8 @@ class SWATS(UpdateRule):
         if len(group["betas"]) != 2 or not all(0.0 <= beta < 1.0 for beta in group["betas"]):
             raise ValueError(f"SWATS: betas must be two numbers in [0, 1), got {group['betas']}")
         for name in ("eps", "switch_eps"):
-            if not group[name] >= 0.0:
-                raise ValueError(f"SWATS: {name} must be >= 0, got {group[name]}")
+            if not 0.0 <= group[name] < math.inf:
+                raise ValueError(f"SWATS: {name} must be in [0, inf), got {group[name]}")
         group["betas"] = tuple(group["betas"])
         first = self.param_groups[0]
         for name in ("betas", "switch_eps"):
@@ -148,6 +148,14 @@ class SWATS(UpdateRule):
         loss = super().step(closure)
         self._consider_switch()
         return loss
+
+    @override
+    def forget(self) -> None:
+        """Begin anew, Adam's estimate of SGD's rate too; SGD keeps its rate."""
+        super().forget()
+        if self.phase == "adam":
+            for group in self.param_groups:
+                group.update(average=0.0, steps=0)
 
     @override
     def start_state(self, group: dict[str, Any], parameter: Tensor) -> dict[str, Any]:

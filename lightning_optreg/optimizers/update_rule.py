@@ -110,6 +110,13 @@ class UpdateRule(Optimizer):
         """
         return {}
 
+    def forget(self) -> None:
+        """Begin anew: drop what earlier steps left, as if the next were the first; rates stay.
+
+        A subclass that counts in its groups begins these counts anew too.
+        """
+        self.state.clear()
+
     def begin_step(self, loss: Tensor | float | None) -> None:
         """Do what concerns all parameters, before any of them changes.
 

@@ -1,5 +1,6 @@
 """AdamRestarts goes back to the best weights with a lower rate and a fresh optimizer, then ends the run."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from torch import Tensor, nn
 
 from lightning_optreg.callbacks import AdamRestarts, ExactResume
+from lightning_optreg.optimizers import SWATS, NAGConvex
 from tests.contracts.parts import checkpoint_every_step
 from tests.resume_tools import Regression, StatefulLoader, assert_identical, final_state, spoil_random_state
 
@@ -143,3 +145,16 @@ def test_two_processes_restart_together(tmp_path: Path) -> None:
     callbacks = [callback, RanksAgree(callback, tmp_path)]
     fit(Regression(adam=True), callbacks, strategy="ddp_fork", devices=2, max_epochs=3)
     assert {path.name for path in tmp_path.glob("rank*")} == {"rank0", "rank1"}
+
+
+@pytest.mark.parametrize("make", [partial(SWATS, lr=0.1, switch_eps=0.0), partial(NAGConvex, lr=0.1)])
+def test_what_an_optimizer_counts_in_its_groups_begins_anew(make: Any) -> None:
+    module = Scripted([5.0] + [6.0] * 8)
+    module.configure_optimizers = lambda: make(module.parameters())  # type: ignore[method-assign]
+    fit(module, [AdamRestarts(patience=4, factor=1.0, max_restarts=2)])
+    # From the weights of epoch 0 the steps after the restart are those from any first point
+    again = Scripted([5.0] * 9)
+    again.w.data.copy_(module.weights[5])
+    again.configure_optimizers = lambda: make(again.parameters())  # type: ignore[method-assign]
+    fit(again, [], max_epochs=4)
+    torch.testing.assert_close(torch.stack(module.weights[5:9]), torch.stack(again.weights))

@@ -225,3 +225,27 @@ def test_gradients_flow_through_the_step(make: Any) -> None:
 
     start = torch.tensor([0.7, -1.2], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(three_steps, (start,))
+
+
+def test_a_snapshot_after_a_late_step_that_did_not_reach_every_parameter() -> None:
+    reached, not_reached = torch.zeros(2, requires_grad=True), torch.zeros(3, requires_grad=True)
+    optimizer = AdaptiveRevision([reached, not_reached])
+    read = optimizer.snapshot()
+    reached.grad = torch.ones(2)
+    optimizer.step(gbar_old=read)
+    assert [sums.tolist() for sums in optimizer.snapshot()] == [[1.0, 1.0], [0.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize("variant", ["adagrad", "sgd"])
+def test_ada_delay_begins_anew(variant: Any) -> None:
+    steps = []
+    theta = torch.zeros(1, requires_grad=True)
+    optimizer = AdaDelay([theta], variant=variant)
+    for _ in range(2):
+        before = theta.item()
+        for delay in (3, 2):
+            theta.grad = torch.ones(1)
+            optimizer.step(delay=delay)
+        steps.append(theta.item() - before)
+        optimizer.forget()
+    assert steps[1] == pytest.approx(steps[0])

@@ -283,3 +283,13 @@ def test_lbfgs_is_the_two_loop_recursion_on_a_quadratic() -> None:
         path.append(x)
     assert len(seen) == 200
     assert float((torch.stack(seen) - torch.stack(path)).abs().max()) <= 1e-10
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+def test_adamax_without_memory_of_sizes_stays_where_the_slope_is_0(foreach: bool) -> None:
+    theta = torch.ones(2, requires_grad=True)
+    optimizer = LectureAdaMax([theta], lr=0.25, betas=(0.5, 0.0), foreach=foreach)
+    for slopes in ([1.0, 1.0], [1.0, 0.0]):
+        theta.grad = torch.tensor(slopes)
+        optimizer.step()
+    assert theta.tolist() == pytest.approx([0.5, 0.75])

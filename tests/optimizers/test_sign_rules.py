@@ -161,3 +161,14 @@ def test_gradients_flow_through_the_step(make: Any) -> None:
 
     start = torch.tensor([0.7, -1.2], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(three_steps, (start,))
+
+
+def test_power_sign_multiplies_small_gradients_in_half_precision_too() -> None:
+    moved = []
+    for foreach in (False, True):
+        theta = torch.ones(2, dtype=torch.float16, requires_grad=True)
+        theta.grad = torch.tensor([1e-5, -1e-6], dtype=torch.float16)
+        PowerSign([theta], lr=1000.0, foreach=foreach).step()
+        moved.append(theta.detach())
+    torch.testing.assert_close(moved[1], moved[0])
+    assert 1.0 - moved[1][0].item() == pytest.approx(1000.0 * math.e * 1e-5, rel=0.02)

@@ -170,3 +170,9 @@ def test_meter_measures_what_swats_does(options: dict[str, Any]) -> None:
     run(signed, adam, 50)
     run(signed, swats, 50)
     assert found[0].rate == pytest.approx(found[1].rate_estimate, rel=1e-9)
+
+
+def test_endless_settings_are_refused() -> None:
+    for name in ("eps", "switch_eps"):
+        with pytest.raises(ValueError, match=f"{name} must be in"):
+            SWATS([torch.zeros(1, requires_grad=True)], **{name: math.inf})
