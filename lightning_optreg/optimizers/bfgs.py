@@ -70,7 +70,8 @@ class BFGS(Optimizer):
         max_evaluations: Most evaluations of a line search, at least 1.
         curvature_eps: See above, at least 0.
         tolerance_grad: A step does nothing more once no entry of the gradient is larger, at least 0.
-        weight_decay: Coupled: weight_decay / 2 * ||theta||^2 is part of the loss, at least 0.
+        weight_decay: Coupled: weight_decay / 2 * ||theta||^2 is part of the loss, at least 0. Frozen
+            parameters are no part of it.
         maximize: Climb instead of descend.
         max_parameters: Most parameters, at least 1: 5,000 in float32 take 100 MB for H.
 
@@ -240,7 +241,8 @@ class BFGS(Optimizer):
         if group["maximize"]:
             loss, gradient = -loss, -gradient
         if group["weight_decay"] > 0.0:
-            theta = flatten(group["params"]).detach()
+            # Frozen parameters stay where they are: a step along the rest of the gradient leaves them alone.
+            theta = flatten([p if p.requires_grad else torch.zeros_like(p) for p in group["params"]]).detach()
             gradient.add_(theta, alpha=group["weight_decay"])
             loss += 0.5 * group["weight_decay"] * float(theta.dot(theta))
         return loss, gradient

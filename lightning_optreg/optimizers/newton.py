@@ -84,6 +84,9 @@ class Newton(Optimizer):
         [0.666666666667, 0.666666666667]
     """
 
+    objective: Objective | None = None
+    """Computes the loss in place of the closure, which is still called once; `FullBatch` sets it."""
+
     def __init__(
         self,
         params: ParamsT,
@@ -123,8 +126,6 @@ class Newton(Optimizer):
             raise ValueError(f"Newton: cg_tolerance must be in [0, 1), got {cg_tolerance}")
         if not cg_iterations >= 1:
             raise ValueError(f"Newton: cg_iterations must be >= 1, got {cg_iterations}")
-        self.objective: Objective | None = None
-        """Computes the loss in place of the closure, which is still called once; `FullBatch` sets it."""
         settings = {
             "lr": lr,
             "hessian": hessian,
@@ -150,7 +151,7 @@ class Newton(Optimizer):
             closure: Returns the loss without calling `backward`, or an iterable of its parts.
 
         Returns:
-            The loss before the step, with the penalty of weight decay.
+            The loss before the step, with the penalty of weight decay; with `maximize` that is subtracted.
         """
         if closure is None:
             raise RuntimeError("Newton: step needs a closure that returns the loss without calling backward")
@@ -180,7 +181,7 @@ class Newton(Optimizer):
             elif direction is None:
                 raise RuntimeError(f"Newton: H + {group['damping']:g} I is singular; use a larger damping")
             problem.go(direction, step)
-        return problem.start.new_tensor(problem.loss)
+        return problem.start.new_tensor(problem.sign * problem.loss)
 
 
 def _try(problem: "_Problem", direction: Tensor, step: float, start: Point) -> Point:

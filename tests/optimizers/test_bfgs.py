@@ -352,3 +352,19 @@ def test_wrong_parameters_and_closures() -> None:
     problem = Problem(lambda: [], lambda _: table(torch.tensor([1, 2])).square().sum(), 0.0)
     with pytest.raises(RuntimeError, match="BFGS: sparse gradients are not supported"):
         optimizer.step(close([], problem, optimizer))
+
+
+def test_weight_decay_leaves_frozen_parameters_alone() -> None:
+    frozen, theta = torch.tensor([3.0]), torch.tensor([3.0], requires_grad=True)
+    optimizer = BFGS([frozen, theta], weight_decay=0.5)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = (theta * frozen - 1.0).square().sum()
+        loss.backward()
+        return loss
+
+    for _ in range(10):
+        optimizer.step(closure)
+    assert frozen.item() == 3.0
+    assert theta.item() == pytest.approx(6.0 / 18.5, abs=1e-4)  # 2 * 3 (3 theta - 1) + 0.5 theta = 0

@@ -349,3 +349,17 @@ def test_a_singular_hessian() -> None:
     for _ in range(10):
         optimizer.step(closure)
     assert float(closure().detach()) < 1e-12
+
+
+def test_a_copy_makes_the_same_step() -> None:
+    theta = torch.tensor([3.0, -1.0], requires_grad=True)
+    optimizer = copy.deepcopy(Newton([theta]))
+    copied = optimizer.param_groups[0]["params"][0]
+    optimizer.step(lambda: (copied - 1.0).square().sum())
+    assert copied.tolist() == pytest.approx([1.0, 1.0])
+
+
+def test_the_loss_that_is_climbed_is_returned_with_its_sign() -> None:
+    theta = torch.tensor([3.0], requires_grad=True)
+    optimizer = Newton([theta], maximize=True, weight_decay=2.0)
+    assert float(optimizer.step(lambda: 5.0 - theta.square().sum())) == pytest.approx(5.0 - 9.0 - 9.0)
