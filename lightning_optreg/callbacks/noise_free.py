@@ -171,12 +171,8 @@ class NoiseFree(Callback):
         if augmentation:
             self._turn_off(_data(trainer), "augmenting")
             off.append(augmentation)
-        loader: Any = trainer.train_dataloader
-        if self.shuffling and _shuffles(loader):
-            holder = loader if isinstance(loader, BatchLoader) else loader.sampler
-            if not isinstance(holder, RandomSampler):
-                self._turn_off(holder, "shuffle")
-                off.append("shuffling")
+        if self._stop_shuffling(trainer):
+            off.append("shuffling")
         if self.layers or self.augmentation or self.shuffling:
             left = noise_left(trainer, pl_module) + _batch_norms(pl_module)
             text = f"{type(self).__name__}: turned off: {'; '.join(off) or 'nothing'}"
@@ -187,6 +183,17 @@ class NoiseFree(Callback):
         setattr(owner, attribute, False)
         self._attributes.append((owner, attribute))
 
+    def _stop_shuffling(self, trainer: Trainer) -> bool:
+        """Turn shuffling off, if it is on and can be."""
+        loader: Any = trainer.train_dataloader
+        if not (self.shuffling and _shuffles(loader)):
+            return False
+        holder = loader if isinstance(loader, BatchLoader) else loader.sampler
+        if isinstance(holder, RandomSampler):
+            return False
+        self._turn_off(holder, "shuffle")
+        return True
+
     def _silence(self) -> None:
         for layer in self._layers:
             # The attribute, not eval(): layers within it, such as batch normalisation, stay as they are.
@@ -194,8 +201,9 @@ class NoiseFree(Callback):
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Turn layers off again that something has put into training mode."""
+        """Turn off again what is back: layers put into training mode, and shuffling in a new loader."""
         self._silence()
+        self._stop_shuffling(trainer)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

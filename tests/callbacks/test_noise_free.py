@@ -93,11 +93,11 @@ def still(groups: Any) -> torch.optim.Optimizer:
 
 
 def test_each_epoch_is_the_same(fashion_mnist_dir: Path, tmp_path: Path) -> None:
-    def losses(callbacks: list[Callback]) -> tuple[list[float], Watch]:
+    def losses(callbacks: list[Callback], **options: Any) -> tuple[list[float], Watch]:
         seed_everything(0, verbose=False)
         watch = Watch()
         module = ImageClassifier(net(), optimizer=still)
-        fit(tmp_path, [*callbacks, watch], module, datamodule(fashion_mnist_dir))
+        fit(tmp_path, [*callbacks, watch], module, datamodule(fashion_mnist_dir), **options)
         return watch.losses, watch
 
     noisy, _ = losses([])
@@ -105,6 +105,8 @@ def test_each_epoch_is_the_same(fashion_mnist_dir: Path, tmp_path: Path) -> None
     quiet, watch = losses([NoiseFree()])
     assert quiet[:3] == quiet[3:6] == quiet[6:]
     assert torch.equal(watch.inputs[0], watch.inputs[3])
+    reloaded, _ = losses([NoiseFree()], reload_dataloaders_every_n_epochs=1)
+    assert reloaded == quiet
     partly, watch = losses([NoiseFree(layers=False)])
     assert len(set(partly)) == 9
     assert torch.equal(watch.inputs[0], watch.inputs[3])
