@@ -8,8 +8,10 @@ from lightning_optreg.callbacks.exact_resume import ExactResume
 from lightning_optreg.callbacks.full_batch import FullBatch
 from lightning_optreg.callbacks.gradient_noise import GradientNoise
 from lightning_optreg.callbacks.histograms import Histograms
+from lightning_optreg.callbacks.max_norm import MaxNorm
 from lightning_optreg.callbacks.noise_free import NoiseFree
 from lightning_optreg.callbacks.noise_marginalization import NoiseMarginalization
+from lightning_optreg.callbacks.penalties import ElasticNet, L1Penalty, L2Penalty
 from lightning_optreg.callbacks.prediction_writer import PredictionWriter
 from lightning_optreg.callbacks.reset_optimizer import ResetOptimizer
 from lightning_optreg.callbacks.test_time_augmentation import TestTimeAugmentation
@@ -20,10 +22,14 @@ __all__ = [
     "AdamToSGD",
     "BatchSizeGrowth",
     "Curves",
+    "ElasticNet",
     "ExactResume",
     "FullBatch",
     "GradientNoise",
     "Histograms",
+    "L1Penalty",
+    "L2Penalty",
+    "MaxNorm",
     "NoiseFree",
     "NoiseMarginalization",
     "PredictionWriter",

@@ -38,6 +38,9 @@ class Part:
     wrong: tuple[tuple[dict[str, object], str], ...] = ()
 
 
+CHOICE: tuple[tuple[dict[str, object], str], ...] = (({"names": "net.*"}, "names"), ({"types": [1]}, "types"))
+"""Wrong choices of parameters."""
+
 CALLBACKS: dict[str, Part] = {
     "AdamRestarts": Part(
         lambda _: callbacks.AdamRestarts("val_loss", patience=1, min_delta=0.3),
@@ -87,6 +90,16 @@ CALLBACKS: dict[str, Part] = {
         lambda _: callbacks.Curves(),
         wrong=(({"filename": "curves.txt"}, "filename"),),
     ),
+    "ElasticNet": Part(
+        lambda _: callbacks.ElasticNet(0.01, beta=2.0),
+        neutral=lambda _: callbacks.ElasticNet(0.0),
+        wrong=(
+            *CHOICE,
+            ({"lambd": -1.0}, "lambd"),
+            ({"beta": float("nan")}, "beta"),
+            ({"proximal": 1}, "proximal"),
+        ),
+    ),
     "ExactResume": Part(
         lambda _: callbacks.ExactResume(),
         wrong=(({"save_on_sigterm": "yes"}, "save_on_sigterm"),),
@@ -110,6 +123,21 @@ CALLBACKS: dict[str, Part] = {
     "Histograms": Part(
         lambda _: callbacks.Histograms(of="all", every_n_steps=2),
         wrong=(({"of": "weights"}, "of"), ({"every_n_steps": 0}, "every_n_steps"), ({"bins": 0}, "bins")),
+    ),
+    "L1Penalty": Part(
+        lambda _: callbacks.L1Penalty(0.1, proximal=True),
+        neutral=lambda _: callbacks.L1Penalty(0.0),
+        wrong=(*CHOICE, ({"lambd": float("nan")}, "lambd"), ({"proximal": "yes"}, "proximal")),
+    ),
+    "L2Penalty": Part(
+        lambda _: callbacks.L2Penalty(0.01),
+        neutral=lambda _: callbacks.L2Penalty(0.0),
+        wrong=(*CHOICE, ({"lambd": float("inf")}, "lambd"), ({"proximal": None}, "proximal")),
+    ),
+    "MaxNorm": Part(
+        lambda _: callbacks.MaxNorm(0.5),
+        neutral=lambda _: callbacks.MaxNorm(1e6),
+        wrong=(*CHOICE, ({"max_norm": 0.0}, "max_norm"), ({"max_norm": float("nan")}, "max_norm")),
     ),
     "NoiseFree": Part(
         lambda _: callbacks.NoiseFree(),

@@ -1,0 +1,177 @@
+"""A bound on the norm of each unit's incoming weights.
+
+Srebro and Shraibman 2005, "Rank, trace-norm and max-norm"; Srivastava et al. 2014, "Dropout: a simple way to
+prevent neural networks from overfitting" (JMLR 15), section 5.1, with c of 3 or 4.
+"""
+
+from collections.abc import Sequence
+from math import inf
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from lightning_optreg.callbacks.chosen_parameters import Chosen, check_choice, choose_parameters
+from lightning_optreg.callbacks.step_hooks import StepHooks
+
+__all__ = ["MaxNorm", "project", "unit_norms"]
+
+
+def unit_norms(weight: Tensor, groups: int | None = None) -> Tensor:
+    """Give the L2 norm of each unit's incoming weights, shaped to be multiplied with them.
+
+    Args:
+        weight: (units, ...), as of linear layers, convolutions and embeddings.
+        groups: Of a transposed convolution, whose weight is (inputs, units / groups, ...). None: it is none.
+
+    Returns:
+        Real, float32 at least, (units, 1, ...); or for a transposed convolution (groups, 1, units / groups,
+        1, ...), for a weight that is split into (groups, inputs / groups, units / groups, ...).
+
+    Example:
+        >>> unit_norms(torch.tensor([[3.0, 4.0], [0.0, 1.0]])).flatten()
+        tensor([5., 1.])
+    """
+    if groups is not None:
+        weight = _by_group(weight, groups)
+    over = [1, *range(3, weight.ndim)] if groups is not None else list(range(1, weight.ndim))
+    low = weight.dtype in (torch.float16, torch.bfloat16)
+    norms: Tensor = torch.linalg.vector_norm(weight.float() if low else weight, dim=over, keepdim=True)
+    return norms
+
+
+def project(weight: Tensor, max_norm: float, groups: int | None = None) -> None:
+    """Project each unit's incoming weights, in place, onto the ball of radius c: w = w min(1, c / ||w||).
+
+    Units within the ball keep their weights to the last bit.
+
+    Args:
+        weight: As for `unit_norms`.
+        max_norm: c, above 0.
+        groups: As for `unit_norms`.
+
+    Example:
+        >>> w = torch.tensor([[3.0, 4.0], [0.0, 1.0]])
+        >>> project(w, 2.5)
+        >>> w
+        tensor([[1.5000, 2.0000],
+                [0.0000, 1.0000]])
+    """
+    with torch.no_grad():
+        factor = (max_norm / unit_norms(weight, groups)).clamp_max(1.0)
+        (weight if groups is None else _by_group(weight, groups)).mul_(factor)
+
+
+def _by_group(weight: Tensor, groups: int) -> Tensor:
+    return weight.view(groups, -1, *weight.shape[1:])
+
+
+class MaxNorm(Callback):
+    """Keep the norm of each unit's incoming weights at most c: after a step, w_j = w_j min(1, c / ||w_j||).
+
+    A unit is a row of a linear layer, a filter of a convolution (an output channel of a transposed one) or an
+    entry of an embedding. Biases and normalisation layers are left out unless named. It works with any
+    optimizer, manual optimization and several optimizers included, and does nothing when a gradient scaler
+    skips a step. The weights that training starts with are projected too. Logs `optreg/max_norm/at_bound`,
+    the share of units at the bound, and `optreg/max_norm/largest`, the largest norm.
+
+    Args:
+        max_norm: c, above 0. Default: 3. With infinity nothing happens.
+        names: Patterns of parameters' full names ("net.layer1.*"). Empty: all with two dimensions at least
+            but biases and those of normalisation layers.
+        types: Names of layers' classes ("Linear", "Conv2d"). Empty: all.
+
+    Raises:
+        ValueError: If max_norm is not above 0.
+        TypeError: If names or types are no lists of texts.
+        MisconfigurationException: Before the first step, if no parameter is chosen, if a named one has a
+            single dimension, or if the strategy shards parameters.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(callbacks=[MaxNorm(3.0)], accelerator="cpu", logger=False)
+    """
+
+    def __init__(self, max_norm: float = 3.0, names: Sequence[str] = (), types: Sequence[str] = ()) -> None:
+        if not max_norm > 0.0:
+            raise ValueError(f"MaxNorm: max_norm must be > 0, got {max_norm}")
+        check_choice("MaxNorm", names, types)
+        self.max_norm, self.names, self.types = max_norm, list(names), list(types)
+        self._chosen: dict[int, Chosen] = {}
+        self._hooks = StepHooks(self._project)
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose the parameters and project them."""
+        if self.max_norm == inf:
+            return
+        if isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
+            raise MisconfigurationException(
+                f"MaxNorm: {type(trainer.strategy).__name__} shards parameters, so no process knows a unit's "
+                "norm"
+            )
+        chosen = choose_parameters("MaxNorm", pl_module, self.names, self.types)
+        for name, parameter, _ in chosen:
+            if parameter.ndim < 2 and self.names:
+                raise MisconfigurationException(
+                    f"MaxNorm: {name} has one dimension, so no units; leave it out"
+                )
+        self._chosen = {id(each.parameter): each for each in chosen if each.parameter.ndim >= 2}
+        if not self._chosen:
+            raise MisconfigurationException("MaxNorm: no trainable weight has two dimensions or more")
+        for each in self._chosen.values():
+            project(each.parameter, self.max_norm, _groups(each.layer))
+
+    @override
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """See that the projection follows the step."""
+        if self.max_norm < inf:
+            self._hooks.attach(optimizer)
+
+    def _project(self, optimizer: Optimizer) -> None:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if (chosen := self._chosen.get(id(parameter))) is not None:
+                    project(parameter, self.max_norm, _groups(chosen.layer))
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log how many units are at the bound as often as other values of a step."""
+        every_n_steps: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
+        if self.max_norm == inf or every_n_steps == 0 or trainer.global_step % every_n_steps:
+            return
+        with torch.no_grad():
+            norms = torch.cat(
+                [
+                    unit_norms(each.parameter, _groups(each.layer)).flatten().to(pl_module.device)
+                    for each in self._chosen.values()
+                ]
+            )
+        rounding = max(torch.finfo(each.parameter.dtype).eps for each in self._chosen.values())
+        at_bound = norms >= self.max_norm * (1.0 - 4.0 * rounding)  # a projected unit's norm is rounded
+        pl_module.log("optreg/max_norm/at_bound", at_bound.float().mean())
+        pl_module.log("optreg/max_norm/largest", norms.max())
+
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave the optimizers as they were."""
+        self._hooks.close()
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave them so then too: Lightning calls no `teardown`."""
+        self._hooks.close()
+
+
+def _groups(layer: nn.Module) -> int | None:
+    transposed = isinstance(layer, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d))
+    return int(layer.groups) if transposed else None  # type: ignore[arg-type]  # a layer's attribute
