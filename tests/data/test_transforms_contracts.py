@@ -22,6 +22,7 @@ from lightning_optreg.data.transforms import (
     PCAColorJitter,
     Pipeline,
     RandomCrop,
+    RandomErasing,
     RandomHorizontalFlip,
     RandomResizedCrop,
     TFColorJitter,
@@ -82,6 +83,8 @@ class FakeDraws(Draws):
 ACTIVE: dict[str, Callable[[], BatchTransform]] = {
     "crop": lambda: RandomCrop(),
     "crop_small": lambda: RandomCrop((8, 7), padding=2, padding_mode="reflect"),
+    "erase": lambda: RandomErasing(p=0.9),
+    "erase_random": lambda: RandomErasing(value="random"),
     "flip": lambda: RandomHorizontalFlip(),
     "pca": lambda: PCAColorJitter(),
     "pca_std": lambda: PCAColorJitter(std=0.3, form="std"),
@@ -93,6 +96,7 @@ ACTIVE: dict[str, Callable[[], BatchTransform]] = {
 NEUTRAL: dict[str, Callable[[], BatchTransform]] = {
     "crop": lambda: RandomCrop(padding=0),
     "crop_same_size": lambda: RandomCrop((12, 10), padding=0, padding_mode="reflect"),
+    "erase": lambda: RandomErasing(p=0.0),
     "flip": lambda: RandomHorizontalFlip(p=0.0),
     "pca": lambda: PCAColorJitter(std=0.0),
     "colour": lambda: ColorJitter(),
@@ -309,6 +313,11 @@ NAN = math.nan
         ),
         (lambda: RandomHorizontalFlip(1.5), "RandomHorizontalFlip: p must be in [0, 1], got 1.5"),
         (lambda: RandomHorizontalFlip(NAN), "RandomHorizontalFlip: p must be in [0, 1], got nan"),
+        (lambda: RandomErasing(NAN), "RandomErasing: p must be in [0, 1], got nan"),
+        (lambda: RandomErasing(scale=(0.5, 0.1)), "RandomErasing: scale must be (low, high) with 0 < low"),
+        (lambda: RandomErasing(ratio=(0.0, 1.0)), "RandomErasing: ratio must be (low, high) with 0 < low"),
+        (lambda: RandomErasing(value=1.5), "RandomErasing: value must be in [0, 1] or 'random', got 1.5"),
+        (lambda: RandomErasing(value="mean"), "RandomErasing: value must be in [0, 1] or 'random'"),  # type: ignore
         (lambda: PCAColorJitter(-0.1), "PCAColorJitter: std must be in [0, inf), got -0.1"),
         (lambda: PCAColorJitter(NAN), "PCAColorJitter: std must be in [0, inf), got nan"),
         (

@@ -7,6 +7,7 @@ from lightning_optreg.data.transforms.pca_color_jitter import PCAColorJitter
 from lightning_optreg.data.transforms.per_image_standardization import PerImageStandardization
 from lightning_optreg.data.transforms.pipeline import Pipeline
 from lightning_optreg.data.transforms.random_crop import RandomCrop
+from lightning_optreg.data.transforms.random_erasing import RandomErasing
 from lightning_optreg.data.transforms.random_horizontal_flip import RandomHorizontalFlip
 from lightning_optreg.data.transforms.random_resized_crop import RandomResizedCrop
 from lightning_optreg.data.transforms.tf_color_jitter import TFColorJitter
@@ -21,6 +22,7 @@ __all__ = [
     "PerImageStandardization",
     "Pipeline",
     "RandomCrop",
+    "RandomErasing",
     "RandomHorizontalFlip",
     "RandomResizedCrop",
     "TFColorJitter",
