@@ -235,7 +235,7 @@ class ImageClassifier(LightningModule):
 
     @override
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
-        """Return the mean loss of a batch (x, y)."""
+        """Return the mean loss of a batch (x, y); y are classes (N,), or probabilities (N, K)."""
         x, y = batch[0], batch[1]
         outputs: Tensor | tuple[Tensor | None, ...] = self._scores(x, y)
         # Torchvision's named tuples have None in the place of a head that is left out.
@@ -250,7 +250,8 @@ class ImageClassifier(LightningModule):
         return loss
 
     def _count(self, scores: Tensor, y: Tensor, loss: Tensor) -> None:
-        right = (scores.argmax(dim=1) == y).sum()
+        classes = y if y.ndim == 1 else y.argmax(dim=1)  # the larger part of a mixture
+        right = (scores.argmax(dim=1) == classes).sum()
         # 20 us a step: a torchmetrics update and two calls of self.log cost 25 times as much.
         self._sums += torch.stack((loss.detach().float() * len(y), right))
         self._images += len(y)
@@ -351,7 +352,11 @@ class ImageClassifier(LightningModule):
     # Until one batch has gone through, network and loss are called with checks around them.
 
     def _scores(self, x: Tensor, labels: Tensor) -> Tensor:
-        scores: Tensor = self(x) if self._checked else checked_scores(self, x, labels, self.num_classes)
+        scores: Tensor = (
+            self(x)
+            if self._checked
+            else checked_scores(self, x, labels, self.num_classes, soft=self.training)
+        )
         return scores
 
     def _loss(self, scores: Tensor, labels: Tensor) -> Tensor:

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 __all__ = ["checked_loss", "checked_scores"]
 
 
-def checked_scores(net: Callable[[Tensor], Any], x: Tensor, labels: Tensor, num_classes: int) -> Any:
+def checked_scores(
+    net: Callable[[Tensor], Any], x: Tensor, labels: Tensor, num_classes: int, *, soft: bool = False
+) -> Any:
     """Apply a network and make sure that its scores and the labels fit each other.
 
     Args:
@@ -21,6 +23,7 @@ def checked_scores(net: Callable[[Tensor], Any], x: Tensor, labels: Tensor, num_
         x: Images (N, C, H, W).
         labels: What should be int64 (N,), in [0, K).
         num_classes: Number of classes K.
+        soft: Whether labels may be probabilities (N, K), too.
 
     Returns:
         What the network returns.
@@ -53,11 +56,16 @@ def checked_scores(net: Callable[[Tensor], Any], x: Tensor, labels: Tensor, num_
                 f"ImageClassifier: the network's scores must have shape (N, {num_classes}) for "
                 f"num_classes={num_classes}, got {tuple(scores.shape)}"
             )
-        if labels.shape != scores.shape[:1] or labels.dtype != torch.int64:
+        if soft and labels.is_floating_point() and labels.shape == scores.shape:
+            if not torch.allclose(labels.float().sum(1), torch.ones(len(labels), device=x.device), atol=0.02):
+                raise ValueError("ImageClassifier: labels that are probabilities must sum to 1")
+        elif labels.shape != scores.shape[:1] or labels.dtype != torch.int64:
             raise ValueError(
                 f"ImageClassifier: labels must be int64 of shape ({len(scores)},), one for each image, "
                 f"got {str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)}"
             )
+    if labels.is_floating_point():
+        return outputs
     low, high = int(labels.min()), int(labels.max())
     if not 0 <= low <= high < num_classes:
         raise ValueError(f"ImageClassifier: labels must be in [0, {num_classes}), got {low} to {high}")

@@ -12,9 +12,12 @@ from torchmetrics import MeanMetric
 
 
 class StatefulLoader:
-    """24 numbered samples in batches of 4, in an order made from the epoch, resumable at any batch."""
+    """24 numbered samples in batches of 4, in an order made from the epoch, resumable at any batch.
 
-    def __init__(self, batches: int = 6) -> None:
+    With `images`, a sample is an image of five channels and 4 x 4 pixels.
+    """
+
+    def __init__(self, batches: int = 6, *, images: bool = False) -> None:
         self.batches = batches
         self.batch_sampler = SimpleNamespace(sampler=self)
         self.epoch = 0
@@ -23,6 +26,8 @@ class StatefulLoader:
         generator = torch.Generator().manual_seed(7)
         self.x = torch.randn(4 * batches, 5, generator=generator)
         self.y = self.x @ torch.randn(5, 1, generator=generator)
+        if images:
+            self.x = self.x[:, :, None, None].repeat(1, 1, 4, 4)
 
     def __len__(self) -> int:
         return self.batches
@@ -30,14 +35,14 @@ class StatefulLoader:
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[list[Tensor]]:
         start = self.loaded["place"] if self.loaded and self.loaded["epoch"] == self.epoch else 0
         self.loaded = None
         order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(100 + self.epoch))
         for place in range(start, self.batches):
             self.place = place + 1
             rows = order[4 * place : 4 * self.place]
-            yield self.x[rows], self.y[rows]
+            yield [self.x[rows], self.y[rows]]
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self.epoch, "place": self.place}
@@ -59,7 +64,7 @@ class Regression(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y = batch
-        loss = nn.functional.mse_loss(self.net(x), y)
+        loss = nn.functional.mse_loss(self.net(channel_means(x)), y)
         self.log("train_step", loss, on_step=True, on_epoch=False)
         self.log("train_loss", loss, on_step=False, on_epoch=True)
         self.log("train_max", loss.detach(), on_step=False, on_epoch=True, reduce_fx="max")
@@ -69,7 +74,7 @@ class Regression(LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         x, y = batch
-        self.log("val_loss", nn.functional.mse_loss(self.net(x), y))
+        self.log("val_loss", nn.functional.mse_loss(self.net(channel_means(x)), y))
 
     def configure_optimizers(self) -> Any:
         optimizer: torch.optim.Optimizer
@@ -96,6 +101,11 @@ class Regression(LightningModule):
             case other:
                 raise ValueError(other)
         return {"optimizer": optimizer, "lr_scheduler": config}
+
+
+def channel_means(x: Tensor) -> Tensor:
+    """Make images (N, C, H, W) vectors (N, C); leave vectors as they are."""
+    return x if x.ndim == 2 else x.mean((2, 3))
 
 
 class Diary(Logger):

@@ -618,11 +618,30 @@ def test_labels_out_of_range(stage: str, label: int, found: str) -> None:
         getattr(trainer_for(), stage)(small_model(), data)
 
 
-@pytest.mark.parametrize("labels", [torch.zeros(4), torch.zeros(4, 3), torch.zeros(4, 1, dtype=torch.int64)])
+@pytest.mark.parametrize("labels", [torch.zeros(4), torch.ones(4, 2), torch.zeros(4, 1, dtype=torch.int64)])
 def test_labels_of_another_kind(labels: Tensor) -> None:
     data = DataLoader(TensorDataset(images(4)[:][0], labels), batch_size=4)
     with pytest.raises(ValueError, match=r"labels must be int64 of shape \(4,\), one for each image, got"):
         trainer_for().fit(small_model(), data)
+
+
+def test_labels_that_are_no_probabilities() -> None:
+    data = DataLoader(TensorDataset(images(4)[:][0], torch.full((4, 3), 0.5)), batch_size=4)
+    with pytest.raises(ValueError, match="labels that are probabilities must sum to 1"):
+        trainer_for().fit(small_model(), data)
+    with pytest.raises(ValueError, match="labels must be int64"):
+        trainer_for().validate(small_model(), data)
+
+
+def test_probabilities_as_labels_count_like_their_largest() -> None:
+    x, y = images(8)[:]
+    results = []
+    for labels in (y, torch.nn.functional.one_hot(y, 3).float() * 0.7 + 0.1):
+        torch.manual_seed(0)
+        trainer = trainer_for()
+        trainer.fit(small_model(), DataLoader(TensorDataset(x, labels), batch_size=4))
+        results.append(trainer.callback_metrics["train/accuracy"])
+    assert results[0] == results[1]
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,16 @@
 
 from lightning_optreg.callbacks.adam_restarts import AdamRestarts
 from lightning_optreg.callbacks.adam_to_sgd import AdamToSGD
+from lightning_optreg.callbacks.batch_augmentation import BatchAugmentation
 from lightning_optreg.callbacks.batch_size_growth import BatchSizeGrowth
 from lightning_optreg.callbacks.curves import Curves
 from lightning_optreg.callbacks.exact_resume import ExactResume
 from lightning_optreg.callbacks.full_batch import FullBatch
 from lightning_optreg.callbacks.gradient_noise import GradientNoise
 from lightning_optreg.callbacks.histograms import Histograms
+from lightning_optreg.callbacks.label_smoothing import LabelSmoothing
 from lightning_optreg.callbacks.max_norm import MaxNorm
+from lightning_optreg.callbacks.mix_up import CutMix, MixUp
 from lightning_optreg.callbacks.noise_free import NoiseFree
 from lightning_optreg.callbacks.noise_marginalization import NoiseMarginalization
 from lightning_optreg.callbacks.penalties import ElasticNet, L1Penalty, L2Penalty
@@ -20,8 +23,10 @@ from lightning_optreg.callbacks.throughput import Throughput
 __all__ = [
     "AdamRestarts",
     "AdamToSGD",
+    "BatchAugmentation",
     "BatchSizeGrowth",
     "Curves",
+    "CutMix",
     "ElasticNet",
     "ExactResume",
     "FullBatch",
@@ -29,7 +34,9 @@ __all__ = [
     "Histograms",
     "L1Penalty",
     "L2Penalty",
+    "LabelSmoothing",
     "MaxNorm",
+    "MixUp",
     "NoiseFree",
     "NoiseMarginalization",
     "PredictionWriter",

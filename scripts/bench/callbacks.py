@@ -23,21 +23,25 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_optreg import callbacks, nets
+from lightning_optreg import callbacks, data, nets
 from lightning_optreg.cli.memory import keep_freed_memory
 
 CALLBACKS: dict[str, Callable[[], Callback]] = {
     "(none)": Callback,
     "AdamToSGD": lambda: callbacks.AdamToSGD(at_step=10**9),
     "AdamToSGD, by projection": callbacks.AdamToSGD,
+    "BatchAugmentation, erasing": lambda: callbacks.BatchAugmentation([data.RandomErasing()]),
     "BatchSizeGrowth": lambda: callbacks.BatchSizeGrowth([1000]),
+    "CutMix": lambda: callbacks.CutMix(num_classes=10),
     "ElasticNet": callbacks.ElasticNet,
     "ExactResume": callbacks.ExactResume,
     "GradientNoise": callbacks.GradientNoise,
     "L1Penalty": callbacks.L1Penalty,
     "L1Penalty, proximal": lambda: callbacks.L1Penalty(proximal=True),
     "L2Penalty": callbacks.L2Penalty,
+    "LabelSmoothing": lambda: callbacks.LabelSmoothing(num_classes=10),
     "MaxNorm": callbacks.MaxNorm,
+    "MixUp": lambda: callbacks.MixUp(num_classes=10),
     "Throughput": callbacks.Throughput,
 }
 

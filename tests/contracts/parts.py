@@ -19,6 +19,7 @@ class Part:
         neutral: Makes it at its trivial setting. None: the callback only watches, so `build` is neutral too.
         refuses: What it says of modules that it can't work on, such as one without noise to average out.
         adam: Whether it needs an optimizer of Adam's type in its module.
+        labels: Whether it needs batches that are a list of inputs and labels.
         no_schedule: Whether it refuses a module with a learning-rate schedule.
         refuses_manual: What it says of manual optimization, if it says something else there.
         whole_epochs: Whether it makes one step of an epoch, so that no setting of it is neutral, parts that
@@ -33,6 +34,7 @@ class Part:
     refuses_manual: str | None = None
     whole_epochs: bool = False
     adam: bool = False
+    labels: bool = False
     no_schedule: bool = False
     resumes: bool = True
     wrong: tuple[tuple[dict[str, object], str], ...] = ()
@@ -75,6 +77,16 @@ CALLBACKS: dict[str, Part] = {
             ({"optimizer_index": -1}, "optimizer_index"),
         ),
     ),
+    "BatchAugmentation": Part(
+        lambda _: callbacks.BatchAugmentation([data.RandomHorizontalFlip(), data.RandomErasing()], seed=1),
+        neutral=lambda _: callbacks.BatchAugmentation(),
+        labels=True,
+        wrong=(
+            ({"transforms": [1]}, "transforms"),
+            ({"images": 0.5}, "images"),
+            ({"seed": "one"}, "seed"),
+        ),
+    ),
     "BatchSizeGrowth": Part(
         lambda _: callbacks.BatchSizeGrowth([1], factor=2),
         neutral=lambda _: callbacks.BatchSizeGrowth(),
@@ -89,6 +101,17 @@ CALLBACKS: dict[str, Part] = {
     "Curves": Part(
         lambda _: callbacks.Curves(),
         wrong=(({"filename": "curves.txt"}, "filename"),),
+    ),
+    "CutMix": Part(
+        lambda _: callbacks.CutMix(num_classes=3, seed=2),
+        neutral=lambda _: callbacks.CutMix(alpha=0.0),
+        labels=True,
+        wrong=(
+            ({"alpha": float("nan")}, "alpha"),
+            ({"p": 1.5}, "p"),
+            ({"num_classes": 1}, "num_classes"),
+            ({"labels": None}, "labels"),
+        ),
     ),
     "ElasticNet": Part(
         lambda _: callbacks.ElasticNet(0.01, beta=2.0),
@@ -134,10 +157,27 @@ CALLBACKS: dict[str, Part] = {
         neutral=lambda _: callbacks.L2Penalty(0.0),
         wrong=(*CHOICE, ({"lambd": float("inf")}, "lambd"), ({"proximal": None}, "proximal")),
     ),
+    "LabelSmoothing": Part(
+        lambda _: callbacks.LabelSmoothing(0.2, num_classes=3),
+        neutral=lambda _: callbacks.LabelSmoothing(0.0),
+        labels=True,
+        wrong=(({"epsilon": float("nan")}, "epsilon"), ({"num_classes": 0}, "num_classes")),
+    ),
     "MaxNorm": Part(
         lambda _: callbacks.MaxNorm(0.5),
         neutral=lambda _: callbacks.MaxNorm(1e6),
         wrong=(*CHOICE, ({"max_norm": 0.0}, "max_norm"), ({"max_norm": float("nan")}, "max_norm")),
+    ),
+    "MixUp": Part(
+        lambda _: callbacks.MixUp(0.4, p=0.8, num_classes=3, seed=2),
+        neutral=lambda _: callbacks.MixUp(p=0.0),
+        labels=True,
+        wrong=(
+            ({"alpha": -1.0}, "alpha"),
+            ({"p": float("nan")}, "p"),
+            ({"images": True}, "images"),
+            ({"seed": 0.5}, "seed"),
+        ),
     ),
     "NoiseFree": Part(
         lambda _: callbacks.NoiseFree(),

@@ -51,7 +51,11 @@ def fit(
     **options: Any,
 ) -> dict[str, Any]:
     module = module or regression(*(CALLBACKS.get(type(callback).__name__) for callback in callbacks))
-    loaders = [StatefulLoader(), StatefulLoader(2)] if isinstance(module, Regression) else []
+    loaders = (
+        [StatefulLoader(images=True), StatefulLoader(2, images=True)]
+        if isinstance(module, Regression)
+        else []
+    )
     trainer = Trainer(
         accelerator="cpu",
         logger=TensorBoardLogger(folder),
@@ -110,7 +114,9 @@ def fit_or_refuse(name: str, folder: Path, module: LightningModule, **options: A
     refuses = "of Adam's type" if part.adam and not isinstance(module, Torchvision) else part.refuses
     if part.no_schedule and isinstance(module, BoringModel) and not isinstance(module, TwoOptimizers):
         refuses = "has a learning-rate schedule"
-    if not module.automatic_optimization:
+    if part.labels and isinstance(module, BoringModel):
+        refuses = "a training batch must be a list or a dictionary"
+    elif not module.automatic_optimization:
         refuses = part.refuses_manual or refuses
     if refuses is None:
         fit(folder, [part.build(folder)], module, **options)

@@ -100,7 +100,7 @@ class RandomErasing(BatchTransform):
                     f"RandomErasing: {name} must be (low, high) with 0 < low <= high"
                     f"{' <= 1' if high == 1.0 else ' < inf'}, got {pair}"
                 )
-        if value != "random" and (isinstance(value, str) or not 0.0 <= value <= 1.0):
+        if value != "random" and not (isinstance(value, (int, float)) and 0.0 <= value <= 1.0):
             raise ValueError(f"RandomErasing: value must be in [0, 1] or 'random', got {value!r}")
         self.p, self.value = p, value
         self.scale, self.ratio = (scale[0], scale[1]), (ratio[0], ratio[1])
