@@ -14,16 +14,16 @@ from torchmetrics import MeanMetric
 class StatefulLoader:
     """24 numbered samples in batches of 4, in an order made from the epoch, resumable at any batch.
 
-    With `images`, a sample is an image of five channels and 4 x 4 pixels.
+    With `images`, a sample is an image of five channels and 4 x 4 pixels. Each rank has samples of its own.
     """
 
-    def __init__(self, batches: int = 6, *, images: bool = False) -> None:
+    def __init__(self, batches: int = 6, *, images: bool = False, rank: int = 0) -> None:
         self.batches = batches
         self.batch_sampler = SimpleNamespace(sampler=self)
         self.epoch = 0
         self.place = 0
         self.loaded: dict[str, int] | None = None
-        generator = torch.Generator().manual_seed(7)
+        generator = torch.Generator().manual_seed(7 + rank)
         self.x = torch.randn(4 * batches, 5, generator=generator)
         self.y = self.x @ torch.randn(5, 1, generator=generator)
         if images:
