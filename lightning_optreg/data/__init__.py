@@ -1,6 +1,8 @@
 """Datasets of images in memory, dealt out in whole batches; transforms of whole batches on the device."""
 
 from lightning_optreg.data.cifar10 import CIFAR10DataModule
+from lightning_optreg.data.curriculum import Pacing, rank_images
+from lightning_optreg.data.curriculum_sampler import CurriculumSampler
 from lightning_optreg.data.datamodule import ImageDataModule
 from lightning_optreg.data.draws import Draws, Place
 from lightning_optreg.data.fashion_mnist import FashionMNISTDataModule
@@ -27,6 +29,7 @@ __all__ = [
     "BatchTransform",
     "CIFAR10DataModule",
     "ColorJitter",
+    "CurriculumSampler",
     "Draws",
     "FashionMNISTDataModule",
     "Flips",
@@ -35,6 +38,7 @@ __all__ = [
     "ImageSet",
     "MultiScale",
     "PCAColorJitter",
+    "Pacing",
     "PerImageStandardization",
     "Place",
     "RandomCrop",
@@ -48,4 +52,5 @@ __all__ = [
     "TenCrop",
     "Views",
     "compute_statistics",
+    "rank_images",
 ]

@@ -22,6 +22,7 @@ from torch import Tensor
 from lightning_optreg.data.cache import cached, default_cache_dir, fingerprint
 from lightning_optreg.data.draws import Draws
 from lightning_optreg.data.loader import Batch, BatchLoader
+from lightning_optreg.data.order import Shuffle, check_shuffle
 from lightning_optreg.data.sources import ImageSet, Part, Source
 from lightning_optreg.data.split import stratified_split
 from lightning_optreg.data.statistics import Statistics, compute_statistics
@@ -55,6 +56,9 @@ class ImageDataModule(LightningDataModule):
         num_workers: Processes that prepare batches, at least 0; with images in memory 0 is fastest.
         pin_memory: Put batches into page-locked memory if CUDA is available. None: when training on CUDA.
         drop_last: Leave out a last training batch that is not full.
+        shuffle: Order of the training images: "every_epoch" (a new one each epoch), "once" (one made from the
+            seed, the same in all epochs), "never" (as they are stored) or "by_class" (sorted by label, to see
+            what becomes of a run then).
         verify_checksum: Refuse files that are not the published ones.
         cache_dir: Folder for decoded data. None: `$XDG_CACHE_HOME/lightning_optreg`, by default
             `~/.cache/lightning_optreg`.
@@ -98,6 +102,7 @@ class ImageDataModule(LightningDataModule):
         num_workers: int = 0,
         pin_memory: bool | None = None,
         drop_last: bool = False,
+        shuffle: Shuffle = "every_epoch",
         verify_checksum: bool = True,
         cache_dir: str | None = None,
     ) -> None:
@@ -119,6 +124,7 @@ class ImageDataModule(LightningDataModule):
             )
         if not num_workers >= 0:
             raise ValueError(f"{name}: num_workers must be >= 0, got {num_workers}")
+        check_shuffle(shuffle, name)
         self.batch_size = batch_size
         self.val_fraction = val_fraction
         self.seed = seed
@@ -126,6 +132,7 @@ class ImageDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.pin_memory = pin_memory
         self.drop_last = drop_last
+        self.shuffle = shuffle
         self.verify_checksum = verify_checksum
         self.pipeline = Pipeline(augment or (), normalize)
         self.input_shape = self.pipeline.output_shape(self.image_shape)
@@ -228,7 +235,7 @@ class ImageDataModule(LightningDataModule):
     # ---- loaders -------------------------------------------------------------------------------------------
 
     def train_dataloader(self) -> BatchLoader:
-        """Batches of the training split in a new order each epoch (in one order with `overfit_batches`)."""
+        """Batches of the training split, shuffled as `shuffle` says (never with `overfit_batches`)."""
         clock = None if self.trainer is None else partial(_progress, self.trainer)
         return self._loader("train", training=True, clock=clock)
 
@@ -274,7 +281,7 @@ class ImageDataModule(LightningDataModule):
             self._sets[part].labels,
             indices=self._indices[part],
             batch_size=self.batch_size,
-            shuffle=training and not overfit,
+            shuffle=self.shuffle if training and not overfit else False,
             seed=self._run_seed,
             rank=0 if trainer is None else trainer.global_rank,
             world_size=1 if trainer is None else trainer.world_size,
@@ -295,8 +302,8 @@ class ImageDataModule(LightningDataModule):
         images, labels, index = (t.to(device, non_blocking=True) for t in batch[:3])
         return Batch(images, labels, index, batch.place)
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Tensor, ...]:
-        """Augment (in training) and normalise a batch."""
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> list[Tensor]:
+        """Augment (in training) and normalise a batch; a list, since callbacks may change it."""
         if not isinstance(batch, Batch):
             raise TypeError(
                 f"{type(self).__name__}: expected a Batch of its own loaders, got {type(batch).__name__}"
@@ -304,10 +311,10 @@ class ImageDataModule(LightningDataModule):
         trainer = self.trainer
         x = self.transform(batch, training=trainer is not None and trainer.training)
         if trainer is None:
-            return x, batch.labels
+            return [x, batch.labels]
         # Lightning converts to the precision before this hook, when the images are 8-bit still.
         x = trainer.precision_plugin.convert_input(x)
-        return (x, batch.labels, batch.index) if trainer.predicting else (x, batch.labels)
+        return [x, batch.labels, batch.index] if trainer.predicting else [x, batch.labels]
 
     def transform(self, batch: Batch, *, training: bool) -> Tensor:
         """Turn a batch into the network's input, float32 (n, C, H, W).
@@ -325,7 +332,7 @@ class ImageDataModule(LightningDataModule):
         """Go over the batches of an epoch outside a Trainer's loops; `setup` comes first.
 
         Args:
-            part: "train" (shuffled and augmented), "val" or "test".
+            part: "train" (shuffled, as `shuffle` says, and augmented), "val" or "test".
             epoch: Epoch, counted from 0; it determines order and augmentation.
 
         Yields:

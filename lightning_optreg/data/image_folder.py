@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_optreg.data.datamodule import ImageDataModule
+from lightning_optreg.data.order import Shuffle
 from lightning_optreg.data.sources import ImageSet, Part, Source
 from lightning_optreg.data.split import stratified_split
 from lightning_optreg.data.transforms import BatchTransform, Centring
@@ -144,6 +145,7 @@ class ImageFolderDataModule(ImageDataModule):
         num_workers: int = 0,
         pin_memory: bool | None = None,
         drop_last: bool = False,
+        shuffle: Shuffle = "every_epoch",
         cache_dir: str | None = None,
     ) -> None:
         size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
@@ -169,6 +171,7 @@ class ImageFolderDataModule(ImageDataModule):
             num_workers=num_workers,
             pin_memory=pin_memory,
             drop_last=drop_last,
+            shuffle=shuffle,
             cache_dir=cache_dir,
         )
         root = Path(data_dir).expanduser()

@@ -6,30 +6,18 @@ loader knows the whole order of an epoch at its start, deals contiguous parts of
 processes, and can begin at any batch.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple, TypedDict
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, SequentialSampler
+from torch.utils.data import DataLoader, SequentialSampler
 
+from lightning_optreg.data.batch import Batch, Share
 from lightning_optreg.data.draws import Place
-from lightning_optreg.data.order import deal, epoch_order
+from lightning_optreg.data.order import Shuffle, check_shuffle, deal, epoch_order, fixed_order
 
 __all__ = ["Batch", "BatchLoader", "LoaderState", "Place"]
-
-
-class Batch(NamedTuple):
-    """Images with their labels, their positions in the dataset and their place in the run."""
-
-    images: Tensor
-    """uint8 (n, C, H, W)."""
-    labels: Tensor
-    """int64 (n,)."""
-    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody misses
-    """int64 (n,), positions in the dataset."""
-    place: Place
-    """Which batch of which epoch, and which of its rows."""
 
 
 class LoaderState(TypedDict):
@@ -53,11 +41,11 @@ class BatchLoader(Iterable[Batch]):
     process takes its contiguous share, so 1 process with batches of 256 and 2 processes with 128 each see
     the same images in every step (whenever the number of processes divides the number of images).
 
-    With several processes, shuffled (training) batches have equally many images on each: the last
-    `N mod world_size` images of the epoch's order are left out, other ones in each epoch, and the last batch
-    is split evenly. Without `shuffle` (evaluation) every image comes exactly once, all processes have the
-    same number of batches and none is empty; shares differ by one image at most, and where fewer images than
-    processes would be left for the last batch they join the one before.
+    With several processes, training batches have equally many images on each: the last
+    `N mod world_size` images of the epoch's order are left out, other ones in each epoch that has an order
+    of its own, and the last batch is split evenly. With `shuffle=False` (evaluation) every image comes once,
+    all processes have the same number of batches and none is empty; shares differ by one image at most, and
+    where fewer images than processes would be left for the last batch they join the one before.
 
     `state_dict` and `load_state_dict` keep the place within the epoch, and Lightning stores them in its
     checkpoints. Iteration goes over the epoch that `set_epoch` named last, from its start, or from the
@@ -68,7 +56,9 @@ class BatchLoader(Iterable[Batch]):
         labels: int64 (N,).
         indices: int64 (n,), positions of the images to use, such as the training split; None for all.
         batch_size: Images in a batch of this process, at least 1, or "full" for all images in one batch.
-        shuffle: A new order each epoch. False: the order of `indices`.
+        shuffle: True or "every_epoch": a new order each epoch. "once": one order made from the seed for all
+            epochs. "never": that of `indices`. "by_class": that of `indices`, sorted by label. False: for
+            evaluation, the order of `indices` with every image, whatever the number of processes.
         seed: Seed of the order, any integer.
         rank: Number of this process, in [0, world_size).
         world_size: Number of processes, at least 1.
@@ -101,7 +91,7 @@ class BatchLoader(Iterable[Batch]):
         *,
         indices: Tensor | None = None,
         batch_size: int | Literal["full"],
-        shuffle: bool,
+        shuffle: bool | Shuffle,
         seed: int,
         rank: int = 0,
         world_size: int = 1,
@@ -127,7 +117,13 @@ class BatchLoader(Iterable[Batch]):
             raise ValueError(f"BatchLoader: num_workers must be >= 0, got {num_workers}")
         self.images, self.labels = images, labels
         self.indices = torch.arange(len(images)) if indices is None else indices
-        self.shuffle, self.seed = shuffle, seed
+        even = shuffle is not False
+        if isinstance(shuffle, bool):
+            shuffle = "every_epoch" if shuffle else "never"
+        check_shuffle(shuffle, "BatchLoader")
+        if shuffle in ("once", "by_class"):
+            self.indices = self.indices[fixed_order(labels[self.indices], shuffle, seed)]
+        self.shuffle, self.seed = shuffle == "every_epoch", seed
         self.rank, self.world_size = rank, world_size
         self.num_workers = num_workers
         self.pin_memory = pin_memory and torch.cuda.is_available()
@@ -135,16 +131,17 @@ class BatchLoader(Iterable[Batch]):
         if not count >= world_size:
             raise ValueError(f"BatchLoader: {count} images cannot be shared by {world_size} processes")
         self.batch_size = count // world_size if batch_size == "full" else batch_size
-        self._bounds = deal(count, self.batch_size, world_size, even=shuffle, drop_last=drop_last)
+        self._bounds = deal(count, self.batch_size, world_size, even=even, drop_last=drop_last)
         if not self._bounds:
             raise ValueError(
                 f"BatchLoader: drop_last leaves no batch of {count} images, a full one has "
                 f"{world_size} x {self.batch_size}"
             )
         # Where Lightning looks for someone to tell the epoch.
-        self.sampler = _EpochSampler(self) if shuffle else _InOrder(self)
+        self.sampler = _EpochSampler(self) if self.shuffle else _InOrder(self)
         self.batch_sampler = None
         self._clock = clock
+        self._order: Callable[[int], Tensor] | None = None
         self._epoch = 0
         self._batches = 0
         self._restored: LoaderState | None = None
@@ -152,6 +149,26 @@ class BatchLoader(Iterable[Batch]):
     def __len__(self) -> int:
         """Batches in a whole epoch, on each process."""
         return len(self._bounds)
+
+    @property
+    def epoch_images(self) -> int:
+        """Images in an epoch, over all processes."""
+        return self._bounds[-1][1]
+
+    @property
+    def global_batch(self) -> int:
+        """Images in a full batch, over all processes."""
+        return self.batch_size * self.world_size
+
+    def set_order(self, order: Callable[[int], Tensor] | None) -> None:
+        """Let a function choose and order the images of each epoch, instead of `shuffle`.
+
+        Args:
+            order: Gives, of an epoch counted from 0, int64 (`epoch_images`,) positions among `indices`, with
+                repetitions if it likes; asked when an iteration begins. It must give the same on every
+                process, and the same again on a resume in mid-epoch. None: `shuffle` decides again.
+        """
+        self._order = order
 
     def set_epoch(self, epoch: int) -> None:
         """Name the epoch of the next iteration, counted from 0. Lightning does it through `sampler`."""
@@ -164,9 +181,11 @@ class BatchLoader(Iterable[Batch]):
         # epoch before it says which epoch it is, and others that it never uses.
         first = self._begin()
         order = self.indices
-        if self.shuffle:
+        if self._order is not None:
+            order = order[self._order(self._epoch)]
+        elif self.shuffle:
             order = order[epoch_order(len(order), self.seed, self._epoch)]
-        share = _Share(self.images, self.labels, order, self._epoch, self._bounds, self.rank, self.world_size)
+        share = Share(self.images, self.labels, order, self._epoch, self._bounds, self.rank, self.world_size)
         for step, batch in enumerate(self._fetch(share, first), first):
             # Before the yield: a training loop that has its last batch does not ask for another.
             self._batches = step + 1
@@ -189,7 +208,7 @@ class BatchLoader(Iterable[Batch]):
                 )
         return restored["batches"] if done is None else done
 
-    def _fetch(self, share: "_Share", first: int) -> Iterable[Batch]:
+    def _fetch(self, share: Share, first: int) -> Iterable[Batch]:
         steps = range(first, len(self))
         if self.num_workers > 0:
             return DataLoader(
@@ -210,8 +229,8 @@ class BatchLoader(Iterable[Batch]):
         return {
             "epoch": self._epoch,
             "batches": self._batches,
-            "images": self._bounds[-1][1],
-            "global_batch": self.batch_size * self.world_size,
+            "images": self.epoch_images,
+            "global_batch": self.global_batch,
             "seed": self.seed,
         }
 
@@ -229,37 +248,6 @@ class BatchLoader(Iterable[Batch]):
             raise ValueError(f"BatchLoader: not the state of a BatchLoader: {state}")
         self._restored = state
         self._epoch, self._batches = state["epoch"], state["batches"]
-
-
-class _Share(Dataset[Batch]):
-    """What one process gets in one epoch: item k is its share of global batch k."""
-
-    def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        order: Tensor,
-        epoch: int,
-        bounds: Sequence[tuple[int, int]],
-        rank: int,
-        world_size: int,
-    ) -> None:
-        self.images, self.labels, self.order = images, labels, order
-        self.epoch, self.bounds = epoch, bounds
-        self.rank, self.world_size = rank, world_size
-
-    def __getitem__(self, step: int) -> Batch:
-        begin, end = self.bounds[step]
-        total = end - begin
-        start, stop = self.rank * total // self.world_size, (self.rank + 1) * total // self.world_size
-        index = self.order[begin + start : begin + stop]
-        # index_select copies whole images: 11 us for 128 of 28 x 28, where images[index] takes 97.
-        return Batch(
-            self.images.index_select(0, index),
-            self.labels.index_select(0, index),
-            index,
-            Place(self.epoch, step, start, total),
-        )
 
 
 def _unchanged(batch: Any) -> Any:

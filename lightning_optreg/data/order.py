@@ -1,11 +1,22 @@
 """The order of an epoch's images, and how its batches are dealt out to processes."""
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 
 from lightning_optreg.data.draws import mix
 
-__all__ = ["deal", "epoch_order"]
+__all__ = ["Shuffle", "check_shuffle", "deal", "epoch_order", "fixed_order"]
+
+Shuffle = Literal["every_epoch", "once", "never", "by_class"]
+"""When training images are shuffled; "by_class" sorts them by their labels."""
+
+
+def check_shuffle(shuffle: object, name: str) -> None:
+    """Raise a ValueError that begins with `name` if this is no `Shuffle`."""
+    if shuffle not in get_args(Shuffle):
+        raise ValueError(f"{name}: shuffle must be one of {', '.join(get_args(Shuffle))}, got {shuffle!r}")
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
@@ -24,6 +35,27 @@ def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
         tensor([0, 1, 2, 3, 4])
     """
     return torch.randperm(count, generator=torch.Generator().manual_seed(mix(seed, epoch)))
+
+
+def fixed_order(labels: Tensor, shuffle: Shuffle, seed: int) -> Tensor:
+    """Return what all epochs have in common of their order.
+
+    Args:
+        labels: int64 (N,).
+        shuffle: "once": a permutation made from the seed, that of epoch 0. "by_class": sorted by label, in
+            a class as they come. "never", and "every_epoch", which shuffles later: as they come.
+        seed: Any integer.
+
+    Returns:
+        int64 (N,), positions.
+
+    Example:
+        >>> fixed_order(torch.tensor([1, 0, 1, 0]), "by_class", seed=0)
+        tensor([1, 3, 0, 2])
+    """
+    if shuffle == "once":
+        return epoch_order(len(labels), seed, epoch=0)
+    return labels.argsort(stable=True) if shuffle == "by_class" else torch.arange(len(labels))
 
 
 def deal(

@@ -1,0 +1,55 @@
+"""A batch, and a process's share of the batches of an epoch."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lightning_optreg.data.draws import Place
+
+__all__ = ["Batch", "Share"]
+
+
+class Batch(NamedTuple):
+    """Images with their labels, their positions in the dataset and their place in the run."""
+
+    images: Tensor
+    """uint8 (n, C, H, W)."""
+    labels: Tensor
+    """int64 (n,)."""
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody misses
+    """int64 (n,), positions in the dataset."""
+    place: Place
+    """Which batch of which epoch, and which of its rows."""
+
+
+class Share(Dataset[Batch]):
+    """What one process gets in one epoch: item k is its share of global batch k."""
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        order: Tensor,
+        epoch: int,
+        bounds: Sequence[tuple[int, int]],
+        rank: int,
+        world_size: int,
+    ) -> None:
+        self.images, self.labels, self.order = images, labels, order
+        self.epoch, self.bounds = epoch, bounds
+        self.rank, self.world_size = rank, world_size
+
+    def __getitem__(self, step: int) -> Batch:
+        begin, end = self.bounds[step]
+        total = end - begin
+        start, stop = self.rank * total // self.world_size, (self.rank + 1) * total // self.world_size
+        index = self.order[begin + start : begin + stop]
+        # index_select copies whole images: 11 us for 128 of 28 x 28, where images[index] takes 97.
+        return Batch(
+            self.images.index_select(0, index),
+            self.labels.index_select(0, index),
+            index,
+            Place(self.epoch, step, start, total),
+        )
