@@ -4,6 +4,7 @@ from lightning_optreg.callbacks.adam_restarts import AdamRestarts
 from lightning_optreg.callbacks.adam_to_sgd import AdamToSGD
 from lightning_optreg.callbacks.batch_augmentation import BatchAugmentation
 from lightning_optreg.callbacks.batch_size_growth import BatchSizeGrowth
+from lightning_optreg.callbacks.curriculum import Curriculum
 from lightning_optreg.callbacks.curves import Curves
 from lightning_optreg.callbacks.exact_resume import ExactResume
 from lightning_optreg.callbacks.full_batch import FullBatch
@@ -25,6 +26,7 @@ __all__ = [
     "AdamToSGD",
     "BatchAugmentation",
     "BatchSizeGrowth",
+    "Curriculum",
     "Curves",
     "CutMix",
     "ElasticNet",

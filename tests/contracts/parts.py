@@ -24,6 +24,8 @@ class Part:
         refuses_manual: What it says of manual optimization, if it says something else there.
         whole_epochs: Whether it makes one step of an epoch, so that no setting of it is neutral, parts that
             work at a step find none, and tests of its own show what the tables' tests would.
+        own_loader: Whether it needs one of this package's loaders, so that it refuses those of the tables'
+            tests, and tests of its own show what they would.
         resumes: Whether a resume is exact. Not where it is the part's purpose to change it.
         wrong: Wrong arguments, each with a part of the message that must name them.
     """
@@ -33,6 +35,7 @@ class Part:
     refuses: str | None = None
     refuses_manual: str | None = None
     whole_epochs: bool = False
+    own_loader: bool = False
     adam: bool = False
     labels: bool = False
     no_schedule: bool = False
@@ -96,6 +99,28 @@ CALLBACKS: dict[str, Part] = {
             ({"milestones": [0]}, "milestones"),
             ({"factor": 1}, "factor"),
             ({"max_growth": 0}, "max_growth"),
+        ),
+    ),
+    "Curriculum": Part(
+        lambda _: callbacks.Curriculum(),
+        refuses="the training loader, a .*, cannot be told which images to show: use a data module",
+        own_loader=True,
+        wrong=(
+            ({"scoring": "entropy"}, "scoring"),
+            ({"scoring": "loss"}, "reference"),
+            ({"scoring": "self_paced", "reference": "a.ckpt"}, "reference"),
+            ({"scoring": "file"}, "scores"),
+            ({"scores": "scores.pt"}, "scores"),
+            ({"pacing": "cubic"}, "pacing"),
+            ({"start": 0.0}, "start"),
+            ({"start": float("nan")}, "start"),
+            ({"full_at": 1.5}, "full_at"),
+            ({"increase": 1.0}, "increase"),
+            ({"min_images": 0}, "min_images"),
+            ({"order": "easy"}, "order"),
+            ({"balanced": 1}, "balanced"),
+            ({"rescore_every": 0}, "rescore_every"),
+            ({"seed": "one"}, "seed"),
         ),
     ),
     "Curves": Part(

@@ -33,7 +33,7 @@ pytestmark = [
 ]
 
 every_callback = pytest.mark.parametrize("name", CALLBACKS)
-STEPWISE = {name: part for name, part in CALLBACKS.items() if not part.whole_epochs}
+STEPWISE = {name: part for name, part in CALLBACKS.items() if not (part.whole_epochs or part.own_loader)}
 every_stepwise_callback = pytest.mark.parametrize("name", STEPWISE)
 
 

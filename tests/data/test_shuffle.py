@@ -64,5 +64,5 @@ def test_a_data_module_shuffles_its_training_images_so(fashion_mnist_dir):
 def test_wrong_values(fashion_mnist_dir):
     with pytest.raises(ValueError, match="BatchLoader: shuffle must be one of every_epoch, once, never, by"):
         epochs("sometimes")
-    with pytest.raises(ValueError, match=r"FashionMNISTDataModule: shuffle must be one of .* got 'sometimes'"):
+    with pytest.raises(ValueError, match=r"MNISTDataModule: shuffle must be one of .* got 'sometimes'"):
         FashionMNISTDataModule(str(fashion_mnist_dir), shuffle="sometimes")
