@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from lightning_optreg.plot.options import OptionParser, UsageError
 from lightning_optreg.studies.records import RunRecord, StudyResult
-from lightning_optreg.studies.specification import Specification, read_specification
+from lightning_optreg.studies.specification import Run, Specification, read_specification
 
 if TYPE_CHECKING:
     from lightning_optreg.studies.run_queue import Queue
@@ -122,7 +122,8 @@ def _run(args: argparse.Namespace) -> int:
     failures = [record for record in result.records if record.status == "failed"]
     for record in failures:
         print(
-            f"failed: {record.method}, {record.value:g}, seed {record.seed}: {record.message}",
+            f"failed: {specification.describe(Run(record.method, record.value, record.seed))}: "
+            f"{record.message}",
             file=sys.stderr,
         )
     return 1 if failures else 0
@@ -130,11 +131,14 @@ def _run(args: argparse.Namespace) -> int:
 
 def _plan(specification: Specification) -> str:
     runs, passes = len(specification.runs), len(specification.runs) * specification.epochs
-    tried = {len(values) for values in specification.values.values()}
+    tuned = [method for method, key in specification.tune.items() if key is not None]
+    tried = {len(specification.values[method]) for method in tuned} or {1}
     count = " to ".join(str(n) for n in sorted({min(tried), max(tried)}))
+    as_they_are = len(specification.methods) - len(tuned)
     return (
-        f"{specification.title}: {len(specification.methods)} methods x {count} values of the "
-        f"{specification.tuned} x {len(specification.seeds)} seeds = {runs} runs, "
+        f"{specification.title}: {len(tuned)} methods x {count} values of the {specification.tuned}"
+        f"{f' and {as_they_are} without' if as_they_are else ''} "
+        f"x {len(specification.seeds)} seeds = {runs} runs, "
         f"{passes} passes over the training data"
     )
 
@@ -193,8 +197,8 @@ def _work(queue: "Queue", folder: Path) -> None:
         done, now = len(queue.records()), time.perf_counter()
         left = _remaining(now - began, done - before, len(specification.runs) - done)
         print(
-            f"[{done}/{len(specification.runs)}] {run.method}, {specification.tuned} {run.value:g}, "
-            f"seed {run.seed}: {record.status}{reached}, {now - start:.1f} s{left}",
+            f"[{done}/{len(specification.runs)}] {specification.describe(run)}: "
+            f"{record.status}{reached}, {now - start:.1f} s{left}",
             flush=True,
         )
 
@@ -221,7 +225,17 @@ def collect(queue: "Queue") -> StudyResult:
         description=_description(specification),
         planned=len(specification.runs),
         records=tuple(queue.records()),
+        settings=_own_settings(specification),
+        reference=specification.reference,
     )
+
+
+def _own_settings(specification: Specification) -> dict[str, str | None]:
+    """Name what each method is tuned by, unless that is the same for all."""
+    keys = specification.tune
+    if len(set(keys.values())) == 1 and None not in keys.values():
+        return {}
+    return {method: None if key is None else key.rpartition(".")[2] for method, key in keys.items()}
 
 
 def _description(specification: Specification) -> dict[str, str]:

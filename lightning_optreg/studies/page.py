@@ -3,7 +3,7 @@
 import html
 import json
 from collections.abc import Mapping, Sequence
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 from lightning_optreg.figures.study import Band, style, usual_range
@@ -40,6 +40,7 @@ def render_page(
     methods = [row.method for row in summary.methods]
     figures = [_figure(x, y, shown, methods) for (x, y), shown in panels.items()]
     figures.append(_figure(result.tuned, f"{result.metric} at the end", bands, methods, lost))
+    figures.append(_ranking(summary, result.test_metric))
     done = len(result.records)
     parts = {
         "title": html.escape(result.title),
@@ -118,6 +119,28 @@ def _figure(
     return {"data": traces, "layout": layout}
 
 
+def _ranking(summary: Summary, quantity: str) -> dict[str, Any]:
+    """The runs of each method at the chosen value and their mean, a row a method."""
+    traces: list[dict[str, Any]] = []
+    for index, row in enumerate(summary.methods):
+        color = style(index)["color"]
+        name = html.escape(row.method)
+        common = {"legendgroup": row.method, "name": name, "showlegend": False, "mode": "markers"}
+        bar = {"symbol": "line-ns", "size": 16, "line": {"width": 3, "color": color}}
+        for values, marker in ((row.test, {"color": color, "opacity": 0.6}), ((mean(row.test or [0]),), bar)):
+            if row.test:
+                place = {"x": list(values), "y": [name] * len(values)}
+                hover = "<b>%{y}</b>: %{x:.4f}<extra></extra>"
+                traces.append({**common, **place, "marker": marker, "hovertemplate": hover})
+    return {
+        "data": traces,
+        "layout": {
+            "xaxis": {"title": {"text": f"{quantity}: runs and their mean"}},
+            "yaxis": {"autorange": "reversed", "type": "category"},
+        },
+    }
+
+
 def _table(summary: Summary) -> str:
     header, *rows = table_cells(summary)
     head = "".join(f'<th scope="col"><button>{html.escape(cell)}</button></th>' for cell in header)
@@ -154,7 +177,11 @@ def _lost(result: StudyResult) -> str:
     lost = [record for record in result.records if record.status != "complete"]
     if not lost:
         return ""
-    said = [f"{r.method}, {result.tuned} {r.value:g}, seed {r.seed}: {r.status} {r.message}" for r in lost]
+    said = []
+    for r in lost:
+        name = result.settings.get(r.method, result.tuned)
+        value = "" if name is None else f", {name} {r.value:g}"
+        said.append(f"{r.method}{value}, seed {r.seed}: {r.status} {r.message}")
     items = "".join(f"<li>{html.escape(text)}</li>" for text in said)
     return f"<details><summary>{len(lost)} runs were lost</summary><ul>{items}</ul></details>"
 

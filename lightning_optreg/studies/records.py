@@ -1,7 +1,7 @@
 """What a study knows of its runs: plain data, which a report is made from."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 __all__ = ["Point", "RunRecord", "StudyResult"]
@@ -75,6 +75,9 @@ class StudyResult:
         description: Data, network, epochs and so on, shown as they are.
         planned: Number of runs of the whole study.
         records: Of the runs that have ended.
+        settings: For methods that are not tuned by the common setting, the name of their own ("lambd"); None
+            where nothing is tuned.
+        reference: Method that the others are compared with in the picture of the ranking; None for none.
     """
 
     name: str
@@ -87,3 +90,5 @@ class StudyResult:
     description: Mapping[str, str]
     planned: int
     records: tuple[RunRecord, ...]
+    settings: Mapping[str, str | None] = field(default_factory=dict)
+    reference: str | None = None

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from lightning_optreg.figures.ranking import draw_ranking
 from lightning_optreg.figures.study import Band, draw_bands, draw_sensitivity
 from lightning_optreg.files import replacing
 from lightning_optreg.studies.page import render_page
@@ -13,7 +14,7 @@ __all__ = ["curves", "sensitivity", "write_report"]
 
 
 def write_report(result: StudyResult, folder: Path) -> list[Path]:
-    """Write `report.html`, `curves.png`, `sensitivity.png` (and `.svg`), `table.md` and `table.csv`.
+    """Write `report.html`, `table.md`, `table.csv`, and as PNG and SVG `ranking`, `curves`, `sensitivity`.
 
     Args:
         result: The study, all of it or what there is so far.
@@ -27,7 +28,10 @@ def write_report(result: StudyResult, folder: Path) -> list[Path]:
     panels = curves(result, summary)
     bands, lost = sensitivity(result, summary)
     methods = [row.method for row in summary.methods]
+    runs = {row.method: row.test for row in summary.methods}
+    intervals = {row.method: row.interval for row in summary.methods}
     pictures = {
+        "ranking": draw_ranking(runs, intervals, result.test_metric, result.reference),
         "curves": draw_bands(panels, methods),
         "sensitivity": draw_sensitivity(bands, lost, result.tuned, f"{result.metric} at the end"),
     }
@@ -90,10 +94,13 @@ def sensitivity(
         summary: For the order of the methods.
 
     Returns:
-        Bands of the last validation metric over the values, and the values at which runs were lost.
+        Bands of the last validation metric over the values, and the values at which runs were lost, of the
+        methods that are tuned.
     """
     bands, lost = {}, {}
     for row in summary.methods:
+        if result.settings.get(row.method, "") is None:
+            continue
         records = [record for record in result.records if record.method == row.method]
         lost[row.method] = tuple(sorted({r.value for r in records if final(r, result.metric) is None}))
         points = {}

@@ -27,6 +27,7 @@ _KEYS = {
     "mode": (str, "max"),
     "test_metric": (str, "test/accuracy"),
     "target": ((float, int, type(None)), None),
+    "reference": ((str, type(None)), None),
     "diverged_above": ((float, int, type(None)), None),
     "allow_unequal": (bool, False),
 }
@@ -57,7 +58,7 @@ class Specification:
         title: Heading of the report.
         base: Settings of `fit` that all methods share, merged.
         methods: For each label, settings of `fit` that are laid over the base.
-        tune: Dotted key of the setting that is tuned.
+        tune: For each label, the dotted key of the setting that is tuned, or None if nothing is.
         tuned: What it is called in the report.
         values: For each label, the values that are tried.
         seeds: Seeds that each value is run with.
@@ -66,6 +67,7 @@ class Specification:
         mode: "max" or "min".
         test_metric: What is reported of the chosen ones.
         target: Value of `metric` to be timed, or None.
+        reference: Label of the method that the others are compared with in the ranking, or None.
         diverged_above: Training loss above which a run has diverged; None: only one that is not finite.
     """
 
@@ -73,7 +75,7 @@ class Specification:
     title: str
     base: dict[str, Any]
     methods: dict[str, dict[str, Any]]
-    tune: str
+    tune: dict[str, str | None]
     tuned: str
     values: dict[str, tuple[float, ...]]
     seeds: tuple[int, ...]
@@ -82,7 +84,16 @@ class Specification:
     mode: Literal["max", "min"]
     test_metric: str
     target: float | None
+    reference: str | None
     diverged_above: float | None
+
+    def describe(self, run: Run) -> str:
+        """Name a run: its method, what it is tuned by and the value, its seed."""
+        key = self.tune[run.method]
+        shared = len(set(self.tune.values())) == 1
+        name = self.tuned if shared else str(key).rpartition(".")[2]
+        value = "" if key is None else f", {name} {run.value:g}"
+        return f"{run.method}{value}, seed {run.seed}"
 
     @property
     def runs(self) -> list[Run]:
@@ -97,19 +108,23 @@ class Specification:
     def settings(self, run: Run) -> dict[str, Any]:
         """Give the settings of `fit` for a run."""
         settings = _merge(self.base, self.methods[run.method])
-        place = settings
-        *path, last = self.tune.split(".")
-        for key in path:
-            place = place.setdefault(key, {})
-        place[last] = run.value
+        key = self.tune[run.method]
+        if key is not None:
+            whole = run.value.is_integer()
+            try:
+                _put(settings, key.split("."), int(run.value) if whole else run.value)
+            except KeyError as error:
+                raise ValueError(f"methods.{run.method}: tune: {error.args[0]}") from None
         settings["seed_everything"] = run.seed
         settings.setdefault("trainer", {})["max_epochs"] = self.epochs
         return settings
 
     def fingerprint(self) -> str:
         """Give what makes two studies the same, as JSON."""
-        same = ("base", "methods", "tune", "epochs", "metric", "mode", "test_metric")
+        same = ("base", "methods", "epochs", "metric", "mode", "test_metric")
         parts = {name: getattr(self, name) for name in same}
+        keys = set(self.tune.values())
+        parts["tune"] = keys.pop() if len(keys) == 1 else self.tune
         if self.diverged_above is not None:
             parts["diverged_above"] = self.diverged_above
         return json.dumps(parts, sort_keys=True)
@@ -163,14 +178,28 @@ def _checked(given: dict[str, Any], path: Path) -> Specification:
     seeds = settings["seeds"]
     if not seeds or not all(isinstance(seed, int) and seed >= 0 for seed in seeds) or _repeats(seeds):
         raise ValueError(f"seeds: must be different whole numbers >= 0, got {seeds}")
-    methods, values = {}, {}
+    methods: dict[str, dict[str, Any]] = {}
+    values: dict[str, tuple[float, ...]] = {}
+    tune: dict[str, str | None] = {}
     for label, overlay in settings["methods"].items():
         if not isinstance(overlay, dict):
             raise ValueError(f"methods.{label}: must be a mapping of settings of fit, got {overlay!r}")
-        own = dict(overlay)
-        values[str(label)] = _values(own.pop("values", settings["values"]), f"methods.{label}.values")
-        methods[str(label)] = own
-    lengths = {label: len(tried) for label, tried in values.items()}
+        own, name = dict(overlay), str(label)
+        tune[name] = own.pop("tune", settings["tune"])
+        if not isinstance(tune[name], (str, type(None))):
+            raise ValueError(f"methods.{label}.tune: must be a dotted key or null, got {tune[name]!r}")
+        if tune[name] is None:
+            if "values" in own:
+                raise ValueError(f"methods.{label}.values: must be left out where tune is null")
+            values[name] = (0.0,)
+        else:
+            values[name] = _values(own.pop("values", settings["values"]), f"methods.{label}.values")
+        methods[name] = own
+    if settings["reference"] is not None and settings["reference"] not in methods:
+        raise ValueError(
+            f"reference: must be one of the methods {', '.join(methods)}, got {settings['reference']!r}"
+        )
+    lengths = {label: len(tried) for label, tried in values.items() if tune[label] is not None}
     if len(set(lengths.values())) > 1 and not settings["allow_unequal"]:
         raise ValueError(
             f"values: every method must have as many, to be tuned fairly, got {lengths} "
@@ -181,7 +210,7 @@ def _checked(given: dict[str, Any], path: Path) -> Specification:
         title=settings["title"] or settings["name"],
         base=_base(settings["base"], path),
         methods=methods,
-        tune=settings["tune"],
+        tune=tune,
         tuned=settings["tuned"],
         values=values,
         seeds=tuple(seeds),
@@ -190,8 +219,31 @@ def _checked(given: dict[str, Any], path: Path) -> Specification:
         mode=settings["mode"],
         test_metric=settings["test_metric"],
         target=settings["target"],
+        reference=settings["reference"],
         diverged_above=settings["diverged_above"],
     )
+
+
+def _put(settings: Any, path: list[str], value: float) -> None:
+    """Set the value at a place; a list's items are named by their index or by their class."""
+    key, *rest = path
+    if isinstance(settings, list):
+        names = [_class_name(item) for item in settings]
+        known = {name: item for i, item in enumerate(settings) for name in (str(i), names[i])}
+        if key not in known or not rest:
+            raise KeyError(f"{'.'.join(path)!r} is not in a list of {', '.join(names) or 'nothing'}")
+        _put(known[key], rest, value)
+    elif not isinstance(settings, dict):
+        raise KeyError(f"{'.'.join(path)!r} is not in {settings!r}")
+    elif rest:
+        _put(settings.setdefault(key, {}), rest, value)
+    else:
+        settings[key] = value
+
+
+def _class_name(item: Any) -> str:
+    path = item.get("class_path", "") if isinstance(item, dict) else item
+    return str(path).rpartition(".")[2]
 
 
 def _values(values: Any, key: str) -> tuple[float, ...]:

@@ -3,8 +3,8 @@
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import mean, median, stdev
 
 from lightning_optreg.studies.records import Point, RunRecord, StudyResult
@@ -61,11 +61,20 @@ class Summary:
         target: Value of the validation metric that is timed.
         tuned: Name of the tuned setting.
         methods: In the order of their mean test metric; those without a completed run last.
+        settings: Names of the settings of methods that are tuned by their own; see `StudyResult`.
     """
 
     target: float | None
     tuned: str
     methods: tuple[MethodSummary, ...]
+    settings: Mapping[str, str | None] = field(default_factory=dict)
+
+    def setting(self, method: str, value: float | None) -> str:
+        """Give a value of what a method is tuned by as text; empty where it is tuned by nothing."""
+        name = self.settings.get(method, "")
+        if name is None:
+            return ""
+        return "none" if value is None else f"{name} {value:g}".lstrip()
 
 
 def final(record: RunRecord, metric: str) -> float | None:
@@ -110,7 +119,7 @@ def summarize(result: StudyResult) -> Summary:
     rows = [_sum_up(result, method, value, target) for method, value in chosen.items()]
     sign = -1.0 if result.mode == "max" else 1.0
     rows.sort(key=lambda row: (not row.test, sign * mean(row.test) if row.test else 0.0))
-    return Summary(target, result.tuned, tuple(rows))
+    return Summary(target, result.tuned, tuple(rows), result.settings)
 
 
 def _choose(records: Sequence[RunRecord], result: StudyResult) -> float | None:
@@ -196,7 +205,7 @@ def table_cells(summary: Summary) -> list[list[str]]:
     target = "target" if summary.target is None else f"{summary.target:.4g}"
     rows = [[text.format(tuned=summary.tuned, target=target) for text in _HEADER]]
     for row in summary.methods:
-        value = "none" if row.value is None else f"{row.value:g}{' *' if row.at_edge else ''}"
+        value = summary.setting(row.method, row.value) + (" *" if row.at_edge else "")
         cells = [row.method, value]
         if row.test:
             interval = "" if row.interval is None else f"{row.interval[0]:.4f} to {row.interval[1]:.4f}"

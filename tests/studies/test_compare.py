@@ -21,6 +21,7 @@ from lightning_optreg.studies.command import _remaining, collect
 from lightning_optreg.studies.run_queue import Queue
 from lightning_optreg.studies.runner import do_run
 from lightning_optreg.studies.specification import Run, read_specification
+from lightning_optreg.studies.summary import summarize, table_cells
 
 pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
 
@@ -185,7 +186,7 @@ def test_diverged_and_failed_runs_are_recorded(
     path = write(study, tmp_path)
     assert compare(path) == 1
     err = capsys.readouterr().err
-    assert "failed: wrong, 0.01, seed 0: " in err
+    assert "failed: wrong, learning rate 0.01, seed 0: " in err
     assert "momentum" in err
     records = {(r.method, r.value): r for r in collect(queue_of(path)).records}
     assert records["SGD", 1e38].status == "diverged"
@@ -243,6 +244,7 @@ def test_a_run_that_is_given_back_waits_again(study: dict[str, Any], tmp_path: P
     assert [record.method for record in queue.records()] == [again.run.method]
 
 
+MAX_NORM = {"trainer": {"callbacks+": [{"class_path": "lightning_optreg.callbacks.MaxNorm"}]}}
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"epoch": 3}, "epoch: unknown key; did you mean epochs?"),
     ({"epochs": 0}, "epochs: must be >= 1, got 0"),
@@ -259,6 +261,20 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"diverged_above": -1.0}, "diverged_above: must be > 0, got -1.0"),
     ({"methods": {"A": {"optimizer": {"class_path": "Adan"}}}}, "methods.A: optimizer: 'Adan' is no known"),
     ({"methods": {"A": {"optimiser": {"class_path": "Adam"}}}}, "methods.A: unknown key optimiser"),
+    ({"reference": "none"}, "reference: must be one of the methods Adam <3, SGD, got 'none'"),
+    ({"methods": {"A": {"tune": 3}}}, "methods.A.tune: must be a dotted key or null, got 3"),
+    (
+        {"methods": {"A": {"tune": None, "values": [1]}}},
+        "methods.A.values: must be left out where tune is null",
+    ),
+    (
+        {"methods": {"A": {"tune": "trainer.callbacks+.L2Penalty.lambd", **MAX_NORM}}},
+        "methods.A: tune: 'L2Penalty.lambd' is not in a list of MaxNorm",
+    ),
+    (
+        {"methods": {"A": {"tune": "data.class_path.size"}}},
+        "methods.A: tune: 'size' is not in 'FashionMNISTDataModule'",
+    ),
     ({"tune": "optimizer.init_args.rate"}, "methods.Adam <3: optimizer.rate: Adam has no argument 'rate'"),
 ]
 
@@ -339,3 +355,36 @@ def test_overlays(study: dict[str, Any], tmp_path: Path) -> None:
     }
     assert adam["seed_everything"] == 7
     assert Run("Adam <3", 0.5, 7).key == "Adam__3/0.5/seed7"
+
+
+def test_methods_that_are_tuned_by_settings_of_their_own(study: dict[str, Any], tmp_path: Path) -> None:
+    study["seeds"], study["epochs"], study["values"], study["reference"] = [0], 1, [1, 0.5], "none"
+    study["methods"] = {
+        "none": {"tune": None},
+        "max-norm": {"tune": "trainer.callbacks+.MaxNorm.init_args.max_norm", **MAX_NORM},
+        "batch size": {"tune": "data.init_args.batch_size", "values": [8, 4]},
+    }
+    path = write(study, tmp_path)
+    specification = read_specification(path)
+    assert sorted((run.method, run.value) for run in specification.runs) == [
+        ("batch size", 4.0),
+        ("batch size", 8.0),
+        ("max-norm", 0.5),
+        ("max-norm", 1.0),
+        ("none", 0.0),
+    ]
+    settings = specification.settings(Run("max-norm", 0.5, 0))
+    assert settings["trainer"]["callbacks+"] == [
+        {"class_path": "lightning_optreg.callbacks.MaxNorm", "init_args": {"max_norm": 0.5}}
+    ]
+    size = specification.settings(Run("batch size", 8.0, 0))["data"]["init_args"]["batch_size"]
+    assert (size, type(size)) == (8, int)
+    assert specification.describe(Run("none", 0.0, 1)) == "none, seed 1"
+    assert specification.describe(Run("max-norm", 0.5, 1)) == "max-norm, max_norm 0.5, seed 1"
+    assert compare(path) == 0
+    result = collect(queue_of(path))
+    assert result.settings == {"none": None, "max-norm": "max_norm", "batch size": "batch_size"}
+    assert result.reference == "none"
+    cells = {row[0]: row[1] for row in table_cells(summarize(result))}
+    assert cells["none"] == ""
+    assert cells["max-norm"] in ("max_norm 1 *", "max_norm 0.5 *")

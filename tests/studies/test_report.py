@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from lightning_optreg.figures.ranking import draw_ranking
 from lightning_optreg.figures.study import Band, draw_bands, draw_sensitivity, style
 from lightning_optreg.studies import Point, RunRecord, StudyResult
 from lightning_optreg.studies.report import curves, sensitivity, write_report
@@ -238,10 +239,27 @@ def test_a_browser_draws_the_page(tmp_path: Path) -> None:
     dom = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
     dom = dom[: dom.index("<script>")]
     panels = re.findall(r'<figure id="panel\d".*?</figure>', dom, re.S)
-    assert len(panels) == 5
-    for panel in panels:
+    assert len(panels) == 6
+    for panel in panels[:-1]:
         assert len(re.findall(r'class="js-line"', panel)) == 2 * len(METHODS)  # a band and a line each
+    assert len(re.findall(r'class="point"', panels[-1])) == 4 * len(METHODS)  # three runs and their mean
     for method in METHODS:
         assert f"<td>{html.escape(method)}</td>" in dom
         assert f'data-method="{html.escape(method, quote=False)}"' in dom or method in html.unescape(dom)
     assert "<b>" not in dom.partition("<table>")[2].partition("</table>")[0]
+
+
+def test_ranking_shows_each_run_and_the_mean_of_each_method() -> None:
+    runs = {"L2": (0.8, 0.82, 0.84), "none": (0.7, 0.72), "lost": ()}
+    axes = draw_ranking(runs, {"L2": (0.77, 0.87), "none": None}, "test/accuracy", "none").axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["L2", "none", "lost"]
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first on top
+    lines = [(list(line.get_xdata()), list(line.get_ydata())) for line in axes.get_lines()]
+    assert ([0.8, 0.82, 0.84], [0, 0, 0]) in lines
+    assert ([pytest.approx(0.82)], [0]) in lines
+    assert ([0.77, 0.87], [0, 0]) in lines
+    assert ([pytest.approx(0.71)] * 2, [0, 1]) in lines  # the reference, through all rows
+    assert not any(2 in rows for _, rows in lines)
+    low, high = axes.get_xlim()
+    assert low < 0.7
+    assert high > 0.84
