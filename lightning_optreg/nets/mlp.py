@@ -8,9 +8,11 @@ import difflib
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor, nn
 
+from lightning_optreg.layers import DropConnect
 from lightning_optreg.nets.network import Network
 
 __all__ = ["ACTIVATIONS", "MLP"]
@@ -26,7 +28,7 @@ ACTIVATIONS = (
 
 
 class MLP(Network):
-    """A fully connected network: hidden layers h = phi(Wh + b), with dropout after each, then scores Wh + b.
+    """A fully connected network: hidden layers h = phi(Wh + b), then scores Wh + b, regularized if wanted.
 
     Weights of the hidden layers start as N(0, 2 / fan_in) (He), those of the output layer, which no
     nonlinearity follows, as N(0, 1 / fan_in); biases start at zero.
@@ -39,12 +41,18 @@ class MLP(Network):
         activation: Name of an element-wise nonlinearity phi of `torch.nn` that needs no argument, such as
             ReLU, Tanh, Sigmoid, LeakyReLU, ELU, GELU, SiLU. Default: ReLU.
         dropout: Probability in [0, 1) that a hidden unit is set to zero in training. Default: 0.
+        drop_connect: Probability in [0, 1) that a weight or bias of a hidden layer but the first is set to
+            zero in training, see `DropConnect`. The first layer stands in for the feature extractor that Wan
+            et al. leave alone. Default: 0.
+        batch_norm: Whether Wh is normalised over the batch before phi, as by Ioffe and Szegedy 2015
+            (arXiv:1502.03167); b is then that of the normalisation. Default: False.
 
     Shape:
         images (N, C, H, W) -> scores (N, K).
 
     Raises:
-        ValueError: If a number is out of its range or torch.nn has no such activation.
+        ValueError: If a number is out of its range, torch.nn has no such activation, or drop_connect has no
+            layer to work on or comes with batch_norm.
 
     Example:
         >>> import torch
@@ -64,6 +72,8 @@ class MLP(Network):
         hidden: Sequence[int] = (256, 128),
         activation: str = "ReLU",
         dropout: float = 0.0,
+        drop_connect: float = 0.0,
+        batch_norm: bool = False,
     ) -> None:
         super().__init__(num_classes, input_shape)
         if hidden and not min(hidden) >= 1:
@@ -79,14 +89,31 @@ class MLP(Network):
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"MLP: dropout must be in [0, 1), got {dropout}")
 
+        if not 0.0 <= drop_connect < 1.0:
+            raise ValueError(f"MLP: drop_connect must be in [0, 1), got {drop_connect}")
+        if drop_connect > 0.0 and (len(hidden) < 2 or batch_norm):
+            raise ValueError(
+                "MLP: drop_connect must be 0 with batch_norm or fewer than two hidden layers, got "
+                f"{drop_connect}"
+            )
+
         widths = [math.prod(input_shape), *hidden]
         self.layers = nn.Sequential()
-        for fan_in, fan_out in itertools.pairwise(widths):
-            linear = nn.Linear(fan_in, fan_out)
+        for index, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
+            phi = getattr(nn, activation)()
+            if drop_connect > 0.0 and index > 0:
+                inference: Literal["relu", "sampling"] = "relu" if activation == "ReLU" else "sampling"
+                linear: nn.Linear = DropConnect(
+                    fan_in, fan_out, p=drop_connect, activation=phi, inference=inference
+                )
+                parts: list[nn.Module] = [linear]
+            else:
+                linear = nn.Linear(fan_in, fan_out, bias=not batch_norm)
+                parts = [linear, nn.BatchNorm1d(fan_out), phi] if batch_norm else [linear, phi]
             nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
-            nn.init.zeros_(linear.bias)
-            self.layers.append(linear)
-            self.layers.append(getattr(nn, activation)())
+            if linear.bias is not None:
+                nn.init.zeros_(linear.bias)
+            self.layers.extend(parts)
             if dropout > 0.0:
                 self.layers.append(nn.Dropout(dropout))
         output = nn.Linear(widths[-1], num_classes)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_optreg.layers import DropConnect
 from lightning_optreg.nets import MLP
 from lightning_optreg.nets.mlp import ACTIVATIONS
 
@@ -82,6 +83,9 @@ def test_the_list_of_activations_is_torchs() -> None:
         ({"dropout": 1.0}, r"^MLP: dropout must be in \[0, 1\), got 1.0$"),
         ({"dropout": -0.1}, r"^MLP: dropout must be in \[0, 1\), got -0.1$"),
         ({"dropout": float("nan")}, r"^MLP: dropout must be in \[0, 1\), got nan$"),
+        ({"drop_connect": float("nan")}, r"^MLP: drop_connect must be in \[0, 1\), got nan$"),
+        ({"drop_connect": 0.5, "hidden": [9]}, r"^MLP: drop_connect must be 0 with .*, got 0.5$"),
+        ({"drop_connect": 0.5, "batch_norm": True}, r"^MLP: drop_connect must be 0 with .*, got 0.5$"),
         ({"activation": "relu"}, r"^MLP: activation must be .*nearest: ReLU.*, got 'relu'$"),
         ({"activation": "Linear"}, r"^MLP: activation must be .*known: CELU.*, got 'Linear'$"),
     ],
@@ -89,3 +93,29 @@ def test_the_list_of_activations_is_torchs() -> None:
 def test_wrong_settings(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MLP(**settings)
+
+
+@pytest.mark.parametrize(("activation", "inference"), [("ReLU", "relu"), ("Tanh", "sampling")])
+def test_drop_connect_is_in_all_hidden_layers_but_the_first(activation: str, inference: str) -> None:
+    net = MLP(2, (1, 2, 2), hidden=[6, 5, 4], activation=activation, drop_connect=0.3)
+    kinds = ["Linear", activation, "DropConnect", "DropConnect", "Linear"]
+    assert [type(layer).__name__ for layer in net.layers] == kinds
+    layers = [layer for layer in net.layers if isinstance(layer, DropConnect)]
+    assert {(layer.p, layer.inference, type(layer.activation).__name__) for layer in layers} == {
+        (0.3, inference, activation)
+    }
+    plain = MLP(2, (1, 2, 2), hidden=[6, 5, 4], activation=activation)
+    assert [p.shape for p in net.parameters()] == [p.shape for p in plain.parameters()]
+
+
+def test_batch_norm_stands_before_the_nonlinearity() -> None:
+    net = MLP(2, (1, 2, 2), hidden=[6], batch_norm=True, dropout=0.1)
+    kinds = ["Linear", "BatchNorm1d", "ReLU", "Dropout", "Linear"]
+    assert [type(layer).__name__ for layer in net.layers] == kinds
+    hidden, output = net.layers[0], net.layers[-1]
+    assert hidden.bias is None
+    assert output.bias is not None
+    x = torch.randn(50, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    u = x.flatten(1) @ hidden.weight.T
+    h = torch.relu((u - u.mean(0)) / (u.var(0, unbiased=False) + 1e-5).sqrt())
+    torch.testing.assert_close(net.layers[:3](x.flatten(1)), h)
