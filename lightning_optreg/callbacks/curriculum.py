@@ -6,7 +6,7 @@ Bengio, Louradour, Collobert and Weston 2009, "Curriculum learning" (ICML). The 
 
 from bisect import bisect_right
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -17,13 +17,14 @@ from typing_extensions import override
 
 from lightning_optreg.callbacks.averaged_forward import find_network
 from lightning_optreg.callbacks.image_scores import load_reference, score_images
-from lightning_optreg.callbacks.noise_free import NoiseFree
+from lightning_optreg.callbacks.told_loader import batches_of_run, told_loader
 from lightning_optreg.data.curriculum import Pacing, PacingName, RankingOrder, epoch_passes, rank_images
 from lightning_optreg.data.loader import BatchLoader
 from lightning_optreg.data.scores import read_scores
 
 __all__ = ["Curriculum", "Scoring"]
 
+_SHARDING = (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)
 Scoring = Literal["loss", "margin", "self_paced", "file"]
 
 
@@ -84,9 +85,9 @@ class Curriculum(Callback):
         ValueError: If a value is out of its range, or the file of scores is wrong.
         FileNotFoundError: If a file does not exist.
         TypeError: If a value is of another type.
-        MisconfigurationException: Before the first step: if the loader can't be told its order, the run has
-            no end, the reference is of another network, images must be scored and can't be, the strategy
-            shards parameters, or `NoiseFree` or `FullBatch` turns shuffling off.
+        MisconfigurationException: Before the first step: if the loader can't be told its order or is told not
+            to shuffle, as by `NoiseFree`; beside `FullBatch`; if the run has no end, the reference is of
+            another network, images must be scored and can't be, or the strategy shards parameters.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -181,26 +182,23 @@ class Curriculum(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what cannot work, and go on in the middle of an epoch, of which no hook tells."""
-        if isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
-            _refuse(f"{type(trainer.strategy).__name__} shards parameters, so networks cannot be asked")
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # a connector sets it
-            if isinstance(callback, NoiseFree) and callback.shuffling:
-                _refuse(f"{type(callback).__name__} turns shuffling off, which the pool needs; leave one out")
-        loader: Any = trainer.train_dataloader
-        if not isinstance(loader, BatchLoader):
-            _refuse(
-                f"the training loader, a {type(loader).__name__}, cannot be told which images to show: use a "
-                "data module of lightning_optreg.data or its BatchLoader, or, instead of this callback, a "
-                "CurriculumSampler in a DataLoader of your own"
+        if self._asks_network and isinstance(trainer.strategy, _SHARDING):
+            raise MisconfigurationException(
+                f"Curriculum: {type(trainer.strategy).__name__} shards parameters, so no network is asked "
+                "for scores; give a file of scores"
             )
+        loader = told_loader(trainer, "Curriculum")
         if self._full_at_batch == 0.0:
-            self._full_at_batch = self.full_at * _batches_of_run(trainer)
+            self._full_at_batch = self.full_at * batches_of_run(trainer, "Curriculum")
         if self._values is None:
             self._begin(trainer, pl_module)
         elif len(self._values) == len(loader.indices):
             self._tell(trainer, loader)
         else:
-            _refuse(f"the checkpoint has {len(self._values)} images, and now there are {len(loader.indices)}")
+            raise MisconfigurationException(
+                f"Curriculum: the checkpoint has scores of {len(self._values)} images, and now there are "
+                f"{len(loader.indices)}"
+            )
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -282,19 +280,3 @@ class Curriculum(Callback):
         if self._loader is not None:
             self._loader.set_order(None)
             self._loader = None
-
-
-def _batches_of_run(trainer: Trainer) -> float:
-    """Batches of a whole run, as far as its end is known."""
-    ends = []
-    if trainer.max_epochs is not None and trainer.max_epochs >= 0:
-        ends.append(float(trainer.max_epochs * trainer.num_training_batches))
-    if trainer.max_steps >= 0:
-        ends.append(float(trainer.max_steps * trainer.accumulate_grad_batches))
-    if not ends:
-        _refuse("the run has no end, of which full_at is a share: set max_epochs or max_steps")
-    return max(min(ends), 1.0)
-
-
-def _refuse(reason: str) -> NoReturn:
-    raise MisconfigurationException(f"Curriculum: {reason}")

@@ -72,7 +72,7 @@ def score_images(
     Args:
         trainer: The trainer, whose data module prepares the images.
         network: Gives (n, K) scores for (n, C, H, W) images.
-        weights: Used in place of its own. None: its own.
+        weights: Parameters and buffers used in place of its own. None: its own, the buffers of rank 0.
         loader: Which images, `loader.indices`.
         quantity: What is computed of each image.
         part: Name of the class that asks, for the errors.
@@ -97,6 +97,10 @@ def score_images(
     result = torch.zeros(count, device=device)
     modes = [(layer, layer.training) for layer in network.modules()]
     random_state = collect_random_state(device)
+    if weights is None and ranks > 1:
+        # Each process has running averages of its own batches, and a checkpoint has the first one's only.
+        buffers = {name: buffer.cpu() for name, buffer in network.named_buffers()}
+        weights = trainer.strategy.broadcast(buffers)
     if weights is not None:
         weights = {key: value.to(device) for key, value in weights.items()}
     network.eval()

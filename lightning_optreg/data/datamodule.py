@@ -8,7 +8,6 @@ in the run, so a resumed run sees the batches that an uninterrupted one would ha
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -19,13 +18,13 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from lightning_optreg.data.cache import cached, default_cache_dir, fingerprint
+from lightning_optreg.data.cache import default_cache_dir
 from lightning_optreg.data.draws import Draws
 from lightning_optreg.data.loader import Batch, BatchLoader
+from lightning_optreg.data.open_parts import OpenParts
 from lightning_optreg.data.order import Shuffle, check_shuffle
-from lightning_optreg.data.sources import ImageSet, Part, Source
-from lightning_optreg.data.split import stratified_split
-from lightning_optreg.data.statistics import Statistics, compute_statistics
+from lightning_optreg.data.sources import Part, Source
+from lightning_optreg.data.statistics import Statistics
 from lightning_optreg.data.transforms import BatchTransform, Centring, Pipeline
 
 __all__ = ["ImageDataModule"]
@@ -72,6 +71,7 @@ class ImageDataModule(LightningDataModule):
     Example:
         A dataset of your own:
 
+        >>> from lightning_optreg.data import ImageSet
         >>> class Noise(ImageDataModule):
         ...     class_names, image_shape = ("dark", "bright"), (1, 8, 8)
         ...     def locate(self, *, download):
@@ -139,9 +139,7 @@ class ImageDataModule(LightningDataModule):
         self.augmenting = True
         """Whether training batches are augmented; the callback `NoiseFree` turns it off."""
         self.statistics: Statistics | None = None
-        self._source: Source | None = None
-        self._sets: dict[Part, ImageSet] = {}
-        self._indices: dict[Part, Tensor] = {}
+        self._parts: OpenParts | None = None
         self._run_seed = 0
 
     @property
@@ -180,7 +178,7 @@ class ImageDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Get the data and decode them into the cache; Lightning lets one process of each machine do it."""
-        self._source = self.locate(download=True)
+        self._found(download=True)
         self._read(None if self.trainer is None else self.trainer.state.fn)
 
     def setup(self, stage: str | None = None) -> None:
@@ -192,45 +190,20 @@ class ImageDataModule(LightningDataModule):
         self._read(stage)
 
     def _read(self, stage: str | None) -> None:
-        if self._source is None:
-            self._source = self.locate(download=False)
-        source = self._source
+        parts = self._found(download=False) if self._parts is None else self._parts
         wanted: tuple[Part, ...] = ("test",) if stage in ("test", "predict") else ("train", "val")
-        if stage is None:
-            wanted = ("train", "val", "test")
-        for part in wanted:
-            if part in source.files and part not in self._sets:
-                self._open(source, part)
+        for part in ("train", "val", "test") if stage is None else wanted:
+            parts.open(part)
         if self.statistics is None:
-            split = None if "val" in source.files else [self.val_fraction, self.split_seed]
-            self.statistics = Statistics(
-                **self._cached(source, "train", "statistics", lambda: self._measure(source), split=split)
-            )
+            self.statistics = parts.statistics()
             self.pipeline.fit(self.statistics)
 
-    def _open(self, source: Source, part: Part) -> None:
-        images = ImageSet(**self._cached(source, part, "images", lambda: source.read(part)._asdict()))
-        self._sets[part] = images
-        if part == "train" and "val" not in source.files:
-            train, val = stratified_split(images.labels, self.val_fraction, self.split_seed)
-            self._sets["val"] = images
-            self._indices["train"], self._indices["val"] = train, val
-        else:
-            self._indices[part] = torch.arange(len(images.labels))
-
-    def _measure(self, source: Source) -> dict[str, Tensor]:
-        if "train" not in self._sets:
-            self._open(source, "train")
-        return asdict(compute_statistics(self._sets["train"].images, self._indices["train"]))
-
-    def _cached(
-        self, source: Source, part: Part, what: str, make: Callable[[], dict[str, Tensor]], **options: Any
-    ) -> dict[str, Tensor]:
-        files = source.files[part]
-        if not files:
-            return make()
-        key = {"part": part, "files": fingerprint(files), **source.options, **options}
-        return cached(self.cache_dir, f"{source.name}-{part}-{what}", key, make)
+    def _found(self, *, download: bool) -> OpenParts:
+        source = self.locate(download=download)
+        if self._parts is None:
+            self._parts = OpenParts(source, self.cache_dir, self.val_fraction, self.split_seed)
+        self._parts.source = source
+        return self._parts
 
     # ---- loaders -------------------------------------------------------------------------------------------
 
@@ -241,7 +214,7 @@ class ImageDataModule(LightningDataModule):
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
         """Batches of the validation split in order; an empty list if there is none."""
-        if "val" not in self._indices or len(self._indices["val"]) > 0:
+        if self._parts is None or "val" not in self._parts.indices or len(self._parts.indices["val"]) > 0:
             return self._loader("val")
         if self.trainer is not None and self.trainer.state.fn == TrainerFn.VALIDATING:
             raise MisconfigurationException(
@@ -262,9 +235,10 @@ class ImageDataModule(LightningDataModule):
     def _loader(
         self, part: Part, *, training: bool = False, clock: Callable[[], tuple[int, int]] | None = None
     ) -> BatchLoader:
-        if part not in self._sets:
+        parts = self._parts
+        if parts is None or part not in parts.sets:
             reason = f"setup() must open the {part} images first"
-            if part == "test" and self._source is not None and part not in self._source.files:
+            if part == "test" and parts is not None and part not in parts.source.files:
                 reason = "the dataset has no test images"
             raise MisconfigurationException(f"{type(self).__name__}: {reason}")
         trainer = self.trainer
@@ -277,9 +251,9 @@ class ImageDataModule(LightningDataModule):
         else:
             self._run_seed = self.seed
         return BatchLoader(
-            self._sets[part].images,
-            self._sets[part].labels,
-            indices=self._indices[part],
+            parts.sets[part].images,
+            parts.sets[part].labels,
+            indices=parts.indices[part],
             batch_size=self.batch_size,
             shuffle=self.shuffle if training and not overfit else False,
             seed=self._run_seed,

@@ -11,7 +11,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from torch import Tensor, nn
 
-from lightning_optreg.callbacks import Curriculum, ExactResume, FullBatch
+from lightning_optreg.callbacks import Curriculum, ExactResume, FullBatch, NoiseFree
 from lightning_optreg.callbacks.image_scores import score_images
 from lightning_optreg.data import BatchLoader, FashionMNISTDataModule, RandomCrop
 from tests.contracts.parts import checkpoint_every_step
@@ -98,6 +98,12 @@ def joined(batches: Iterable[list[int]]) -> list[int]:
     return list(chain.from_iterable(batches))
 
 
+def training_split(data: FashionMNISTDataModule) -> tuple[Tensor, Tensor, Tensor]:
+    """Images and labels as they are stored, and the positions of the training split."""
+    loader = data.train_dataloader()
+    return loader.images, loader.labels, loader.indices
+
+
 @pytest.fixture
 def score_file(tmp_path: Path) -> Path:
     path = tmp_path / "scores.pt"
@@ -132,7 +138,7 @@ def test_batches_come_from_the_pool(
     """Linear, from 54 to 540 images in 16.2 of 27 batches; a pass keeps its pool until it is done."""
     data, diary = Noting(fashion_mnist_dir), Diary()
     fit(tmp_path, data, from_file(score_file, order=order), logger=diary)
-    train = data._indices["train"]
+    train = training_split(data)[2]
     scores = torch.load(score_file, weights_only=True)[train]
     ranked = train[scores.argsort(descending=order == "hard_first")].tolist()
     assert [len(batch) for batch in data.seen] == [60] * 27
@@ -212,14 +218,44 @@ def test_a_resumed_run_is_exact(
     assert_identical(straight, resumed)
 
 
+class WriteResult(Callback):
+    """Children of a fork can only leave files."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        state = {**final_state(trainer, pl_module), "seen": trainer.datamodule.seen}  # type: ignore[attr-defined]
+        torch.save(state, f"{self.path}-{trainer.global_rank}.pt")
+
+
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this build of torch has no gloo")
+def test_two_processes_resume_exactly(tmp_path: Path, fashion_mnist_dir: Path) -> None:
+    def run(name: str, *callbacks: Callback, **options: Any) -> list[Any]:
+        seed_everything(5, verbose=False)
+        curriculum = Curriculum(start=0.1, full_at=0.9, min_images=40)
+        written = WriteResult(tmp_path / name)
+        data = Noting(fashion_mnist_dir, batch_size=30)
+        options |= {"devices": 2, "strategy": "ddp_fork", "max_epochs": 2}
+        fit(tmp_path, data, ExactResume(), curriculum, *callbacks, written, **options)
+        return [torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=True) for rank in range(2)]
+
+    straight = run("straight", checkpoint_every_step(tmp_path / "all"), enable_checkpointing=True)
+    for step in (4, 9):
+        resumed = run(f"from {step}", ckpt_path=tmp_path / "all" / f"step={step}.ckpt")
+        for state in straight:
+            state["seen"] = state["seen"][-18 + step :]
+        assert_identical(straight, resumed)
+
+
 # ---- scores ------------------------------------------------------------------------------------------------
 
 
 def reference_scores(module: Small, data: FashionMNISTDataModule, quantity: str) -> Tensor:
     """One image after the other, in double precision, from the definitions."""
     net = module.net.double().eval()
-    train = data._indices["train"]
-    images, labels = data._sets["train"].images[train], data._sets["train"].labels[train]
+    images, labels, train = training_split(data)
+    images, labels = images[train], labels[train]
     result = []
     for image, label in zip(data.pipeline.evaluate(images).double(), labels.tolist(), strict=True):
         p = net(image[None]).softmax(1)[0].tolist()
@@ -322,7 +358,9 @@ def test_what_is_refused_before_the_first_step(
     torch.save({"state_dict": {"net.2.weight": torch.zeros(3, 3)}}, other)
     for callbacks, options, message in (
         ([Curriculum()], {"max_epochs": -1}, "the run has no end.*set max_epochs or max_steps"),
-        ([Curriculum(), FullBatch()], {}, "FullBatch turns shuffling off.*leave one out"),
+        ([Curriculum(), FullBatch()], {}, "which FullBatch excludes; leave one out"),
+        ([NoiseFree(), Curriculum()], {}, "which NoiseFree excludes; leave one out"),
+        ([Curriculum()], {"overfit_batches": 2}, "set its shuffle to every_epoch, and no overfit_batches"),
         (
             [Curriculum("loss", reference=other)],
             {},

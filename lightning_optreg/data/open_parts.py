@@ -1,0 +1,65 @@
+"""The parts of a dataset that have been read, with the validation split and the statistics; their cache."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_optreg.data.cache import cached, fingerprint
+from lightning_optreg.data.sources import ImageSet, Part, Source
+from lightning_optreg.data.split import stratified_split
+from lightning_optreg.data.statistics import Statistics, compute_statistics
+
+__all__ = ["OpenParts"]
+
+
+class OpenParts:
+    """What has been read of a dataset.
+
+    Args:
+        source: Where it is.
+        cache_dir: Folder for decoded data.
+        val_fraction: Share of the training images kept for validation, unless the source has a part for it.
+        split_seed: Seed of that split.
+    """
+
+    def __init__(self, source: Source, cache_dir: Path, val_fraction: float, split_seed: int) -> None:
+        self.source, self.cache_dir = source, cache_dir
+        self.val_fraction, self.split_seed = val_fraction, split_seed
+        self.sets: dict[Part, ImageSet] = {}
+        self.indices: dict[Part, Tensor] = {}
+        """Positions of each part's images in its set."""
+
+    def open(self, part: Part) -> None:
+        """Read a part, if the source has it and it is not open."""
+        if part not in self.source.files or part in self.sets:
+            return
+        images = ImageSet(**self._cached(part, "images", lambda: self.source.read(part)._asdict()))
+        self.sets[part] = images
+        if part == "train" and "val" not in self.source.files:
+            train, val = stratified_split(images.labels, self.val_fraction, self.split_seed)
+            self.sets["val"] = images
+            self.indices["train"], self.indices["val"] = train, val
+        else:
+            self.indices[part] = torch.arange(len(images.labels))
+
+    def statistics(self) -> Statistics:
+        """Return those of the training split."""
+        split = None if "val" in self.source.files else [self.val_fraction, self.split_seed]
+        return Statistics(**self._cached("train", "statistics", self._measure, split=split))
+
+    def _measure(self) -> dict[str, Tensor]:
+        self.open("train")
+        return asdict(compute_statistics(self.sets["train"].images, self.indices["train"]))
+
+    def _cached(
+        self, part: Part, what: str, make: Callable[[], dict[str, Tensor]], **options: Any
+    ) -> dict[str, Tensor]:
+        files = self.source.files[part]
+        if not files:
+            return make()
+        key = {"part": part, "files": fingerprint(files), **self.source.options, **options}
+        return cached(self.cache_dir, f"{self.source.name}-{part}-{what}", key, make)
