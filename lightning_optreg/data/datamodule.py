@@ -9,21 +9,20 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lightning_optreg.data.cache import default_cache_dir
 from lightning_optreg.data.draws import Draws
-from lightning_optreg.data.loader import Batch, BatchLoader
+from lightning_optreg.data.loader import Batch, BatchLoader, progress_of
 from lightning_optreg.data.open_parts import OpenParts
 from lightning_optreg.data.order import Shuffle, check_shuffle
-from lightning_optreg.data.sources import Part, Source
+from lightning_optreg.data.sources import Part, Source, folder
 from lightning_optreg.data.statistics import Statistics
 from lightning_optreg.data.transforms import BatchTransform, Centring, Pipeline
 
@@ -46,6 +45,9 @@ class ImageDataModule(LightningDataModule):
             whole training split: batch gradient descent).
         val_fraction: Share of the training images, and of those of each class, kept for validation, in
             [0, 1). With 0 all are trained on and there is no validation.
+        train_size: How many of the images left for training are used, at least one of each class, and of
+            each in proportion; chosen with `split_seed`, a smaller number's being among a larger one's. None:
+            all.
         augment: Transforms of training batches, in this order; None for none.
         normalize: How pixels are centred and scaled, with statistics of the training split: "mean_std",
             "mean" (VGG), "mean_image" (AlexNet) or "none" (they stay on [0, 1]). What transforms pad with is
@@ -95,6 +97,7 @@ class ImageDataModule(LightningDataModule):
         *,
         batch_size: int | Literal["full"] = 128,
         val_fraction: float = 0.1,
+        train_size: int | None = None,
         augment: list[BatchTransform] | None = None,
         normalize: Centring = "mean_std",
         seed: int | None = None,
@@ -108,16 +111,12 @@ class ImageDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        self.data_dir = None if data_dir is None else Path(data_dir).expanduser()
-        if self.data_dir is not None and not self.data_dir.is_dir():
-            if self.data_dir.exists():
-                raise NotADirectoryError(f"{name}: data_dir must be a folder, {data_dir} is a file")
-            raise FileNotFoundError(f"{name}: data_dir must be a folder, {data_dir} does not exist")
-        self.cache_dir = default_cache_dir() if cache_dir is None else Path(cache_dir).expanduser()
-        if self.cache_dir.exists() and not self.cache_dir.is_dir():
-            raise NotADirectoryError(f"{name}: cache_dir must be a folder, {self.cache_dir} is a file")
+        self.data_dir = None if data_dir is None else folder(data_dir, f"{name}: data_dir")
+        self.cache_dir = folder(cache_dir or default_cache_dir(), f"{name}: cache_dir", exists=False)
         if not 0.0 <= val_fraction < 1.0:
             raise ValueError(f"{name}: val_fraction must be in [0, 1), got {val_fraction}")
+        if train_size is not None and not train_size >= 1:
+            raise ValueError(f"{name}: train_size must be >= 1, got {train_size}")
         if normalize not in ("mean_std", "mean", "mean_image", "none"):
             raise ValueError(
                 f"{name}: normalize must be mean_std, mean, mean_image or none, got {normalize!r}"
@@ -127,6 +126,7 @@ class ImageDataModule(LightningDataModule):
         check_shuffle(shuffle, name)
         self.batch_size = batch_size
         self.val_fraction = val_fraction
+        self.train_size = train_size
         self.seed = seed
         self.split_seed = split_seed
         self.num_workers = num_workers
@@ -201,7 +201,9 @@ class ImageDataModule(LightningDataModule):
     def _found(self, *, download: bool) -> OpenParts:
         source = self.locate(download=download)
         if self._parts is None:
-            self._parts = OpenParts(source, self.cache_dir, self.val_fraction, self.split_seed)
+            self._parts = OpenParts(
+                source, self.cache_dir, self.val_fraction, self.split_seed, self.train_size
+            )
         self._parts.source = source
         return self._parts
 
@@ -209,7 +211,7 @@ class ImageDataModule(LightningDataModule):
 
     def train_dataloader(self) -> BatchLoader:
         """Batches of the training split, shuffled as `shuffle` says (never with `overfit_batches`)."""
-        clock = None if self.trainer is None else partial(_progress, self.trainer)
+        clock = None if self.trainer is None else partial(progress_of, self.trainer)
         return self._loader("train", training=True, clock=clock)
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
@@ -237,19 +239,17 @@ class ImageDataModule(LightningDataModule):
     ) -> BatchLoader:
         parts = self._parts
         if parts is None or part not in parts.sets:
-            reason = f"setup() must open the {part} images first"
-            if part == "test" and parts is not None and part not in parts.source.files:
-                reason = "the dataset has no test images"
+            missing = part == "test" and parts is not None and part not in parts.source.files
+            reason = (
+                "the dataset has no test images" if missing else f"setup() must open the {part} images first"
+            )
             raise MisconfigurationException(f"{type(self).__name__}: {reason}")
         trainer = self.trainer
         pin_memory = self.pin_memory
         if pin_memory is None:
             pin_memory = trainer is not None and trainer.strategy.root_device.type == "cuda"
         overfit = trainer is not None and trainer.overfit_batches > 0  # type: ignore[attr-defined]  # untyped
-        if self.seed is None:
-            self._run_seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
-        else:
-            self._run_seed = self.seed
+        self._run_seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if self.seed is None else self.seed
         return BatchLoader(
             parts.sets[part].images,
             parts.sets[part].labels,
@@ -271,10 +271,7 @@ class ImageDataModule(LightningDataModule):
         """Bring a batch to the device, still in 8 bits."""
         if not isinstance(batch, Batch):
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
-        if batch.images.device == device:
-            return batch
-        images, labels, index = (t.to(device, non_blocking=True) for t in batch[:3])
-        return Batch(images, labels, index, batch.place)
+        return batch.to(device)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> list[Tensor]:
         """Augment (in training) and normalise a batch; a list, since callbacks may change it."""
@@ -317,9 +314,3 @@ class ImageDataModule(LightningDataModule):
         loader.set_epoch(epoch)
         for batch in loader:
             yield self.transform(batch, training=training), batch.labels
-
-
-def _progress(trainer: Trainer) -> tuple[int, int]:
-    # Continued at an epoch's end with max_steps, Lightning 2.6 goes through an empty epoch. The number that
-    # it gives to set_epoch is then one too high, while current_epoch is right.
-    return trainer.current_epoch, trainer.fit_loop.batch_idx + 1

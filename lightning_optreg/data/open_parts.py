@@ -24,11 +24,19 @@ class OpenParts:
         cache_dir: Folder for decoded data.
         val_fraction: Share of the training images kept for validation, unless the source has a part for it.
         split_seed: Seed of that split.
+        train_size: How many of the training images are used; None: all.
     """
 
-    def __init__(self, source: Source, cache_dir: Path, val_fraction: float, split_seed: int) -> None:
+    def __init__(
+        self,
+        source: Source,
+        cache_dir: Path,
+        val_fraction: float,
+        split_seed: int,
+        train_size: int | None = None,
+    ) -> None:
         self.source, self.cache_dir = source, cache_dir
-        self.val_fraction, self.split_seed = val_fraction, split_seed
+        self.val_fraction, self.split_seed, self.train_size = val_fraction, split_seed, train_size
         self.sets: dict[Part, ImageSet] = {}
         self.indices: dict[Part, Tensor] = {}
         """Positions of each part's images in its set."""
@@ -45,10 +53,25 @@ class OpenParts:
             self.indices["train"], self.indices["val"] = train, val
         else:
             self.indices[part] = torch.arange(len(images.labels))
+        if part == "train" and self.train_size is not None:
+            self.indices[part] = self._few(images.labels, self.indices[part], self.train_size)
+
+    def _few(self, labels: Tensor, indices: Tensor, count: int) -> Tensor:
+        if not count <= len(indices):
+            raise ValueError(
+                f"train_size must be <= {len(indices)}, the training images of {self.source.name}, "
+                f"got {count}"
+            )
+        chosen, _ = stratified_split(labels[indices], 1.0 - count / len(indices), self.split_seed)
+        return indices[chosen]
 
     def statistics(self) -> Statistics:
         """Return those of the training split."""
-        split = None if "val" in self.source.files else [self.val_fraction, self.split_seed]
+        split: list[float] | None = [self.val_fraction, self.split_seed]
+        if self.train_size is not None:
+            split = [self.val_fraction, self.split_seed, self.train_size]
+        elif "val" in self.source.files:
+            split = None
         return Statistics(**self._cached("train", "statistics", self._measure, split=split))
 
     def _measure(self) -> dict[str, Tensor]:

@@ -116,6 +116,7 @@ def test_what_the_command_line_links_is_known_at_once():
         ({"val_fraction": 1.0}, ValueError, r"val_fraction must be in \[0, 1\), got 1.0"),
         ({"val_fraction": -0.1}, ValueError, r"val_fraction must be in \[0, 1\), got -0.1"),
         ({"val_fraction": float("nan")}, ValueError, r"val_fraction must be in \[0, 1\), got nan"),
+        ({"train_size": 0}, ValueError, "train_size must be >= 1, got 0"),
         ({"normalize": "minmax"}, ValueError, "normalize must be mean_std, mean, .*, got 'minmax'"),
         ({"num_workers": -1}, ValueError, "num_workers must be >= 0, got -1"),
         ({"augment": [nn.Identity()]}, TypeError, "Identity"),
@@ -398,6 +399,39 @@ def test_the_split_belongs_to_split_seed_alone(fashion):
         return data.val_dataloader().indices.tolist()
 
     assert validation() == validation(seed=5, batch_size=3) != validation(split_seed=1)
+
+
+def test_a_few_training_images_are_of_all_classes_and_nested(fashion):
+    chosen = {}
+    for train_size in (None, 20, 30):
+        data = fashion(train_size=train_size, batch_size=7)
+        data.setup("fit")
+        loader = data.train_dataloader()
+        chosen[train_size] = set(loader.indices.tolist())
+        labels = loader.labels[loader.indices]
+        if train_size is not None:
+            assert len(loader.indices) == train_size
+            assert labels.bincount(minlength=10).tolist() == [train_size // 10] * 10
+            assert data.statistics.mean == pytest.approx(
+                (loader.images[loader.indices] / 255.0).mean().item(), abs=1e-6
+            )
+        assert data.val_dataloader().indices.tolist() == fashion_val(fashion)
+    assert chosen[20] < chosen[30] < chosen[None]
+
+
+def fashion_val(fashion):
+    data = fashion()
+    data.setup("fit")
+    return data.val_dataloader().indices.tolist()
+
+
+def test_too_many_or_too_few_training_images(fashion):
+    with pytest.raises(
+        ValueError, match=r"^train_size must be <= \d+, the training images of fashion.*, got 9999$"
+    ):
+        fashion(train_size=9999).setup("fit")
+    with pytest.raises(ValueError, match="no image to train on"):
+        fashion(train_size=3).setup("fit")
 
 
 def test_too_small_a_validation_split(fashion):
