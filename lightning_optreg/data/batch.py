@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -22,6 +23,13 @@ class Batch(NamedTuple):
     """int64 (n,), positions in the dataset."""
     place: Place
     """Which batch of which epoch, and which of its rows."""
+
+    def to(self, device: torch.device) -> "Batch":
+        """Bring it to a device, without waiting for the copy."""
+        if self.images.device == device:
+            return self
+        images, labels, index = (t.to(device, non_blocking=True) for t in self[:3])
+        return Batch(images, labels, index, self.place)
 
 
 class Share(Dataset[Batch]):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, TypedDict
 
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, SequentialSampler
 
@@ -17,7 +18,7 @@ from lightning_optreg.data.batch import Batch, Share
 from lightning_optreg.data.draws import Place
 from lightning_optreg.data.order import Shuffle, check_shuffle, deal, epoch_order, fixed_order
 
-__all__ = ["Batch", "BatchLoader", "LoaderState", "Place"]
+__all__ = ["Batch", "BatchLoader", "LoaderState", "Place", "progress_of"]
 
 
 class LoaderState(TypedDict):
@@ -248,6 +249,13 @@ class BatchLoader(Iterable[Batch]):
             raise ValueError(f"BatchLoader: not the state of a BatchLoader: {state}")
         self._restored = state
         self._epoch, self._batches = state["epoch"], state["batches"]
+
+
+def progress_of(trainer: Trainer) -> tuple[int, int]:
+    """Tell the epoch and the number of its batches that are done: a `clock` of a `BatchLoader`."""
+    # Continued at an epoch's end with max_steps, Lightning 2.6 goes through an empty epoch. The number that
+    # it gives to set_epoch is then one too high, while current_epoch is right.
+    return trainer.current_epoch, trainer.fit_loop.batch_idx + 1
 
 
 def _unchanged(batch: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
-__all__ = ["ImageSet", "Part", "Source", "check_labels", "check_md5", "locate"]
+__all__ = ["ImageSet", "Part", "Source", "check_labels", "check_md5", "folder", "locate"]
 
 Part = Literal["train", "val", "test"]
 
@@ -42,6 +42,26 @@ class Source:
     """Reads and checks a part."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """What else the result depends on, as JSON values."""
+
+
+def folder(path: str | Path, name: str, *, exists: bool = True) -> Path:
+    """Return a folder's path, with the home folder in place of `~`.
+
+    Args:
+        path: Its path.
+        name: What it is, for the errors.
+        exists: Whether it must exist.
+
+    Raises:
+        FileNotFoundError: If it must exist and does not.
+        NotADirectoryError: If it is a file.
+    """
+    result = Path(path).expanduser()
+    if result.exists() and not result.is_dir():
+        raise NotADirectoryError(f"{name} must be a folder, {path} is a file")
+    if exists and not result.exists():
+        raise FileNotFoundError(f"{name} must be a folder, {path} does not exist")
+    return result
 
 
 def locate(
