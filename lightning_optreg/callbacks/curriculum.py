@@ -34,8 +34,8 @@ class Curriculum(Callback):
     Every epoch has as many batches as without, so budgets are equal; it goes through the pool of g(t) images
     once, in random order, then through the pool as large as it is by then, and so on (see `epoch_passes`).
     Images outside the pool are not touched. The order is a function of seed, epoch and scores, and scores are
-    part of a checkpoint, so a resumed run is exact at any batch, and one process with batches of 2 B sees
-    what two with B each see. With `start=1` training is, bit for bit, what it is without.
+    part of a checkpoint, so a resumed run is exact at any batch, and with the same scores one process with
+    batches of 2 B sees what two with B each see. With `start=1` training is, bit for bit, what it is without.
 
     The score of an image says how hard it is:
 
@@ -47,8 +47,9 @@ class Curriculum(Callback):
       reference, or, without one, of the network as it then is, as with `self_paced`.
     - `file`: numbers of your own, from the file `scores`.
 
-    Networks are asked in evaluation mode, for images as in evaluation; that takes as long as a validation on
-    the training images, and leaves no trace in generators and running averages.
+    Networks are asked in evaluation mode, for images as in evaluation, by each process for its share; for the
+    54,000 of Fashion-MNIST that takes 0.2 s with an MLP and 1.1 s with LeNet-5 on two CPU cores. It leaves no
+    trace in generators and running averages.
 
     Compare with `order="random"`: Wu et al. find that easy first helps where epochs are few or labels wrong,
     and otherwise no order is better than a random one.
@@ -67,7 +68,7 @@ class Curriculum(Callback):
             finite number for each image of the training set as it is stored, those of a validation split
             taken from it included. The higher, the harder.
         pacing: How the pool grows: "step", "linear", "quadratic", "root", "log", "exponential" or
-            "staircase" (see `lightning_optreg.data.curriculum.Pacing`).
+            "staircase" (see `lightning_optreg.data.Pacing`).
         start: Share of the images in the first pool, in (0, 1].
         full_at: Share of the run's batches after which all images are in the pool, in (0, 1].
         increase: Factor of a stair, greater than 1, with "staircase" only. Default: 1.9, Hacohen and
