@@ -6,6 +6,7 @@ from lightning_optreg.callbacks.batch_augmentation import BatchAugmentation
 from lightning_optreg.callbacks.batch_size_growth import BatchSizeGrowth
 from lightning_optreg.callbacks.curriculum import Curriculum
 from lightning_optreg.callbacks.curves import Curves
+from lightning_optreg.callbacks.early_stopping import EarlyStopping
 from lightning_optreg.callbacks.exact_resume import ExactResume
 from lightning_optreg.callbacks.full_batch import FullBatch
 from lightning_optreg.callbacks.gradient_noise import GradientNoise
@@ -29,6 +30,7 @@ __all__ = [
     "Curriculum",
     "Curves",
     "CutMix",
+    "EarlyStopping",
     "ElasticNet",
     "ExactResume",
     "FullBatch",

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import yaml
 from jsonargparse import Namespace
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
@@ -30,6 +31,7 @@ from lightning_optreg.cli.parser import Parser
 from lightning_optreg.cli.ranges import check_ranges
 from lightning_optreg.cli.run_folder import DEFAULT_ROOT, find_checkpoint, folder_of, new_version
 from lightning_optreg.cli.save_config import SaveConfig
+from lightning_optreg.cli.trainer import Trainer
 from lightning_optreg.data import ImageDataModule
 
 __all__ = ["CLI", "run"]
@@ -185,7 +187,7 @@ class CLI(LightningCLI):
             trainer.callbacks = [c for c in trainer.callbacks if c not in finders]
 
     @override
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         callbacks = self._sighted(self.config_init[self.subcommand]["trainer"].callbacks)
         if self.subcommand == "predict" and not any(isinstance(c, PredictionWriter) for c in callbacks):
             callbacks.append(PredictionWriter())
@@ -294,6 +296,7 @@ def run(argv: list[str], callbacks: Sequence[Callback] = ()) -> CLI:
             model_class=ImageClassifier,
             datamodule_class=ImageDataModule,
             subclass_mode_data=True,
+            trainer_class=Trainer,
             save_config_callback=None,
             seed_everything_default=0,
             parser_class=Parser,

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_dumper
+from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -157,7 +158,8 @@ class Parser(LightningArgumentParser):
         bases = [base for base in map(_import, types) if inspect.isclass(base)]
         if bases and (unknown_class is not None or not allowed):
             wrong = unknown_class or value or ""
-            known_as = f"{wrong!r} is no known {bases[0].__name__}"
+            kind = Callback if issubclass(bases[0], Callback) else bases[0]
+            known_as = f"{wrong!r} is no known {kind.__name__}"
             return f"{start}{known_as}{self._where(key)}{_like_class(wrong, bases)}"
         choice = ", ".join(allowed[:-1]) + " or " * (len(allowed) > 1) + "".join(allowed[-1:])
         close = nearest(value or "", allowed, few=0)

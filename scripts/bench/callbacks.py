@@ -33,6 +33,7 @@ CALLBACKS: dict[str, Callable[[], Callback]] = {
     "BatchAugmentation, erasing": lambda: callbacks.BatchAugmentation([data.RandomErasing()]),
     "BatchSizeGrowth": lambda: callbacks.BatchSizeGrowth([1000]),
     "CutMix": lambda: callbacks.CutMix(num_classes=10),
+    "EarlyStopping": lambda: callbacks.EarlyStopping("loss", strict=False, restore_best=True),
     "ElasticNet": callbacks.ElasticNet,
     "ExactResume": callbacks.ExactResume,
     "GradientNoise": callbacks.GradientNoise,

@@ -248,9 +248,7 @@ def test_classes_unknown_to_all_are_asked_for() -> None:
     class NoCount(Sees):
         num_classes = None  # type: ignore[assignment]
 
-    with pytest.raises(
-        MisconfigurationException, match="LabelSmoothing: neither the module"
-    ):
+    with pytest.raises(MisconfigurationException, match="LabelSmoothing: neither the module"):
         fit([LabelSmoothing()], module=NoCount())
 
 

@@ -138,6 +138,24 @@ CALLBACKS: dict[str, Part] = {
             ({"labels": None}, "labels"),
         ),
     ),
+    "EarlyStopping": Part(
+        lambda _: callbacks.EarlyStopping(
+            "val_loss", patience=2, strict=False, restore_best=True, smoothing=0.5
+        ),
+        neutral=lambda _: callbacks.EarlyStopping("val_loss", patience=1000, strict=False),
+        wrong=(
+            ({"mode": "least"}, "mode"),
+            ({"min_delta": float("nan")}, "min_delta"),
+            ({"patience": 0}, "patience"),
+            ({"criterion": "GP"}, "criterion"),
+            ({"criterion": "GL", "mode": "max"}, "mode"),
+            ({"criterion": "PQ"}, "train_monitor"),
+            ({"alpha": 0.0}, "alpha"),
+            ({"strip": 0}, "strip"),
+            ({"successive": 1.5}, "successive"),
+            ({"smoothing": 1.0}, "smoothing"),
+        ),
+    ),
     "ElasticNet": Part(
         lambda _: callbacks.ElasticNet(0.01, beta=2.0),
         neutral=lambda _: callbacks.ElasticNet(0.0),

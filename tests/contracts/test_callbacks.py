@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
 import lightning_optreg.callbacks
-from lightning_optreg.callbacks import ExactResume
+from lightning_optreg.callbacks import EarlyStopping, ExactResume
 from tests.contracts.parts import CALLBACKS, Part, checkpoint_every_step
 from tests.resume_tools import (
     Regression,
@@ -237,7 +237,8 @@ def test_two_processes(tmp_path: Path) -> None:
 @every_callback
 def test_built_from_yaml_by_its_short_name(name: str) -> None:
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--callback", type=Callback)
+    # as in the command line, which prefers this package's class of the two with that name
+    parser.add_argument("--callback", type=EarlyStopping | Callback)
     built = parser.instantiate(parser.parse_args([f"--callback={name}"])).callback
     assert type(built) is getattr(lightning_optreg.callbacks, name)
 
