@@ -14,6 +14,7 @@ from lightning_optreg.callbacks.histograms import Histograms
 from lightning_optreg.callbacks.label_smoothing import LabelSmoothing
 from lightning_optreg.callbacks.max_norm import MaxNorm
 from lightning_optreg.callbacks.mix_up import CutMix, MixUp
+from lightning_optreg.callbacks.nan_guard import NaNGuard
 from lightning_optreg.callbacks.noise_free import NoiseFree
 from lightning_optreg.callbacks.noise_marginalization import NoiseMarginalization
 from lightning_optreg.callbacks.penalties import ElasticNet, L1Penalty, L2Penalty
@@ -41,6 +42,7 @@ __all__ = [
     "LabelSmoothing",
     "MaxNorm",
     "MixUp",
+    "NaNGuard",
     "NoiseFree",
     "NoiseMarginalization",
     "PredictionWriter",

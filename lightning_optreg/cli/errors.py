@@ -76,6 +76,8 @@ def run_guarded(command: Callable[[], object]) -> int:
         return _say(f"a file is damaged: {error}", 2)
     except torch.OutOfMemoryError as error:
         return _say(f"the device's memory is full; try a smaller data.batch_size ({error})", 1)
+    except FloatingPointError as error:  # of NaNGuard
+        return _say(str(error), 1)
     except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
         if _is_bug(error):
             raise

@@ -43,6 +43,8 @@ CALLBACKS: dict[str, Callable[[], Callback]] = {
     "LabelSmoothing": lambda: callbacks.LabelSmoothing(num_classes=10),
     "MaxNorm": callbacks.MaxNorm,
     "MixUp": lambda: callbacks.MixUp(num_classes=10),
+    "NaNGuard": callbacks.NaNGuard,
+    "NaNGuard, skipping": lambda: callbacks.NaNGuard("skip"),
     "Throughput": callbacks.Throughput,
 }
 

@@ -222,6 +222,10 @@ CALLBACKS: dict[str, Part] = {
             ({"seed": 0.5}, "seed"),
         ),
     ),
+    "NaNGuard": Part(
+        lambda _: callbacks.NaNGuard("skip"),
+        wrong=(({"action": "ignore"}, "action"), ({"max_skips": 0}, "max_skips")),
+    ),
     "NoiseFree": Part(
         lambda _: callbacks.NoiseFree(),
         neutral=lambda _: callbacks.NoiseFree(shuffling=False, augmentation=False, layers=False),
