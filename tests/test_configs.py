@@ -15,6 +15,12 @@ DATA_SETS = ("fashion_mnist", "cifar10", "imagenet")
 RECIPES = [path for data in DATA_SETS for path in sorted(CONFIGS.glob(f"{data}/*.yaml"))]
 METHODS = sorted(CONFIGS.glob("methods/*.yaml"))
 BASE = CONFIGS / "fashion_mnist" / "lenet5.yaml"
+# Methods that find nothing to do in LeNet-5: no dropout, no residual blocks, no batch normalisation
+NEEDS = {
+    "batch_norm_recalibration": "resnet20.yaml",
+    "noise_marginalization": "mlp.yaml",
+    "noisy_ensemble": "resnet20.yaml",
+}
 # Networks of the same class with a fraction of the work, for recipes whose step takes seconds on a CPU
 SMALLER = {
     "alexnet": ["--model.net.channels=[2,4,4,4,4]", "--model.net.hidden=8"],
@@ -103,7 +109,7 @@ def test_a_method_is_laid_over_a_recipe(
     if method.stem == "histograms":  # as it says, after a logger that draws them
         overlays.insert(0, method.with_name("tensorboard.yaml"))
     files = [argument for path in overlays for argument in ("--config", str(path))]
-    base = BASE.with_name("mlp.yaml") if method.stem == "noise_marginalization" else BASE  # it has dropout
+    base = BASE.with_name(NEEDS.get(method.stem, BASE.name))
     command = ["fit", "--config", str(base), *files, *quick["fashion_mnist"]]
     if method.stem == "compile":  # which takes a minute: building is enough
         command += ["--trainer.limit_train_batches=0", "--trainer.limit_val_batches=0"]

@@ -17,6 +17,7 @@ from lightning_optreg.callbacks.mix_up import CutMix, MixUp
 from lightning_optreg.callbacks.nan_guard import NaNGuard
 from lightning_optreg.callbacks.noise_free import NoiseFree
 from lightning_optreg.callbacks.noise_marginalization import NoiseMarginalization
+from lightning_optreg.callbacks.noisy_ensemble import NoisyEnsemble
 from lightning_optreg.callbacks.penalties import ElasticNet, L1Penalty, L2Penalty
 from lightning_optreg.callbacks.prediction_writer import PredictionWriter
 from lightning_optreg.callbacks.reset_optimizer import ResetOptimizer
@@ -45,6 +46,7 @@ __all__ = [
     "NaNGuard",
     "NoiseFree",
     "NoiseMarginalization",
+    "NoisyEnsemble",
     "PredictionWriter",
     "ResetOptimizer",
     "TestTimeAugmentation",

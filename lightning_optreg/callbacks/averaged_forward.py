@@ -114,7 +114,7 @@ class AveragedForward(Callback):
         self._network: nn.Module | None = None
         self._rest: Iterator[Tensor] = iter(())
         self._random_state: dict[str, Any] | None = None
-        self._device = torch.device("cpu")
+        self._device, self._rank = torch.device("cpu"), 0
         self._log_name = ""
         self._quantities: list[tuple[dict[str, Tensor], int]] = []  # of the batch, to be logged at its end
 
@@ -141,7 +141,7 @@ class AveragedForward(Callback):
         if stage not in self.stages:
             return
         self._network = network = find_network(pl_module, self.net, type(self).__name__)
-        self._device = pl_module.device
+        self._device, self._rank = pl_module.device, trainer.global_rank
         self._random_state = collect_random_state(self._device)
         torch.manual_seed(self.seed + trainer.global_rank)
         self._handles = [

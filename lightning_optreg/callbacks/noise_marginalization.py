@@ -19,7 +19,7 @@ from typing_extensions import override
 from lightning_optreg.callbacks.averaged_forward import Average, AveragedForward, Stage, find_network
 from lightning_optreg.layers import NoiseLayer
 
-__all__ = ["NoiseMarginalization", "noise_layers", "spread"]
+__all__ = ["NoiseMarginalization", "describe_spread", "noise_layers", "spread"]
 
 # Of torch and torchvision: what draws random numbers in training mode. FractionalMaxPool always does.
 FOREIGN_NOISE = (
@@ -95,6 +95,19 @@ def spread(probabilities: Tensor) -> dict[str, Tensor]:
 
 def _entropy(probabilities: Tensor) -> Tensor:
     return -probabilities.xlogy(probabilities).sum(-1)
+
+
+def describe_spread(outputs: Tensor, average: Average) -> dict[str, Tensor]:
+    """Sum up how much passes differ: means over the images of `spread`, or of the standard deviation.
+
+    Args:
+        outputs: (S, N, K) scores of S passes; with `average="outputs"` (S, ...).
+        average: How they are averaged.
+    """
+    outputs = outputs.detach().float()
+    if average == "outputs":
+        return {"std": outputs.std(0, correction=0).mean()}
+    return {name: value.mean() for name, value in spread(outputs.softmax(-1)).items()}
 
 
 class NoiseMarginalization(AveragedForward):
@@ -175,10 +188,7 @@ class NoiseMarginalization(AveragedForward):
     @override
     def describe(self, outputs: Tensor) -> dict[str, Tensor]:
         """The spread over the samples."""
-        outputs = outputs.detach().float()
-        if self.average == "outputs":
-            return {"std": outputs.std(0, correction=0).mean()}
-        return {name: value.mean() for name, value in spread(outputs.softmax(-1)).items()}
+        return describe_spread(outputs, self.average)
 
     @override
     def begin(self, network: nn.Module) -> None:

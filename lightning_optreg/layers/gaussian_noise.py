@@ -19,12 +19,13 @@ __all__ = ["GaussianNoise", "gaussian_noise", "relative_std"]
 RelativeTo = Literal["image", "batch"]
 
 
-def gaussian_noise(x: Tensor, std: float | Tensor) -> Tensor:
+def gaussian_noise(x: Tensor, std: float | Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Add noise: y = x + std z with z ~ N(0, I).
 
     Args:
         x: Activations of any shape.
         std: Standard deviation, at least 0, in units of x: a number or a tensor that broadcasts to x.
+        generator: Of the device of x. None: the default one.
 
     Returns:
         Noisy activations of the same shape.
@@ -35,7 +36,7 @@ def gaussian_noise(x: Tensor, std: float | Tensor) -> Tensor:
         >>> gaussian_noise(torch.zeros(1, 2), 0.0)
         tensor([[0., 0.]])
     """
-    z = torch.randn_like(x)
+    z = torch.randn_like(x) if generator is None else torch.empty_like(x).normal_(generator=generator)
     return x.addcmul(z, std) if isinstance(std, Tensor) else x.add(z, alpha=std)
 
 

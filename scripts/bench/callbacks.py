@@ -45,6 +45,7 @@ CALLBACKS: dict[str, Callable[[], Callback]] = {
     "MixUp": lambda: callbacks.MixUp(num_classes=10),
     "NaNGuard": callbacks.NaNGuard,
     "NaNGuard, skipping": lambda: callbacks.NaNGuard("skip"),
+    "NoisyEnsemble": callbacks.NoisyEnsemble,
     "Throughput": callbacks.Throughput,
 }
 

@@ -19,7 +19,7 @@ class Part:
         neutral: Makes it at its trivial setting. None: the callback only watches, so `build` is neutral too.
         refuses: What it says of modules that it can't work on, such as one without noise to average out.
         adam: Whether it needs an optimizer of Adam's type in its module.
-        labels: Whether it needs batches that are a list of inputs and labels.
+        boring: What it says of Lightning's `BoringModel`, if it lacks what the part needs.
         no_schedule: Whether it refuses a module with a learning-rate schedule.
         refuses_manual: What it says of manual optimization, if it says something else there.
         whole_epochs: Whether it makes one step of an epoch, so that no setting of it is neutral, parts that
@@ -37,11 +37,14 @@ class Part:
     whole_epochs: bool = False
     own_loader: bool = False
     adam: bool = False
-    labels: bool = False
+    boring: str | None = None
     no_schedule: bool = False
     resumes: bool = True
     wrong: tuple[tuple[dict[str, object], str], ...] = ()
 
+
+NO_LIST = "a training batch must be a list or a dictionary"
+"""What is said of batches that are one tensor."""
 
 CHOICE: tuple[tuple[dict[str, object], str], ...] = (({"names": "net.*"}, "names"), ({"types": [1]}, "types"))
 """Wrong choices of parameters."""
@@ -83,7 +86,7 @@ CALLBACKS: dict[str, Part] = {
     "BatchAugmentation": Part(
         lambda _: callbacks.BatchAugmentation([data.RandomHorizontalFlip(), data.RandomErasing()], seed=1),
         neutral=lambda _: callbacks.BatchAugmentation(),
-        labels=True,
+        boring=NO_LIST,
         wrong=(
             ({"transforms": [1]}, "transforms"),
             ({"images": 0.5}, "images"),
@@ -130,7 +133,7 @@ CALLBACKS: dict[str, Part] = {
     "CutMix": Part(
         lambda _: callbacks.CutMix(num_classes=3, seed=2),
         neutral=lambda _: callbacks.CutMix(alpha=0.0),
-        labels=True,
+        boring=NO_LIST,
         wrong=(
             ({"alpha": float("nan")}, "alpha"),
             ({"p": 1.5}, "p"),
@@ -203,7 +206,7 @@ CALLBACKS: dict[str, Part] = {
     "LabelSmoothing": Part(
         lambda _: callbacks.LabelSmoothing(0.2, num_classes=3),
         neutral=lambda _: callbacks.LabelSmoothing(0.0),
-        labels=True,
+        boring=NO_LIST,
         wrong=(({"epsilon": float("nan")}, "epsilon"), ({"num_classes": 0}, "num_classes")),
     ),
     "MaxNorm": Part(
@@ -214,7 +217,7 @@ CALLBACKS: dict[str, Part] = {
     "MixUp": Part(
         lambda _: callbacks.MixUp(0.4, p=0.8, num_classes=3, seed=2),
         neutral=lambda _: callbacks.MixUp(p=0.0),
-        labels=True,
+        boring=NO_LIST,
         wrong=(
             ({"alpha": -1.0}, "alpha"),
             ({"p": float("nan")}, "p"),
@@ -242,6 +245,21 @@ CALLBACKS: dict[str, Part] = {
         ),
     ),
     "ResetOptimizer": Part(lambda _: callbacks.ResetOptimizer(), resumes=False),
+    "NoisyEnsemble": Part(
+        lambda _: callbacks.NoisyEnsemble(
+            0.3, blocks=["0", "BasicBlock"], samples=2, average="outputs", stages=["validate"], seed=5
+        ),
+        neutral=lambda _: callbacks.NoisyEnsemble(0.0, blocks=["0", "BasicBlock"]),
+        boring="has no residual blocks",
+        wrong=(
+            ({"noise": float("nan")}, "noise"),
+            ({"relative_to": "pixel"}, "relative_to"),
+            ({"blocks": "BasicBlock"}, "blocks"),
+            ({"samples": 0}, "samples"),
+            ({"stages": ["fit"]}, "stages"),
+            ({"average": "median"}, "average"),
+        ),
+    ),
     "PredictionWriter": Part(
         lambda _: callbacks.PredictionWriter(),
         wrong=(({"path": "predictions.txt"}, "path"),),

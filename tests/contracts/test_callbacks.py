@@ -114,8 +114,8 @@ def fit_or_refuse(name: str, folder: Path, module: LightningModule, **options: A
     refuses = "of Adam's type" if part.adam and not isinstance(module, Torchvision) else part.refuses
     if part.no_schedule and isinstance(module, BoringModel) and not isinstance(module, TwoOptimizers):
         refuses = "has a learning-rate schedule"
-    if part.labels and isinstance(module, BoringModel):
-        refuses = "a training batch must be a list or a dictionary"
+    if part.boring is not None and isinstance(module, BoringModel):
+        refuses = part.boring
     elif not module.automatic_optimization:
         refuses = part.refuses_manual or refuses
     if refuses is None:
