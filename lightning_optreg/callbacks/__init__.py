@@ -3,6 +3,7 @@
 from lightning_optreg.callbacks.adam_restarts import AdamRestarts
 from lightning_optreg.callbacks.adam_to_sgd import AdamToSGD
 from lightning_optreg.callbacks.batch_augmentation import BatchAugmentation
+from lightning_optreg.callbacks.batch_norm_recalibration import BatchNormRecalibration
 from lightning_optreg.callbacks.batch_size_growth import BatchSizeGrowth
 from lightning_optreg.callbacks.curriculum import Curriculum
 from lightning_optreg.callbacks.curves import Curves
@@ -21,6 +22,7 @@ from lightning_optreg.callbacks.noisy_ensemble import NoisyEnsemble
 from lightning_optreg.callbacks.penalties import ElasticNet, L1Penalty, L2Penalty
 from lightning_optreg.callbacks.prediction_writer import PredictionWriter
 from lightning_optreg.callbacks.reset_optimizer import ResetOptimizer
+from lightning_optreg.callbacks.snapshot_ensemble import SnapshotEnsemble
 from lightning_optreg.callbacks.test_time_augmentation import TestTimeAugmentation
 from lightning_optreg.callbacks.throughput import Throughput
 
@@ -28,6 +30,7 @@ __all__ = [
     "AdamRestarts",
     "AdamToSGD",
     "BatchAugmentation",
+    "BatchNormRecalibration",
     "BatchSizeGrowth",
     "Curriculum",
     "Curves",
@@ -49,6 +52,7 @@ __all__ = [
     "NoisyEnsemble",
     "PredictionWriter",
     "ResetOptimizer",
+    "SnapshotEnsemble",
     "TestTimeAugmentation",
     "Throughput",
 ]

@@ -37,6 +37,7 @@ RESIDUAL = frozenset(
         "PreBasic",
         "InvertedResidual",
         "MBConv",
+        "NoisyBlock",
         "FusedMBConv",
         "CNBlock",
         "ConvNeXtBlock",

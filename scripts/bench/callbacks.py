@@ -46,6 +46,7 @@ CALLBACKS: dict[str, Callable[[], Callback]] = {
     "NaNGuard": callbacks.NaNGuard,
     "NaNGuard, skipping": lambda: callbacks.NaNGuard("skip"),
     "NoisyEnsemble": callbacks.NoisyEnsemble,
+    "SnapshotEnsemble": lambda: callbacks.SnapshotEnsemble(1, folder=tempfile.mkdtemp()),
     "Throughput": callbacks.Throughput,
 }
 

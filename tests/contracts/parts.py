@@ -26,6 +26,7 @@ class Part:
             work at a step find none, and tests of its own show what the tables' tests would.
         own_loader: Whether it needs one of this package's loaders, so that it refuses those of the tables'
             tests, and tests of its own show what they would.
+        comes_last: Whether it stands behind parts that change the weights at the end.
         resumes: Whether a resume is exact. Not where it is the part's purpose to change it.
         wrong: Wrong arguments, each with a part of the message that must name them.
     """
@@ -39,6 +40,7 @@ class Part:
     adam: bool = False
     boring: str | None = None
     no_schedule: bool = False
+    comes_last: bool = False
     resumes: bool = True
     wrong: tuple[tuple[dict[str, object], str], ...] = ()
 
@@ -92,6 +94,13 @@ CALLBACKS: dict[str, Part] = {
             ({"images": 0.5}, "images"),
             ({"seed": "one"}, "seed"),
         ),
+    ),
+    "BatchNormRecalibration": Part(
+        lambda _: callbacks.BatchNormRecalibration(batches=3),
+        neutral=lambda _: callbacks.BatchNormRecalibration(stages=["test"]),
+        boring="has no batch normalisation",
+        comes_last=True,
+        wrong=(({"batches": 0}, "batches"), ({"stages": ["train"]}, "stages"), ({"images": None}, "images")),
     ),
     "BatchSizeGrowth": Part(
         lambda _: callbacks.BatchSizeGrowth([1], factor=2),
@@ -263,6 +272,18 @@ CALLBACKS: dict[str, Part] = {
     "PredictionWriter": Part(
         lambda _: callbacks.PredictionWriter(),
         wrong=(({"path": "predictions.txt"}, "path"),),
+    ),
+    "SnapshotEnsemble": Part(
+        lambda _: callbacks.SnapshotEnsemble(cycles=2),
+        neutral=lambda _: callbacks.SnapshotEnsemble(cycles=2, schedule=False),
+        no_schedule=True,
+        refuses_manual="needs automatic optimization",
+        wrong=(
+            ({"cycles": 0}, "cycles"),
+            ({"members": 0}, "members"),
+            ({"schedule": "cosine"}, "schedule"),
+            ({"stages": []}, "stages"),
+        ),
     ),
     "TestTimeAugmentation": Part(
         lambda _: callbacks.TestTimeAugmentation(data.Flips(), stages=["validate"], average="outputs"),

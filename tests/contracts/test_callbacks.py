@@ -34,6 +34,7 @@ pytestmark = [
 
 every_callback = pytest.mark.parametrize("name", CALLBACKS)
 STEPWISE = {name: part for name, part in CALLBACKS.items() if not (part.whole_epochs or part.own_loader)}
+TOGETHER = sorted(STEPWISE.values(), key=lambda part: part.comes_last)
 every_stepwise_callback = pytest.mark.parametrize("name", STEPWISE)
 
 
@@ -202,7 +203,7 @@ def test_composes_with(name: str, options: dict[str, Any], tmp_path: Path) -> No
 
 
 def test_all_together(tmp_path: Path) -> None:
-    fit(tmp_path, [part.build(tmp_path) for part in STEPWISE.values()])
+    fit(tmp_path, [part.build(tmp_path) for part in TOGETHER])
 
 
 class RanksAgree(Callback):
@@ -222,14 +223,14 @@ class RanksAgree(Callback):
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this build of torch has no gloo")
 def test_two_processes(tmp_path: Path) -> None:
     """All callbacks at once: each alone would cost the start of two processes."""
-    callbacks = [part.build(tmp_path) for part in STEPWISE.values() if part.refuses is None]
+    callbacks = [part.build(tmp_path) for part in TOGETHER if part.refuses is None]
     fit(
         tmp_path,
         [*callbacks, RanksAgree(tmp_path)],
         Torchvision(),
         strategy="ddp_fork",
         devices=2,
-        max_epochs=1,
+        max_epochs=2,
     )
     assert {path.name for path in tmp_path.glob("rank*")} == {"rank0", "rank1"}
 
