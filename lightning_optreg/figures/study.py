@@ -119,7 +119,12 @@ def draw_bands(panels: Mapping[tuple[str, str], Mapping[str, Band]], methods: Se
 
 
 def draw_sensitivity(
-    bands: Mapping[str, Band], lost: Mapping[str, Sequence[float]], tuned: str, quantity: str
+    bands: Mapping[str, Band],
+    lost: Mapping[str, Sequence[float]],
+    tuned: str,
+    quantity: str,
+    *,
+    ordinal: bool = False,
 ) -> "Figure":
     """Draw what each method reached over the tuned setting, on a logarithmic axis if its values are positive.
 
@@ -128,6 +133,7 @@ def draw_sensitivity(
         lost: For each method, values at which runs diverged or failed, marked at the bottom.
         tuned: Name of the setting.
         quantity: What was reached.
+        ordinal: Whether the setting's values are places in an order: 1, 2, ...
 
     Returns:
         The figure.
@@ -155,7 +161,9 @@ def draw_sensitivity(
         for value in lost.get(method, ()):
             axes.plot([value], [bottom], "x", color=style(index)["color"], markersize=9, mew=2, clip_on=False)
     tried = [x for band in bands.values() for x in band.x] + [x for xs in lost.values() for x in xs]
-    if tried and min(tried) > 0:
+    if ordinal:
+        axes.set_xticks(sorted(set(tried)))
+    elif tried and min(tried) > 0:
         axes.set_xscale("log")
     if any(lost.values()):
         axes.text(0.0, 1.06, "crosses: runs that diverged or failed", transform=axes.transAxes, color="0.35")
@@ -174,7 +182,8 @@ def _prepare(axes: "Axes", x: str, y: str) -> None:
 def _draw_band(axes: "Axes", band: Band, index: int, method: str) -> None:
     look = style(index)
     axes.fill_between(band.x, band.low, band.high, color=look["color"], alpha=0.13, linewidth=0)
-    axes.plot(band.x, band.middle, label=method, linewidth=1.7, markersize=4.5, **look)
+    every = max(1, len(band.x) // 15)
+    axes.plot(band.x, band.middle, label=method, linewidth=1.7, markersize=4.5, markevery=every, **look)
 
 
 def _add_legend(figure: "Figure", grid: Any, methods: Sequence[str]) -> None:
@@ -194,4 +203,5 @@ def _limit(axes: "Axes", shown: tuple[float, float], values: Mapping[str, Sequen
     axes.set_ylim(low - margin, high + margin)
     beyond = [m for m, ys in values.items() if min(ys) < low - margin or max(ys) > high + margin]
     if beyond:
-        axes.set_title(f"partly outside: {', '.join(beyond)}", fontsize=9, color="0.35", loc="left")
+        names = ", ".join(beyond) if len(beyond) <= 3 else f"{len(beyond)} methods"
+        axes.set_title(f"partly outside: {names}", fontsize=9, color="0.35", loc="left")

@@ -22,6 +22,7 @@ def render_page(
     panels: Mapping[tuple[str, str], Mapping[str, Band]],
     bands: Mapping[str, Band],
     lost: Mapping[str, Sequence[float]],
+    tuned: str,
 ) -> str:
     """Render the page.
 
@@ -31,6 +32,7 @@ def render_page(
         panels: Learning curves: for each panel, by the names of its axes, the bands by method.
         bands: What each method reached over the tuned setting.
         lost: For each method, the values at which runs diverged or failed.
+        tuned: Name of the axis of these values.
 
     Returns:
         HTML, about 5 MB, nearly all of it plotly's script.
@@ -39,7 +41,9 @@ def render_page(
 
     methods = [row.method for row in summary.methods]
     figures = [_figure(x, y, shown, methods) for (x, y), shown in panels.items()]
-    figures.append(_figure(result.tuned, f"{result.metric} at the end", bands, methods, lost))
+    figures.append(_figure(tuned, f"{result.metric} at the end", bands, methods, lost))
+    if result.settings:
+        figures[-1]["layout"]["xaxis"] |= {"type": "linear", "dtick": 1}
     figures.append(_ranking(summary, result.test_metric))
     done = len(result.records)
     parts = {

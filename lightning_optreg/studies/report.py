@@ -1,6 +1,7 @@
 """The report of a study: tables, pictures, and one page that needs nothing else."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from lightning_optreg.figures.ranking import draw_ranking
@@ -28,15 +29,20 @@ def write_report(result: StudyResult, folder: Path) -> list[Path]:
     panels = curves(result, summary)
     bands, lost = sensitivity(result, summary)
     methods = [row.method for row in summary.methods]
+    axis = result.tuned
+    if result.settings:
+        axis = f"{result.tuned}: the values tried for each method, in increasing order"
     runs = {row.method: row.test for row in summary.methods}
     intervals = {row.method: row.interval for row in summary.methods}
     pictures = {
         "ranking": draw_ranking(runs, intervals, result.test_metric, result.reference),
         "curves": draw_bands(panels, methods),
-        "sensitivity": draw_sensitivity(bands, lost, result.tuned, f"{result.metric} at the end"),
+        "sensitivity": draw_sensitivity(
+            bands, lost, axis, f"{result.metric} at the end", ordinal=bool(result.settings)
+        ),
     }
     texts = {
-        "report.html": render_page(result, summary, panels, bands, lost),
+        "report.html": render_page(result, summary, panels, bands, lost, axis),
         "table.md": table_markdown(summary),
         "table.csv": table_csv(summary),
     }
@@ -95,13 +101,17 @@ def sensitivity(
 
     Returns:
         Bands of the last validation metric over the values, and the values at which runs were lost, of the
-        methods that are tuned.
+        methods that are tuned. Where each method is tuned by a setting of its own, the values are counted
+        from 1 instead, in increasing order.
     """
     bands, lost = {}, {}
     for row in summary.methods:
         if result.settings.get(row.method, "") is None:
             continue
         records = [record for record in result.records if record.method == row.method]
+        if result.settings:
+            order = sorted({record.value for record in records})
+            records = [replace(record, value=order.index(record.value) + 1.0) for record in records]
         lost[row.method] = tuple(sorted({r.value for r in records if final(r, result.metric) is None}))
         points = {}
         for value in sorted({record.value for record in records}):

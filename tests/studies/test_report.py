@@ -263,3 +263,18 @@ def test_ranking_shows_each_run_and_the_mean_of_each_method() -> None:
     low, high = axes.get_xlim()
     assert low < 0.7
     assert high > 0.84
+
+
+def test_settings_of_their_own_are_put_in_order() -> None:
+    records = [
+        record(method, value, 0, [value])
+        for method, values in {"L1": (0.01, 0.001), "patience": (5.0, 20.0), "none": (0.0,)}.items()
+        for value in values
+    ]
+    result = study(*records, settings={"L1": "lambd", "patience": "patience", "none": None})
+    bands, _ = sensitivity(result, summarize(result))
+    assert {method: band.x for method, band in bands.items()} == {"L1": (1.0, 2.0), "patience": (1.0, 2.0)}
+    assert bands["L1"].middle == (0.001, 0.01)
+    axes = draw_sensitivity(bands, {}, "strength", "accuracy", ordinal=True).axes[0]
+    assert axes.get_xscale() == "linear"
+    assert list(axes.get_xticks()) == [1.0, 2.0]
