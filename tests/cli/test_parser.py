@@ -66,7 +66,15 @@ def test_nearest(name: str, known: list[str], hint: str) -> None:
 def test_init_arguments_leave_out_what_the_program_gives() -> None:
     import torch
 
-    assert init_arguments(MLP) == ["num_classes", "input_shape", "hidden", "activation", "dropout"]
+    assert init_arguments(MLP) == [
+        "num_classes",
+        "input_shape",
+        "hidden",
+        "activation",
+        "dropout",
+        "drop_connect",
+        "batch_norm",
+    ]
     assert "params" not in init_arguments(torch.optim.SGD)
     assert "lr" in init_arguments(torch.optim.SGD)
     assert init_arguments(torch.optim.lr_scheduler.StepLR) == ["step_size", "gamma", "last_epoch"]
