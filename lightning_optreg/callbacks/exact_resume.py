@@ -6,18 +6,28 @@ plateau schedule waits for, sums and gradients of an epoch or an accumulation wi
 loop counters from which nothing is skipped (`loop_progress.py`).
 """
 
-from collections.abc import Sized
 from pathlib import Path
 from typing import Any
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from torch import Tensor
 from typing_extensions import override
 
+from lightning_optreg.callbacks.loaders_resumed import (
+    before_first_batch,
+    collect_randomness,
+    inexact,
+    load_states,
+    restore_randomness,
+    start_persistent_workers,
+)
+from lightning_optreg.callbacks.logged_values import (
+    collect_logged_values,
+    collect_pending_log,
+    restore_logged_values,
+)
 from lightning_optreg.callbacks.loop_progress import (
     Moment,
     Next,
@@ -25,18 +35,15 @@ from lightning_optreg.callbacks.loop_progress import (
     rewrite_progress,
     validation_is_due,
 )
+from lightning_optreg.callbacks.module_flags import collect_flags, restore_flags
 from lightning_optreg.callbacks.partial_state import (
-    add_running_sums,
-    collect_epoch_means,
     collect_gradients,
     collect_metric_states,
-    collect_pending_log,
-    collect_running_sums,
     gather_ranks,
     restore_gradients,
     restore_metric_states,
 )
-from lightning_optreg.callbacks.random_state import collect_random_state, restore_random_state
+from lightning_optreg.callbacks.plateau_steps import make_plateau_steps, plateau_steps_due
 
 __all__ = ["ExactResume"]
 
@@ -78,33 +85,39 @@ class ExactResume(Callback):
         self.save_on_sigterm = save_on_sigterm
         self._moment = Moment.OUTSIDE
         self._loaded: dict[str, Any] | None = None
+        self._loader_states: list[Any] = []
+        self._loaders_came_early = False
+        self._randomness_due: dict[str, Any] | None = None
         self._plateau_steps_due: list[int] = []
-        self._sums_due: dict[str, dict[str, Tensor]] = {}
-        self._epoch_means: list[tuple[str, Tensor, bool, bool]] = []
+        self._has_validated = False
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._moment = Moment.OUTSIDE
         self._loaded = None  # a state that came with a checkpoint for testing is not for this fit
+        self._loader_states = []
+        self._has_validated = False
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Setting up the loaders draws from the generators, and the uninterrupted run had set them up before.
-        self._restore_random_state(trainer, pl_module)
+        # `trainer.estimated_stepping_batches`, asked for in `configure_optimizers`, sets them up so early.
+        self._loaders_came_early = trainer.train_dataloader is not None
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         state = self._loaded
         if state is None:
             return
-        follows = Next(state["next"])
-        if follows is not Next.EPOCH or trainer.strategy.restore_checkpoint_after_setup:
-            self._restore_random_state(trainer, pl_module)
-        mine = self._of_this_rank(trainer, state)
+        follows, mine = Next(state["next"]), self._of_this_rank(trainer, state)
+        self._resume_loaders(trainer, state, follows)
+        self._randomness_due = mine
+        changed = restore_flags(pl_module, state.get("flags", {}))
+        if changed:
+            rank_zero_info(f"ExactResume: {len(changed)} parameters are frozen or free as in the checkpoint.")
         restore_metric_states(pl_module, mine["metrics"])
         restore_gradients(pl_module, mine["gradients"])
-        self._sums_due = dict(mine["sums"])
-        self._epoch_means = list(state["epoch_means"])
+        if follows is not Next.EPOCH:
+            restore_logged_values(trainer, pl_module, mine["logged"])
         self._catch_up(trainer, pl_module, state)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by Lightning's connector
             if isinstance(callback, EarlyStopping) and (
@@ -112,8 +125,22 @@ class ExactResume(Callback):
             ):
                 rank_zero_info("ExactResume: early stopping had ended this run; it ends here again.")
                 trainer.should_stop = True
-        if follows is not Next.BATCH:
-            self._loaded = None
+        if follows is not Next.EPOCH:
+            over = follows is Next.EPOCH_END
+            before_first_batch(trainer, lambda: self._restore_randomness(trainer), over=over)
+            if follows is Next.VALIDATION:  # it comes before the batch
+                self._restore_randomness(trainer)
+        self._loaded = None
+
+    def _resume_loaders(self, trainer: Trainer, state: dict[str, Any], follows: Next) -> None:
+        self._has_validated = state.get("has_validated", False)
+        if self._has_validated:
+            start_persistent_workers(trainer)
+        mid_epoch = follows is Next.BATCH or (follows is Next.VALIDATION and not state.get("last", False))
+        if self._loaders_came_early or not trainer.fit_loop.restarting:  # then Lightning has not
+            load_states(trainer, self._loader_states, anew=mid_epoch)
+        for reason in inexact(trainer, mid_epoch=mid_epoch):
+            rank_zero_warn(f"ExactResume: not all of this run is as without the interruption: {reason}.")
 
     def _catch_up(self, trainer: Trainer, pl_module: LightningModule, state: dict[str, Any]) -> None:
         """Do what the saved run did right after the checkpoint was taken and Lightning leaves out."""
@@ -123,35 +150,40 @@ class ExactResume(Callback):
         if state["pending_log"]:
             for logger in trainer.loggers:
                 logger.log_metrics(**state["pending_log"])
-        self._plateau_steps_due = list(state["plateau_steps_due"])
         # steps by epochs wait for the hooks of the epoch's end, unless the checkpoint was taken after them
         intervals = ["step", "epoch"] if Next(state["next"]) is Next.EPOCH else ["step"]
-        self._make_plateau_steps(trainer, pl_module, *intervals)
+        self._plateau_steps_due = make_plateau_steps(
+            trainer, pl_module, state["plateau_steps_due"], *intervals
+        )
+
+    def _restore_randomness(self, trainer: Trainer) -> None:
+        if self._randomness_due is not None:
+            restore_randomness(trainer, self._randomness_due)
+            self._randomness_due = None
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._make_plateau_steps(trainer, pl_module, "epoch")
+        self._plateau_steps_due = make_plateau_steps(trainer, pl_module, self._plateau_steps_due, "epoch")
+        if self._randomness_due is not None:
+            self._restore_randomness(trainer)
+            before_first_batch(trainer, lambda: None, anew=True)
 
     @override
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         self._moment = Moment.BATCH
-        if self._loaded is not None:
-            # A validation that Lightning fast-forwards over on resuming sets its loader up again.
-            self._restore_random_state(trainer, pl_module)
-            self._loaded = None
+        self._restore_randomness(trainer)  # before a `training_step(dataloader_iter)` fetches its batch
 
     @override
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._moment = Moment.BATCH_END
-        if self._sums_due:
-            add_running_sums(trainer, self._sums_due)
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._has_validated = True
         if not trainer.sanity_checking:
             self._moment = Moment.VALIDATION
 
@@ -163,28 +195,19 @@ class ExactResume(Callback):
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._moment = Moment.EPOCH_END
-        self._sums_due = {}
-        for name, value, logger, prog_bar in self._epoch_means:
-            pl_module.log(
-                name,
-                value.to(pl_module.device),
-                logger=logger and bool(trainer.loggers),
-                prog_bar=prog_bar,
-                sync_dist=True,  # it is synchronised already; the maximum of equal values is exact
-                reduce_fx="max",
-            )
-        self._epoch_means = []
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._moment = Moment.OUTSIDE
-        self._make_plateau_steps(trainer, pl_module, "epoch")
+        self._plateau_steps_due = make_plateau_steps(trainer, pl_module, self._plateau_steps_due, "epoch")
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._loaded is not None:  # the checkpoint was the run's last: training did not start again
             self._catch_up(trainer, pl_module, self._loaded)
+            self._randomness_due = self._of_this_rank(trainer, self._loaded)
             self._loaded = None
+        self._restore_randomness(trainer)
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -215,7 +238,6 @@ class ExactResume(Callback):
         mid_window = in_training and not last and (trainer.fit_loop.batch_idx + 1) % window != 0
         follows = next_after(moment, due=due, last=last)
         mid_epoch = follows is not Next.EPOCH
-        epoch_is_over = mid_epoch and last
         pending_log: dict[str, Any] = {}
         if moment is Moment.EPOCH_END or (moment is Moment.BATCH_END and not mid_window):
             on_step = moment is Moment.BATCH_END
@@ -226,35 +248,40 @@ class ExactResume(Callback):
                 moment,
                 due=due,
                 last=last,
-                exhausted=_is_exhausted(trainer, checkpoint),
                 accumulating=mid_window,
             )
         mine = {
-            "random": collect_random_state(pl_module.device),
-            "sums": collect_running_sums(trainer) if mid_epoch and not epoch_is_over else {},
-            "metrics": collect_metric_states(trainer, pl_module, epoch_is_over=epoch_is_over)
-            if mid_epoch
+            **collect_randomness(trainer),
+            "logged": collect_logged_values(trainer) if mid_epoch else [],
+            "metrics": collect_metric_states(pl_module) if mid_epoch else {},
+            # Under manual optimization it is the module that knows whether it still needs them.
+            "gradients": collect_gradients(pl_module)
+            if mid_window or not pl_module.automatic_optimization
             else {},
-            "gradients": collect_gradients(pl_module) if mid_window else {},
         }
         checkpoint["callbacks"][self.state_key] = {
             "next": follows.value,
+            "last": last,
+            "flags": collect_flags(trainer, pl_module),
+            "has_validated": self._has_validated,
             "callback_metrics": {
                 name: value.detach().cpu().clone() for name, value in trainer.callback_metrics.items()
             },
-            "epoch_means": collect_epoch_means(trainer) if epoch_is_over else [],
             "pending_log": pending_log,
-            "plateau_steps_due": _plateau_steps_due(trainer, moment, follows, mid_window=mid_window),
+            "plateau_steps_due": plateau_steps_due(trainer, moment, follows, mid_window=mid_window),
             "ranks": gather_ranks(trainer, mine),
         }
 
     @override
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        loops = checkpoint.get("loops", {}).get("fit_loop", {})
+        self._loader_states = loops.get("state_dict", {}).get("combined_loader", [])
+
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._loaded = state_dict
-
-    def _restore_random_state(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._loaded is not None:
-            restore_random_state(self._of_this_rank(trainer, self._loaded)["random"], pl_module.device)
 
     def _of_this_rank(self, trainer: Trainer, state: dict[str, Any]) -> dict[str, Any]:
         ranks: list[dict[str, Any]] = state["ranks"]
@@ -264,49 +291,3 @@ class ExactResume(Callback):
                 f" {trainer.world_size}; random numbers will differ from those of an uninterrupted run."
             )
         return ranks[trainer.global_rank % len(ranks)]
-
-    def _make_plateau_steps(self, trainer: Trainer, pl_module: LightningModule, *intervals: str) -> None:
-        for index in self._plateau_steps_due:
-            config = trainer.lr_scheduler_configs[index]
-            if config.interval not in intervals:
-                continue
-            value = trainer.callback_metrics.get(config.monitor or "")
-            if value is None:
-                raise MisconfigurationException(
-                    f"ExactResume: ReduceLROnPlateau waits for {config.monitor!r}, which the checkpoint does"
-                    f" not hold; it holds {sorted(trainer.callback_metrics)}."
-                )
-            pl_module.lr_scheduler_step(config.scheduler, value)
-        self._plateau_steps_due = [
-            index
-            for index in self._plateau_steps_due
-            if trainer.lr_scheduler_configs[index].interval not in intervals
-        ]
-
-
-def _is_exhausted(trainer: Trainer, checkpoint: dict[str, Any]) -> bool:
-    """Tell whether the training loader, resumed from the checkpoint, would have no batch left."""
-    loader = trainer.train_dataloader
-    saved = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader")
-    return bool(saved) and isinstance(loader, Sized) and len(loader) == trainer.num_training_batches
-
-
-def _plateau_steps_due(trainer: Trainer, moment: Moment, follows: Next, *, mid_window: bool) -> list[int]:
-    """List the plateau schedules whose next step Lightning leaves out after a resume from this checkpoint.
-
-    These are a step by batches that belongs to the batch just done, and the step at the end of the epoch that
-    the checkpoint is taken in: Lightning has no metric for it if the checkpoint is taken there, and leaves it
-    out of an epoch that it resumes in the middle.
-    """
-    due = []
-    for index, config in enumerate(trainer.lr_scheduler_configs):
-        if config.interval == "epoch":
-            left_out = moment is not Moment.OUTSIDE
-            count = trainer.current_epoch + 1
-        else:
-            # a validation that follows the batch comes before the step, which Lightning then makes itself
-            left_out = moment is Moment.BATCH_END and follows is not Next.VALIDATION and not mid_window
-            count = trainer.fit_loop.batch_idx + 1
-        if config.reduce_on_plateau and left_out and count % config.frequency == 0:
-            due.append(index)
-    return due

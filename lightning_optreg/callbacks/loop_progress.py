@@ -84,7 +84,7 @@ def next_after(moment: Moment, *, due: bool, last: bool) -> Next:
 
 
 def rewrite_progress(
-    fit_loop: dict[str, Any], moment: Moment, *, due: bool, last: bool, exhausted: bool, accumulating: bool
+    fit_loop: dict[str, Any], moment: Moment, *, due: bool, last: bool, accumulating: bool
 ) -> None:
     """Correct the counters of a checkpoint, in place, where Lightning would skip work on resuming from them.
 
@@ -93,7 +93,6 @@ def rewrite_progress(
         moment: The moment at which the checkpoint is taken.
         due: Whether a validation belongs to the batch.
         last: Whether the batch is the last of the epoch.
-        exhausted: Whether the training loader, resumed from this checkpoint, has no batch left in the epoch.
         accumulating: Whether the batch was accumulated without an optimizer step.
     """
     if next_after(moment, due=due, last=last) is Next.VALIDATION:
@@ -103,9 +102,8 @@ def rewrite_progress(
         for counters in (fit_loop[_VALIDATION]["total"], fit_loop[_VALIDATION]["current"]):
             counters.update(ready=1, started=1, processed=0, completed=0)
         fit_loop[_VALIDATION]["is_last_batch"] = False
-    elif moment is Moment.BATCH_END and last and exhausted:
-        # The epoch then ends at once, with its hooks. A loader that begins anew would make it train one batch
-        # too many: there Lightning's own way, which leaves those hooks out, is left as it is.
+    elif moment is Moment.BATCH_END and last:
+        # The epoch then ends at once, with its hooks, when the resumed run asks for a batch and gets none.
         _complete(fit_loop[_BATCH])
         fit_loop[_STATE]["_batches_that_stepped"] += 1
     elif moment is Moment.ADVANCED and due:

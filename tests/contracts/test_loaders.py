@@ -1,0 +1,136 @@
+"""With every kind of loader a resume is exact, or says in one sentence what is not."""
+
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+from torch import Tensor
+
+from lightning_optreg.callbacks import ExactResume
+from lightning_optreg.data.batch import Batch
+from tests.callbacks.test_exact_resume import SaveAlways
+from tests.contracts.loaders import LOADERS, Loaders
+from tests.resume_tools import (
+    Diary,
+    Regression,
+    StatefulLoader,
+    assert_identical,
+    final_state,
+    spoil_random_state,
+)
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork"),
+    pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended"),
+]
+
+
+class Sized(Regression):
+    """Asks how many steps the run has, as Lightning's users do to size a schedule; draws in many a hook."""
+
+    def __init__(self, asks: bool) -> None:
+        super().__init__("cosine_step")
+        self.asks = asks
+        self.generator = torch.Generator().manual_seed(1)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        if isinstance(batch, Batch):
+            return [batch.images.float().mean((2, 3)) / 255, batch.labels.float()[:, None] / 24]
+        return batch
+
+    def on_train_start(self) -> None:
+        torch.rand(1)
+
+    def on_train_epoch_start(self) -> None:
+        self.log("drawn", torch.rand(1))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        noise = torch.rand(1, generator=self.generator)
+        return super().training_step([batch[0] + 0.1 * noise, batch[1]], batch_idx)
+
+    def configure_optimizers(self) -> Any:
+        if self.asks:
+            assert self.trainer.estimated_stepping_batches > 0
+        return super().configure_optimizers()
+
+
+def fit(
+    folder: Path,
+    loaders: Loaders,
+    asks: bool,
+    callbacks: list[Callback],
+    ckpt_path: Path | None = None,
+    **options: Any,
+) -> tuple[dict[str, Any], dict[tuple[int, str], float]]:
+    diary = Diary()
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=diary,
+        callbacks=[ExactResume(), *callbacks],
+        log_every_n_steps=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=bool(callbacks),
+        default_root_dir=folder,
+        **{"max_epochs": 3, **options},
+    )
+    seed_everything(1, verbose=False)
+    module = Sized(asks)
+    val = StatefulLoader(2) if loaders.val is None else loaders.val()
+    train = loaders.train()
+    if ckpt_path is not None:
+        spoil_random_state()
+    trainer.fit(module, train, val, ckpt_path=ckpt_path)
+    return final_state(trainer, module), diary.values
+
+
+def resume(said: str | None, *arguments: Any, **options: Any) -> Any:
+    """Resume, and see that what is not exact is said, once, and nothing else is."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = fit(*arguments, **options)
+    sentences = [str(each.message) for each in caught if "not all of this run" in str(each.message)]
+    if said is None:
+        assert not sentences
+    else:
+        assert [sentence for sentence in sentences if re.search(said, sentence)], sentences
+        assert len(sentences) == len(set(sentences))
+    return result
+
+
+CHECKS = {
+    "by epochs": {},
+    "by steps": {"max_epochs": -1, "max_steps": 18},
+    "validation in mid-epoch": {"val_check_interval": 4},
+}
+
+
+@pytest.mark.parametrize("asks", [False, True], ids=["", "size asked for"])
+@pytest.mark.parametrize("options", CHECKS.values(), ids=CHECKS)
+@pytest.mark.parametrize("name", LOADERS)
+def test_a_resume_is_exact_or_says_what_is_not(
+    name: str, options: dict[str, Any], asks: bool, tmp_path: Path
+) -> None:
+    loaders = LOADERS[name]
+    if name.startswith("torchdata"):
+        pytest.importorskip("torchdata")
+    if name == "stream" and "val_check_interval" in options:
+        options = {"val_check_interval": 1.0}  # Lightning takes no other without a length
+    saver = SaveAlways(tmp_path / "all")
+    straight, logged = fit(tmp_path, loaders, asks, [saver], **options)
+    for moment, path in saver.paths.items():
+        _, kind, epoch, step = moment.split("-")
+        mid_epoch = int(step) % 6 != 0
+        said = loaders.always or (loaders.mid_epoch if mid_epoch else None)
+        resumed, logged_after = resume(said, tmp_path, loaders, asks, [], path, **options)
+        if mid_epoch and loaders.mid_epoch is not None:
+            continue
+        assert_identical(straight, resumed, f"{moment}: ")
+        for key, value in logged_after.items():
+            assert logged[key] == value, f"{moment}: {key} was {logged[key]}, is {value}"
+        missing = logged.keys() - saver.logged[moment] - logged_after.keys()
+        assert not missing, f"{moment}: {sorted(missing)}"
