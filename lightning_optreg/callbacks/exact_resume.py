@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from lightning_optreg.callbacks.loaders_resumed import (
     before_first_batch,
+    begin_validation_anew,
     collect_randomness,
     inexact,
     load_states,
@@ -31,6 +32,7 @@ from lightning_optreg.callbacks.logged_values import (
 from lightning_optreg.callbacks.loop_progress import (
     Moment,
     Next,
+    begin_next_epoch,
     next_after,
     rewrite_progress,
     validation_is_due,
@@ -125,11 +127,11 @@ class ExactResume(Callback):
             ):
                 rank_zero_info("ExactResume: early stopping had ended this run; it ends here again.")
                 trainer.should_stop = True
-        if follows is not Next.EPOCH:
+        if follows is Next.EPOCH:
+            begin_next_epoch(trainer)
+        elif follows is not Next.VALIDATION:
             over = follows is Next.EPOCH_END
             before_first_batch(trainer, lambda: self._restore_randomness(trainer), over=over)
-            if follows is Next.VALIDATION:  # it comes before the batch
-                self._restore_randomness(trainer)
         self._loaded = None
 
     def _resume_loaders(self, trainer: Trainer, state: dict[str, Any], follows: Next) -> None:
@@ -184,8 +186,12 @@ class ExactResume(Callback):
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._has_validated = True
-        if not trainer.sanity_checking:
-            self._moment = Moment.VALIDATION
+        if trainer.sanity_checking:
+            return
+        self._moment = Moment.VALIDATION
+        if self._randomness_due is not None:
+            self._restore_randomness(trainer)
+            begin_validation_anew(trainer)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -195,6 +201,7 @@ class ExactResume(Callback):
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._moment = Moment.EPOCH_END
+        self._restore_randomness(trainer)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -204,6 +211,11 @@ class ExactResume(Callback):
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._loaded is not None:  # the checkpoint was the run's last: training did not start again
+            if Next(self._loaded["next"]) is not Next.EPOCH:
+                rank_zero_warn(
+                    "ExactResume: the checkpoint was taken at the run's last step; what came after it, the "
+                    "validation or the hooks of the epoch's end, is left out."
+                )
             self._catch_up(trainer, pl_module, self._loaded)
             self._randomness_due = self._of_this_rank(trainer, self._loaded)
             self._loaded = None

@@ -20,6 +20,7 @@ from lightning_optreg.data.loader import BatchLoader
 
 __all__ = [
     "before_first_batch",
+    "begin_validation_anew",
     "collect_randomness",
     "inexact",
     "load_states",
@@ -93,14 +94,14 @@ def before_first_batch(
         over: No batch is left in the epoch: end it there, whatever the loaders have.
     """
     fetcher = _fetcher(trainer)
-    if anew and fetcher.length is None:
-        # Lightning fetches ahead, to notice the end: it can't wait until the first batch is asked for.
-        prepare()
-        iter(fetcher)
-        return
     fetcher.iterator = _First(trainer, prepare, anew=anew, over=over)
-    if over:
+    if anew or over:
         fetcher.batches = []  # fetched ahead from a loader without a length
+
+
+def begin_validation_anew(trainer: Trainer) -> None:
+    """Make the validation loaders' iterators anew, in `on_validation_start`, which comes right after them."""
+    iter(trainer.fit_loop.epoch_loop.val_loop._data_fetcher)  # type: ignore[arg-type]  # it is there by now
 
 
 def _fetcher(trainer: Trainer) -> Any:
@@ -132,8 +133,19 @@ class _First(Iterator[Any]):
             restore_randomness(self.trainer, before)
             self.fetcher.iterator = iter(self.fetcher.combined_loader)
             with suppress(StopIteration):
-                return next(self.fetcher.iterator)
+                batch = next(self.fetcher.iterator)
+                if self.fetcher.length is None:
+                    self._fetch_ahead()
+                return batch
         raise StopIteration
+
+    def _fetch_ahead(self) -> None:
+        # As Lightning does to notice the end of a loader without a length.
+        try:
+            self.fetcher.batches.append(next(self.fetcher.iterator))
+            self.fetcher.fetched += 1
+        except StopIteration:
+            self.fetcher.done = True
 
 
 def inexact(trainer: Trainer, *, mid_epoch: bool) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-__all__ = ["Moment", "Next", "next_after", "rewrite_progress", "validation_is_due"]
+__all__ = ["Moment", "Next", "begin_next_epoch", "next_after", "rewrite_progress", "validation_is_due"]
 
 _BATCH = "epoch_loop.batch_progress"
 _STATE = "epoch_loop.state_dict"
@@ -113,6 +113,27 @@ def rewrite_progress(
             counters["completed"] = counters["processed"] - 1
         if not accumulating:
             fit_loop[_STATE]["_batches_that_stepped"] -= 1
+
+
+def begin_next_epoch(trainer: Trainer) -> None:
+    """See that a run that goes on at an epoch's end goes on with the next epoch.
+
+    With `max_steps` Lightning takes the epoch for unfinished: it goes through it once more, without batches,
+    and calls the hooks of its end again.
+
+    Args:
+        trainer: The trainer, in `on_train_start`.
+    """
+    loop = trainer.fit_loop
+    if not loop.restarting:
+        return
+    current: Any = loop.epoch_progress.current
+    if current.completed < current.processed:
+        loop.epoch_progress.increment_completed()
+    loop.reset_restart_stage()
+    loop.epoch_loop.restarting = False
+    loop.epoch_loop.reset_restart_stage()
+    loop._restarting = False  # with max_steps, Lightning 2.6 makes this True again in the public property
 
 
 def _complete(progress: dict[str, Any]) -> None:

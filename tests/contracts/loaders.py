@@ -217,7 +217,4 @@ LOADERS: dict[str, Loaders] = {
     "torchdata, persistent workers": Loaders(
         lambda: torchdata(2, persistent_workers=True), mid_epoch=IN_WORKERS, always=PERSISTENT
     ),
-    "list": Loaders(
-        lambda: [[x, y] for x, y in zip(*(t.split(BATCH) for t in samples()), strict=True)], mid_epoch=ANEW
-    ),
 }

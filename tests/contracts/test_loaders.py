@@ -26,6 +26,10 @@ from tests.resume_tools import (
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork"),
     pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended"),
+    pytest.mark.filterwarnings("ignore:Your `val_dataloader`'s sampler has shuffling enabled"),
+    pytest.mark.filterwarnings("ignore:'set_vital' is deprecated"),  # torchdata 0.11 to torch 2.14
+    # said after the last of max_steps
+    pytest.mark.filterwarnings("ignore:ExactResume. the checkpoint was taken at the run's last step"),
 ]
 
 
@@ -102,28 +106,46 @@ def resume(said: str | None, *arguments: Any, **options: Any) -> Any:
     return result
 
 
+class SaveSometimes(SaveAlways):
+    """Save at one of each kind of moment in the first epoch, and at the run's last ones."""
+
+    def _save(self, trainer: Trainer, moment: str) -> None:
+        if trainer.global_step in (2, 4, 6, 12):
+            super()._save(trainer, moment)
+
+
 CHECKS = {
-    "by epochs": {},
-    "by steps": {"max_epochs": -1, "max_steps": 18},
-    "validation in mid-epoch": {"val_check_interval": 4},
+    "by epochs": {"max_epochs": 2},
+    "by steps": {"max_epochs": -1, "max_steps": 12},
+    "validation in mid-epoch": {"max_epochs": 2, "val_check_interval": 4},
 }
+CASES = [
+    pytest.param(
+        name,
+        options,
+        asks,
+        id=f"{name}, {check}{', size asked for' * asks}",
+        # Each kind of loader once with and once without the question, the rest where it costs little.
+        marks=[] if check == "by epochs" or name in ("ours", "shuffled", "stateful") else pytest.mark.slow,
+    )
+    for name in LOADERS
+    for check, options in CHECKS.items()
+    for asks in (False, True)
+]
 
 
-@pytest.mark.parametrize("asks", [False, True], ids=["", "size asked for"])
-@pytest.mark.parametrize("options", CHECKS.values(), ids=CHECKS)
-@pytest.mark.parametrize("name", LOADERS)
+@pytest.mark.parametrize(("name", "options", "asks"), CASES)
 def test_a_resume_is_exact_or_says_what_is_not(
     name: str, options: dict[str, Any], asks: bool, tmp_path: Path
 ) -> None:
     loaders = LOADERS[name]
-    if name.startswith("torchdata"):
-        pytest.importorskip("torchdata")
     if name == "stream" and "val_check_interval" in options:
-        options = {"val_check_interval": 1.0}  # Lightning takes no other without a length
-    saver = SaveAlways(tmp_path / "all")
+        options = {**options, "val_check_interval": 1.0}  # Lightning takes no other without a length
+    saver = SaveSometimes(tmp_path / "all")
     straight, logged = fit(tmp_path, loaders, asks, [saver], **options)
+    assert len(saver.paths) >= 8
     for moment, path in saver.paths.items():
-        _, kind, epoch, step = moment.split("-")
+        _, kind, _, step = moment.split("-")
         mid_epoch = int(step) % 6 != 0
         said = loaders.always or (loaders.mid_epoch if mid_epoch else None)
         resumed, logged_after = resume(said, tmp_path, loaders, asks, [], path, **options)
@@ -132,5 +154,7 @@ def test_a_resume_is_exact_or_says_what_is_not(
         assert_identical(straight, resumed, f"{moment}: ")
         for key, value in logged_after.items():
             assert logged[key] == value, f"{moment}: {key} was {logged[key]}, is {value}"
+        if "max_steps" in options and step == "12" and kind != "epoch":
+            continue  # Lightning ends such a run at once, and a sentence says what that leaves out
         missing = logged.keys() - saver.logged[moment] - logged_after.keys()
         assert not missing, f"{moment}: {sorted(missing)}"
