@@ -58,7 +58,7 @@ class Sized(Regression):
 
     def configure_optimizers(self) -> Any:
         if self.asks:
-            assert self.trainer.estimated_stepping_batches > 0
+            assert self.trainer.estimated_stepping_batches != 0
         return super().configure_optimizers()
 
 
@@ -143,11 +143,12 @@ def test_a_resume_is_exact_or_says_what_is_not(
         options = {**options, "val_check_interval": 1.0}  # Lightning takes no other without a length
     saver = SaveSometimes(tmp_path / "all")
     straight, logged = fit(tmp_path, loaders, asks, [saver], **options)
-    assert len(saver.paths) >= 8
+    assert len(saver.paths) >= 7
     for moment, path in saver.paths.items():
         _, kind, _, step = moment.split("-")
         mid_epoch = int(step) % 6 != 0
-        said = loaders.always or (loaders.mid_epoch if mid_epoch else None)
+        is_over = moment.endswith("epoch-1-12") or ("max_steps" in options and step == "12")
+        said = None if is_over else loaders.always or (loaders.mid_epoch if mid_epoch else None)
         resumed, logged_after = resume(said, tmp_path, loaders, asks, [], path, **options)
         if mid_epoch and loaders.mid_epoch is not None:
             continue
