@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_optreg.callbacks.across_ranks import SHARDING, gather_ranks, gather_tensors
 from lightning_optreg.callbacks.loop_progress import (
     Moment,
     Next,
@@ -26,17 +27,21 @@ from lightning_optreg.callbacks.loop_progress import (
     validation_is_due,
 )
 from lightning_optreg.callbacks.partial_state import (
-    add_running_sums,
     collect_epoch_means,
-    collect_gradients,
     collect_metric_states,
     collect_pending_log,
     collect_running_sums,
-    gather_ranks,
+    gradients_of,
+    keep_running_sums,
+    restore_buffers,
     restore_gradients,
     restore_metric_states,
+    restore_running_sums,
+    syncs_buffers,
 )
 from lightning_optreg.callbacks.random_state import collect_random_state, restore_random_state
+from lightning_optreg.callbacks.rank_share import share_of_rank
+from lightning_optreg.callbacks.step_size import StepSize, warn_of_changes
 
 __all__ = ["ExactResume"]
 
@@ -79,16 +84,19 @@ class ExactResume(Callback):
         self._moment = Moment.OUTSIDE
         self._loaded: dict[str, Any] | None = None
         self._plateau_steps_due: list[int] = []
-        self._sums_due: dict[str, dict[str, Tensor]] = {}
+        self._step_size = StepSize()
+        self._goes_on = False
         self._epoch_means: list[tuple[str, Tensor, bool, bool]] = []
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._moment = Moment.OUTSIDE
         self._loaded = None  # a state that came with a checkpoint for testing is not for this fit
+        self._goes_on = False
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._step_size = StepSize.configured(trainer)
         # Setting up the loaders draws from the generators, and the uninterrupted run had set them up before.
         self._restore_random_state(trainer, pl_module)
 
@@ -100,10 +108,14 @@ class ExactResume(Callback):
         follows = Next(state["next"])
         if follows is not Next.EPOCH or trainer.strategy.restore_checkpoint_after_setup:
             self._restore_random_state(trainer, pl_module)
-        mine = self._of_this_rank(trainer, state)
+        before, now = StepSize(**state["step_size"]), self._step_size.with_loader(trainer)
+        warn_of_changes(trainer, len(state["ranks"]), before, now, mid_epoch=follows is not Next.EPOCH)
+        mine = share_of_rank(state, trainer.global_rank, trainer.world_size)
         restore_metric_states(pl_module, mine["metrics"])
         restore_gradients(pl_module, mine["gradients"])
-        self._sums_due = dict(mine["sums"])
+        restore_buffers(trainer, pl_module, mine["buffers"], syncs=mine["syncs_buffers"])
+        restore_running_sums(trainer, pl_module, mine["sums"])
+        self._goes_on = bool(mine["sums"])
         self._epoch_means = list(state["epoch_means"])
         self._catch_up(trainer, pl_module, state)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by Lightning's connector
@@ -137,6 +149,9 @@ class ExactResume(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         self._moment = Moment.BATCH
+        if self._goes_on:
+            keep_running_sums(trainer)
+            self._goes_on = False
         if self._loaded is not None:
             # A validation that Lightning fast-forwards over on resuming sets its loader up again.
             self._restore_random_state(trainer, pl_module)
@@ -147,8 +162,6 @@ class ExactResume(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._moment = Moment.BATCH_END
-        if self._sums_due:
-            add_running_sums(trainer, self._sums_due)
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -163,7 +176,6 @@ class ExactResume(Callback):
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._moment = Moment.EPOCH_END
-        self._sums_due = {}
         for name, value, logger, prog_bar in self._epoch_means:
             pl_module.log(
                 name,
@@ -231,12 +243,20 @@ class ExactResume(Callback):
             )
         mine = {
             "random": collect_random_state(pl_module.device),
-            "sums": collect_running_sums(trainer) if mid_epoch and not epoch_is_over else {},
+            "sums": collect_running_sums(trainer, pl_module) if mid_epoch and not epoch_is_over else {},
             "metrics": collect_metric_states(trainer, pl_module, epoch_is_over=epoch_is_over)
             if mid_epoch
             else {},
-            "gradients": collect_gradients(pl_module) if mid_window else {},
+            "syncs_buffers": syncs_buffers(trainer),
         }
+        shards = isinstance(trainer.strategy, SHARDING)
+        if shards and mid_window:
+            rank_zero_warn(
+                "ExactResume: this checkpoint is taken within an accumulation window, whose gradients"
+                f" {type(trainer.strategy).__name__} shards and it lacks: no exact resume from it."
+            )
+        gradients = gradients_of(pl_module) if mid_window and not shards else {}
+        buffers = {} if shards else dict(pl_module.named_buffers())
         checkpoint["callbacks"][self.state_key] = {
             "next": follows.value,
             "callback_metrics": {
@@ -245,7 +265,10 @@ class ExactResume(Callback):
             "epoch_means": collect_epoch_means(trainer) if epoch_is_over else [],
             "pending_log": pending_log,
             "plateau_steps_due": _plateau_steps_due(trainer, moment, follows, mid_window=mid_window),
+            "step_size": self._step_size.with_loader(trainer).plain(),
             "ranks": gather_ranks(trainer, mine),
+            "gradients": gather_tensors(trainer, gradients, if_equal=True),
+            "buffers": gather_tensors(trainer, buffers, if_equal=False),
         }
 
     @override
@@ -254,16 +277,8 @@ class ExactResume(Callback):
 
     def _restore_random_state(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._loaded is not None:
-            restore_random_state(self._of_this_rank(trainer, self._loaded)["random"], pl_module.device)
-
-    def _of_this_rank(self, trainer: Trainer, state: dict[str, Any]) -> dict[str, Any]:
-        ranks: list[dict[str, Any]] = state["ranks"]
-        if len(ranks) != trainer.world_size:
-            rank_zero_warn(
-                f"ExactResume: the checkpoint comes from {len(ranks)} process(es) and this run has"
-                f" {trainer.world_size}; random numbers will differ from those of an uninterrupted run."
-            )
-        return ranks[trainer.global_rank % len(ranks)]
+            ranks = self._loaded["ranks"]
+            restore_random_state(ranks[trainer.global_rank % len(ranks)]["random"], pl_module.device)
 
     def _make_plateau_steps(self, trainer: Trainer, pl_module: LightningModule, *intervals: str) -> None:
         for index in self._plateau_steps_due:

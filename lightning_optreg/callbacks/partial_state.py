@@ -3,35 +3,36 @@
 Lightning keeps none of it in a checkpoint. All functions return and take plain types and CPU tensors.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.trainer.connectors.logger_connector.result import _Metadata, _ResultMetric, _Sync
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import Metric, MetricCollection
+from torchmetrics.utilities.data import dim_zero_cat
 
 __all__ = [
-    "add_running_sums",
+    "RunningSums",
     "collect_epoch_means",
-    "collect_gradients",
     "collect_metric_states",
     "collect_pending_log",
     "collect_running_sums",
-    "gather_ranks",
+    "gradients_of",
+    "keep_running_sums",
+    "restore_buffers",
     "restore_gradients",
     "restore_metric_states",
+    "restore_running_sums",
+    "syncs_buffers",
 ]
 
-
-def gather_ranks(trainer: Trainer, mine: dict[str, Any]) -> list[dict[str, Any]]:
-    """Collect a plain object of every rank, in the order of ranks; to be called on all of them."""
-    if trainer.world_size == 1 or not (dist.is_available() and dist.is_initialized()):
-        return [mine]
-    everyone: list[dict[str, Any]] = [{} for _ in range(trainer.world_size)]
-    dist.all_gather_object(everyone, mine)
-    return everyone
+RunningSums = dict[str, dict[str, Any]]
+"""What `collect_running_sums` gives of a rank, by key."""
 
 
 def collect_epoch_means(trainer: Trainer) -> list[tuple[str, Tensor, bool, bool]]:
@@ -72,37 +73,94 @@ def collect_pending_log(trainer: Trainer, checkpoint: dict[str, Any], *, on_step
     return {"metrics": {**metrics, "epoch": trainer.current_epoch}, "step": step}
 
 
-def collect_running_sums(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
-    """Copy the sums behind the training epoch's `self.log(..., on_epoch=True)` values."""
-    sums = {}
+def collect_running_sums(trainer: Trainer, pl_module: LightningModule) -> RunningSums:
+    """Copy what `self.log` has gathered in the epoch: sums, and the last values of steps.
+
+    Returns:
+        By the key under which Lightning has it: how it was logged, and its states.
+    """
+    names = {id(module): name for name, module in pl_module.named_modules() if isinstance(module, Metric)}
+    sums: RunningSums = {}
     for key, result in _results(trainer).items():
-        if result.is_tensor and result.meta.on_epoch and result.update_called:
-            names = ("value", "cumulated_batch_size") if result.meta.is_mean_reduction else ("value",)
-            sums[key] = {name: getattr(result, name).detach().cpu().clone() for name in names}
+        if result.has_reset or not result.update_called:
+            continue
+        saved: dict[str, Any] = {"logged": _plain(result.meta)}
+        if result.is_tensor:
+            states = ("value", "cumulated_batch_size") if result.meta.is_mean_reduction else ("value",)
+            saved["states"] = {name: getattr(result, name).detach().cpu().clone() for name in states}
+        elif id(result.value) in names:
+            saved["metric"] = names[id(result.value)]
+        else:
+            continue  # a metric that is no part of the module: its states are not kept either
+        if isinstance(result._forward_cache, Tensor):
+            saved["step"] = result._forward_cache.detach().cpu().clone()
+        sums[key] = saved
     return sums
 
 
-def add_running_sums(trainer: Trainer, due: dict[str, dict[str, Tensor]]) -> None:
-    """Add the sums of before the interruption to those of after it, and take them off `due`.
+def restore_running_sums(trainer: Trainer, pl_module: LightningModule, sums: RunningSums) -> None:
+    """Let Lightning go on with these sums, as if it had gathered them: in the same order of additions."""
+    results, device = _results(trainer), pl_module.device
+    for key, saved in sums.items():
+        logged = dict(saved["logged"])
+        sync = _Sync(
+            fn=trainer.strategy.reduce,
+            _should=logged.pop("sync"),
+            rank_zero_only=logged.pop("rank_zero_only"),
+        )
+        meta = _LoggedBefore(**logged)
+        meta.sync = sync
+        result = _ResultMetric(meta, is_tensor="states" in saved)
+        if "metric" in saved:
+            result.value = pl_module.get_submodule(saved["metric"])
+        for name, value in saved.get("states", {}).items():
+            setattr(result, name, value.to(device))
+        if "step" in saved:
+            result._forward_cache = saved["step"].to(device)
+        result._update_count = 1  # without it `compute` warns that there is no value
+        results[key] = result.to(device)
 
-    A value has to be logged once after the resume before there is something to add to.
+
+def keep_running_sums(trainer: Trainer) -> None:
+    """Keep what was restored, in a batch that is the first after a resume but not in the epoch.
+
+    In its first batch Lightning begins the sums anew, at each hook's first `self.log`.
     """
-    results = _results(trainer)
-    for key in [key for key in due if key in results and results[key].update_called]:
-        earlier, result = due.pop(key), results[key]
-        value = earlier["value"].to(result.value.device)
-        if result.meta.is_mean_reduction or result.meta.is_sum_reduction:
-            result.value = result.value + value
-        else:
-            result.value = result.meta.reduce_fx(result.value, value)
-        if result.meta.is_mean_reduction:
-            result.cumulated_batch_size = result.cumulated_batch_size + earlier["cumulated_batch_size"].to(
-                value.device
-            )
+    # Private in Lightning 2.6: there is no other way to say that it isn't the epoch's first batch.
+    trainer._logger_connector._first_loop_iter = False
+
+
+# Private in Lightning 2.6, from here to `_results`: it has no public way to the sums behind `self.log`.
+
+
+class _LoggedBefore(_Metadata):
+    """How a value was logged before the interruption: gives way to how it is logged after it.
+
+    Lightning refuses a value that is logged in two ways. A run may be resumed with another number of
+    processes, though, or with a value in the progress bar that was not there.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Metadata) or other.reduce_fx.__name__ != self.reduce_fx.__name__:
+            return False
+        self.__dict__.update(other.__dict__)
+        return True
+
+    __hash__ = None  # type: ignore[assignment]  # as any dataclass that can be compared and changed
+
+
+def _plain(meta: Any) -> dict[str, Any]:
+    kept = {field.name: getattr(meta, field.name) for field in fields(_Metadata) if field.name != "_sync"}
+    reduce_fx = kept["reduce_fx"].__name__
+    return {
+        **kept,
+        "reduce_fx": reduce_fx,
+        "sync": meta.sync.should,
+        "rank_zero_only": meta.sync.rank_zero_only,
+    }
 
 
 def _results(trainer: Trainer) -> Any:
-    # Private in Lightning 2.6: there is no public way to the sums behind `self.log`.
     return trainer.fit_loop.epoch_loop._results
 
 
@@ -123,10 +181,13 @@ def collect_metric_states(
             module.items()  # brings the states of its members up to date
     return {
         name: {
-            state: [item.detach().cpu().clone() for item in value]
-            if isinstance(value, list)
-            else value.detach().cpu().clone()
-            for state, value in module.metric_state.items()
+            "update_count": module.update_count,
+            "states": {
+                state: [item.detach().cpu().clone() for item in value]
+                if isinstance(value, list)
+                else value.detach().cpu().clone()
+                for state, value in module.metric_state.items()
+            },
         }
         for name, module in pl_module.named_modules()
         if isinstance(module, Metric)
@@ -135,28 +196,49 @@ def collect_metric_states(
     }
 
 
-def restore_metric_states(pl_module: LightningModule, states: Mapping[str, Mapping[str, Any]]) -> None:
-    """Give the torchmetrics inside a module the states they had."""
-    modules = dict(pl_module.named_modules())
-    for name, values in states.items():
-        metric = modules[name]
-        for state, value in values.items():
+def restore_metric_states(pl_module: LightningModule, ranks: Sequence[Mapping[str, Any]]) -> None:
+    """Give the torchmetrics inside a module the states they had.
+
+    Args:
+        pl_module: The module.
+        ranks: What `collect_metric_states` gave, of one rank; of several, they are merged.
+    """
+    for name in dict.fromkeys(name for states in ranks for name in states):
+        metric = pl_module.get_submodule(name)
+        assert isinstance(metric, Metric)  # the collected names are of metrics
+        saved = [states[name] for states in ranks if name in states]
+        for state in saved[0]["states"]:
+            value = _merged(metric, name, state, [one["states"][state] for one in saved])
             moved = (
                 [item.to(metric.device) for item in value]
                 if isinstance(value, list)
                 else value.to(metric.device)
             )
             setattr(metric, state, moved)
-        # Private in torchmetrics 1.9: without it `compute` warns that the metric has seen no data.
-        metric._update_count = 1
+        # Private in torchmetrics 1.9: means of batches are weighted with it, and without it `compute` warns.
+        metric._update_count = sum(one["update_count"] for one in saved)
 
 
-def collect_gradients(pl_module: LightningModule) -> dict[str, Tensor]:
-    """Copy the gradients that an accumulation window has gathered so far."""
+def _merged(metric: Metric, name: str, state: str, values: list[Any]) -> Any:
+    if len(values) == 1:
+        return values[0]
+    if isinstance(values[0], list):
+        return [item for value in values for item in value]
+    reduce = metric._reductions[state]  # private in torchmetrics 1.9: how it merges the states of processes
+    if reduce is None:
+        rank_zero_warn(
+            f"ExactResume: the metric {name} cannot merge what {len(values)} processes had counted; its value"
+            " in this epoch lacks what all but the first had."
+        )
+        return values[0]
+    assert callable(reduce)  # torchmetrics makes a function of each name
+    return reduce(torch.cat(values) if reduce is dim_zero_cat else torch.stack(values))
+
+
+def gradients_of(pl_module: LightningModule) -> dict[str, Tensor]:
+    """Name the gradients that an accumulation window has gathered so far; they are not copied."""
     return {
-        name: parameter.grad.detach().cpu().clone()
-        for name, parameter in pl_module.named_parameters()
-        if parameter.grad is not None
+        name: parameter.grad for name, parameter in pl_module.named_parameters() if parameter.grad is not None
     }
 
 
@@ -168,3 +250,24 @@ def restore_gradients(pl_module: LightningModule, gradients: Mapping[str, Tensor
         parameter.grad = gradient.to(device=parameter.device, dtype=parameter.dtype, copy=True)
         if parameter.is_contiguous(memory_format=torch.channels_last) and parameter.dim() == 4:
             parameter.grad = parameter.grad.contiguous(memory_format=torch.channels_last)
+
+
+def syncs_buffers(trainer: Trainer) -> bool | None:
+    """Tell whether the first process's buffers replace those of others before the next batch; None: no DDP.
+
+    DistributedDataParallel leaves it out while it accumulates, and once after a validation.
+    """
+    model = trainer.model
+    return model.require_forward_param_sync if isinstance(model, DistributedDataParallel) else None
+
+
+def restore_buffers(
+    trainer: Trainer, pl_module: LightningModule, buffers: Mapping[str, Tensor], *, syncs: bool | None
+) -> None:
+    """Give this process the buffers it had, where they were not those of the first one."""
+    here = dict(pl_module.named_buffers())
+    for name, buffer in buffers.items():
+        here[name].copy_(buffer)
+    model = trainer.model
+    if syncs is not None and isinstance(model, DistributedDataParallel):
+        model.require_forward_param_sync = syncs
