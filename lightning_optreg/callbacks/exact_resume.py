@@ -58,8 +58,19 @@ class ExactResume(Callback):
     What it adds to a checkpoint, under `callbacks`: the states of Python's, NumPy's and torch's generators on
     every rank; the metrics last logged, so that `ReduceLROnPlateau` makes the step that a checkpoint written
     at the epoch's end lacks; in the middle of an epoch the running means of `self.log(..., on_epoch=True)`
-    and the states of torchmetrics inside the module; in the middle of an accumulation window the gradients.
-    A run that early stopping had ended stays ended. All of it is plain and loads with `weights_only=True`.
+    and the states of torchmetrics inside the module; the buffers that differ between ranks; in the middle of
+    an accumulation window the gradients. A run that early stopping had ended stays ended. All of it is plain
+    and loads with `weights_only=True`.
+
+    Within an accumulation window each rank has gradients of its own, so a checkpoint there is larger by
+    4 bytes x parameters x ranks; rank 0 alone holds them all. At a window's end, where `ModelCheckpoint` with
+    `every_n_train_steps` saves, there are none. With strategies that shard parameters a checkpoint within a
+    window is not exact, and a warning says so.
+
+    With another number of processes a run goes on with the sums of all, exact up to rounding where a step
+    takes as many images. A warning says that layers draw other numbers, and if a step takes more images or
+    fewer. What the module does in its own `on_train_batch_end` comes after a batch's checkpoint and is left
+    out on a resume from it.
 
     A checkpoint taken elsewhere (within a batch, as `ModelCheckpoint(save_on_exception=True)` does after an
     error) is resumed as Lightning does it, with a warning that says so.

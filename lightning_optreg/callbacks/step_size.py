@@ -73,7 +73,7 @@ def warn_of_changes(
 def _changed_step(world_size: int, processes: int, before: StepSize, now: StepSize) -> str | None:
     if before.images is None or now.images is None:
         if (processes, before.batches) == (world_size, now.batches):
-            return None
+            return None  # nothing is known to have changed
         return (
             f"a step takes {world_size} x {now.batches} batches (processes x accumulate_grad_batches) and"
             f" took {processes} x {before.batches}: for as many images, change the batch size accordingly"
@@ -81,7 +81,7 @@ def _changed_step(world_size: int, processes: int, before: StepSize, now: StepSi
     had, has = before.batches * before.images, now.batches * now.images
     if had == has:
         return None
-    way = "an epoch's end is the place for such a change"
+    way = "no batch size makes as many with this number of batches"
     if had % (now.batches * world_size) == 0:
         way = f"for as many, set the batch size of a process to {had // (now.batches * world_size)}"
     return f"a step takes {has} images over all processes and took {had}: {way}"
