@@ -32,7 +32,6 @@ from lightning_optreg.callbacks.partial_state import (
     collect_pending_log,
     collect_running_sums,
     gradients_of,
-    keep_running_sums,
     restore_buffers,
     restore_gradients,
     restore_metric_states,
@@ -64,8 +63,9 @@ class ExactResume(Callback):
 
     Within an accumulation window each rank has gradients of its own, so a checkpoint there is larger by
     4 bytes x parameters x ranks; rank 0 alone holds them all. At a window's end, where `ModelCheckpoint` with
-    `every_n_train_steps` saves, there are none. With strategies that shard parameters a checkpoint within a
-    window is not exact, and a warning says so.
+    `every_n_train_steps` saves, there are none. Of a module with manual optimization all gradients that there
+    are after a batch are kept; it may zero them after a step rather than before the next. With strategies
+    that shard parameters accumulated gradients are left out, and a warning says so.
 
     With another number of processes a run goes on with the sums of all, exact up to rounding where a step
     takes as many images. A warning says that layers draw other numbers, and if a step takes more images or
@@ -96,14 +96,12 @@ class ExactResume(Callback):
         self._loaded: dict[str, Any] | None = None
         self._plateau_steps_due: list[int] = []
         self._step_size = StepSize()
-        self._goes_on = False
         self._epoch_means: list[tuple[str, Tensor, bool, bool]] = []
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._moment = Moment.OUTSIDE
         self._loaded = None  # a state that came with a checkpoint for testing is not for this fit
-        self._goes_on = False
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -126,7 +124,6 @@ class ExactResume(Callback):
         restore_gradients(pl_module, mine["gradients"])
         restore_buffers(trainer, pl_module, mine["buffers"], syncs=mine["syncs_buffers"])
         restore_running_sums(trainer, pl_module, mine["sums"])
-        self._goes_on = bool(mine["sums"])
         self._epoch_means = list(state["epoch_means"])
         self._catch_up(trainer, pl_module, state)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by Lightning's connector
@@ -160,9 +157,6 @@ class ExactResume(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         self._moment = Moment.BATCH
-        if self._goes_on:
-            keep_running_sums(trainer)
-            self._goes_on = False
         if self._loaded is not None:
             # A validation that Lightning fast-forwards over on resuming sets its loader up again.
             self._restore_random_state(trainer, pl_module)
@@ -260,13 +254,15 @@ class ExactResume(Callback):
             else {},
             "syncs_buffers": syncs_buffers(trainer),
         }
+        # a module that makes its own steps accumulates when it likes
+        half_done = mid_window or not pl_module.automatic_optimization
         shards = isinstance(trainer.strategy, SHARDING)
-        if shards and mid_window:
+        if shards and half_done:
             rank_zero_warn(
-                "ExactResume: this checkpoint is taken within an accumulation window, whose gradients"
-                f" {type(trainer.strategy).__name__} shards and it lacks: no exact resume from it."
+                f"ExactResume: {type(trainer.strategy).__name__} shards gradients, and this checkpoint lacks"
+                " those that are accumulated so far: no exact resume from it."
             )
-        gradients = gradients_of(pl_module) if mid_window and not shards else {}
+        gradients = gradients_of(pl_module) if half_done and not shards else {}
         buffers = {} if shards else dict(pl_module.named_buffers())
         checkpoint["callbacks"][self.state_key] = {
             "next": follows.value,

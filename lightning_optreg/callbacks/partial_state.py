@@ -23,7 +23,6 @@ __all__ = [
     "collect_pending_log",
     "collect_running_sums",
     "gradients_of",
-    "keep_running_sums",
     "restore_buffers",
     "restore_gradients",
     "restore_metric_states",
@@ -98,6 +97,9 @@ def collect_running_sums(trainer: Trainer, pl_module: LightningModule) -> Runnin
     return sums
 
 
+# Private in Lightning 2.6, from here to `_results`: it has no public way to the sums behind `self.log`.
+
+
 def restore_running_sums(trainer: Trainer, pl_module: LightningModule, sums: RunningSums) -> None:
     """Let Lightning go on with these sums, as if it had gathered them: in the same order of additions."""
     results, device = _results(trainer), pl_module.device
@@ -119,18 +121,10 @@ def restore_running_sums(trainer: Trainer, pl_module: LightningModule, sums: Run
             result._forward_cache = saved["step"].to(device)
         result._update_count = 1  # without it `compute` warns that there is no value
         results[key] = result.to(device)
-
-
-def keep_running_sums(trainer: Trainer) -> None:
-    """Keep what was restored, in a batch that is the first after a resume but not in the epoch.
-
-    In its first batch Lightning begins the sums anew, at each hook's first `self.log`.
-    """
-    # Private in Lightning 2.6: there is no other way to say that it isn't the epoch's first batch.
-    trainer._logger_connector._first_loop_iter = False
-
-
-# Private in Lightning 2.6, from here to `_results`: it has no public way to the sums behind `self.log`.
+    if sums:
+        # It says that the batch to come is not the epoch's first one, in which each hook's first `self.log`
+        # begins anew. Until it is set, whoever reads `callback_metrics` has the epoch's values computed.
+        trainer._logger_connector._first_loop_iter = False
 
 
 class _LoggedBefore(_Metadata):

@@ -7,6 +7,7 @@ takes as many images a step, up to the rounding of sums in another order.
 import warnings
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from torchmetrics import CatMetric, MaxMetric, MeanMetric, Metric, MetricCollect
 
 from lightning_optreg import ImageClassifier
 from lightning_optreg.callbacks import ExactResume
+from lightning_optreg.callbacks.across_ranks import gather_ranks, gather_tensors, tensors_of_rank
 from lightning_optreg.data.loader import Batch, BatchLoader
 from tests.callbacks.test_exact_resume import SaveAlways
 from tests.processes import in_processes
@@ -249,10 +251,39 @@ def change_to_two(rank: int, folder: Path) -> None:
     torch.save({"straight": straight, "resumed": resumed}, folder / f"changed-{rank}.pt")
 
 
+def tensors(rank: int) -> dict[str, Tensor]:
+    """Tensors of a rank, of every kind of number, equal and not."""
+    mine = {
+        "equal": torch.arange(3.0),
+        "part": torch.arange(10.0)[2 * rank : 2 * rank + 2],
+        "half": torch.full((2, 2), 1.5 + rank, dtype=torch.bfloat16),
+        "whole": torch.tensor(rank),
+        "truth": torch.tensor([True, rank == 1]),
+        "empty": torch.zeros(0, 3),
+        "sparse": torch.sparse_coo_tensor([[rank]], [2.0], (3,), check_invariants=True),
+        "channels last": torch.ones(1, 2, 2, 2).to(memory_format=torch.channels_last) * (rank + 1),
+    }
+    if rank == 1:
+        mine["only here"] = torch.ones(1)
+    return mine
+
+
+def gather(rank: int, folder: Path) -> None:
+    """Gather in the group of processes that the fits have left."""
+    trainer: Any = SimpleNamespace(world_size=2)
+    results = {
+        "plain": gather_ranks(trainer, {"rank": rank}),
+        "all": gather_tensors(trainer, tensors(rank), if_equal=True),
+        "different": gather_tensors(trainer, tensors(rank), if_equal=False),
+    }
+    torch.save(results, folder / f"gathered-{rank}.pt")
+
+
 def what_two_do(rank: int, folder: Path) -> None:
     """All that needs two processes."""
     straight_and_resumed(rank, folder)
     change_to_two(rank, folder)
+    gather(rank, folder)
 
 
 def assert_goes_on(resumed: dict[str, Any], straight: dict[str, Any], place: str, words: str) -> None:
@@ -323,3 +354,21 @@ def test_gradients_are_kept_within_a_window_only_those_of_each_rank(two: Path) -
 def batches_done(path: str) -> int:
     loop = torch.load(path, weights_only=True)["loops"]["fit_loop"]
     return int(loop["epoch_loop.batch_progress"]["current"]["processed"])
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
+def test_the_first_process_has_what_differs_and_others_nothing(two: Path) -> None:
+    first, second = (torch.load(two / f"gathered-{rank}.pt", weights_only=True) for rank in range(2))
+    assert second == {"plain": [], "all": {}, "different": {}}
+    assert first["plain"] == [{"rank": 0}, {"rank": 1}]
+    equal = {"equal", "empty"}
+    assert {name for name, kept in first["all"].items() if len(kept) == 1} == equal
+    assert first["different"].keys() == tensors(1).keys() - equal
+    for rank in range(2):
+        got, expected = tensors_of_rank(first["all"], rank), tensors(rank)
+        assert got.keys() == expected.keys()
+        for name, tensor in expected.items():
+            assert got[name].dtype == tensor.dtype
+            assert torch.equal(got[name].to_dense(), tensor.to_dense()), name
+    # a part of a larger tensor travels and is written without the rest
+    assert first["all"]["part"][1].untyped_storage().nbytes() == 8
