@@ -152,6 +152,7 @@ class ImageClassifier(LightningModule):
         # Of this process in this epoch: sum of losses and right predictions, and the number of images. No
         # buffers: DDP overwrites those with the first process's before every step.
         self._sums, self._images = torch.zeros(2), 0
+        self._sums_loaded: Tensor | None = None  # (processes, 3), of a checkpoint
         self._counted = -1  # the last batch that is in them
         self._compiled = False
         self._checked = False
@@ -222,6 +223,7 @@ class ImageClassifier(LightningModule):
     @override
     def on_train_start(self) -> None:
         """Bring the sums of an epoch that goes on to the device; warn if the optimizer can't bear noise."""
+        self._take_up_sums()
         self._sums, self._counted = self._sums.to(self.device), -1
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
         if not any(isinstance(callback, NoiseFree) for callback in callbacks):  # which warns itself
@@ -262,29 +264,37 @@ class ImageClassifier(LightningModule):
     @override
     def on_train_epoch_end(self) -> None:
         """Log the epoch's means."""
-        loss, right, images = self._sum_over_ranks()
+        loss, right, images = self.trainer.strategy.reduce(self._sums_here(), reduce_op="sum")
         self._sums, self._images = torch.zeros_like(self._sums), 0
         if images > 0:  # resumed at an epoch's end, Lightning goes through an empty one
             self.log("train/loss", loss / images, sync_dist=True)
             self.log("train/accuracy", right / images, prog_bar=True, sync_dist=True)
 
-    def _sum_over_ranks(self) -> Tensor:
+    def _sums_here(self) -> Tensor:
         # A new tensor, since under DDP it is reduced in place; of the device, as NCCL wants it.
-        sums = torch.cat((self._sums, self._sums.new_tensor([self._images]))).to(self.device)
-        return self.trainer.strategy.reduce(sums, reduce_op="sum")
+        return torch.cat((self._sums, self._sums.new_tensor([self._images]))).to(self.device)
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the sums of an epoch that is half done."""
-        checkpoint["train_sums"] = self._sum_over_ranks().cpu()
+        """Keep the sums of an epoch that is half done, those of each process."""
+        gathered = self.all_gather(self._sums_here())
+        assert isinstance(gathered, Tensor)  # as what was given
+        checkpoint["train_sums"] = gathered.reshape(-1, 3).cpu()
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the sums again, on one process, since they are of all."""
-        sums = checkpoint.get("train_sums", torch.zeros(3))
-        if self.global_rank > 0:
-            sums = torch.zeros(3)
-        self._sums, self._images = sums[:2].clone(), int(sums[2])
+        """Keep the sums until training starts, and with it is known which process this is."""
+        self._sums_loaded = checkpoint.get("train_sums")
+
+    def _take_up_sums(self) -> None:
+        if self._sums_loaded is None:
+            return
+        ranks = self._sums_loaded.reshape(-1, 3)
+        if len(ranks) == self.trainer.world_size:
+            sums = ranks[self.global_rank]
+        else:  # the first one takes the sums of all
+            sums = ranks.sum(0) * (self.global_rank == 0)
+        self._sums, self._images, self._sums_loaded = sums[:2].clone(), int(sums[2]), None
 
     @override
     def on_validation_epoch_start(self) -> None:

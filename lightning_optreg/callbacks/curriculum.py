@@ -11,10 +11,10 @@ from typing import Any, Literal, get_args
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_optreg.callbacks.across_ranks import SHARDING
 from lightning_optreg.callbacks.averaged_forward import find_network
 from lightning_optreg.callbacks.image_scores import load_reference, score_images
 from lightning_optreg.callbacks.told_loader import batches_of_run, told_loader
@@ -24,7 +24,6 @@ from lightning_optreg.data.scores import read_scores
 
 __all__ = ["Curriculum", "Scoring"]
 
-_SHARDING = (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)
 Scoring = Literal["loss", "margin", "self_paced", "file"]
 
 
@@ -183,7 +182,7 @@ class Curriculum(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what cannot work, and go on in the middle of an epoch, of which no hook tells."""
-        if self._asks_network and isinstance(trainer.strategy, _SHARDING):
+        if self._asks_network and isinstance(trainer.strategy, SHARDING):
             raise MisconfigurationException(
                 f"Curriculum: {type(trainer.strategy).__name__} shards parameters, so no network is asked "
                 "for scores; give a file of scores"

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
+from lightning_optreg.callbacks.across_ranks import SHARDING, gather_ranks, gather_tensors
 from lightning_optreg.callbacks.loaders_resumed import (
     before_first_batch,
     begin_validation_anew,
@@ -25,9 +26,9 @@ from lightning_optreg.callbacks.loaders_resumed import (
     start_persistent_workers,
 )
 from lightning_optreg.callbacks.logged_values import (
-    collect_logged_values,
     collect_pending_log,
-    restore_logged_values,
+    collect_running_sums,
+    restore_running_sums,
 )
 from lightning_optreg.callbacks.loop_progress import (
     Moment,
@@ -39,13 +40,16 @@ from lightning_optreg.callbacks.loop_progress import (
 )
 from lightning_optreg.callbacks.module_flags import collect_flags, restore_flags
 from lightning_optreg.callbacks.partial_state import (
-    collect_gradients,
     collect_metric_states,
-    gather_ranks,
+    gradients_of,
+    restore_buffers,
     restore_gradients,
     restore_metric_states,
+    syncs_buffers,
 )
 from lightning_optreg.callbacks.plateau_steps import make_plateau_steps, plateau_steps_due
+from lightning_optreg.callbacks.rank_share import share_of_rank
+from lightning_optreg.callbacks.step_size import StepSize, warn_of_changes
 
 __all__ = ["ExactResume"]
 
@@ -62,8 +66,20 @@ class ExactResume(Callback):
     What it adds to a checkpoint, under `callbacks`: the states of Python's, NumPy's and torch's generators on
     every rank; the metrics last logged, so that `ReduceLROnPlateau` makes the step that a checkpoint written
     at the epoch's end lacks; in the middle of an epoch the running means of `self.log(..., on_epoch=True)`
-    and the states of torchmetrics inside the module; in the middle of an accumulation window the gradients.
-    A run that early stopping had ended stays ended. All of it is plain and loads with `weights_only=True`.
+    and the states of torchmetrics inside the module; the buffers that differ between ranks; in the middle of
+    an accumulation window the gradients. A run that early stopping had ended stays ended. All of it is plain
+    and loads with `weights_only=True`.
+
+    Within an accumulation window each rank has gradients of its own, so a checkpoint there is larger by
+    4 bytes x parameters x ranks; rank 0 alone holds them all. At a window's end, where `ModelCheckpoint` with
+    `every_n_train_steps` saves, there are none. Of a module with manual optimization all gradients that there
+    are after a batch are kept; it may zero them after a step rather than before the next. With strategies
+    that shard parameters accumulated gradients are left out, and a warning says so.
+
+    With another number of processes a run goes on with the sums of all, exact up to rounding where a step
+    takes as many images. A warning says that layers draw other numbers, and if a step takes more images or
+    fewer. What the module does in its own `on_train_batch_end` comes after a batch's checkpoint and is left
+    out on a resume from it.
 
     A checkpoint taken elsewhere (within a batch, as `ModelCheckpoint(save_on_exception=True)` does after an
     error) is resumed as Lightning does it, with a warning that says so.
@@ -92,6 +108,7 @@ class ExactResume(Callback):
         self._randomness_due: dict[str, Any] | None = None
         self._plateau_steps_due: list[int] = []
         self._has_validated = False
+        self._step_size = StepSize()
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -104,13 +121,17 @@ class ExactResume(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # `trainer.estimated_stepping_batches`, asked for in `configure_optimizers`, sets them up so early.
         self._loaders_came_early = trainer.train_dataloader is not None
+        self._step_size = StepSize.configured(trainer)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         state = self._loaded
         if state is None:
             return
-        follows, mine = Next(state["next"]), self._of_this_rank(trainer, state)
+        follows = Next(state["next"])
+        before, now = StepSize(**state["step_size"]), self._step_size.with_loader(trainer)
+        warn_of_changes(trainer, len(state["ranks"]), before, now, mid_epoch=follows is not Next.EPOCH)
+        mine = share_of_rank(state, trainer.global_rank, trainer.world_size)
         self._resume_loaders(trainer, state, follows)
         self._randomness_due = mine
         changed = restore_flags(pl_module, state.get("flags", {}))
@@ -118,8 +139,8 @@ class ExactResume(Callback):
             rank_zero_info(f"ExactResume: {len(changed)} parameters are frozen or free as in the checkpoint.")
         restore_metric_states(pl_module, mine["metrics"])
         restore_gradients(pl_module, mine["gradients"])
-        if follows is not Next.EPOCH:
-            restore_logged_values(trainer, pl_module, mine["logged"])
+        restore_buffers(trainer, pl_module, mine["buffers"], syncs=mine["syncs_buffers"])
+        restore_running_sums(trainer, pl_module, mine["sums"])
         self._catch_up(trainer, pl_module, state)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by Lightning's connector
             if isinstance(callback, EarlyStopping) and (
@@ -217,7 +238,7 @@ class ExactResume(Callback):
                     "validation or the hooks of the epoch's end, is left out."
                 )
             self._catch_up(trainer, pl_module, self._loaded)
-            self._randomness_due = self._of_this_rank(trainer, self._loaded)
+            self._randomness_due = share_of_rank(self._loaded, trainer.global_rank, trainer.world_size)
             self._loaded = None
         self._restore_randomness(trainer)
 
@@ -264,13 +285,20 @@ class ExactResume(Callback):
             )
         mine = {
             **collect_randomness(trainer),
-            "logged": collect_logged_values(trainer) if mid_epoch else [],
+            "sums": collect_running_sums(trainer, pl_module) if mid_epoch else {},
             "metrics": collect_metric_states(pl_module) if mid_epoch else {},
-            # Under manual optimization it is the module that knows whether it still needs them.
-            "gradients": collect_gradients(pl_module)
-            if mid_window or not pl_module.automatic_optimization
-            else {},
+            "syncs_buffers": syncs_buffers(trainer),
         }
+        # a module that makes its own steps accumulates when it likes
+        half_done = mid_window or not pl_module.automatic_optimization
+        shards = isinstance(trainer.strategy, SHARDING)
+        if shards and half_done:
+            rank_zero_warn(
+                f"ExactResume: {type(trainer.strategy).__name__} shards gradients, and this checkpoint lacks"
+                " those that are accumulated so far: no exact resume from it."
+            )
+        gradients = gradients_of(pl_module) if half_done and not shards else {}
+        buffers = {} if shards else dict(pl_module.named_buffers())
         checkpoint["callbacks"][self.state_key] = {
             "next": follows.value,
             "last": last,
@@ -281,7 +309,10 @@ class ExactResume(Callback):
             },
             "pending_log": pending_log,
             "plateau_steps_due": plateau_steps_due(trainer, moment, follows, mid_window=mid_window),
+            "step_size": self._step_size.with_loader(trainer).plain(),
             "ranks": gather_ranks(trainer, mine),
+            "gradients": gather_tensors(trainer, gradients, if_equal=True),
+            "buffers": gather_tensors(trainer, buffers, if_equal=False),
         }
 
     @override
@@ -294,12 +325,3 @@ class ExactResume(Callback):
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._loaded = state_dict
-
-    def _of_this_rank(self, trainer: Trainer, state: dict[str, Any]) -> dict[str, Any]:
-        ranks: list[dict[str, Any]] = state["ranks"]
-        if len(ranks) != trainer.world_size:
-            rank_zero_warn(
-                f"ExactResume: the checkpoint comes from {len(ranks)} process(es) and this run has"
-                f" {trainer.world_size}; random numbers will differ from those of an uninterrupted run."
-            )
-        return ranks[trainer.global_rank % len(ranks)]

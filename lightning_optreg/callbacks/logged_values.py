@@ -5,93 +5,99 @@ rows, however long ago it was logged, and what was gathered over the epoch into 
 it is needed for the rows after a resume to be the same.
 """
 
-import builtins
-from collections.abc import Iterable
+from dataclasses import fields
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
+
+# Private in Lightning 2.6, as all that is used here: there is no public way to the sums behind `self.log`.
+from lightning.pytorch.trainer.connectors.logger_connector.result import _Metadata, _ResultMetric, _Sync
 from torch import Tensor
+from torchmetrics import Metric
 
-__all__ = ["collect_logged_values", "collect_pending_log", "restore_logged_values"]
+__all__ = ["RunningSums", "collect_pending_log", "collect_running_sums", "restore_running_sums"]
 
-_PLAIN = (
-    "fx",
-    "name",
-    "prog_bar",
-    "logger",
-    "on_step",
-    "on_epoch",
-    "enable_graph",
-    "add_dataloader_idx",
-    "metric_attribute",
-)
-_STATES = ("value", "cumulated_batch_size", "_forward_cache")
+RunningSums = dict[str, dict[str, Any]]
+"""What `collect_running_sums` gives of a rank, by key."""
 
 
-def collect_logged_values(trainer: Trainer) -> list[dict[str, Any]]:
-    """Copy what this process has logged in the training epoch so far.
-
-    Args:
-        trainer: The trainer, while it fits.
+def collect_running_sums(trainer: Trainer, pl_module: LightningModule) -> RunningSums:
+    """Copy what `self.log` has gathered in the epoch: sums, and the last values of steps.
 
     Returns:
-        For each value how it was logged and what was gathered of it, plain types and CPU tensors.
+        By the key under which Lightning has it: how it was logged, and its states.
     """
-    values = []
-    for result in _results(trainer).values():
+    names = {id(module): name for name, module in pl_module.named_modules() if isinstance(module, Metric)}
+    sums: RunningSums = {}
+    for key, result in _results(trainer).items():
         if result.has_reset or not result.update_called:
             continue
-        meta, sync = result.meta, result.meta.sync
-        states = {name: getattr(result, name, None) for name in _STATES}
-        values.append(
-            {name: getattr(meta, name) for name in _PLAIN}
-            | {
-                "reduce_fx": (meta.reduce_fx.__name__, meta.reduce_fx in (builtins.max, min, sum)),
-                "sync_dist": sync.should,
-                "rank_zero_only": sync.rank_zero_only,
-                "states": {
-                    name: state.detach().cpu().clone()
-                    for name, state in states.items()
-                    if isinstance(state, Tensor)
-                },
-            }
+        saved: dict[str, Any] = {"logged": _plain(result.meta)}
+        if result.is_tensor:
+            states = ("value", "cumulated_batch_size") if result.meta.is_mean_reduction else ("value",)
+            saved["states"] = {name: getattr(result, name).detach().cpu().clone() for name in states}
+        elif id(result.value) in names:
+            saved["metric"] = names[id(result.value)]
+        else:
+            continue  # a metric that is no part of the module: its states are not kept either
+        if isinstance(result._forward_cache, Tensor):
+            saved["step"] = result._forward_cache.detach().cpu().clone()
+        sums[key] = saved
+    return sums
+
+
+def restore_running_sums(trainer: Trainer, pl_module: LightningModule, sums: RunningSums) -> None:
+    """Let Lightning go on with these sums, as if it had gathered them: in the same order of additions."""
+    results, device = _results(trainer), pl_module.device
+    for key, saved in sums.items():
+        logged = dict(saved["logged"])
+        sync = _Sync(
+            fn=trainer.strategy.reduce,
+            _should=logged.pop("sync"),
+            rank_zero_only=logged.pop("rank_zero_only"),
         )
-    return values
+        meta = _LoggedBefore(**logged)
+        meta.sync = sync
+        result = _ResultMetric(meta, is_tensor="states" in saved)
+        if "metric" in saved:
+            result.value = pl_module.get_submodule(saved["metric"])
+        for name, value in saved.get("states", {}).items():
+            setattr(result, name, value.to(device))
+        if "step" in saved:
+            result._forward_cache = saved["step"].to(device)
+        result._update_count = 1  # without it `compute` warns that there is no value
+        results[key] = result.to(device)
+    if sums:
+        # It says that the batch to come is not the epoch's first one, in which each hook's first `self.log`
+        # begins anew. Until it is set, whoever reads `callback_metrics` has the epoch's values computed.
+        trainer._logger_connector._first_loop_iter = False
 
 
-def restore_logged_values(
-    trainer: Trainer, pl_module: LightningModule, values: Iterable[dict[str, Any]]
-) -> None:
-    """Put back what `collect_logged_values` copied, as if it had been logged in this process.
+class _LoggedBefore(_Metadata):
+    """How a value was logged before the interruption: gives way to how it is logged after it.
 
-    Args:
-        trainer: The trainer, in `on_train_start`, before a batch in the middle of an epoch or its end.
-        pl_module: The module, its torchmetrics restored.
-        values: What `collect_logged_values` returned.
+    Lightning refuses a value that is logged in two ways. A run may be resumed with another number of
+    processes, though, or with a value in the progress bar that was not there.
     """
-    results = _results(trainer)
-    modules = dict(pl_module.named_modules())
-    device = trainer.strategy.root_device
-    for saved in values:
-        states = {name: state.to(device) for name, state in saved["states"].items()}
-        name, is_builtin = saved["reduce_fx"]
-        attribute = saved["metric_attribute"]
-        results.log(
-            value=states["value"] if attribute is None else modules[attribute],
-            reduce_fx=getattr(builtins if is_builtin else torch, name),
-            sync_dist=False,  # nothing is exchanged now
-            sync_dist_fn=trainer.strategy.reduce,
-            rank_zero_only=saved["rank_zero_only"],
-            batch_size=1,
-            **{name: saved[name] for name in _PLAIN},
-        )
-        result = results[f"{saved['fx']}.{saved['name']}"]
-        result.meta.sync.should = saved["sync_dist"]
-        for name, state in states.items():
-            setattr(result, name, state)
-    # Private in Lightning 2.6: at the first batch it forgets what a hook has logged before. This is another.
-    trainer._logger_connector._first_loop_iter = False
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Metadata) or other.reduce_fx.__name__ != self.reduce_fx.__name__:
+            return False
+        self.__dict__.update(other.__dict__)
+        return True
+
+    __hash__ = None  # type: ignore[assignment]  # as any dataclass that can be compared and changed
+
+
+def _plain(meta: Any) -> dict[str, Any]:
+    kept = {field.name: getattr(meta, field.name) for field in fields(_Metadata) if field.name != "_sync"}
+    reduce_fx = kept["reduce_fx"].__name__
+    return {
+        **kept,
+        "reduce_fx": reduce_fx,
+        "sync": meta.sync.should,
+        "rank_zero_only": meta.sync.rank_zero_only,
+    }
 
 
 def collect_pending_log(trainer: Trainer, checkpoint: dict[str, Any], *, on_step: bool) -> dict[str, Any]:
@@ -120,5 +126,4 @@ def collect_pending_log(trainer: Trainer, checkpoint: dict[str, Any], *, on_step
 
 
 def _results(trainer: Trainer) -> Any:
-    # Private in Lightning 2.6: there is no public way to what is behind `self.log`.
     return trainer.fit_loop.epoch_loop._results

@@ -1,33 +1,27 @@
-"""What is half done when a checkpoint is taken: metric states and accumulated gradients.
+"""What is half done when a checkpoint is taken: metric states, accumulated gradients, buffers of a rank.
 
 Lightning keeps none of it in a checkpoint. All functions return and take plain types and CPU tensors.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import Metric, MetricCollection
+from torchmetrics.utilities.data import dim_zero_cat
 
 __all__ = [
-    "collect_gradients",
     "collect_metric_states",
-    "gather_ranks",
+    "gradients_of",
+    "restore_buffers",
     "restore_gradients",
     "restore_metric_states",
+    "syncs_buffers",
 ]
-
-
-def gather_ranks(trainer: Trainer, mine: dict[str, Any]) -> list[dict[str, Any]]:
-    """Collect a plain object of every rank, in the order of ranks; to be called on all of them."""
-    if trainer.world_size == 1 or not (dist.is_available() and dist.is_initialized()):
-        return [mine]
-    everyone: list[dict[str, Any]] = [{} for _ in range(trainer.world_size)]
-    dist.all_gather_object(everyone, mine)
-    return everyone
 
 
 def collect_metric_states(pl_module: LightningModule) -> dict[str, dict[str, Any]]:
@@ -37,38 +31,62 @@ def collect_metric_states(pl_module: LightningModule) -> dict[str, dict[str, Any
             module.items()  # brings the states of its members up to date
     return {
         name: {
-            state: [item.detach().cpu().clone() for item in value]
-            if isinstance(value, list)
-            else value.detach().cpu().clone()
-            for state, value in module.metric_state.items()
+            "update_count": module.update_count,
+            "states": {
+                state: [item.detach().cpu().clone() for item in value]
+                if isinstance(value, list)
+                else value.detach().cpu().clone()
+                for state, value in module.metric_state.items()
+            },
         }
         for name, module in pl_module.named_modules()
         if isinstance(module, Metric) and module.update_called
     }
 
 
-def restore_metric_states(pl_module: LightningModule, states: Mapping[str, Mapping[str, Any]]) -> None:
-    """Give the torchmetrics inside a module the states they had."""
-    modules = dict(pl_module.named_modules())
-    for name, values in states.items():
-        metric = modules[name]
-        for state, value in values.items():
+def restore_metric_states(pl_module: LightningModule, ranks: Sequence[Mapping[str, Any]]) -> None:
+    """Give the torchmetrics inside a module the states they had.
+
+    Args:
+        pl_module: The module.
+        ranks: What `collect_metric_states` gave, of one rank; of several, they are merged.
+    """
+    for name in dict.fromkeys(name for states in ranks for name in states):
+        metric = pl_module.get_submodule(name)
+        assert isinstance(metric, Metric)  # the collected names are of metrics
+        saved = [states[name] for states in ranks if name in states]
+        for state in saved[0]["states"]:
+            value = _merged(metric, name, state, [one["states"][state] for one in saved])
             moved = (
                 [item.to(metric.device) for item in value]
                 if isinstance(value, list)
                 else value.to(metric.device)
             )
             setattr(metric, state, moved)
-        # Private in torchmetrics 1.9: without it `compute` warns that the metric has seen no data.
-        metric._update_count = 1
+        # Private in torchmetrics 1.9: means of batches are weighted with it, and without it `compute` warns.
+        metric._update_count = sum(one["update_count"] for one in saved)
 
 
-def collect_gradients(pl_module: LightningModule) -> dict[str, Tensor]:
-    """Copy the gradients that an accumulation window has gathered so far."""
+def _merged(metric: Metric, name: str, state: str, values: list[Any]) -> Any:
+    if len(values) == 1:
+        return values[0]
+    if isinstance(values[0], list):
+        return [item for value in values for item in value]
+    reduce = metric._reductions[state]  # private in torchmetrics 1.9: how it merges the states of processes
+    if reduce is None:
+        rank_zero_warn(
+            f"ExactResume: the metric {name} cannot merge what {len(values)} processes had counted; its value"
+            " in this epoch lacks what all but the first had."
+        )
+        return values[0]
+    assert callable(reduce)  # torchmetrics makes a function of each name
+    return reduce(torch.cat(values) if reduce is dim_zero_cat else torch.stack(values))
+
+
+def gradients_of(pl_module: LightningModule) -> dict[str, Tensor]:
+    """Name the gradients that an accumulation window has gathered so far; they are not copied."""
     return {
-        name: parameter.grad.detach().cpu().clone()
-        for name, parameter in pl_module.named_parameters()
-        if parameter.grad is not None
+        name: parameter.grad for name, parameter in pl_module.named_parameters() if parameter.grad is not None
     }
 
 
@@ -80,3 +98,24 @@ def restore_gradients(pl_module: LightningModule, gradients: Mapping[str, Tensor
         parameter.grad = gradient.to(device=parameter.device, dtype=parameter.dtype, copy=True)
         if parameter.is_contiguous(memory_format=torch.channels_last) and parameter.dim() == 4:
             parameter.grad = parameter.grad.contiguous(memory_format=torch.channels_last)
+
+
+def syncs_buffers(trainer: Trainer) -> bool | None:
+    """Tell whether the first process's buffers replace those of others before the next batch; None: no DDP.
+
+    DistributedDataParallel leaves it out while it accumulates, and once after a validation.
+    """
+    model = trainer.model
+    return model.require_forward_param_sync if isinstance(model, DistributedDataParallel) else None
+
+
+def restore_buffers(
+    trainer: Trainer, pl_module: LightningModule, buffers: Mapping[str, Tensor], *, syncs: bool | None
+) -> None:
+    """Give this process the buffers it had, where they were not those of the first one."""
+    here = dict(pl_module.named_buffers())
+    for name, buffer in buffers.items():
+        here[name].copy_(buffer)
+    model = trainer.model
+    if syncs is not None and isinstance(model, DistributedDataParallel):
+        model.require_forward_param_sync = syncs

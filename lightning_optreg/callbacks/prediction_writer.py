@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_optreg.callbacks.partial_state import gather_ranks
+from lightning_optreg.callbacks.across_ranks import gather_ranks
 from lightning_optreg.files import replacing
 
 __all__ = ["PredictionWriter"]

@@ -7,7 +7,7 @@ processes, and can begin at any batch.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Trainer
@@ -16,22 +16,10 @@ from torch.utils.data import DataLoader, SequentialSampler
 
 from lightning_optreg.data.batch import Batch, Share
 from lightning_optreg.data.draws import Place
+from lightning_optreg.data.loader_state import LoaderState, continued_epoch
 from lightning_optreg.data.order import Shuffle, check_shuffle, deal, epoch_order, fixed_order
 
 __all__ = ["Batch", "BatchLoader", "LoaderState", "Place", "progress_of"]
-
-
-class LoaderState(TypedDict):
-    """Where a loader stands; the last three numbers say to which order of the images that belongs."""
-
-    epoch: int
-    batches: int
-    """Batches handed out in this epoch."""
-    images: int
-    """Images in an epoch, over all processes."""
-    global_batch: int
-    """Images in a full batch, over all processes."""
-    seed: int
 
 
 class BatchLoader(Iterable[Batch]):
@@ -51,6 +39,12 @@ class BatchLoader(Iterable[Batch]):
     `state_dict` and `load_state_dict` keep the place within the epoch, and Lightning stores them in its
     checkpoints. Iteration goes over the epoch that `set_epoch` named last, from its start, or from the
     restored place if that lies in this epoch. An epoch's end is the same as the next one's start.
+
+    In the middle of an epoch the number of processes may change, the global batch may not: 1 process with
+    batches of 128 goes on where 2 had 64 each, and the other way round. The epoch ends with the images with
+    which it was begun, where another number of processes would have some more; if they cannot be shared
+    evenly, up to `world_size - 1` are left out, and a warning says so. After an epoch's end batches may have
+    any size.
 
     Args:
         images: uint8 (N, C, H, W). They may be memory-mapped; they are never copied as a whole.
@@ -126,6 +120,7 @@ class BatchLoader(Iterable[Batch]):
             self.indices = self.indices[fixed_order(labels[self.indices], shuffle, seed)]
         self.shuffle, self.seed = shuffle == "every_epoch", seed
         self.rank, self.world_size = rank, world_size
+        self._even = even
         self.num_workers = num_workers
         self.pin_memory = pin_memory and torch.cuda.is_available()
         count = len(self.indices)
@@ -143,6 +138,7 @@ class BatchLoader(Iterable[Batch]):
         self.batch_sampler = None
         self._clock = clock
         self._order: Callable[[int], Tensor] | None = None
+        self._images = self.epoch_images  # in the epoch that is gone through
         self._epoch = 0
         self._batches = 0
         self._restored: LoaderState | None = None
@@ -175,42 +171,43 @@ class BatchLoader(Iterable[Batch]):
         """Name the epoch of the next iteration, counted from 0. Lightning does it through `sampler`."""
         if epoch != self._epoch:
             self._epoch, self._batches, self._restored = epoch, 0, None
+            self._images = self.epoch_images
 
     def __iter__(self) -> Iterator[Batch]:
         """Go over the epoch's batches."""
         # A generator: nothing happens before the first next(). Lightning makes the iterator of the first
         # epoch before it says which epoch it is, and others that it never uses.
-        first = self._begin()
+        first, bounds = self._begin()
         order = self.indices
         if self._order is not None:
             order = order[self._order(self._epoch)]
         elif self.shuffle:
             order = order[epoch_order(len(order), self.seed, self._epoch)]
-        share = Share(self.images, self.labels, order, self._epoch, self._bounds, self.rank, self.world_size)
-        for step, batch in enumerate(self._fetch(share, first), first):
+        share = Share(self.images, self.labels, order, self._epoch, bounds, self.rank, self.world_size)
+        for step, batch in enumerate(self._fetch(share, range(first, len(bounds))), first):
             # Before the yield: a training loop that has its last batch does not ask for another.
             self._batches = step + 1
             yield batch
 
-    def _begin(self) -> int:
+    def _begin(self) -> tuple[int, list[tuple[int, int]]]:
+        """Give the first batch of an iteration, and all batches of its epoch."""
         done = None
         if self._clock is not None:
             epoch, done = self._clock()
             self.set_epoch(epoch)
         restored = self._restored
         if restored is None:
-            return 0
-        here = self.state_dict()
-        for key in ("images", "global_batch", "seed"):
-            if restored[key] != here[key]:
-                raise ValueError(
-                    f"BatchLoader: cannot continue in the middle of epoch {self._epoch}: the checkpoint was "
-                    f"written with {key} = {restored[key]} and now it is {here[key]}"
-                )
-        return restored["batches"] if done is None else done
+            return 0, self._bounds
+        first = restored["batches"] if done is None else done
+        if first == 0:  # not in the middle: the epoch can be any loader's
+            self._restored, self._images = None, self.epoch_images
+            return 0, self._bounds
+        here: LoaderState = {**self.state_dict(), "images": self.epoch_images}
+        bounds = continued_epoch(restored, here, rank=self.rank, world_size=self.world_size, even=self._even)
+        self._images = bounds[-1][1]
+        return first, bounds
 
-    def _fetch(self, share: Share, first: int) -> Iterable[Batch]:
-        steps = range(first, len(self))
+    def _fetch(self, share: Share, steps: range) -> Iterable[Batch]:
         if self.num_workers > 0:
             return DataLoader(
                 share,
@@ -230,7 +227,9 @@ class BatchLoader(Iterable[Batch]):
         return {
             "epoch": self._epoch,
             "batches": self._batches,
-            "images": self.epoch_images,
+            "epoch_batches": len(self),
+            "images": self._images,
+            "available": len(self.indices),
             "global_batch": self.global_batch,
             "seed": self.seed,
         }
@@ -239,8 +238,8 @@ class BatchLoader(Iterable[Batch]):
         """Continue at the place that `state` names, for as long as its epoch is the current one.
 
         Args:
-            state: What `state_dict` returned, of a loader with the same images, seed and global batch. (The
-                number of processes may differ.)
+            state: What `state_dict` returned, of a loader with the same images, seed and global batch. The
+                number of processes may differ.
 
         Raises:
             ValueError: If it is something else.
@@ -248,7 +247,7 @@ class BatchLoader(Iterable[Batch]):
         if set(state) != set(LoaderState.__annotations__):
             raise ValueError(f"BatchLoader: not the state of a BatchLoader: {state}")
         self._restored = state
-        self._epoch, self._batches = state["epoch"], state["batches"]
+        self._epoch, self._batches, self._images = state["epoch"], state["batches"], state["images"]
 
 
 def progress_of(trainer: Trainer) -> tuple[int, int]:

@@ -1,9 +1,5 @@
 """Every callback in two gloo processes: all ranks agree, and a resumed run equals one that never stopped."""
 
-import logging
-import os
-import socket
-import warnings
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +13,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning_optreg.callbacks import ExactResume
 from tests.contracts.parts import CALLBACKS, checkpoint_every_step
 from tests.contracts.test_callbacks import STEPWISE, regression
+from tests.processes import in_processes
 from tests.resume_tools import StatefulLoader, assert_identical, final_state, spoil_random_state
 
 pytestmark = pytest.mark.skipif(
@@ -56,21 +53,8 @@ def fit(name: str, folder: Path, rank: int, step: int | None = None) -> dict[str
     return final_state(trainer, module)
 
 
-def fit_all(rank: int, folder: Path, port: int) -> None:
+def fit_all(rank: int, folder: Path) -> None:
     """What each of the two processes does: a row after the other, in one process group."""
-    warnings.simplefilter("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    os.environ.update(
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        GROUP_RANK="0",
-        WORLD_SIZE="2",
-        LOCAL_WORLD_SIZE="2",
-        TORCHELASTIC_RUN_ID="contracts",  # so that Lightning knows that the processes are there
-    )
-    torch.set_num_threads(1)
     for name in ROWS:
         states = {"straight": fit(name, folder / name, rank)}
         for place, step in STEPS.items():
@@ -82,10 +66,7 @@ def fit_all(rank: int, folder: Path, port: int) -> None:
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with what each rank had at the end of each run. One start of two processes for all rows."""
     folder = tmp_path_factory.mktemp("ddp")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.start_processes(fit_all, args=(folder, port), nprocs=2, start_method="spawn")
+    in_processes(2, fit_all, folder)
     return folder
 
 

@@ -264,24 +264,140 @@ def test_continuing_with_another_number_of_processes(data):
     assert [a + b for a, b in zip(*shares, strict=True)] == expected[2:]
 
 
+def begun(data, batches, **options):
+    """A loader's state after some batches of epoch 0, and the images in all of them."""
+    loaders = [
+        make(data, rank=rank, **{"world_size": 1, **options}) for rank in range(options.get("world_size", 1))
+    ]
+    iterators = [iter(loader) for loader in loaders]
+    seen_before = [flat(next(it).index.tolist() for it in iterators) for _ in range(batches)]
+    states = [loader.state_dict() for loader in loaders]
+    assert all(state == states[0] for state in states)
+    return states[0], seen_before, [flat(step) for step in zip(*map(rest, iterators), strict=True)]
+
+
+def rest(iterator):
+    return [batch.index.tolist() for batch in iterator]
+
+
+def continued(data, state, **options):
+    """The steps that loaders of another number of processes go on with, and the state of the first one."""
+    loaders = []
+    for rank in range(options["world_size"]):
+        loaders.append(make(data, rank=rank, **options))
+        loaders[-1].load_state_dict(state)
+    shares = [rest(iter(loader)) for loader in loaders]
+    return [flat(step) for step in zip(*shares, strict=True)], loaders[0].state_dict()
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("count", [48, 47, 46, 45])
 @pytest.mark.parametrize(
-    ("change", "message"),
+    "world_sizes",
+    [(1, 2), (2, 1), (1, 4), (4, 1), (2, 4), (4, 2)],
+    ids=lambda pair: f"{pair[0]} to {pair[1]}",
+)
+def test_another_number_of_processes_ends_the_epoch_with_the_same_images(data, world_sizes, count, drop_last):
+    before, now = world_sizes
+    options = {"indices": torch.arange(count), "drop_last": drop_last}
+    state, _, expected = begun(data, 2, batch_size=8 // before, world_size=before, **options)
+    left_out = state["images"] % now
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        got, after = continued(data, state, batch_size=8 // now, world_size=now, **options)
+    if left_out:
+        expected[-1] = expected[-1][:-left_out]
+        assert len(caught) == 1  # one process says it
+        assert f"ends with {state['images'] - left_out} images, and would have with {state['images']}" in str(
+            caught[0].message
+        )
+    else:
+        assert not caught
+    assert got == expected
+    assert after["images"] == state["images"] - left_out
+    assert after["epoch_batches"] == state["epoch_batches"] == after["batches"]
+
+
+def test_the_epoch_after_it_is_whole_again(data):
+    state, _, _ = begun(data, 2, batch_size=4, world_size=2, indices=torch.arange(47))
+    loader = make(data, indices=torch.arange(47))
+    loader.load_state_dict(state)
+    assert [len(batch) for batch in rest(iter(loader))] == [8, 8, 8, 6]
+    assert [len(batch) for batch in seen(loader, 1)] == [8] * 5 + [7]
+    assert loader.state_dict()["images"] == 47
+
+
+def test_there_and_back_again(data):
+    """The state of a continued epoch says what that epoch has, so that it can be continued once more."""
+    options = {"indices": torch.arange(47)}
+    state, _, expected = begun(data, 2, batch_size=4, world_size=2, **options)
+    one = make(data, **options)
+    one.load_state_dict(state)
+    assert next(iter(one)).index.tolist() == expected[0]
+    got, _ = continued(data, one.state_dict(), batch_size=4, world_size=2, **options)
+    assert got == expected[1:]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "message"),
     [
-        ({"batch_size": 16}, "global_batch = 8 and now it is 16"),
-        ({"seed": 2}, "seed = 1 and now it is 2"),
-        ({"indices": torch.arange(40)}, "images = 50 and now it is 40"),
+        (
+            {},
+            {"batch_size": 16},
+            "took 8 images a batch .* would take 16: set batch_size .* to 8 with 1 process,",
+        ),
+        (
+            {},
+            {"world_size": 2},
+            "took 8 images a batch .* would take 16: set batch_size .* to 4 with 2 processes",
+        ),
+        ({}, {"world_size": 3}, "would take 24: take a number of processes that divides 8, or continue from"),
+        (
+            {},
+            {"seed": 2},
+            "order of seed 1 and now it is 2, or continue from a checkpoint taken at an epoch's",
+        ),
+        ({}, {"indices": torch.arange(40)}, "had 50 training images and this one has 40"),
+        # the same number of images is left by drop_last, but of other orders
+        (
+            {"drop_last": True},
+            {"drop_last": True, "indices": torch.arange(49)},
+            "had 50 training images and this one has 49",
+        ),
+        ({}, {"drop_last": True}, "it has 7 batches in the checkpoint's run and 6 in this one"),
+        ({"drop_last": True}, {}, "it has 6 batches in the checkpoint's run and 7 in this one"),
+        # 41 images: one is left for a last batch, which two processes cannot share
+        (
+            {"indices": torch.arange(41)},
+            {"indices": torch.arange(41), "batch_size": 4, "world_size": 2},
+            "it has 6 batches in the checkpoint's run and 5 in this one",
+        ),
+        (
+            {"indices": torch.arange(41), "shuffle": False},
+            {"indices": torch.arange(41), "batch_size": 4, "world_size": 2, "shuffle": False},
+            "it has 6 batches in the checkpoint's run and 5 in this one",
+        ),
     ],
 )
-def test_another_order_cannot_be_continued_but_the_next_epoch_can(data, change, message):
-    first = make(data)
-    iterator = iter(first)
-    next(iterator)
-    second = make(data, **change)
-    second.load_state_dict(first.state_dict())
-    with pytest.raises(ValueError, match=f"middle of epoch 0.*{message}"):
-        next(iter(second))
-    second.load_state_dict(first.state_dict())
-    assert seen(second, 1) == seen(make(data, **change), 1)
+def test_another_order_cannot_be_continued(data, before, now, message):
+    state, _, _ = begun(data, 1, **before)
+    loader = make(data, **now)
+    loader.load_state_dict(state)
+    with pytest.raises(ValueError, match=f"middle of epoch 0: .*{message}"):
+        next(iter(loader))
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 2}, {"indices": torch.arange(40)}, {"drop_last": True}, {"batch_size": 16}]
+)
+@pytest.mark.parametrize("batches", [0, 7])
+def test_between_epochs_anything_can_follow(data, batches, change):
+    state, _, _ = begun(data, batches)
+    loader = make(data, **change)
+    loader.load_state_dict(state)
+    epoch = 1 if batches else 0  # after the epoch's end, or at its beginning
+    assert seen(loader, epoch) == seen(make(data, **change), epoch)
+    assert loader.state_dict() == {**loader.state_dict(), "images": loader.epoch_images, "epoch": epoch}
 
 
 def test_foreign_state_is_refused(data):
