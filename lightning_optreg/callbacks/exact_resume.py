@@ -6,6 +6,7 @@ plateau schedule waits for, sums and gradients of an epoch or an accumulation wi
 loop counters from which nothing is skipped (`loop_progress.py`).
 """
 
+import math
 from collections.abc import Sized
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from lightning_optreg.callbacks.partial_state import (
     restore_metric_states,
 )
 from lightning_optreg.callbacks.random_state import collect_random_state, restore_random_state
+from lightning_optreg.callbacks.stop_signals import StopSignals, exit_status
 
 __all__ = ["ExactResume"]
 
@@ -63,19 +65,28 @@ class ExactResume(Callback):
         save_on_sigterm: Whether a SIGTERM, the signal by which clusters end a job, leaves a checkpoint from
             which the run can be resumed exactly: `last.ckpt` in the folder of the first `ModelCheckpoint`, or
             in the trainer's root folder if there is none.
+        answer_within: With several processes, the seconds after a SIGTERM that one waits for the others, at
+            least 1: to come to the end of their batch, and then to write the checkpoint. After that it says
+            so and ends with status 143. Default: 25, as SLURM and torchrun send SIGKILL 30 s after SIGTERM.
 
     Raises:
         TypeError: If `save_on_sigterm` is not a bool.
+        ValueError: If `answer_within` is below 1 or not finite.
 
     Example:
         >>> from lightning.pytorch import Trainer
         >>> trainer = Trainer(callbacks=[ExactResume()], accelerator="cpu", logger=False)
     """
 
-    def __init__(self, save_on_sigterm: bool = True) -> None:
+    def __init__(self, save_on_sigterm: bool = True, answer_within: float = 25.0) -> None:
         if not isinstance(save_on_sigterm, bool):
             raise TypeError(f"ExactResume: save_on_sigterm must be True or False, got {save_on_sigterm!r}")
+        if not 1.0 <= answer_within < math.inf:
+            raise ValueError(f"ExactResume: answer_within must be a number >= 1, got {answer_within}")
         self.save_on_sigterm = save_on_sigterm
+        self.answer_within = answer_within
+        self._signals = StopSignals(answer_within)
+        self._metrics_before_validation: dict[str, dict[str, Any]] = {}
         self._moment = Moment.OUTSIDE
         self._loaded: dict[str, Any] | None = None
         self._plateau_steps_due: list[int] = []
@@ -86,6 +97,11 @@ class ExactResume(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._moment = Moment.OUTSIDE
         self._loaded = None  # a state that came with a checkpoint for testing is not for this fit
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning's connector
+        if self._signals in callbacks:
+            callbacks.remove(self._signals)
+        if stage == "fit":
+            callbacks.append(self._signals)
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -154,6 +170,12 @@ class ExactResume(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
             self._moment = Moment.VALIDATION
+            self._metrics_before_validation = collect_metric_states(
+                trainer, pl_module, epoch_is_over=trainer.is_last_batch
+            )
+            self._signals.begin_validation(trainer, pl_module)
+            if self._signals.stopping:
+                raise SIGTERMException  # before the first callback changes anything for the validation
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -190,15 +212,23 @@ class ExactResume(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if not isinstance(exception, SIGTERMException):
             return
+        exception.code = exit_status(trainer)
         if self._moment in (Moment.BATCH_END, Moment.VALIDATION_END):
             self._moment = Moment.ADVANCED
         elif self._moment is Moment.EPOCH_END:
             self._moment = Moment.OUTSIDE  # Lightning raises it when the epoch is over with all its hooks
-        if self.save_on_sigterm and not trainer.sanity_checking and trainer.fit_loop.total_batch_idx >= 0:
-            folder = getattr(trainer.checkpoint_callback, "dirpath", None) or trainer.default_root_dir
-            path = Path(folder) / "last.ckpt"
-            trainer.save_checkpoint(path)
-            rank_zero_info(f"ExactResume: stopped by SIGTERM; continue with ckpt_path={path}")
+        if not self.save_on_sigterm:
+            return
+        if trainer.sanity_checking or trainer.fit_loop.total_batch_idx < 0:
+            rank_zero_info(
+                "ExactResume: stopped by SIGTERM before the first batch; there is nothing to save."
+            )
+            return
+        self._signals.restart()
+        folder = getattr(trainer.checkpoint_callback, "dirpath", None) or trainer.default_root_dir
+        path = Path(folder) / "last.ckpt"
+        trainer.save_checkpoint(path)
+        rank_zero_info(f"ExactResume: stopped by SIGTERM; continue with ckpt_path={path}")
 
     @override
     def on_save_checkpoint(
@@ -229,12 +259,15 @@ class ExactResume(Callback):
                 exhausted=_is_exhausted(trainer, checkpoint),
                 accumulating=mid_window,
             )
+        metrics = collect_metric_states(trainer, pl_module, epoch_is_over=epoch_is_over) if mid_epoch else {}
+        random = collect_random_state(pl_module.device)
+        if moment is Moment.VALIDATION:  # it will be run again from its start
+            metrics = self._metrics_before_validation
+            random = self._signals.random_before_validation or random
         mine = {
-            "random": collect_random_state(pl_module.device),
+            "random": random,
             "sums": collect_running_sums(trainer) if mid_epoch and not epoch_is_over else {},
-            "metrics": collect_metric_states(trainer, pl_module, epoch_is_over=epoch_is_over)
-            if mid_epoch
-            else {},
+            "metrics": metrics,
             "gradients": collect_gradients(pl_module) if mid_window else {},
         }
         checkpoint["callbacks"][self.state_key] = {
