@@ -87,6 +87,7 @@ class ExactResume(Callback):
         self.answer_within = answer_within
         self._signals = StopSignals(answer_within)
         self._metrics_before_validation: dict[str, dict[str, Any]] = {}
+        self._random_in_validation: dict[str, Any] | None = None
         self._moment = Moment.OUTSIDE
         self._loaded: dict[str, Any] | None = None
         self._plateau_steps_due: list[int] = []
@@ -96,6 +97,7 @@ class ExactResume(Callback):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._moment = Moment.OUTSIDE
+        self._random_in_validation = None
         self._loaded = None  # a state that came with a checkpoint for testing is not for this fit
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning's connector
         if self._signals in callbacks:
@@ -120,6 +122,7 @@ class ExactResume(Callback):
         restore_metric_states(pl_module, mine["metrics"])
         restore_gradients(pl_module, mine["gradients"])
         self._sums_due = dict(mine["sums"])
+        self._random_in_validation = mine.get("random_in_validation")
         self._epoch_means = list(state["epoch_means"])
         self._catch_up(trainer, pl_module, state)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by Lightning's connector
@@ -170,6 +173,9 @@ class ExactResume(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
             self._moment = Moment.VALIDATION
+            if self._random_in_validation is not None:
+                restore_random_state(self._random_in_validation, pl_module.device)
+            self._random_in_validation = collect_random_state(pl_module.device)
             self._metrics_before_validation = collect_metric_states(
                 trainer, pl_module, epoch_is_over=trainer.is_last_batch
             )
@@ -181,6 +187,7 @@ class ExactResume(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
             self._moment = Moment.VALIDATION_END
+            self._random_in_validation = None
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -266,6 +273,7 @@ class ExactResume(Callback):
             random = self._signals.random_before_validation or random
         mine = {
             "random": random,
+            "random_in_validation": self._random_in_validation if moment is Moment.VALIDATION else None,
             "sums": collect_running_sums(trainer) if mid_epoch and not epoch_is_over else {},
             "metrics": metrics,
             "gradients": collect_gradients(pl_module) if mid_window else {},
