@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ class Processes:
         try:
             os.dup2(os.open(self.folder / f"messages-{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
             sys.stderr = os.fdopen(2, "w", closefd=False)
+            warnings.simplefilter("default")  # Lightning's advice on logging with several processes
             target(rank)
             status = 0
         except SystemExit as stop:
