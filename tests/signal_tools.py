@@ -40,6 +40,7 @@ class Processes:
         try:
             os.dup2(os.open(self.folder / f"messages-{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
             sys.stderr = os.fdopen(2, "w", closefd=False)
+            warnings.showwarning = write_warning  # pytest keeps them to itself
             warnings.simplefilter("default")  # Lightning's advice on logging with several processes
             target(rank)
             status = 0
@@ -80,6 +81,10 @@ class Processes:
             time.sleep(0.01)
 
 
+def write_warning(message: Warning | str, *args: Any, **kwargs: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
 def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -100,12 +105,35 @@ def torchrun_variables(rank: int, world_size: int, port: int) -> dict[str, str]:
     }
 
 
+def slurm_variables(rank: int, world_size: int, port: int, programs: Path) -> dict[str, str]:
+    """What srun tells a task, with a `scontrol` that takes down how it is called."""
+    programs.mkdir(exist_ok=True)
+    scontrol = programs / "scontrol"
+    if rank == 0:
+        scontrol.write_text(f"#!/bin/sh\necho $* >> {programs}/calls.txt\n")
+        scontrol.chmod(0o755)
+    return {
+        "SLURM_NTASKS": str(world_size),
+        "SLURM_NTASKS_PER_NODE": str(world_size),
+        "SLURM_PROCID": str(rank),
+        "SLURM_LOCALID": str(rank),
+        "SLURM_NODEID": "0",
+        "SLURM_JOB_ID": "4711",
+        "SLURM_JOB_NAME": "train",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+    }
+
+
 class Slow(Regression):
     """Batches long enough for a signal to find each of their parts."""
 
-    def __init__(self, pause: float = 0.0, **options: Any) -> None:
+    def __init__(self, pause: float = 0.0, buffers: bool = True, **options: Any) -> None:
         super().__init__(**options)
         self.pause = pause
+        if not buffers:  # which DDP sends around at each forward pass, in validations too
+            self.net[1] = torch.nn.Identity()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         time.sleep(self.pause)
@@ -125,7 +153,8 @@ class WriteResult(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         state = final_state(trainer, pl_module)
-        state["metrics"] = dict(trainer.callback_metrics)
+        # each process's own last loss is left out: checkpoints hold the first one's
+        state["metrics"] = {k: v for k, v in trainer.callback_metrics.items() if not k.startswith("train")}
         torch.save(state, self.folder / f"{self.name}-{trainer.global_rank}.pt")
 
 
@@ -161,8 +190,6 @@ def fit(
         **{
             "max_epochs": 3,
             "accelerator": "cpu",
-            "strategy": "ddp",
-            "devices": 2,
             "logger": False,
             "enable_checkpointing": False,
             "enable_progress_bar": False,
@@ -184,14 +211,21 @@ def fit(
 _numbers = itertools.count()
 
 
-def start(folder: Path, name: str, **options: Any) -> Processes:
-    """Start two processes as torchrun does."""
+def start(folder: Path, name: str, *, count: int = 2, slurm: bool = False, **options: Any) -> Processes:
+    """Start the processes of one run as torchrun does, or as srun does."""
     port = free_port()
-    return Processes(
-        folder / f"process-{next(_numbers)}",
-        lambda rank: fit(rank, folder, name, variables=torchrun_variables(rank, 2, port), **options),
-    )
+
+    def target(rank: int) -> None:
+        variables = (
+            slurm_variables(rank, count, port, folder / "programs")
+            if slurm
+            else torchrun_variables(rank, count, port)
+        )
+        strategy = "ddp" if count > 1 else "auto"
+        fit(rank, folder, name, variables=variables, **{"devices": count, "strategy": strategy, **options})
+
+    return Processes(folder / f"process-{next(_numbers)}", target, count)
 
 
-def results(folder: Path, name: str) -> list[Any]:
-    return [torch.load(folder / f"{name}-{rank}.pt", weights_only=True) for rank in range(2)]
+def results(folder: Path, name: str, count: int = 2) -> list[Any]:
+    return [torch.load(folder / f"{name}-{rank}.pt", weights_only=True) for rank in range(count)]

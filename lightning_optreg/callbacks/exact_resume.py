@@ -89,6 +89,7 @@ class ExactResume(Callback):
         self._metrics_before_validation: dict[str, dict[str, Any]] = {}
         self._random_in_validation: dict[str, Any] | None = None
         self._moment = Moment.OUTSIDE
+        self._has_trained = False
         self._loaded: dict[str, Any] | None = None
         self._plateau_steps_due: list[int] = []
         self._sums_due: dict[str, dict[str, Tensor]] = {}
@@ -97,6 +98,7 @@ class ExactResume(Callback):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._moment = Moment.OUTSIDE
+        self._has_trained = False
         self._random_in_validation = None
         self._loaded = None  # a state that came with a checkpoint for testing is not for this fit
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning's connector
@@ -111,7 +113,12 @@ class ExactResume(Callback):
         self._restore_random_state(trainer, pl_module)
 
     @override
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._signals.take_over(trainer)
+
+    @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._signals.take_over(trainer)
         state = self._loaded
         if state is None:
             return
@@ -156,6 +163,7 @@ class ExactResume(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         self._moment = Moment.BATCH
+        self._has_trained = True
         if self._loaded is not None:
             # A validation that Lightning fast-forwards over on resuming sets its loader up again.
             self._restore_random_state(trainer, pl_module)

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
@@ -47,7 +46,6 @@ class StopSignals(Callback):
         self.stopping = False  # whether all processes have agreed to stop
         self.random_before_validation: dict[str, Any] | None = None
         self._received: set[int] = set()
-        self._requeue: int | None = None
         self._theirs: dict[int, _Handler] = {}
         self._group: Any = None
         self._watch: SignalWatch | None = None
@@ -60,7 +58,6 @@ class StopSignals(Callback):
         self.stopping = False
         self._received.clear()
         self._theirs.clear()
-        self._requeue = _requeue_signal(trainer)
         self._group = None
         if not (trainer.world_size > 1 and dist.is_available() and dist.is_initialized()):
             return  # a process alone waits for nobody: nothing to agree on, nothing to bound
@@ -78,14 +75,6 @@ class StopSignals(Callback):
                 on_orphaned=(lambda: self._received.add(signal.SIGTERM)) if _has_a_parent(trainer) else None,
             )
             self._watch.start()
-
-    @override
-    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._take_over()
-
-    @override
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._take_over()
 
     @override
     def on_train_batch_end(
@@ -124,7 +113,7 @@ class StopSignals(Callback):
         It does not where a callback has put other weights in for it, or has counted something already: such a
         validation is finished first. So is one whose number of batches differs between processes.
         """
-        if trainer.sanity_checking or not self._in_step or not self._wanted(signal.SIGTERM):
+        if trainer.sanity_checking or not self._in_step or not self._agree()[0]:
             return
         disturbed = self._undisturbed != _fingerprint(trainer, pl_module) or not all(
             map(torch.equal, self._buffers, _buffers(trainer, pl_module))
@@ -142,7 +131,7 @@ class StopSignals(Callback):
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._wanted(signal.SIGTERM):
+        if self._agree()[0]:
             self._stop()
 
     def restart(self) -> None:
@@ -161,14 +150,19 @@ class StopSignals(Callback):
             dist.destroy_process_group(self._group)
             self._group = None
 
-    def _take_over(self) -> None:
-        """Put a handler that takes a note before Lightning's, which has just been registered."""
+    def take_over(self, trainer: Trainer) -> None:
+        """Put handlers that take a note in the place of Lightning's, which it has just registered.
+
+        A signal that comes between the two is Lightning's: several processes may then wait for each other, until
+        their seconds are over.
+        """
         if threading.current_thread() is not threading.main_thread():
             return
-        for number in (signal.SIGTERM, self._requeue):
-            if number is not None and number not in self._theirs:
-                self._theirs[number] = signal.getsignal(number)
-                signal.signal(number, _Note(self._received))
+        for number, handler in _lightnings_handlers().items():
+            self._theirs[number] = handler
+            signal.signal(number, _Note(self._received))
+        if trainer.received_sigterm:
+            self._received.add(signal.SIGTERM)
 
     def _close(self) -> None:
         if self._watch is not None:
@@ -176,11 +170,19 @@ class StopSignals(Callback):
             self._watch = None
 
     def _act(self) -> None:
-        if self._requeue is not None and self._wanted(self._requeue):
-            self._received.discard(self._requeue)
-            self._call_theirs(self._requeue)
-        if self._wanted(signal.SIGTERM):
+        stop, requeue = self._agree()
+        if requeue:
+            for number in self._theirs.keys() - {signal.SIGTERM}:
+                self._received.discard(number)
+                self._call_theirs(number)
+        if stop:
             self._stop()
+
+    def _agree(self) -> tuple[bool, bool]:
+        """Find out whether any process has been told to stop, and whether any to save for a requeue."""
+        stop = signal.SIGTERM in self._received
+        told = self._most(torch.tensor([stop, len(self._received) > stop], dtype=torch.float))
+        return bool(told[0]), bool(told[1])
 
     def _stop(self) -> None:
         if not self.stopping:
@@ -192,9 +194,6 @@ class StopSignals(Callback):
         handler = self._theirs.get(number)
         if callable(handler):
             handler(number, None)
-
-    def _wanted(self, number: int) -> bool:
-        return bool(self._most(torch.tensor([float(number in self._received)])))
 
     def _most(self, values: Tensor) -> Tensor:
         """Take the largest of each value over all processes, which all call this at the same place."""
@@ -246,15 +245,14 @@ def _has_a_parent(trainer: Trainer) -> bool:
     return trainer.local_rank > 0 or multiprocessing.parent_process() is not None
 
 
-def _requeue_signal(trainer: Trainer) -> int | None:
-    """Name the signal for which Lightning is about to register its requeue of a SLURM job."""
-    environment = getattr(trainer.strategy, "cluster_environment", None)
-    if not isinstance(environment, SLURMEnvironment) or not environment.auto_requeue:
-        return None
-    number = environment.requeue_signal
-    if number is None or signal.getsignal(number) not in (None, signal.SIG_DFL):
-        return None  # a handler of the user's, which Lightning leaves alone
-    return int(number)
+def _lightnings_handlers() -> dict[int, _Handler]:
+    """Find what Lightning has registered: for SIGTERM and, under SLURM, for the signal of a requeue."""
+    handlers = {int(number): signal.getsignal(number) for number in signal.valid_signals()}
+    return {
+        number: handler
+        for number, handler in handlers.items()
+        if type(handler).__module__.startswith("lightning.pytorch.")
+    }
 
 
 def _fingerprint(trainer: Trainer, pl_module: LightningModule) -> Any:

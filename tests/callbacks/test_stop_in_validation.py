@@ -153,10 +153,7 @@ def run(
     module = Measured(**model)
     trainer.fit(module, StatefulLoader(), loaders, ckpt_path=ckpt_path)
     state = final_state(trainer, module)
-    state["callbacks"] = {
-        type(callback).__name__: callback.state_dict()
-        for callback in callbacks
-    }
+    state["callbacks"] = {type(callback).__name__: callback.state_dict() for callback in callbacks}
     state["metrics"] = dict(trainer.callback_metrics)
     return state, diary
 
@@ -171,6 +168,7 @@ def every_moment(calls: dict[str, int]) -> Iterator[tuple[str, int]]:
 @pytest.mark.parametrize("case", CASES)
 def test_every_moment(case: str, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     import warnings
+
     warnings.simplefilter("ignore")
     moments = Moments()
     seed_everything(1, verbose=False)
@@ -190,16 +188,21 @@ def test_every_moment(case: str, tmp_path: Path, recwarn: pytest.WarningsRecorde
         spoil_random_state()
         paths = list(folder.rglob("last.ckpt"))
         if not paths:
-            print(case, at, "nothing saved"); continue
+            print(case, at, "nothing saved")
+            continue
         try:
             resumed, logged_after = run(folder, Moments(), paths[0], **CASES[case])
             for s in (straight, resumed):
                 mc = s["callbacks"].get("ModelCheckpoint")
-                if mc: s["callbacks"]["ModelCheckpoint"] = {k: v for k, v in mc.items() if k in ("best_model_score", "current_score")}
+                if mc:
+                    s["callbacks"]["ModelCheckpoint"] = {
+                        k: v for k, v in mc.items() if k in ("best_model_score", "current_score")
+                    }
             assert_identical(straight, resumed, f"{at}: ")
             for key, value in logged_after.values.items():
                 assert logged.values[key] == value, f"{key}: {logged.values[key]} {value}"
         except (AssertionError, Exception) as e:
             bad.append((at, m.calls, str(e)[:150]))
-    for b in bad: print(case, b[0], b[2])
+    for b in bad:
+        print(case, b[0], b[2])
     assert not bad

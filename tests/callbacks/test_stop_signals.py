@@ -1,4 +1,4 @@
-"""Signals that reach two processes at any moment: they stop together and resume exactly, or end with a word."""
+"""Signals that reach two processes at any moment: both stop and resume exactly, or end with a sentence."""
 
 import os
 import random
@@ -65,7 +65,7 @@ def resume(folder: Path, straight: list[Any], path: Path) -> None:
 
 
 def disturb(folder: Path, seed: int) -> bool:
-    """Send both processes SIGTERM, some milliseconds apart, at a random moment; return if they had time for it."""
+    """Send both processes SIGTERM, some milliseconds apart, at a random moment; return if it was in time."""
     moments = random.Random(seed)
     processes = start(folder, "cut", pause=PAUSE, callbacks=(Begun(folder),))
     processes.until(lambda: all((folder / f"begun-{rank}").exists() for rank in range(2)))
@@ -110,7 +110,9 @@ def test_skewed_signals_at_twenty_moments(tmp_path: Path, straight: list[Any]) -
 def test_a_signal_to_one_process_stops_both(
     hook: str, call: int, rank: int, tmp_path: Path, straight: list[Any]
 ) -> None:
-    processes = start(tmp_path, "cut", callbacks=(SignalAt(hook, call=call, rank=rank),), enable_checkpointing=True)
+    processes = start(
+        tmp_path, "cut", callbacks=(SignalAt(hook, call=call, rank=rank),), enable_checkpointing=True
+    )
     assert processes.wait() == [143, 143], processes.messages()
     (path,) = tmp_path.rglob("last.ckpt")
     resume(tmp_path, straight, path)
@@ -134,4 +136,74 @@ def test_a_process_that_dies_does_not_hold_the_others(tmp_path: Path) -> None:
     statuses = processes.wait(BOUND)
     assert statuses[1] == -signal.SIGKILL
     assert statuses[0] == 1, processes.messages()
-    print(processes.messages()[0])
+
+
+def test_signals_before_training_after_it_and_twice(tmp_path: Path, straight: list[Any]) -> None:
+    moments = {
+        "sanity": [SignalAt("on_sanity_check_start", rank=1)],
+        "twice": [SignalAt("on_train_batch_end", call=2), SignalAt("on_train_batch_start", call=3, rank=1)],
+        "last_epoch": [SignalAt("on_train_epoch_end", call=3, rank=1)],
+    }
+    started = {
+        name: start(tmp_path / name, "cut", callbacks=tuple(callbacks)) for name, callbacks in moments.items()
+    }
+    for name, processes in started.items():
+        assert processes.wait() == [143, 143], (name, processes.messages())
+        resume(tmp_path / name, straight, tmp_path / name / "last.ckpt")
+    after = start(tmp_path / "after", "cut", callbacks=(SignalAt("on_train_end"),))
+    assert after.wait() == [0, 0], "a run that is through is not stopped"
+    assert_identical(straight, results(tmp_path / "after", "cut"))
+
+
+def test_validations_of_different_lengths_are_finished_first(tmp_path: Path) -> None:
+    port = free_port()
+
+    def target(rank: int) -> None:
+        fit_process(
+            rank,
+            tmp_path,
+            "uneven",
+            variables=torchrun_variables(rank, 2, port),
+            callbacks=(SignalAt("on_validation_batch_start", call=4, rank=1),),
+            val_batches=3 + 2 * rank,
+            devices=2,
+            strategy="ddp",
+            num_sanity_val_steps=1,
+            module={"buffers": False},
+        )
+
+    assert Processes(tmp_path / "processes", target).wait() == [143, 143]
+    progress = torch.load(tmp_path / "last.ckpt", weights_only=True)["loops"]["fit_loop"]
+    assert progress["epoch_loop.val_loop.batch_progress"]["current"]["completed"] == 3
+
+
+def test_an_interrupt_of_both_ends_both(tmp_path: Path) -> None:
+    processes = start(tmp_path, "interrupted", pause=PAUSE, callbacks=(Begun(tmp_path),))
+    processes.until(lambda: all((tmp_path / f"begun-{rank}").exists() for rank in range(2)))
+    for rank in range(2):
+        processes.send(rank, signal.SIGINT)
+    statuses = processes.wait(BOUND)
+    assert 0 not in statuses, processes.messages()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_slurms_requeue_saves_at_a_batchs_end(count: int, tmp_path: Path) -> None:
+    def begin(name: str, **options: Any) -> Processes:
+        return start(tmp_path, name, count=count, **options)
+
+    assert begin("straight").wait() == [0] * count
+    callbacks = tuple(
+        SignalAt("on_before_zero_grad", signal.SIGUSR1, call=3 + rank, rank=rank) for rank in range(count)
+    )
+    processes = begin("requeued", slurm=True, callbacks=callbacks)
+    assert processes.wait() == [0] * count, processes.messages()
+    calls = (tmp_path / "programs" / "calls.txt").read_text().splitlines()
+    checkpoints = sorted(tmp_path.glob("hpc_ckpt_*.ckpt"))
+    assert calls == ["requeue 4711"] * len(checkpoints)
+    assert 1 <= len(checkpoints) <= count
+    assert not any("no exact resume" in message for message in processes.messages())
+    straight = results(tmp_path, "straight", count)
+    assert_identical(straight, results(tmp_path, "requeued", count))
+    for number, path in enumerate(checkpoints):
+        assert begin(f"from-{number}", ckpt_path=path).wait() == [0] * count
+        assert_identical(straight, results(tmp_path, f"from-{number}", count))
