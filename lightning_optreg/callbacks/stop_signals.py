@@ -153,8 +153,8 @@ class StopSignals(Callback):
     def take_over(self, trainer: Trainer) -> None:
         """Put handlers that take a note in the place of Lightning's, which it has just registered.
 
-        A signal that comes between the two is Lightning's: several processes may then wait for each other, until
-        their seconds are over.
+        A signal that comes between the two is Lightning's: several processes may then wait for each other,
+        until their seconds are over.
         """
         if threading.current_thread() is not threading.main_thread():
             return
