@@ -24,7 +24,6 @@ from tests.resume_tools import (
     spoil_random_state,
 )
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:Your `val_dataloader`'s sampler has shuffling enabled")
 
 
