@@ -6,6 +6,7 @@ plateau schedule waits for, sums and gradients of an epoch or an accumulation wi
 loop counters from which nothing is skipped (`loop_progress.py`).
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ from lightning_optreg.callbacks.partial_state import (
 from lightning_optreg.callbacks.plateau_steps import make_plateau_steps, plateau_steps_due
 from lightning_optreg.callbacks.rank_share import share_of_rank
 from lightning_optreg.callbacks.step_size import StepSize, warn_of_changes
+from lightning_optreg.callbacks.stop_signals import StopSignals, exit_status
 
 __all__ = ["ExactResume"]
 
@@ -88,20 +90,31 @@ class ExactResume(Callback):
         save_on_sigterm: Whether a SIGTERM, the signal by which clusters end a job, leaves a checkpoint from
             which the run can be resumed exactly: `last.ckpt` in the folder of the first `ModelCheckpoint`, or
             in the trainer's root folder if there is none.
+        answer_within: With several processes, the seconds after a SIGTERM that one waits for the others, at
+            least 1: to come to the end of their batch, and then to write the checkpoint. After that it says
+            so and ends with status 143. Default: 25, as SLURM and torchrun send SIGKILL 30 s after SIGTERM.
 
     Raises:
         TypeError: If `save_on_sigterm` is not a bool.
+        ValueError: If `answer_within` is below 1 or not finite.
 
     Example:
         >>> from lightning.pytorch import Trainer
         >>> trainer = Trainer(callbacks=[ExactResume()], accelerator="cpu", logger=False)
     """
 
-    def __init__(self, save_on_sigterm: bool = True) -> None:
+    def __init__(self, save_on_sigterm: bool = True, answer_within: float = 25.0) -> None:
         if not isinstance(save_on_sigterm, bool):
             raise TypeError(f"ExactResume: save_on_sigterm must be True or False, got {save_on_sigterm!r}")
+        if not 1.0 <= answer_within < math.inf:
+            raise ValueError(f"ExactResume: answer_within must be a number >= 1, got {answer_within}")
         self.save_on_sigterm = save_on_sigterm
+        self.answer_within = answer_within
+        self._signals = StopSignals(answer_within)
+        self._metrics_before_validation: dict[str, dict[str, Any]] = {}
+        self._randomness_in_validation: dict[str, Any] | None = None
         self._moment = Moment.OUTSIDE
+        self._has_trained = False
         self._loaded: dict[str, Any] | None = None
         self._loader_states: list[Any] = []
         self._loaders_came_early = False
@@ -113,9 +126,15 @@ class ExactResume(Callback):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._moment = Moment.OUTSIDE
+        self._has_trained = self._has_validated = False
+        self._randomness_due = self._randomness_in_validation = None
         self._loaded = None  # a state that came with a checkpoint for testing is not for this fit
         self._loader_states = []
-        self._has_validated = False
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+        if self._signals in callbacks:
+            callbacks.remove(self._signals)
+        if stage == "fit":
+            callbacks.append(self._signals)
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -124,7 +143,12 @@ class ExactResume(Callback):
         self._step_size = StepSize.configured(trainer)
 
     @override
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._signals.take_over(trainer)
+
+    @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._signals.take_over(trainer)
         state = self._loaded
         if state is None:
             return
@@ -134,6 +158,7 @@ class ExactResume(Callback):
         mine = share_of_rank(state, trainer.global_rank, trainer.world_size)
         self._resume_loaders(trainer, state, follows)
         self._randomness_due = mine
+        self._randomness_in_validation = mine.get("in_validation")
         changed = restore_flags(pl_module, state.get("flags", {}))
         if changed:
             rank_zero_info(f"ExactResume: {len(changed)} parameters are frozen or free as in the checkpoint.")
@@ -196,6 +221,7 @@ class ExactResume(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         self._moment = Moment.BATCH
+        self._has_trained = True
         self._restore_randomness(trainer)  # before a `training_step(dataloader_iter)` fetches its batch
 
     @override
@@ -213,11 +239,19 @@ class ExactResume(Callback):
         if self._randomness_due is not None:
             self._restore_randomness(trainer)
             begin_validation_anew(trainer)
+        if self._randomness_in_validation is not None:
+            restore_randomness(trainer, self._randomness_in_validation)
+        self._randomness_in_validation = collect_randomness(trainer)
+        self._metrics_before_validation = collect_metric_states(pl_module)
+        self._signals.begin_validation(trainer, pl_module)
+        if self._signals.stopping:
+            raise SIGTERMException  # before the first callback changes anything for the validation
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
             self._moment = Moment.VALIDATION_END
+            self._randomness_in_validation = None
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -246,15 +280,21 @@ class ExactResume(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if not isinstance(exception, SIGTERMException):
             return
+        exception.code = exit_status(trainer)
         if self._moment in (Moment.BATCH_END, Moment.VALIDATION_END):
             self._moment = Moment.ADVANCED
         elif self._moment is Moment.EPOCH_END:
             self._moment = Moment.OUTSIDE  # Lightning raises it when the epoch is over with all its hooks
-        if self.save_on_sigterm and not trainer.sanity_checking and trainer.fit_loop.total_batch_idx >= 0:
-            folder = getattr(trainer.checkpoint_callback, "dirpath", None) or trainer.default_root_dir
-            path = Path(folder) / "last.ckpt"
-            trainer.save_checkpoint(path)
-            rank_zero_info(f"ExactResume: stopped by SIGTERM; continue with ckpt_path={path}")
+        if not self.save_on_sigterm:
+            return
+        if not self._has_trained:
+            rank_zero_info("ExactResume: stopped by SIGTERM before the first batch: nothing new to save.")
+            return
+        self._signals.restart()
+        folder = getattr(trainer.checkpoint_callback, "dirpath", None) or trainer.default_root_dir
+        path = Path(folder) / "last.ckpt"
+        trainer.save_checkpoint(path)
+        rank_zero_info(f"ExactResume: stopped by SIGTERM; continue with ckpt_path={path}")
 
     @override
     def on_save_checkpoint(
@@ -289,6 +329,10 @@ class ExactResume(Callback):
             "metrics": collect_metric_states(pl_module) if mid_epoch else {},
             "syncs_buffers": syncs_buffers(trainer),
         }
+        if moment is Moment.VALIDATION:  # it will be run again from its start
+            mine |= self._signals.randomness_before_validation or {}
+            mine["in_validation"] = self._randomness_in_validation
+            mine["metrics"] = self._metrics_before_validation
         # a module that makes its own steps accumulates when it likes
         half_done = mid_window or not pl_module.automatic_optimization
         shards = isinstance(trainer.strategy, SHARDING)

@@ -56,7 +56,9 @@ def run_guarded(command: Callable[[], object]) -> int:
         return 0
     try:
         command()
-    except SIGTERMException:  # a SystemExit of status 0
+    except SIGTERMException as stop:
+        if stop.code == 0:  # a copy of the process that speaks for the run
+            return 0
         return _say("stopped by SIGTERM", 143)
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning has caught it and wound up the run

@@ -301,3 +301,9 @@ def test_says_when_the_number_of_processes_differs(tmp_path: Path) -> None:
 def test_refuses_a_wrong_type() -> None:
     with pytest.raises(TypeError, match="save_on_sigterm must be True or False, got 'yes'"):
         ExactResume(save_on_sigterm="yes")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seconds", [0.5, float("nan"), float("inf")])
+def test_refuses_a_bound_that_is_none(seconds: float) -> None:
+    with pytest.raises(ValueError, match="answer_within must be a number >= 1, got"):
+        ExactResume(answer_within=seconds)
