@@ -16,6 +16,9 @@ from tests.contracts.parts import checkpoint_every_step
 from tests.resume_tools import Diary, Regression, StatefulLoader, assert_identical
 
 
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64)
+
+
 @pytest.mark.parametrize("shape", [(6, 5), (6, 3, 2, 2), (6, 3, 4)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_is_torchs_renorm(shape: tuple[int, ...], dtype: torch.dtype) -> None:
@@ -57,7 +60,7 @@ def units(draw: torch.Generator, shape: tuple[int, ...], kind: str) -> torch.Ten
             raise ValueError(other)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", ["normal", "constant", "positive", "uneven"])
 @pytest.mark.parametrize("inputs", [(1,), (3,), (5, 3, 3), (128, 5, 5), (25088,)])
 def test_twice_is_once(dtype: torch.dtype, kind: str, inputs: tuple[int, ...]) -> None:
