@@ -40,9 +40,11 @@ def unit_norms(weight: Tensor, groups: int | None = None) -> Tensor:
     if groups is not None:
         weight = _by_group(weight, groups)
     over = [1, *range(3, weight.ndim)] if groups is not None else list(range(1, weight.ndim))
+    if weight.is_complex():  # a complex norm adds up all numbers one after another
+        parts = torch.view_as_real(weight)
+        squeezed: Tensor = torch.linalg.vector_norm(parts, dim=[*over, -1], keepdim=True)[..., 0]
+        return squeezed
     wide = weight.float() if weight.dtype in _LOW else weight
-    if wide.is_complex():  # whose own norm adds up all numbers one after another
-        return torch.linalg.vector_norm(torch.view_as_real(wide), dim=[*over, -1], keepdim=True)[..., 0]
     norms: Tensor = torch.linalg.vector_norm(wide, dim=over, keepdim=True)
     return norms
 

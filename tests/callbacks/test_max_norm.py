@@ -15,7 +15,6 @@ from tests.callbacks.test_penalties import Net, train
 from tests.contracts.parts import checkpoint_every_step
 from tests.resume_tools import Diary, Regression, StatefulLoader, assert_identical
 
-
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64)
 
 

@@ -1,10 +1,5 @@
 """Every callback in two gloo processes: all ranks agree, and a resumed run equals one that never stopped."""
 
-import logging
-import os
-import socket
-import warnings
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +7,24 @@ import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import DDPStrategy
 
 from lightning_optreg.callbacks import ExactResume
 from tests.contracts.parts import CALLBACKS, checkpoint_every_step
 from tests.contracts.test_callbacks import STEPWISE, regression
-from tests.resume_tools import StatefulLoader, assert_identical, final_state, spoil_random_state
-
-pytestmark = pytest.mark.skipif(
-    not torch.distributed.is_gloo_available(), reason="this build of torch has no gloo"
+from tests.contracts.two_processes import in_two_processes, needs_gloo, two_processes
+from tests.resume_tools import (
+    StatefulLoader,
+    assert_identical,
+    callback_states,
+    final_state,
+    spoil_random_state,
 )
 
+pytestmark = needs_gloo
+
 ROWS = [name for name, part in STEPWISE.items() if part.resumes]
-STEPS = {"mid-epoch": 4, "epoch's end": 6}
+FEW = (4, 6)  # in the middle and at the end of an epoch
+ALL = tuple(range(1, 13))
 
 
 def fit(name: str, folder: Path, rank: int, step: int | None = None) -> dict[str, Any]:
@@ -38,8 +38,7 @@ def fit(name: str, folder: Path, rank: int, step: int | None = None) -> dict[str
         spoil_random_state()
     trainer = Trainer(
         accelerator="cpu",
-        # Not a minute's wait for a rank that waits for the other one in vain.
-        strategy=DDPStrategy(process_group_backend="gloo", timeout=timedelta(seconds=60)),
+        strategy=two_processes(),
         devices=2,
         max_epochs=2,
         logger=TensorBoardLogger(folder),
@@ -53,46 +52,55 @@ def fit(name: str, folder: Path, rank: int, step: int | None = None) -> dict[str
     module = regression(part)
     loaders = [StatefulLoader(batches, images=True, rank=rank) for batches in (6, 2)]
     trainer.fit(module, *loaders, ckpt_path=None if step is None else folder / "all" / f"step={step}.ckpt")
-    return final_state(trainer, module)
+    return {**final_state(trainer, module), "callbacks": callback_states(trainer)}
 
 
-def fit_all(rank: int, folder: Path, port: int) -> None:
+def fit_all(rank: int, folder: Path, steps: tuple[int, ...]) -> None:
     """What each of the two processes does: a row after the other, in one process group."""
-    warnings.simplefilter("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    os.environ.update(
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        GROUP_RANK="0",
-        WORLD_SIZE="2",
-        LOCAL_WORLD_SIZE="2",
-        TORCHELASTIC_RUN_ID="contracts",  # so that Lightning knows that the processes are there
-    )
-    torch.set_num_threads(1)
     for name in ROWS:
-        states = {"straight": fit(name, folder / name, rank)}
-        for place, step in STEPS.items():
-            states[place] = fit(name, folder / name, rank, step)
-        torch.save(states, folder / f"{name}-{rank}.pt")
+        straight = fit(name, folder / name, rank)
+        resumed = {step: fit(name, folder / name, rank, step) for step in steps}
+        torch.save({"straight": straight, "resumed": resumed}, folder / f"{name}-{rank}.pt")
+
+
+def fit_few(rank: int, folder: Path) -> None:
+    fit_all(rank, folder, FEW)
+
+
+def fit_at_every_step(rank: int, folder: Path) -> None:
+    fit_all(rank, folder, ALL)
+
+
+def check(folder: Path, name: str, steps: tuple[int, ...]) -> None:
+    ranks = [torch.load(folder / f"{name}-{rank}.pt", weights_only=True) for rank in range(2)]
+    for states in ranks:
+        for step in steps:
+            assert_identical(states["straight"], states["resumed"][step], f"step {step}")
+    assert_identical(ranks[0]["straight"], ranks[1]["straight"], "ranks")
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with what each rank had at the end of each run. One start of two processes for all rows."""
     folder = tmp_path_factory.mktemp("ddp")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.start_processes(fit_all, args=(folder, port), nprocs=2, start_method="spawn")
+    in_two_processes(fit_few, folder)
     return folder
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_two_processes_agree_and_resume_exactly(name: str, results: Path) -> None:
-    ranks = [torch.load(results / f"{name}-{rank}.pt", weights_only=True) for rank in range(2)]
-    for states in ranks:
-        for place in STEPS:
-            assert_identical(states["straight"], states[place], place)
-    assert_identical(ranks[0]["straight"], ranks[1]["straight"], "ranks")
+    check(results, name, FEW)
+
+
+@pytest.fixture(scope="module")
+def results_of_every_step(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, resumed at every step."""
+    folder = tmp_path_factory.mktemp("ddp")
+    in_two_processes(fit_at_every_step, folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ROWS)
+def test_two_processes_resume_exactly_at_every_step(name: str, results_of_every_step: Path) -> None:
+    check(results_of_every_step, name, ALL)
