@@ -125,6 +125,7 @@ CALLBACKS: dict[str, Part] = {
     "BatchAugmentation": Part(
         lambda _: callbacks.BatchAugmentation([data.RandomHorizontalFlip(), data.RandomErasing()], seed=1),
         neutral=lambda _: callbacks.BatchAugmentation(),
+        on_images=lambda _: callbacks.BatchAugmentation([data.RandomHorizontalFlip(), data.RandomErasing()]),
         boring=NO_LIST,
         wrong=(
             ({"transforms": [1]}, "transforms"),
@@ -183,6 +184,7 @@ CALLBACKS: dict[str, Part] = {
     "CutMix": Part(
         lambda _: callbacks.CutMix(num_classes=3, seed=2),
         neutral=lambda _: callbacks.CutMix(alpha=0.0),
+        on_images=lambda _: callbacks.CutMix(p=0.8),
         boring=NO_LIST,
         wrong=(
             ({"alpha": float("nan")}, "alpha"),
@@ -249,6 +251,7 @@ CALLBACKS: dict[str, Part] = {
     "GradientNoise": Part(
         lambda _: callbacks.GradientNoise(eta=0.01, seed=3),
         neutral=lambda _: callbacks.GradientNoise(eta=0.0),
+        on_images=lambda _: callbacks.GradientNoise(eta=0.01),
         wrong=(
             ({"eta": -1.0}, "eta"),
             ({"eta": float("nan")}, "eta"),
@@ -288,6 +291,7 @@ CALLBACKS: dict[str, Part] = {
     "MixUp": Part(
         lambda _: callbacks.MixUp(0.4, p=0.8, num_classes=3, seed=2),
         neutral=lambda _: callbacks.MixUp(p=0.0),
+        on_images=lambda _: callbacks.MixUp(p=0.8),
         boring=NO_LIST,
         wrong=(
             ({"alpha": -1.0}, "alpha"),
