@@ -31,6 +31,8 @@ class Part:
             tests, and tests of its own show what they would.
         comes_last: Whether it stands behind parts that change the weights at the end.
         resumes: Whether a resume is exact. Not where it is the part's purpose to change it.
+        resumes_at_end: Whether that is so from the run's last step too. Not where it goes through the loader
+            again at the end, which a checkpoint of that step leaves without a batch.
         settings: Further settings at which a resume has to be exact, by what they are.
         acts: Whether the tables' network ends with other weights than without the part.
         idle: Settings at which it does not nevertheless, "" being that of `build`.
@@ -51,6 +53,7 @@ class Part:
     no_schedule: bool = False
     comes_last: bool = False
     resumes: bool = True
+    resumes_at_end: bool = True
     settings: dict[str, Build] = field(default_factory=dict)
     acts: bool = True
     idle: tuple[str, ...] = ()
@@ -136,6 +139,7 @@ CALLBACKS: dict[str, Part] = {
     "BatchNormRecalibration": Part(
         lambda _: callbacks.BatchNormRecalibration(batches=3),
         neutral=lambda _: callbacks.BatchNormRecalibration(stages=["test"]),
+        resumes_at_end=False,
         network="batch_norm",
         ranks_differ="batch normalisation takes its statistics from the rows of one process",
         boring="has no batch normalisation",
@@ -285,7 +289,7 @@ CALLBACKS: dict[str, Part] = {
     "MaxNorm": Part(
         lambda _: callbacks.MaxNorm(0.5),
         neutral=lambda _: callbacks.MaxNorm(1e6),
-        settings={f"{bound}": lambda _, bound=bound: callbacks.MaxNorm(bound) for bound in (0.1, 0.7)},
+        settings={f"{bound}": lambda _, bound=bound: callbacks.MaxNorm(bound) for bound in (0.1, 0.55)},
         wrong=(*CHOICE, ({"max_norm": 0.0}, "max_norm"), ({"max_norm": float("nan")}, "max_norm")),
     ),
     "MixUp": Part(
