@@ -5,11 +5,24 @@ import os
 import socket
 import warnings
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
+import pytest
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 
-__all__ = ["in_processes"]
+__all__ = ["ddp", "in_processes", "needs_gloo"]
+
+needs_gloo = pytest.mark.skipif(
+    not torch.distributed.is_gloo_available(), reason="this build of torch has no gloo"
+)
+
+
+def ddp() -> DDPStrategy:
+    """The strategy of a trainer in such processes."""
+    # Not half an hour's wait for a rank that waits for the other one in vain.
+    return DDPStrategy(process_group_backend="gloo", timeout=timedelta(seconds=120))
 
 
 def in_processes(count: int, function: Callable[..., None], *args: Any) -> None:

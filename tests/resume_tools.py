@@ -1,5 +1,6 @@
 """A module and a loader in which all can go wrong on a resume, and a logger that keeps what it is told."""
 
+import copy
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -139,6 +140,22 @@ def final_state(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
             for config in trainer.lr_scheduler_configs
         ],
     }
+
+
+def callback_states(trainer: Trainer) -> dict[str, Any]:
+    """What this package's callbacks would put into a checkpoint now, but for times that were measured."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+    own = [
+        each
+        for each in callbacks
+        if any(kind.__module__.startswith("lightning_optreg.") for kind in type(each).__mro__)
+    ]
+    return copy.deepcopy(
+        {
+            each.state_key: {k: v for k, v in each.state_dict().items() if not k.endswith("seconds")}
+            for each in own
+        }
+    )
 
 
 def assert_identical(a: Any, b: Any, path: str = "") -> None:

@@ -263,7 +263,7 @@ class AdamToSGD(Callback):
             replace_optimizer(trainer, adam, sgd, restoring=restoring)
         except MisconfigurationException as error:
             raise MisconfigurationException(f"AdamToSGD: {error}") from error
-        self.switched = True
+        self.switched, self._due = True, False
 
     # ---- checkpoints ---------------------------------------------------------------------------------------
 

@@ -5,7 +5,6 @@ brought to the device to `on_train_batch_start` first and then to the module's `
 dictionary can be changed in between, whatever the module and the loader.
 """
 
-import os
 from abc import abstractmethod
 from typing import Any, ClassVar
 
@@ -17,6 +16,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from lightning_optreg.data.draws import Draws, Place, mix
+from lightning_optreg.data.processes import run_seed, share_of
 
 __all__ = ["ChangedBatch", "soft_labels"]
 
@@ -84,6 +84,7 @@ class ChangedBatch(Callback):
             raise TypeError(f"{name}: seed must be a whole number, got {seed!r}")
         self.num_classes, self.images, self.labels, self.seed = num_classes, images, labels, seed
         self._classes: int | None = None
+        self._run_seed = 0 if seed is None else seed
 
     needs_labels: ClassVar[bool] = True
 
@@ -98,8 +99,7 @@ class ChangedBatch(Callback):
 
     def seed_of(self, place: Place) -> int:
         """Seed of a batch, the same on all processes; classes of callbacks have different ones."""
-        seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if self.seed is None else self.seed
-        return mix(seed, *type(self).__name__.encode(), place.epoch, place.step)
+        return mix(self._run_seed, *type(self).__name__.encode(), place.epoch, place.step)
 
     def draws(self, place: Place, tensor: Tensor) -> Draws:
         """Random numbers for the images of a batch, row by row."""
@@ -107,7 +107,8 @@ class ChangedBatch(Callback):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """See how many classes there are."""
+        """Agree on a seed, and see how many classes there are."""
+        self._run_seed = run_seed(self.seed, trainer)
         datamodule = trainer.datamodule  # type: ignore[attr-defined]  # a connector sets it
         found = (getattr(owner, "num_classes", None) for owner in (self, pl_module, datamodule))
         self._classes = next((k for k in found if isinstance(k, int)), None)
@@ -121,8 +122,8 @@ class ChangedBatch(Callback):
             return
         images = self._get(batch, self.images, "images")
         labels = self._get(batch, self.labels, "labels") if self.needs_labels else images.new_empty(0)
-        n, rank, world_size = len(images), trainer.global_rank, trainer.world_size
-        place = Place(trainer.current_epoch, batch_idx, rank * n, world_size * n)
+        n, (part, parts) = len(images), share_of(trainer)
+        place = Place(trainer.current_epoch, batch_idx, part * n, parts * n)
         batch[self.images], changed = self.change(images, labels, place)
         if self.needs_labels:
             batch[self.labels] = changed

@@ -4,7 +4,6 @@ Neelakantan et al. 2015, "Adding gradient noise improves learning for very deep 
 """
 
 import math
-import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from lightning_optreg.data.draws import mix
+from lightning_optreg.data.processes import run_seed
 
 __all__ = ["GradientNoise", "add_noise", "noise_std"]
 
@@ -82,12 +82,14 @@ class GradientNoise(Callback):
             raise TypeError(f"GradientNoise: seed must be a whole number, got {seed!r}")
         self.eta, self.gamma, self.seed = eta, gamma, seed
         self._clip: Any = None
+        self._run_seed = 0
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Come behind the clipping, for which Lightning asks the module before every step."""
+        """Agree on a seed, and come behind the clipping, for which Lightning asks the module."""
         if self.eta == 0.0:
             return
+        self._run_seed = run_seed(self.seed, trainer)
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         if scaled and any(getattr(o, "_step_supports_amp_scaling", False) for o in trainer.optimizers):
             raise MisconfigurationException(
@@ -153,8 +155,7 @@ class GradientNoise(Callback):
                         "(Embedding(sparse=False))"
                     )
                 by_device.setdefault(parameter.device, []).append(parameter.grad)
-        seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if self.seed is None else self.seed
         index = trainer.optimizers.index(optimizer) if optimizer in trainer.optimizers else 0
         for device, gradients in by_device.items():
-            generator = torch.Generator(device).manual_seed(mix(seed, trainer.global_step, index))
+            generator = torch.Generator(device).manual_seed(mix(self._run_seed, trainer.global_step, index))
             add_noise(gradients, self._std(trainer.global_step), generator)

@@ -40,15 +40,21 @@ def unit_norms(weight: Tensor, groups: int | None = None) -> Tensor:
     if groups is not None:
         weight = _by_group(weight, groups)
     over = [1, *range(3, weight.ndim)] if groups is not None else list(range(1, weight.ndim))
-    low = weight.dtype in (torch.float16, torch.bfloat16)
-    norms: Tensor = torch.linalg.vector_norm(weight.float() if low else weight, dim=over, keepdim=True)
+    if weight.is_complex():  # a complex norm adds up all numbers one after another
+        parts = torch.view_as_real(weight)
+        squeezed: Tensor = torch.linalg.vector_norm(parts, dim=[*over, -1], keepdim=True)[..., 0]
+        return squeezed
+    wide = weight.float() if weight.dtype in _LOW else weight
+    norms: Tensor = torch.linalg.vector_norm(wide, dim=over, keepdim=True)
     return norms
 
 
 def project(weight: Tensor, max_norm: float, groups: int | None = None) -> None:
     """Project each unit's incoming weights, in place, onto the ball of radius c: w = w min(1, c / ||w||).
 
-    Units within the ball keep their weights to the last bit.
+    Units within the ball keep their weights to the last bit, and so do projected ones when they are projected
+    again: those that are longer than c by no more than rounding can make them are left alone, and half
+    precision is rounded towards zero.
 
     Args:
         weight: As for `unit_norms`.
@@ -63,8 +69,35 @@ def project(weight: Tensor, max_norm: float, groups: int | None = None) -> None:
                 [0.0000, 1.0000]])
     """
     with torch.no_grad():
-        factor = (max_norm / unit_norms(weight, groups)).clamp_max(1.0)
-        (weight if groups is None else _by_group(weight, groups)).mul_(factor)
+        norms = unit_norms(weight, groups)
+        numbers = weight.numel() * (2 if weight.is_complex() else 1)
+        bound = max_norm * (1.0 + _rounding(norms.dtype, numbers // max(norms.numel(), 1)))
+        factor = (max_norm / norms).where(norms > bound, 1.0)
+        units = weight if groups is None else _by_group(weight, groups)
+        if weight.dtype in _LOW:
+            units.copy_(_towards_zero(units.float() * factor, weight.dtype))
+        else:
+            units.mul_(factor)
+
+
+_LOW = (torch.float16, torch.bfloat16)
+
+
+def _rounding(dtype: torch.dtype, inputs: int) -> float:
+    """By what share of it a computed norm may differ from c after a projection, with so many inputs.
+
+    Half an eps each for the factor, the product and the root, and for the sum as many as are added up one
+    after another, of which kernels have 8 sums side by side at least.
+    """
+    return (4.0 + inputs / 32.0) * torch.finfo(dtype).eps
+
+
+def _towards_zero(wanted: Tensor, dtype: torch.dtype) -> Tensor:
+    """Round float32 numbers to half precision so that none becomes larger in size."""
+    rounded = wanted.to(dtype)
+    too_large = rounded.float().abs() > wanted.abs()
+    # Numbers of one sign are ordered as their bits are, so one less is the next one towards zero.
+    return (rounded.view(torch.int16) - too_large.to(torch.int16)).view(dtype)
 
 
 def _by_group(weight: Tensor, groups: int) -> Tensor:
@@ -77,8 +110,10 @@ class MaxNorm(Callback):
     A unit is a row of a linear layer, a filter of a convolution (an output channel of a transposed one) or an
     entry of an embedding. Biases and normalisation layers are left out unless named. It works with any
     optimizer, manual optimization and several optimizers included, and does nothing when a gradient scaler
-    skips a step. The weights that training starts with are projected too. Logs `optreg/max_norm/at_bound`,
-    the share of units at the bound, and `optreg/max_norm/largest`, the largest norm.
+    skips a step. The weights that training starts with are projected too, but not those of a checkpoint of a
+    run with the same bound, so a resumed run equals one that never stopped. Norms exceed c by rounding at
+    most. Logs `optreg/max_norm/at_bound`, the share of units at the bound, and `optreg/max_norm/largest`, the
+    largest norm.
 
     Args:
         max_norm: c, above 0. Default: 3. With infinity nothing happens.
@@ -104,6 +139,13 @@ class MaxNorm(Callback):
         self.max_norm, self.names, self.types = max_norm, list(names), list(types)
         self._chosen: dict[int, Chosen] = {}
         self._hooks = StepHooks(self._project)
+        self._projected: dict[str, Any] | None = None
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget an earlier fit; a checkpoint's state comes after this."""
+        if stage == "fit":
+            self._projected = None
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -124,8 +166,9 @@ class MaxNorm(Callback):
         self._chosen = {id(each.parameter): each for each in chosen if each.parameter.ndim >= 2}
         if not self._chosen:
             raise MisconfigurationException("MaxNorm: no trainable weight has two dimensions or more")
-        for each in self._chosen.values():
-            project(each.parameter, self.max_norm, _groups(each.layer))
+        if self._projected != self.state_dict():
+            for each in self._chosen.values():
+                project(each.parameter, self.max_norm, _groups(each.layer))
 
     @override
     def on_before_optimizer_step(
@@ -170,6 +213,16 @@ class MaxNorm(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave them so then too: Lightning calls no `teardown`."""
         self._hooks.close()
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """Return how weights were projected."""
+        return {"max_norm": self.max_norm, "names": list(self.names), "types": list(self.types)}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take down how those of the checkpoint were."""
+        self._projected = dict(state_dict)
 
 
 def _groups(layer: nn.Module) -> int | None:

@@ -5,6 +5,8 @@ Han, Oh, Chun, Choe, Yoo 2019, "CutMix: Regularization strategy to train strong 
 features" (arXiv:1905.04899). The mixing is torchvision's.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from typing_extensions import override
 
 from lightning_optreg.callbacks.changed_batch import ChangedBatch, soft_labels
 from lightning_optreg.data.draws import Place
+from lightning_optreg.data.processes import row_before
 
 __all__ = ["CutMix", "MixUp"]
 
@@ -40,6 +43,7 @@ class _Mixture(ChangedBatch):
         super().__init__(num_classes, images, labels, seed)
         self.alpha, self.p = alpha, p
         self._share = 1.0
+        self._before: Callable[[Tensor], Tensor] = _last
 
     @property
     def active(self) -> bool:
@@ -56,8 +60,28 @@ class _Mixture(ChangedBatch):
                 return images, labels
             drawn = transform.make_params([images])
         self._share = drawn.get("lam_adjusted", drawn.get("lam"))
+        alone = place.total == len(images)
+        if not alone:  # the image before the first one is another process's
+            images, labels = (torch.cat((self._before(rows), rows)) for rows in (images, labels))
         drawn |= {"labels": labels, "batch_size": len(images)}
-        return transform.transform(images, drawn), transform.transform(labels, drawn)
+        images, labels = transform.transform(images, drawn), transform.transform(labels, drawn)
+        return (images, labels) if alone else (images[1:], labels[1:])
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Get to know the other processes."""
+        super().on_fit_start(trainer, pl_module)
+        self._before = partial(row_before, trainer=trainer)
+
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let go of the trainer."""
+        self._before = _last
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let go of it then too: Lightning calls no `teardown`."""
+        self._before = _last
 
     @override
     def on_train_batch_end(
@@ -70,17 +94,23 @@ class _Mixture(ChangedBatch):
             pl_module.log(f"optreg/{name}/lambda", self._share, batch_size=len(batch[self.images]))
 
 
+def _last(rows: Tensor) -> Tensor:
+    return rows[-1:]
+
+
 class MixUp(_Mixture):
     """Train on x = lambda x_i + (1 - lambda) x_j, y = lambda y_i + (1 - lambda) y_j with lambda ~ Beta(a, a).
 
     Lambda is drawn once a batch and x_j is the image before x_i in the batch, as in torchvision's `MixUp`,
     which does it; the batches must be shuffled. Lambda is a function of the seed, the epoch and the batch, so
-    a resumed run draws what the uninterrupted one would have drawn and all processes of DDP draw the same;
-    each mixes its own images. The batch is changed right before the module's `training_step`, on the device,
-    under automatic and manual optimization alike. Inputs may be anything (N, ...), labels classes or
-    probabilities (or targets of a regression (N, K)); the module gets probabilities (N, K), which
-    `torch.nn.functional.cross_entropy` takes. An accuracy that the module computes in training must do so
-    too, as `ImageClassifier`'s does: it counts the larger part of a mixture. Logs `optreg/mix_up/lambda`.
+    a resumed run draws what the uninterrupted one would have drawn and all processes of DDP draw the same.
+    For them the batch is what they see together: each sends the others its last image, which all must have in
+    the same shape, and two processes with batches of n train on the mixtures of one with 2n. The batch is
+    changed right before the module's `training_step`, on the device, under automatic and manual optimization
+    alike. Inputs may be anything (N, ...), labels classes or probabilities (or targets of a regression (N,
+    K)); the module gets probabilities (N, K), which `torch.nn.functional.cross_entropy` takes. An accuracy
+    that the module computes in training must do so too, as `ImageClassifier`'s does: it counts the larger
+    part of a mixture. Logs `optreg/mix_up/lambda`.
 
     Args:
         alpha: a, at least 0; near 0 hardly anything is mixed, 1 makes all lambda alike. The paper takes 1 for

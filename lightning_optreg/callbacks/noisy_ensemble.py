@@ -5,7 +5,6 @@ accuracies" (arXiv:1811.10745): a residual network with noise in its blocks foll
 mean over paths solves a smoother equation.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from itertools import repeat
@@ -21,6 +20,7 @@ from typing_extensions import override
 from lightning_optreg.callbacks.averaged_forward import Average, AveragedForward, Stage, find_network
 from lightning_optreg.callbacks.noise_marginalization import describe_spread
 from lightning_optreg.data.draws import mix
+from lightning_optreg.data.processes import run_seed, share_of
 from lightning_optreg.layers.gaussian_noise import GaussianNoise, gaussian_noise, relative_std
 
 __all__ = ["NoisyEnsemble", "residual_blocks"]
@@ -150,7 +150,7 @@ class NoisyEnsemble(AveragedForward):
             raise ValueError(f"NoisyEnsemble: samples must be >= 1, got {samples}")
         self.noise, self.relative_to = noise, relative_to
         self.blocks, self.samples = tuple(blocks), samples
-        self._given_seed = seed
+        self._given_seed, self._run_seed = seed, 0
         self._log_name = "noisy_ensemble"
         self._block_handles: list[RemovableHandle] = []
         self._generator: torch.Generator | None = None
@@ -177,6 +177,7 @@ class NoisyEnsemble(AveragedForward):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the blocks before anything runs, and put the hooks in place."""
         super().setup(trainer, pl_module, stage)
+        self._run_seed = run_seed(self._given_seed, trainer)
         found = self._blocks(pl_module)
         if self.noise > 0.0 and not self._block_handles:
             # A compiled network may call it. (torch 2.14 gives `disable` no types.)
@@ -200,10 +201,7 @@ class NoisyEnsemble(AveragedForward):
         return gaussian_noise(output, std, self._generator)
 
     def _seed_generator(self, device: torch.device, *numbers: int) -> None:
-        seed = self._given_seed
-        if seed is None:
-            seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
-        self._generator = torch.Generator(device).manual_seed(mix(seed, *numbers))
+        self._generator = torch.Generator(device).manual_seed(mix(self._run_seed, *numbers))
 
     @override
     def on_train_batch_start(
@@ -212,7 +210,7 @@ class NoisyEnsemble(AveragedForward):
         """Begin the batch's random numbers."""
         if self.noise == 0.0:
             return
-        numbers = (trainer.global_step, trainer.current_epoch, batch_idx, trainer.global_rank)
+        numbers = (trainer.global_step, trainer.current_epoch, batch_idx, share_of(trainer)[0])
         self._seed_generator(pl_module.device, *numbers)
         every_n_steps: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
         self._recording = every_n_steps > 0 and (trainer.global_step + 1) % every_n_steps == 0

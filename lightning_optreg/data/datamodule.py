@@ -5,7 +5,6 @@ the device. All that is random in it (order, split, augmentation) is a function 
 in the run, so a resumed run sees the batches that an uninterrupted one would have seen.
 """
 
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -22,6 +21,7 @@ from lightning_optreg.data.draws import Draws
 from lightning_optreg.data.loader import Batch, BatchLoader, progress_of
 from lightning_optreg.data.open_parts import OpenParts
 from lightning_optreg.data.order import Shuffle, check_shuffle
+from lightning_optreg.data.processes import run_seed, share_of
 from lightning_optreg.data.sources import Part, Source, folder
 from lightning_optreg.data.statistics import Statistics
 from lightning_optreg.data.transforms import BatchTransform, Centring, Pipeline
@@ -249,7 +249,8 @@ class ImageDataModule(LightningDataModule):
         if pin_memory is None:
             pin_memory = trainer is not None and trainer.strategy.root_device.type == "cuda"
         overfit = trainer is not None and trainer.overfit_batches > 0  # type: ignore[attr-defined]  # untyped
-        self._run_seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if self.seed is None else self.seed
+        self._run_seed = run_seed(self.seed, trainer)
+        rank, world_size = (0, 1) if trainer is None else share_of(trainer)
         return BatchLoader(
             parts.sets[part].images,
             parts.sets[part].labels,
@@ -257,8 +258,8 @@ class ImageDataModule(LightningDataModule):
             batch_size=self.batch_size,
             shuffle=self.shuffle if training and not overfit else False,
             seed=self._run_seed,
-            rank=0 if trainer is None else trainer.global_rank,
-            world_size=1 if trainer is None else trainer.world_size,
+            rank=rank,
+            world_size=world_size,
             num_workers=self.num_workers,
             pin_memory=pin_memory,
             drop_last=training and self.drop_last,

@@ -1,16 +1,21 @@
 """MaxNorm: every unit within the ball after every step, and otherwise nothing."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer, seed_everything
 from torch import nn
 
-from lightning_optreg.callbacks import MaxNorm
+from lightning_optreg.callbacks import ExactResume, MaxNorm
 from lightning_optreg.callbacks.max_norm import project, unit_norms
 from tests.callbacks.test_penalties import Net, train
-from tests.resume_tools import Diary
+from tests.contracts.parts import checkpoint_every_step
+from tests.resume_tools import Diary, Regression, StatefulLoader, assert_identical
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64)
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (6, 3, 2, 2), (6, 3, 4)])
@@ -36,6 +41,102 @@ def test_bfloat16_and_complex() -> None:
     z = torch.randn(4, 3, dtype=torch.complex64)
     project(z, 0.5)
     torch.testing.assert_close(z.norm(dim=1).real, torch.full((4,), 0.5))
+
+
+def units(draw: torch.Generator, shape: tuple[int, ...], kind: str) -> torch.Tensor:
+    """Weights whose sums round as badly as may be, in float64."""
+    normal = torch.randn(shape, generator=draw, dtype=torch.float64)
+    match kind:
+        case "normal":
+            return normal
+        case "constant":
+            return torch.ones(shape, dtype=torch.float64)
+        case "positive":
+            return normal.abs() + 0.5
+        case "uneven":
+            return normal * torch.exp(4.0 * torch.randn(shape, generator=draw, dtype=torch.float64))
+        case other:
+            raise ValueError(other)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", ["normal", "constant", "positive", "uneven"])
+@pytest.mark.parametrize("inputs", [(1,), (3,), (5, 3, 3), (128, 5, 5), (25088,)])
+def test_twice_is_once(dtype: torch.dtype, kind: str, inputs: tuple[int, ...]) -> None:
+    draw = torch.Generator().manual_seed(len(inputs) * 1000 + inputs[0])
+    moved = 0
+    for bound in (1e-4, 0.1, 0.37, 1.0, 3.0, 7.3):
+        weight = units(draw, (16, *inputs), kind)
+        # Norms from half the bound to four times it, and some that are larger by rounding only.
+        scale = bound * 2.0 ** torch.linspace(-1.0, 2.0, 16, dtype=torch.float64)
+        scale[5:8] = bound
+        norms = weight.flatten(1).norm(dim=1)
+        weight = (weight * (scale / norms).view(-1, *[1] * len(inputs))).to(dtype)
+        once = weight.clone()
+        project(once, bound)
+        twice = once.clone()
+        project(twice, bound)
+        assert torch.equal(once, twice), f"bound {bound}"
+        for channels_last in [True] * (weight.ndim == 4):
+            other = weight.contiguous(memory_format=torch.channels_last)
+            project(other, bound)
+            again = other.clone()
+            project(again, bound)
+            assert torch.equal(other, again), f"bound {bound}, {channels_last=}"
+        longest = unit_norms(once).max()
+        assert longest <= bound * (1 + 1e-6 + 1e-8 * once[0].numel())
+        inside = unit_norms(weight).flatten() <= bound
+        assert torch.equal(once[inside], weight[inside])
+        moved += int((once != weight).any())
+    assert moved == 6
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_twice_is_once_in_transposed_convolutions(groups: int) -> None:
+    for seed in range(20):
+        weight = torch.randn(6, 8, 3, 3, generator=torch.Generator().manual_seed(seed))
+        project(weight, 0.9, groups)
+        again = weight.clone()
+        project(again, 0.9, groups)
+        assert torch.equal(weight, again)
+
+
+class Longer(Callback):
+    """Makes weights longer behind MaxNorm's back."""
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+        with torch.no_grad():
+            pl_module.net[0].weight.mul_(1.5)
+
+
+def weights_after(folder: Path, bound: float, ckpt_path: Path | None = None, max_steps: int = 12) -> Any:
+    module = Regression()
+    savers = [checkpoint_every_step(folder)] if ckpt_path is None else []
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        callbacks=[ExactResume(), MaxNorm(bound), Longer(), *savers],
+        max_epochs=2,
+        max_steps=max_steps,
+        enable_checkpointing=bool(savers),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    seed_everything(1, verbose=False)
+    trainer.fit(module, StatefulLoader(), StatefulLoader(2), ckpt_path=ckpt_path)
+    return module.state_dict()
+
+
+@pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_a_resume_projects_only_weights_of_other_runs(tmp_path: Path) -> None:
+    straight = weights_after(tmp_path, 0.5)
+    checkpoint = tmp_path / "step=4.ckpt"
+    assert_identical(straight, weights_after(tmp_path / "same", 0.5, checkpoint))
+    longer = torch.load(checkpoint, weights_only=True)["state_dict"]["net.0.weight"].norm(dim=1)
+    assert longer.max() > 0.5
+    begun = weights_after(tmp_path / "other", 0.25, checkpoint, max_steps=4)  # no step is left to make
+    assert begun["net.0.weight"].norm(dim=1).max() <= 0.25 * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("groups", [1, 2])

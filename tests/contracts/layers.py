@@ -20,6 +20,7 @@ class Layer:
         plain: What the layer at its trivial setting has to equal, given it and its input.
         draws_in_training: Whether it draws random numbers in training.
         draws_at_test: Whether it draws random numbers in evaluation.
+        ranks_differ: Why several processes end with other weights than one does. None: they do not.
     """
 
     build: Callable[[], nn.Module]
@@ -27,6 +28,7 @@ class Layer:
     plain: Callable[[nn.Module, Tensor], Tensor] = lambda layer, x: x
     draws_in_training: bool = True
     draws_at_test: bool = False
+    ranks_differ: str | None = "it draws from each process's own generator"
 
 
 def branch() -> nn.Module:
@@ -42,7 +44,11 @@ def residual(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 LAYERS: dict[str, Layer] = {
-    "BatchNorm": Layer(lambda: layers.BatchNorm(6), draws_in_training=False),
+    "BatchNorm": Layer(
+        lambda: layers.BatchNorm(6),
+        draws_in_training=False,
+        ranks_differ="it takes its statistics from the rows of one process",
+    ),
     "DropConnect": Layer(
         lambda: layers.DropConnect(10, 4),
         neutral=lambda: layers.DropConnect(10, 4, p=0.0),
@@ -71,6 +77,7 @@ LAYERS: dict[str, Layer] = {
         lambda: layers.LocalResponseNorm(alpha=0.1),
         neutral=lambda: layers.LocalResponseNorm(alpha=0.0, k=1.0),
         draws_in_training=False,
+        ranks_differ=None,
     ),
     "StochasticDepth": Layer(
         lambda: layers.StochasticDepth(0.5), neutral=lambda: layers.StochasticDepth(1.0)

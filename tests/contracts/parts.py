@@ -1,13 +1,16 @@
 """The one table of parts that the contract tests go through. A new part is tested by adding a row."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_optreg import callbacks, data
+
+Build = Callable[[Path], Callback]
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,19 @@ class Part:
             tests, and tests of its own show what they would.
         comes_last: Whether it stands behind parts that change the weights at the end.
         resumes: Whether a resume is exact. Not where it is the part's purpose to change it.
+        resumes_at_end: Whether that is so from the run's last step too. Not where it goes through the loader
+            again at the end, which a checkpoint of that step leaves without a batch.
+        settings: Further settings at which a resume has to be exact, by what they are.
+        acts: Whether the tables' network ends with other weights than without the part.
+        idle: Settings at which it does not nevertheless, "" being that of `build`.
+        on_images: Makes it for `tests.contracts.images`, one process or several. None: `build` does.
+        network: Which of the networks there it needs.
+        ranks_differ: Why several processes end with other weights there than one does. None: they do not.
         wrong: Wrong arguments, each with a part of the message that must name them.
     """
 
-    build: Callable[[Path], Callback]
-    neutral: Callable[[Path], Callback] | None = None
+    build: Build
+    neutral: Build | None = None
     refuses: str | None = None
     refuses_manual: str | None = None
     whole_epochs: bool = False
@@ -42,6 +53,13 @@ class Part:
     no_schedule: bool = False
     comes_last: bool = False
     resumes: bool = True
+    resumes_at_end: bool = True
+    settings: dict[str, Build] = field(default_factory=dict)
+    acts: bool = True
+    idle: tuple[str, ...] = ()
+    on_images: Build | None = None
+    network: Literal["plain", "dropout", "batch_norm"] = "plain"
+    ranks_differ: str | None = None
     wrong: tuple[tuple[dict[str, object], str], ...] = ()
 
 
@@ -51,10 +69,28 @@ NO_LIST = "a training batch must be a list or a dictionary"
 CHOICE: tuple[tuple[dict[str, object], str], ...] = (({"names": "net.*"}, "names"), ({"types": [1]}, "types"))
 """Wrong choices of parameters."""
 
+
+class Poisoned(callbacks.NaNGuard):
+    """Leaves out two steps, in which it makes the last image of the last process not a number."""
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step in (4, 8) and trainer.global_rank == trainer.world_size - 1:
+            batch[0][-1] = float("nan")
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+
+
 CALLBACKS: dict[str, Part] = {
     "AdamRestarts": Part(
-        lambda _: callbacks.AdamRestarts("val_loss", patience=1, min_delta=0.3),
+        lambda _: callbacks.AdamRestarts("val_loss", patience=1, min_delta=9.0),
         neutral=lambda _: callbacks.AdamRestarts("val_loss", patience=1000),
+        settings={
+            "ends the run": lambda _: callbacks.AdamRestarts(
+                "val_loss", patience=1, min_delta=9.0, max_restarts=0
+            )
+        },
+        on_images=lambda _: callbacks.AdamRestarts(patience=1, min_delta=0.3),
         no_schedule=True,
         wrong=(
             ({"mode": "least"}, "mode"),
@@ -68,6 +104,10 @@ CALLBACKS: dict[str, Part] = {
     "AdamToSGD": Part(
         lambda _: callbacks.AdamToSGD(at_step=5),
         neutral=lambda _: callbacks.AdamToSGD(at_step=1000),
+        settings={
+            "at once": lambda _: callbacks.AdamToSGD(at_step=0, lr=0.01, nesterov=True),
+            "by its criterion": lambda _: callbacks.AdamToSGD(tolerance=10.0),
+        },
         adam=True,
         wrong=(
             ({"at_epoch": 1, "at_step": 2}, "at_epoch"),
@@ -88,6 +128,7 @@ CALLBACKS: dict[str, Part] = {
     "BatchAugmentation": Part(
         lambda _: callbacks.BatchAugmentation([data.RandomHorizontalFlip(), data.RandomErasing()], seed=1),
         neutral=lambda _: callbacks.BatchAugmentation(),
+        on_images=lambda _: callbacks.BatchAugmentation([data.RandomHorizontalFlip(), data.RandomErasing()]),
         boring=NO_LIST,
         wrong=(
             ({"transforms": [1]}, "transforms"),
@@ -98,6 +139,9 @@ CALLBACKS: dict[str, Part] = {
     "BatchNormRecalibration": Part(
         lambda _: callbacks.BatchNormRecalibration(batches=3),
         neutral=lambda _: callbacks.BatchNormRecalibration(stages=["test"]),
+        resumes_at_end=False,
+        network="batch_norm",
+        ranks_differ="batch normalisation takes its statistics from the rows of one process",
         boring="has no batch normalisation",
         comes_last=True,
         wrong=(({"batches": 0}, "batches"), ({"stages": ["train"]}, "stages"), ({"images": None}, "images")),
@@ -115,6 +159,7 @@ CALLBACKS: dict[str, Part] = {
     ),
     "Curriculum": Part(
         lambda _: callbacks.Curriculum(),
+        on_images=lambda _: callbacks.Curriculum(min_images=16),
         refuses="the training loader, a .*, cannot be told which images to show: use a data module",
         own_loader=True,
         wrong=(
@@ -137,11 +182,13 @@ CALLBACKS: dict[str, Part] = {
     ),
     "Curves": Part(
         lambda _: callbacks.Curves(),
+        acts=False,
         wrong=(({"filename": "curves.txt"}, "filename"),),
     ),
     "CutMix": Part(
         lambda _: callbacks.CutMix(num_classes=3, seed=2),
         neutral=lambda _: callbacks.CutMix(alpha=0.0),
+        on_images=lambda _: callbacks.CutMix(p=0.8),
         boring=NO_LIST,
         wrong=(
             ({"alpha": float("nan")}, "alpha"),
@@ -152,9 +199,24 @@ CALLBACKS: dict[str, Part] = {
     ),
     "EarlyStopping": Part(
         lambda _: callbacks.EarlyStopping(
-            "val_loss", patience=2, strict=False, restore_best=True, smoothing=0.5
+            "val_loss", patience=2, mode="max", strict=False, restore_best=True, smoothing=0.5
         ),
         neutral=lambda _: callbacks.EarlyStopping("val_loss", patience=1000, strict=False),
+        settings={
+            criterion: lambda _, criterion=criterion: callbacks.EarlyStopping(
+                "val_loss",
+                criterion=criterion,
+                alpha=1e-9,
+                strip=1,
+                successive=1,
+                train_monitor="train_error",
+                strict=False,
+                restore_best=True,
+            )
+            for criterion in ("GL", "PQ", "UP")
+        },
+        idle=("GL", "PQ", "UP"),
+        on_images=lambda _: callbacks.EarlyStopping(patience=2, restore_best=True, smoothing=0.5),
         wrong=(
             ({"mode": "least"}, "mode"),
             ({"min_delta": float("nan")}, "min_delta"),
@@ -171,6 +233,7 @@ CALLBACKS: dict[str, Part] = {
     "ElasticNet": Part(
         lambda _: callbacks.ElasticNet(0.01, beta=2.0),
         neutral=lambda _: callbacks.ElasticNet(0.0),
+        settings={"proximal": lambda _: callbacks.ElasticNet(0.1, proximal=True)},
         wrong=(
             *CHOICE,
             ({"lambd": -1.0}, "lambd"),
@@ -180,6 +243,7 @@ CALLBACKS: dict[str, Part] = {
     ),
     "ExactResume": Part(
         lambda _: callbacks.ExactResume(),
+        acts=False,
         wrong=(({"save_on_sigterm": "yes"}, "save_on_sigterm"),),
     ),
     "FullBatch": Part(
@@ -191,6 +255,7 @@ CALLBACKS: dict[str, Part] = {
     "GradientNoise": Part(
         lambda _: callbacks.GradientNoise(eta=0.01, seed=3),
         neutral=lambda _: callbacks.GradientNoise(eta=0.0),
+        on_images=lambda _: callbacks.GradientNoise(eta=0.01),
         wrong=(
             ({"eta": -1.0}, "eta"),
             ({"eta": float("nan")}, "eta"),
@@ -200,16 +265,19 @@ CALLBACKS: dict[str, Part] = {
     ),
     "Histograms": Part(
         lambda _: callbacks.Histograms(of="all", every_n_steps=2),
+        acts=False,
         wrong=(({"of": "weights"}, "of"), ({"every_n_steps": 0}, "every_n_steps"), ({"bins": 0}, "bins")),
     ),
     "L1Penalty": Part(
         lambda _: callbacks.L1Penalty(0.1, proximal=True),
         neutral=lambda _: callbacks.L1Penalty(0.0),
+        settings={"gradient": lambda _: callbacks.L1Penalty(0.1)},
         wrong=(*CHOICE, ({"lambd": float("nan")}, "lambd"), ({"proximal": "yes"}, "proximal")),
     ),
     "L2Penalty": Part(
         lambda _: callbacks.L2Penalty(0.01),
         neutral=lambda _: callbacks.L2Penalty(0.0),
+        settings={"proximal": lambda _: callbacks.L2Penalty(0.5, proximal=True)},
         wrong=(*CHOICE, ({"lambd": float("inf")}, "lambd"), ({"proximal": None}, "proximal")),
     ),
     "LabelSmoothing": Part(
@@ -221,11 +289,13 @@ CALLBACKS: dict[str, Part] = {
     "MaxNorm": Part(
         lambda _: callbacks.MaxNorm(0.5),
         neutral=lambda _: callbacks.MaxNorm(1e6),
+        settings={f"{bound}": lambda _, bound=bound: callbacks.MaxNorm(bound) for bound in (0.1, 0.55)},
         wrong=(*CHOICE, ({"max_norm": 0.0}, "max_norm"), ({"max_norm": float("nan")}, "max_norm")),
     ),
     "MixUp": Part(
         lambda _: callbacks.MixUp(0.4, p=0.8, num_classes=3, seed=2),
         neutral=lambda _: callbacks.MixUp(p=0.0),
+        on_images=lambda _: callbacks.MixUp(p=0.8),
         boring=NO_LIST,
         wrong=(
             ({"alpha": -1.0}, "alpha"),
@@ -236,16 +306,23 @@ CALLBACKS: dict[str, Part] = {
     ),
     "NaNGuard": Part(
         lambda _: callbacks.NaNGuard("skip"),
+        settings={"skips": lambda _: Poisoned("skip")},
+        idle=("",),
+        on_images=lambda _: Poisoned("skip"),
         wrong=(({"action": "ignore"}, "action"), ({"max_skips": 0}, "max_skips")),
     ),
     "NoiseFree": Part(
         lambda _: callbacks.NoiseFree(),
         neutral=lambda _: callbacks.NoiseFree(shuffling=False, augmentation=False, layers=False),
+        network="dropout",
         wrong=tuple(({name: 1}, name) for name in ("shuffling", "augmentation", "layers")),
     ),
     "NoiseMarginalization": Part(
         lambda _: callbacks.NoiseMarginalization(3, stages=["validate", "test"], average="outputs"),
         refuses="has no noise layers to average out",
+        acts=False,
+        network="dropout",
+        ranks_differ="the layers whose noise it averages draw from each process's own generator",
         wrong=(
             ({"samples": 0}, "samples"),
             ({"layers": []}, "layers"),
@@ -253,12 +330,18 @@ CALLBACKS: dict[str, Part] = {
             ({"average": "median"}, "average"),
         ),
     ),
-    "ResetOptimizer": Part(lambda _: callbacks.ResetOptimizer(), resumes=False),
+    "ResetOptimizer": Part(lambda _: callbacks.ResetOptimizer(), resumes=False, acts=False),
     "NoisyEnsemble": Part(
         lambda _: callbacks.NoisyEnsemble(
             0.3, blocks=["0", "BasicBlock"], samples=2, average="outputs", stages=["validate"], seed=5
         ),
         neutral=lambda _: callbacks.NoisyEnsemble(0.0, blocks=["0", "BasicBlock"]),
+        settings={
+            "batch": lambda _: callbacks.NoisyEnsemble(0.3, "batch", blocks=["0"], seed=5),
+            "absolute": lambda _: callbacks.NoisyEnsemble(0.3, None, blocks=["0"], seed=5),
+        },
+        on_images=lambda _: callbacks.NoisyEnsemble(0.3, blocks=["Block"], samples=2, stages=["validate"]),
+        ranks_differ="each process draws the noise of its own rows",
         boring="has no residual blocks",
         wrong=(
             ({"noise": float("nan")}, "noise"),
@@ -271,11 +354,15 @@ CALLBACKS: dict[str, Part] = {
     ),
     "PredictionWriter": Part(
         lambda _: callbacks.PredictionWriter(),
+        acts=False,
         wrong=(({"path": "predictions.txt"}, "path"),),
     ),
     "SnapshotEnsemble": Part(
         lambda _: callbacks.SnapshotEnsemble(cycles=2),
         neutral=lambda _: callbacks.SnapshotEnsemble(cycles=2, schedule=False),
+        settings={
+            "validated": lambda _: callbacks.SnapshotEnsemble(cycles=3, members=2, stages=["validate"])
+        },
         no_schedule=True,
         refuses_manual="needs automatic optimization",
         wrong=(
@@ -287,13 +374,14 @@ CALLBACKS: dict[str, Part] = {
     ),
     "TestTimeAugmentation": Part(
         lambda _: callbacks.TestTimeAugmentation(data.Flips(), stages=["validate"], average="outputs"),
+        acts=False,
         wrong=(
             ({"views": "TenCrop"}, "views"),
             ({"stages": []}, "stages"),
             ({"average": "median"}, "average"),
         ),
     ),
-    "Throughput": Part(lambda _: callbacks.Throughput()),
+    "Throughput": Part(lambda _: callbacks.Throughput(), acts=False),
 }
 
 

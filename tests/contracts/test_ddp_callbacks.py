@@ -1,6 +1,5 @@
 """Every callback in two gloo processes: all ranks agree, and a resumed run equals one that never stopped."""
 
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -8,20 +7,24 @@ import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import DDPStrategy
 
 from lightning_optreg.callbacks import ExactResume
 from tests.contracts.parts import CALLBACKS, checkpoint_every_step
 from tests.contracts.test_callbacks import STEPWISE, regression
-from tests.processes import in_processes
-from tests.resume_tools import StatefulLoader, assert_identical, final_state, spoil_random_state
-
-pytestmark = pytest.mark.skipif(
-    not torch.distributed.is_gloo_available(), reason="this build of torch has no gloo"
+from tests.processes import ddp, in_processes, needs_gloo
+from tests.resume_tools import (
+    StatefulLoader,
+    assert_identical,
+    callback_states,
+    final_state,
+    spoil_random_state,
 )
 
+pytestmark = needs_gloo
+
 ROWS = [name for name, part in STEPWISE.items() if part.resumes]
-STEPS = {"mid-epoch": 4, "epoch's end": 6}
+FEW = (4, 6)  # in the middle and at the end of an epoch
+ALL = tuple(range(1, 13))
 
 
 def fit(name: str, folder: Path, rank: int, step: int | None = None) -> dict[str, Any]:
@@ -35,8 +38,7 @@ def fit(name: str, folder: Path, rank: int, step: int | None = None) -> dict[str
         spoil_random_state()
     trainer = Trainer(
         accelerator="cpu",
-        # Not a minute's wait for a rank that waits for the other one in vain.
-        strategy=DDPStrategy(process_group_backend="gloo", timeout=timedelta(seconds=60)),
+        strategy=ddp(),
         devices=2,
         max_epochs=2,
         logger=TensorBoardLogger(folder),
@@ -50,30 +52,57 @@ def fit(name: str, folder: Path, rank: int, step: int | None = None) -> dict[str
     module = regression(part)
     loaders = [StatefulLoader(batches, images=True, rank=rank) for batches in (6, 2)]
     trainer.fit(module, *loaders, ckpt_path=None if step is None else folder / "all" / f"step={step}.ckpt")
-    return final_state(trainer, module)
+    return {**final_state(trainer, module), "callbacks": callback_states(trainer)}
 
 
-def fit_all(rank: int, folder: Path) -> None:
+def fit_all(rank: int, folder: Path, steps: tuple[int, ...]) -> None:
     """What each of the two processes does: a row after the other, in one process group."""
     for name in ROWS:
-        states = {"straight": fit(name, folder / name, rank)}
-        for place, step in STEPS.items():
-            states[place] = fit(name, folder / name, rank, step)
-        torch.save(states, folder / f"{name}-{rank}.pt")
+        straight = fit(name, folder / name, rank)
+        resumed = {step: fit(name, folder / name, rank, step) for step in steps}
+        torch.save({"straight": straight, "resumed": resumed}, folder / f"{name}-{rank}.pt")
+
+
+def fit_few(rank: int, folder: Path) -> None:
+    fit_all(rank, folder, FEW)
+
+
+def fit_at_every_step(rank: int, folder: Path) -> None:
+    fit_all(rank, folder, ALL)
+
+
+def check(folder: Path, name: str, steps: tuple[int, ...]) -> None:
+    ranks = [torch.load(folder / f"{name}-{rank}.pt", weights_only=True) for rank in range(2)]
+    for states in ranks:
+        for step in steps:
+            if step == 12 and not CALLBACKS[name].resumes_at_end:
+                continue
+            assert_identical(states["straight"], states["resumed"][step], f"step {step}")
+    assert_identical(ranks[0]["straight"], ranks[1]["straight"], "ranks")
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with what each rank had at the end of each run. One start of two processes for all rows."""
     folder = tmp_path_factory.mktemp("ddp")
-    in_processes(2, fit_all, folder)
+    in_processes(2, fit_few, folder)
     return folder
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_two_processes_agree_and_resume_exactly(name: str, results: Path) -> None:
-    ranks = [torch.load(results / f"{name}-{rank}.pt", weights_only=True) for rank in range(2)]
-    for states in ranks:
-        for place in STEPS:
-            assert_identical(states["straight"], states[place], place)
-    assert_identical(ranks[0]["straight"], ranks[1]["straight"], "ranks")
+    check(results, name, FEW)
+
+
+@pytest.fixture(scope="module")
+def results_of_every_step(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, resumed at every step."""
+    folder = tmp_path_factory.mktemp("ddp")
+    in_processes(2, fit_at_every_step, folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ROWS)
+def test_two_processes_resume_exactly_at_every_step(name: str, results_of_every_step: Path) -> None:
+    check(results_of_every_step, name, ALL)

@@ -451,10 +451,9 @@ def test_loaders_before_setup(fashion):
 
 def as_rank(data, rank, world_size):
     data.trainer = SimpleNamespace(
-        global_rank=rank,
-        world_size=world_size,
+        distributed_sampler_kwargs={"rank": rank, "num_replicas": world_size},
         overfit_batches=0,
-        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+        strategy=SimpleNamespace(root_device=torch.device("cpu"), broadcast=lambda number: number),
     )
     data.setup("fit")
     return data

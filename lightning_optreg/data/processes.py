@@ -1,0 +1,57 @@
+"""What the processes of a run share: a seed, and the rows of a global batch."""
+
+import os
+
+import torch.distributed as dist
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+__all__ = ["row_before", "run_seed", "share_of"]
+
+
+def run_seed(given: int | None, trainer: Trainer | None) -> int:
+    """Give the seed of what all processes must draw alike: that of the first process.
+
+    Scripts that call `seed_everything(seed + rank)` have another one in each process. To be called by all
+    processes together, when the trainer has started them.
+
+    Args:
+        given: A part's own seed. None: the number given to `seed_everything`, else 0.
+        trainer: None: there is one process.
+
+    Example:
+        >>> run_seed(7, None)
+        7
+    """
+    seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if given is None else given
+    return seed if trainer is None else int(trainer.strategy.broadcast(seed))
+
+
+def share_of(trainer: Trainer) -> tuple[int, int]:
+    """Tell which part of a global batch this process has, counted from 0, and how many parts there are.
+
+    There are as many as processes, or fewer where several share a part, as under tensor parallelism.
+    """
+    sampler = trainer.distributed_sampler_kwargs
+    return (0, 1) if sampler is None else (int(sampler["rank"]), int(sampler["num_replicas"]))
+
+
+def row_before(rows: Tensor, trainer: Trainer) -> Tensor:
+    """Give the row of the global batch that comes before this process's first one; of row 0 the last one.
+
+    All processes have to call it together, with rows of the same shape; each sends its last one.
+
+    Args:
+        rows: (n, ...), n at least 1: this process's part of the global batch.
+        trainer: The trainer, while it fits.
+
+    Returns:
+        (1, ...).
+    """
+    last = rows[-1:]
+    part, parts = share_of(trainer)
+    if parts == 1 or not (dist.is_available() and dist.is_initialized()):
+        return last
+    everyone = trainer.strategy.all_gather(last.contiguous())  # (processes, 1, ...)
+    # Processes that share a part are numbered one after the other.
+    return everyone[(part - 1) % parts * (trainer.world_size // parts)]

@@ -1,0 +1,45 @@
+"""Which part of a global batch a process has, and the row before it."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from lightning_optreg.data.processes import row_before, run_seed, share_of
+
+
+def trainer_of(part: int, parts: int, processes: int) -> Any:
+    """A trainer whose process p would send the row (p,)."""
+    everyone = torch.arange(processes).view(-1, 1, 1)
+    return SimpleNamespace(
+        distributed_sampler_kwargs={"rank": part, "num_replicas": parts},
+        world_size=processes,
+        strategy=SimpleNamespace(all_gather=lambda row: everyone, broadcast=lambda number: 5),
+    )
+
+
+def test_one_process_has_all_of_it() -> None:
+    alone: Any = SimpleNamespace(distributed_sampler_kwargs=None)
+    assert share_of(alone) == (0, 1)
+    assert row_before(torch.tensor([[1], [2]]), alone).tolist() == [[2]]
+
+
+@pytest.mark.parametrize(("parts", "processes"), [(2, 2), (3, 3), (2, 4), (2, 6)])
+def test_the_row_is_that_of_the_part_before(
+    parts: int, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under tensor parallelism processes share a part: those of part k are k * m, ..., k * m + m - 1."""
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    for part in range(parts):
+        trainer = trainer_of(part, parts, processes)
+        assert share_of(trainer) == (part, parts)
+        sender = int(row_before(torch.zeros(2, 1), trainer))
+        assert sender // (processes // parts) == (part - 1) % parts
+
+
+def test_the_seed_is_that_of_the_first_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PL_GLOBAL_SEED", "8")
+    assert run_seed(None, None) == 8
+    assert run_seed(3, None) == 3
+    assert run_seed(None, trainer_of(1, 2, 2)) == 5
