@@ -106,8 +106,7 @@ class BatchNormRecalibration(Callback):
     written before; `trainer.save_checkpoint` after the fit has the new statistics, and with `test` among the
     stages they are made again for whatever weights are tested. The network is called with a batch's inputs,
     transferred (and at the fit's end augmented) as in training. Nothing is logged, as nothing can be at those
-    places: a line says how many layers and batches it was. A fit that goes on from a checkpoint of the run's
-    last step may find the loader at its end, and no batch; `test` among the stages makes them anew then too.
+    places: a line says how many layers and batches it was.
 
     Args:
         batches: How many training batches, at least 1. None: an epoch.

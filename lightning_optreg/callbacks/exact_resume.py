@@ -25,6 +25,7 @@ from lightning_optreg.callbacks.loaders_resumed import (
     load_states,
     restore_randomness,
     start_persistent_workers,
+    use_up,
 )
 from lightning_optreg.callbacks.logged_values import (
     collect_pending_log,
@@ -187,6 +188,8 @@ class ExactResume(Callback):
         mid_epoch = follows is Next.BATCH or (follows is Next.VALIDATION and not state.get("last", False))
         if self._loaders_came_early or not trainer.fit_loop.restarting:  # then Lightning has not
             load_states(trainer, self._loader_states, anew=mid_epoch)
+        if state.get("last") and follows is not Next.EPOCH:
+            use_up(trainer)
         for reason in inexact(trainer, mid_epoch=mid_epoch):
             rank_zero_warn(f"ExactResume: not all of this run is as without the interruption: {reason}.")
 

@@ -26,6 +26,7 @@ __all__ = [
     "load_states",
     "restore_randomness",
     "start_persistent_workers",
+    "use_up",
 ]
 
 
@@ -68,6 +69,12 @@ def load_states(trainer: Trainer, states: Sequence[Any], *, anew: bool) -> None:
             iter(loader)
     if anew:
         iter(_fetcher(trainer))
+
+
+def use_up(trainer: Trainer) -> None:
+    """Take the training loaders past the end of an epoch that is over, so that they begin anew when asked."""
+    if any(_has_state(loader) for loader in _training_loaders(trainer)):
+        next(_fetcher(trainer).iterator, None)
 
 
 def start_persistent_workers(trainer: Trainer) -> None:

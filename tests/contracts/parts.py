@@ -31,8 +31,6 @@ class Part:
             tests, and tests of its own show what they would.
         comes_last: Whether it stands behind parts that change the weights at the end.
         resumes: Whether a resume is exact. Not where it is the part's purpose to change it.
-        resumes_at_end: Whether that is so from the run's last step too. Not where it goes through the loader
-            again at the end, which a checkpoint of that step leaves without a batch.
         settings: Further settings at which a resume has to be exact, by what they are.
         acts: Whether the tables' network ends with other weights than without the part.
         idle: Settings at which it does not nevertheless, "" being that of `build`.
@@ -53,7 +51,6 @@ class Part:
     no_schedule: bool = False
     comes_last: bool = False
     resumes: bool = True
-    resumes_at_end: bool = True
     settings: dict[str, Build] = field(default_factory=dict)
     acts: bool = True
     idle: tuple[str, ...] = ()
@@ -139,7 +136,6 @@ CALLBACKS: dict[str, Part] = {
     "BatchNormRecalibration": Part(
         lambda _: callbacks.BatchNormRecalibration(batches=3),
         neutral=lambda _: callbacks.BatchNormRecalibration(stages=["test"]),
-        resumes_at_end=False,
         network="batch_norm",
         ranks_differ="batch normalisation takes its statistics from the rows of one process",
         boring="has no batch normalisation",
