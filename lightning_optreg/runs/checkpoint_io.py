@@ -86,7 +86,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise OSError(code, f"{os.strerror(code)}; this checkpoint is not saved", str(local)) from error
         with self._guard:
             self._writer = threading.get_ident()
-            done = {old for old in self._superseded if old != local}
+            # One that is not there yet waits in the same queue as this one did.
+            done = {old for old in self._superseded if old != local and old.exists()}
             self._superseded -= done
         for old in done:
             super().remove_checkpoint(old)

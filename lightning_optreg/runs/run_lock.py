@@ -4,7 +4,6 @@ import json
 import os
 import platform
 import sys
-import weakref
 from contextlib import suppress
 from pathlib import Path
 
@@ -98,6 +97,7 @@ class RunLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+        _held.discard(self)
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
@@ -115,7 +115,7 @@ def _describe(holder: str) -> str:
         return "another process"
 
 
-_held: "weakref.WeakSet[RunLock]" = weakref.WeakSet()
+_held: set[RunLock] = set()
 
 
 def _forget_all() -> None:
