@@ -213,7 +213,8 @@ class CLI(LightningCLI):
             self._check_monitors()
         if self.checkpoint_path is not None:
             self._compare(self.checkpoint_path)
-            self.config_init[self.subcommand]["ckpt_path"] = str(self.checkpoint_path)
+        path = self.checkpoint_path
+        self.config_init[self.subcommand]["ckpt_path"] = None if path is None else str(path)
 
     def after_fit(self) -> None:
         """Say that there was nothing left to do; Lightning calls this when a fit has ended."""
