@@ -13,7 +13,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_optreg.cli import slurm
 from lightning_optreg.cli.run_choice import Choice, choose
-from lightning_optreg.cli.run_folder import missing_parents
+from lightning_optreg.cli.run_folder import missing_parents, versions
+from lightning_optreg.files import remove_leftovers
 from lightning_optreg.cli.together import Together, place_in
 from lightning_optreg.runs.run_lock import RunInUseError, RunLock
 from lightning_optreg.torch_files import DamagedFileError, digest
@@ -80,6 +81,10 @@ class RunStart:
             self._lock = RunLock(folder, "fit")
             self._lock.acquire()
             slurm.note_job(folder)
+            for one in versions(self.root):  # a run that never got to a checkpoint is not visited again
+                for place in (one, one / "checkpoints"):
+                    if place.is_dir():
+                        remove_leftovers(place)
         elif self.command != "predict" and self.trainer.logger is not False and folder.is_dir():
             lock = RunLock(folder, self.command)
             try:
