@@ -14,8 +14,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning_optreg.cli import slurm
 from lightning_optreg.cli.run_choice import Choice, choose
 from lightning_optreg.cli.run_folder import missing_parents, versions
-from lightning_optreg.files import remove_leftovers
 from lightning_optreg.cli.together import Together, place_in
+from lightning_optreg.files import remove_leftovers
 from lightning_optreg.runs.run_lock import RunInUseError, RunLock
 from lightning_optreg.torch_files import DamagedFileError, digest
 
@@ -85,7 +85,7 @@ class RunStart:
                 for place in (one, one / "checkpoints"):
                     if place.is_dir():
                         remove_leftovers(place)
-        elif self.command != "predict" and self.trainer.logger is not False and folder.is_dir():
+        elif self.command != "predict" and self.trainer.logger is not False and os.access(folder, os.W_OK):
             lock = RunLock(folder, self.command)
             try:
                 lock.acquire()

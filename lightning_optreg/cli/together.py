@@ -111,6 +111,9 @@ class Together:
 
     Args:
         place: This process among them. None: it is alone.
+
+    Raises:
+        RuntimeError: If there is no way to them.
     """
 
     _talks = 0  # of this process, so that each has keys of its own in a store that outlives it
@@ -122,14 +125,20 @@ class Together:
             return
         # torchrun's agent keeps a store at this address already.
         listens = place.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-        server = dist.TCPStore(  # type: ignore[attr-defined]  # public, by torch's documentation
-            place.address,
-            place.port,
-            is_master=listens,
-            timeout=_PATIENCE,
-            wait_for_workers=False,
-            multi_tenant=True,  # torch's own meeting point will be there too
-        )
+        try:
+            server = dist.TCPStore(  # type: ignore[attr-defined]  # public, by torch's documentation
+                place.address,
+                place.port,
+                is_master=listens,
+                timeout=_PATIENCE,
+                wait_for_workers=False,
+                multi_tenant=True,  # torch's own meeting point will be there too
+            )
+        except dist.DistError as error:
+            reason = str(error).splitlines()[0]
+            raise RuntimeError(
+                f"no meeting with the other processes at {place.address}:{place.port}: {reason}"
+            ) from error
         restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         prefix = f"lightning_optreg/{restart}/{Together._talks}"
         self._store = dist.PrefixStore(prefix, server)  # type: ignore[attr-defined]  # public likewise

@@ -1,6 +1,7 @@
 """One command for the first and every later start; SLURM's requeue; damaged checkpoints; runs in use."""
 
 import os
+import random
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -11,9 +12,12 @@ import pytest
 import torch
 
 from lightning_optreg.__main__ import main
+from lightning_optreg.cli.checkpoints import read_checkpoint
 from lightning_optreg.cli.main_cli import run
+from lightning_optreg.runs import AtomicCheckpointIO
 from lightning_optreg.runs.run_lock import RunLock
 from tests.cli.tools import load, short
+from tests.resume_tools import assert_identical
 
 pytestmark = [
     # The finished run that is trained once is copied to where each test continues it.
@@ -153,6 +157,30 @@ def test_every_reader_refuses_it(
     more = options if argv[0] == "test" else ["--default_root_dir", str(tmp_path)]
     assert main([argv[0], *more, *argv[1:]]) == 2
     assert "last.ckpt is damaged (Bad CRC-32" in error_of(capsys)
+
+
+@pytest.mark.filterwarnings("ignore:.*has no checksums")
+def test_every_reader_tells_any_damage(trained: Path) -> None:
+    last = trained / "checkpoints/last.ckpt"
+    whole, content = last.read_bytes(), load(last)
+    seed = random.randrange(2**32)
+    moments = random.Random(seed)
+    readers: list[Callable[[Path], Any]] = [
+        read_checkpoint,
+        lambda path: AtomicCheckpointIO().load_checkpoint(path, weights_only=True),
+    ]
+    refusals = []
+    for number in range(100):
+        place, length = moments.randrange(len(whole)), moments.choice([1, 1, 8, 4096])
+        changed = whole[:place] + moments.randbytes(length) + whole[place + length :]
+        last.write_bytes(changed[:place] if number % 5 == 0 else changed)
+        for reader in readers:
+            try:
+                assert_identical(reader(last), content, f"seed {seed}, {number}: ")
+            except ValueError as refusal:
+                refusals.append(str(refusal).removeprefix("ckpt_path: "))
+    assert len(refusals) > 100
+    assert [one for one in refusals if not one.startswith(f"{last} is ") or "\n" in one] == []
 
 
 def test_auto_is_for_fit(trained: Path, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
