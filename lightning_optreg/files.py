@@ -53,6 +53,10 @@ def replacing(path: Path, *, suffix: str | None = None, durable: bool = False) -
         os.replace(temporary, path)
         if durable and sys.platform != "win32":  # where a folder can't be opened
             _sync(path.parent, os.O_RDONLY)
+    except OSError as error:
+        if error.filename in (None, str(temporary)):  # whoever reads the message knows the file by its name
+            error.filename = str(path)
+        raise
     finally:
         if descriptor is not None:
             os.close(descriptor)

@@ -1,5 +1,6 @@
 """200 kills in training, validation and the writing of checkpoints: nothing is lost by any of them."""
 
+import multiprocessing
 import os
 import random
 import signal
@@ -51,19 +52,19 @@ def is_being_written(root: Path) -> bool:
     return any(root.glob("version_*/checkpoints/.*.tmp"))
 
 
-def kill_in(root: Path, process: object, aim: str, wait: float) -> bool:
-    """Kill a run within a write, or some time after it has begun to leave something; tell if it was."""
-    pid: int = process.pid  # type: ignore[attr-defined]
+def kill_in(root: Path, process: multiprocessing.Process, aim: str, wait: float) -> bool:
+    """Kill a run within a write, or between two; tell whether it was within one."""
     end = time.monotonic() + 300
-    while process.is_alive() and time.monotonic() < end:  # type: ignore[attr-defined]
+    while process.is_alive() and time.monotonic() < end:
         if is_being_written(root) if aim == "write" else any(root.glob("version_*/config*.yaml")):
             time.sleep(wait)
             break
         time.sleep(0.0005)
+    while aim == "between" and process.is_alive() and is_being_written(root):
+        time.sleep(0.0005)
     within = is_being_written(root)
-    if process.is_alive():  # type: ignore[attr-defined]
-        os.kill(pid, signal.SIGKILL)
-    process.join()  # type: ignore[attr-defined]
+    process.kill()
+    process.join()
     return within
 
 
@@ -79,7 +80,7 @@ def test_nothing_is_lost(fashion_mnist_dir: Path, tmp_path: Path, elsewhere: Pat
         run += 1
         had = 0
         for _ in range(moments.randint(3, 12)):  # kills of one run
-            aim = moments.choice(["write", "write", "any"])
+            aim = moments.choice(["write", "between"])
             process = start(large(fashion_mnist_dir, root), elsewhere)
             within = kill_in(root, process, aim, moments.uniform(0, 0.04 if aim == "write" else 2.0))
             if process.exitcode == 0:
@@ -98,5 +99,5 @@ def test_nothing_is_lost(fashion_mnist_dir: Path, tmp_path: Path, elsewhere: Pat
         assert not list(root.rglob("*.tmp*")), "nothing half-written is left behind"
         folders = {path.parent for path in root.glob("version_*/checkpoints/*.ckpt")}
         assert len(folders) == 1, "once it had a checkpoint it went on in its folder"
-    assert met["within a write"] >= KILLS / 4, met
+    assert min(met["within a write"], met["elsewhere"]) >= KILLS / 5, met
     assert not list(elsewhere.iterdir())
