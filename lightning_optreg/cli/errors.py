@@ -121,9 +121,12 @@ def _part(error: Exception) -> str:
 
 def _first(error: OSError) -> OSError:
     """The error that began it: winding up a run whose disk is full fails too, with another file."""
-    while isinstance(error.__context__, OSError) and not error.__suppress_context__:
-        error = error.__context__
-    return error
+    first, before = error, error.__context__
+    while before is not None:
+        if isinstance(before, OSError) and before.filename is not None:
+            first = before
+        before = None if before.__suppress_context__ else before.__context__
+    return first
 
 
 def _operating_system(error: OSError) -> str:
