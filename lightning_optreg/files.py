@@ -1,25 +1,39 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and locks that die with their process."""
 
+import errno
 import os
+import re
+import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["replacing"]
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+__all__ = ["remove_leftovers", "replacing", "try_lock"]
+
+_TEMPORARY = re.compile(r"\..+-[0-9a-f]{32}\.tmp(\.[^.]+)?")
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, suffix: str | None = None, durable: bool = False) -> Iterator[Path]:
     """Give a temporary path beside `path` to write to; it takes the place of `path` if all went well.
 
-    Nobody sees half a file, and an error leaves an older file as it was. The folder is made if missing.
+    Nobody sees half a file, and an error leaves an older file as it was. The folder is made if missing. What
+    killed processes have left of this kind in the folder is removed.
 
     Args:
-        path: Where the file shall be. The temporary name has the same ending.
+        path: Where the file shall be.
+        suffix: Ending of the temporary name, for writers that go by it. None: that of `path`.
+        durable: Whether the file is on the disk, and not only in the machine's memory, when the name changes
+            to it: then it outlives a power failure too.
 
     Yields:
-        The path to write to.
+        The path to write to, an empty file.
 
     Example:
         >>> import tempfile
@@ -30,9 +44,94 @@ def replacing(path: Path) -> Iterator[Path]:
         [('a.txt', 'whole')]
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex}{path.suffix}")
+    remove_leftovers(path.parent)
+    temporary, descriptor = _claim(path, path.suffix if suffix is None else suffix)
     try:
         yield temporary
+        if durable:
+            _sync(temporary, os.O_RDWR)
         os.replace(temporary, path)
+        if durable and sys.platform != "win32":  # where a folder can't be opened
+            _sync(path.parent, os.O_RDONLY)
+    except OSError as error:
+        if error.filename in (None, str(temporary)):  # whoever reads the message knows the file by its name
+            error.filename = str(path)
+        raise
     finally:
+        if descriptor is not None:
+            os.close(descriptor)
         temporary.unlink(missing_ok=True)
+
+
+def _claim(path: Path, suffix: str) -> tuple[Path, int | None]:
+    """Make a temporary file, locked as long as its writer lives."""
+    while True:
+        # A name may have 255 bytes; 50 characters are 200 at most.
+        temporary = path.with_name(f".{path.stem[:50]}-{uuid.uuid4().hex}.tmp{suffix}")
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        if sys.platform == "win32":  # an open file can be neither renamed nor removed there
+            os.close(descriptor)
+            return temporary, None
+        with suppress(OSError):  # a file system without locks
+            try_lock(descriptor)
+        if temporary.exists():
+            return temporary, descriptor
+        os.close(descriptor)  # taken for a leftover before it was locked
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of `replacing` whose writers were killed.
+
+    A file whose writer lives is locked by it, on whatever machine, and stays. On a file system that has no
+    locks all of them stay.
+    """
+    for path in folder.iterdir():
+        if not _TEMPORARY.fullmatch(path.name):
+            continue
+        with suppress(OSError):  # just renamed, removed by another process, or no locks
+            if sys.platform == "win32":
+                path.unlink()  # refused as long as its writer has it open
+                continue
+            descriptor = os.open(path, os.O_RDWR)
+            try:
+                if try_lock(descriptor):
+                    path.unlink()
+            finally:
+                os.close(descriptor)
+
+
+def try_lock(descriptor: int) -> bool:
+    """Lock an open file; False if another process, or another opening in this one, holds it.
+
+    The lock ends when the file is closed, also by the end of the process, however it ends. A forked child
+    shares it: it lasts until parent and child have closed the file.
+
+    Args:
+        descriptor: Of a file opened for reading and writing.
+
+    Raises:
+        OSError: If the file system has no locks.
+    """
+    try:
+        if sys.platform == "win32":
+            os.lseek(descriptor, 1 << 30, os.SEEK_SET)  # what is locked can't be read; nothing lies there
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+            return False
+        raise
+    return True
+
+
+def _sync(path: Path, how: int) -> None:
+    descriptor = os.open(path, how)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # some network file systems can't be asked for a folder, and need not be
+        if how != os.O_RDONLY or error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)

@@ -93,6 +93,7 @@ def public_names() -> list[str]:
         "nets",
         "optimizers",
         "param_groups",
+        "runs",
         "schedulers",
         "studies",
     )

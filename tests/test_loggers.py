@@ -214,7 +214,7 @@ def test_tensorboard_by_one_overlay(
     fashion_mnist_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    monkeypatch.setenv("LIGHTNING_OPTREG_RUN_FOLDER", "")  # the program sets it; so it is unset afterwards
+    monkeypatch.setenv("LIGHTNING_OPTREG_RUN", "")  # the program sets it; so it is unset afterwards
     overlays = Path(__file__).parents[1] / "configs" / "methods"
     command = ["fit", "--model.net=SoftmaxRegression", "--data=FashionMNISTDataModule"]
     command += [f"--data.data_dir={fashion_mnist_dir}", "--data.verify_checksum=false"]

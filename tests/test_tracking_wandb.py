@@ -289,7 +289,7 @@ def test_configuration_reaches_lightnings_logger_nested(tmp_path: Path) -> None:
 def test_command_line_twice_into_one_folder(
     first: str, fashion_mnist_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LIGHTNING_OPTREG_RUN_FOLDER", "")  # the program sets it; so it is unset afterwards
+    monkeypatch.setenv("LIGHTNING_OPTREG_RUN", "")  # the program sets it; so it is unset afterwards
     overlay = OVERLAYS / "wandb.yaml"
     if first == "wandb":
         turned = yaml.safe_load(overlay.read_text())

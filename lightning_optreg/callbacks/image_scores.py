@@ -15,6 +15,7 @@ from lightning_optreg.data.datamodule import ImageDataModule
 from lightning_optreg.data.draws import Place
 from lightning_optreg.data.loader import BatchLoader
 from lightning_optreg.data.scores import QUANTITIES, Quantity
+from lightning_optreg.torch_files import load_whole
 
 __all__ = ["load_reference", "score_images"]
 
@@ -38,7 +39,7 @@ def load_reference(path: str | Path, module: nn.Module, network: nn.Module, part
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"{part}: {path}: no such checkpoint of a reference")
-    saved: Any = torch.load(path, weights_only=True, map_location="cpu")
+    saved: Any = load_whole(path)
     if isinstance(saved, dict) and "state_dict" in saved:
         name = next(name for name, other in module.named_modules() if other is network)
         prefix = f"{name}." if name else ""

@@ -1,13 +1,15 @@
 """What a checkpoint says and what the configuration says: compared, reported, never decided in silence."""
 
 import pickle
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+from lightning_optreg.runs.kept import advised
+from lightning_optreg.torch_files import DamagedFileError, check_whole, is_archive, reading
 
 __all__ = ["check_states_fit", "differences", "misfits", "read_checkpoint", "report"]
 
@@ -25,8 +27,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ValueError: If the file is damaged, holds other than plain types, or is no checkpoint.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
+        with advised(path):
+            check_whole(path)
+            with reading(path):
+                checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive(path))
+    except DamagedFileError as error:
+        raise ValueError(f"ckpt_path: {error}") from error
+    except pickle.UnpicklingError as error:
         reason = str(error).strip().splitlines()
         raise ValueError(
             f"ckpt_path: {str(path)!r} is damaged or no checkpoint ({reason[0] if reason else 'it is empty'})"

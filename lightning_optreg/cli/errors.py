@@ -73,7 +73,7 @@ def run_guarded(command: Callable[[], object]) -> int:
     except (FileNotFoundError, NotADirectoryError) as error:
         return _say(_operating_system(error), 2)
     except OSError as error:
-        return _say(_operating_system(error), 1)
+        return _say(_operating_system(_first(error)), 1)
     except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError) as error:
         return _say(f"a file is damaged: {error}", 2)
     except torch.OutOfMemoryError as error:
@@ -119,6 +119,16 @@ def _part(error: Exception) -> str:
     if file.parent != _OPTIMIZERS:
         return ""
     return "lr_scheduler: " if file.name == "lr_scheduler.py" else "optimizer: "
+
+
+def _first(error: OSError) -> OSError:
+    """The error that began it: winding up a run whose disk is full fails too, with another file."""
+    first, before = error, error.__context__
+    while before is not None:
+        if isinstance(before, OSError) and before.filename is not None:
+            first = before
+        before = None if before.__suppress_context__ else before.__context__
+    return first
 
 
 def _operating_system(error: OSError) -> str:

@@ -2,6 +2,8 @@
 
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +31,9 @@ from lightning_optreg.cli.given import is_given, names_class
 from lightning_optreg.cli.monitors import check_monitors
 from lightning_optreg.cli.parser import Parser
 from lightning_optreg.cli.ranges import check_ranges
-from lightning_optreg.cli.run_folder import DEFAULT_ROOT, find_checkpoint, folder_of, new_version
-from lightning_optreg.cli.save_config import SaveConfig
+from lightning_optreg.cli.run_folder import DEFAULT_ROOT
+from lightning_optreg.cli.run_start import RunStart
+from lightning_optreg.cli.save_config import SaveConfig, is_configured
 from lightning_optreg.cli.trainer import Trainer
 from lightning_optreg.data import ImageDataModule
 
@@ -71,7 +74,9 @@ class CLI(LightningCLI):
 
     def __init__(self, *, callbacks: Sequence[Callback] = (), **kwargs: Any) -> None:
         self.more_callbacks = callbacks
-        super().__init__(**kwargs)
+        self._began_at: int | None = None
+        with ExitStack() as self._at_end:
+            super().__init__(**kwargs)
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -121,25 +126,20 @@ class CLI(LightningCLI):
 
     @override
     def before_instantiate_classes(self) -> None:
-        self.root = Path(self.settings.trainer.default_root_dir)
-        self.checkpoint_path: Path | None = None
         wanted = self.settings.get("ckpt_path")
-        if wanted is not None:
-            self.checkpoint_path = find_checkpoint(self.root, str(wanted))
-        elif self.settings.reset_optimizer:
+        if wanted is None and self.settings.reset_optimizer:
             raise ValueError("reset_optimizer needs ckpt_path: the optimizer of a new run is new")
-        if wanted != "last" or self.subcommand != "fit":
+        text = self._parser(self.subcommand).dump(self.settings, skip_unset=False, format="yaml")
+        self.plain_config: dict[str, Any] = yaml.safe_load(text)
+        is_same_run = partial(is_configured, config=self.plain_config)
+        self.start = RunStart(str(self.subcommand), self.settings, is_same_run)
+        self._at_end.callback(self.start.end)
+        choice = self.start.choice
+        self.run_folder, self.checkpoint_path = choice.folder, choice.checkpoint
+        if not choice.goes_on:
             # so it is meant: what is written goes elsewhere, or nothing is
             warnings.filterwarnings("ignore", message="The dirpath has changed")
-        if self.subcommand == "fit":
-            if wanted == "last" and self.checkpoint_path is not None:
-                self.run_folder = folder_of(self.checkpoint_path, self.root)
-            else:
-                self.run_folder = new_version(self.root)
-        elif self.checkpoint_path is not None:
-            self.run_folder = folder_of(self.checkpoint_path, self.root)
-        else:
-            self.run_folder = self.root
+        if self.subcommand != "fit" and self.checkpoint_path is None:
             rank_zero_warn(
                 f"{self.subcommand} without --ckpt_path (best, last or a file): the network is as it was made"
             )
@@ -148,8 +148,6 @@ class CLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build everything, with what a run writes placed in its folder; the configuration stays as given."""
         given = self.config
-        text = self._parser(self.subcommand).dump(self.settings, skip_unset=False, format="yaml")
-        self.plain_config: dict[str, Any] = yaml.safe_load(text)
         self.config = given.clone()
         self._place(self.settings)
         super().instantiate_classes()
@@ -163,8 +161,8 @@ class CLI(LightningCLI):
         if self.subcommand != "fit":
             trainer.enable_autolog_hparams = False  # they are the fit's to write
         writes = self.subcommand == "fit" or self.checkpoint_path is not None
-        if trainer.logger is None and not writes:
-            trainer.logger = False  # there is no run that the figures would belong to
+        if (trainer.logger is None and not writes) or self.start.is_in_use:
+            trainer.logger = False  # there is no run that the figures would belong to, or it is being written
         if trainer.logger is None or trainer.logger is True:
             trainer.logger = Namespace(
                 class_path="lightning_optreg.loggers.RunCSVLogger", init_args=Namespace()
@@ -193,7 +191,7 @@ class CLI(LightningCLI):
             callbacks.append(PredictionWriter())
         if self.subcommand == "fit" and self.settings.reset_optimizer:
             callbacks.append(ResetOptimizer())
-        callbacks += [SaveConfig(self.plain_config, self.run_folder), *self.more_callbacks]
+        callbacks += [SaveConfig(self.plain_config, self.run_folder, self.start.made), *self.more_callbacks]
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 
     def _sighted(self, callbacks: list[Callback]) -> list[Callback]:
@@ -215,7 +213,13 @@ class CLI(LightningCLI):
             self._check_monitors()
         if self.checkpoint_path is not None:
             self._compare(self.checkpoint_path)
-            self.config_init[self.subcommand]["ckpt_path"] = str(self.checkpoint_path)
+        path = self.checkpoint_path
+        self.config_init[self.subcommand]["ckpt_path"] = None if path is None else str(path)
+
+    def after_fit(self) -> None:
+        """Say that there was nothing left to do; Lightning calls this when a fit has ended."""
+        if self._began_at is not None and self.trainer.global_step == self._began_at:
+            rank_zero_info(f"the run is complete, nothing was left to train: {self.run_folder}")
 
     def _settle_links(self) -> None:
         """Say what the network got from the data; stop where the user said otherwise."""
@@ -247,6 +251,7 @@ class CLI(LightningCLI):
 
     def _compare(self, path: Path) -> None:
         checkpoint = read_checkpoint(path)
+        self._began_at = checkpoint.get("global_step")
         misfit = misfits(self.model, checkpoint["state_dict"])
         if misfit is not None:
             raise ValueError(f"ckpt_path: {str(path)!r}: {misfit}")

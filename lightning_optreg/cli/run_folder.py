@@ -4,16 +4,14 @@ The root is `trainer.default_root_dir`. Every fit gets a version of its own; `--
 the newest version that has a last checkpoint.
 """
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["DEFAULT_ROOT", "find_checkpoint", "folder_of", "new_version", "versions"]
+from lightning_optreg.runs.kept import newest_first, run_of
+
+__all__ = ["DEFAULT_ROOT", "claim_version", "find_checkpoint", "folder_of", "missing_parents", "versions"]
 
 DEFAULT_ROOT = "runs"
-
-# Processes that Lightning starts as copies of this one must not each take a folder of their own.
-_VARIABLE = "LIGHTNING_OPTREG_RUN_FOLDER"
 
 
 def versions(root: Path) -> list[Path]:
@@ -30,22 +28,52 @@ def versions(root: Path) -> list[Path]:
 
     def numbered() -> Iterator[tuple[int, Path]]:
         for folder in root.glob("version_*"):
-            number = folder.name.removeprefix("version_")
-            if number.isdecimal() and folder.is_dir():
-                yield int(number), folder
+            if _is_version(folder) and folder.is_dir():
+                yield int(folder.name.removeprefix("version_")), folder
 
     return [folder for _, folder in sorted(numbered(), reverse=True)]
 
 
-def new_version(root: Path) -> Path:
-    """Name the next version's folder; it is made when something is written to it."""
-    if int(os.environ.get("LOCAL_RANK", 0)) > 0 and _VARIABLE in os.environ:
-        return Path(os.environ[_VARIABLE])
+def _is_version(folder: Path) -> bool:
+    return folder.name.startswith("version_") and folder.name.removeprefix("version_").isdecimal()
+
+
+def claim_version(root: Path, *, make: bool = True) -> Path:
+    """Make the next version's folder; of several processes that ask at once each gets another.
+
+    Args:
+        root: The root of the runs, made if missing.
+        make: Whether to make it; otherwise it is only named.
+
+    Raises:
+        NotADirectoryError: If the root is a file.
+
+    Example:
+        >>> import tempfile
+        >>> root = Path(tempfile.mkdtemp())
+        >>> [claim_version(root).name for _ in range(3)]
+        ['version_0', 'version_1', 'version_2']
+    """
+    if root.exists() and not root.is_dir():
+        raise NotADirectoryError(f"trainer.default_root_dir: {str(root)!r} is a file, and not a folder")
     newest = versions(root)
     number = int(newest[0].name.removeprefix("version_")) + 1 if newest else 0
-    folder = root / f"version_{number}"
-    os.environ[_VARIABLE] = str(folder)
-    return folder
+    if not make:
+        return root / f"version_{number}"
+    root.mkdir(parents=True, exist_ok=True)
+    while True:
+        folder = root / f"version_{number}"
+        try:
+            folder.mkdir()
+        except FileExistsError:  # another process was first
+            number += 1
+        else:
+            return folder
+
+
+def missing_parents(folder: Path) -> list[Path]:
+    """List a folder and those around it, from the inside out, as far as they don't exist yet."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
 
 
 def find_checkpoint(root: Path, ckpt_path: str) -> Path:
@@ -53,7 +81,8 @@ def find_checkpoint(root: Path, ckpt_path: str) -> Path:
 
     Args:
         root: The root of the runs.
-        ckpt_path: "last" or "best", of the newest version that has one; or a file.
+        ckpt_path: "last" or "best", of the newest version that has one; or a file. The last one is the newer
+            of `last.ckpt` and what SLURM's requeue has left (`hpc_ckpt_N.ckpt`): that with more steps.
 
     Raises:
         FileNotFoundError: If there is none, with what there is.
@@ -64,9 +93,14 @@ def find_checkpoint(root: Path, ckpt_path: str) -> Path:
             raise FileNotFoundError(f"ckpt_path: there is no file {ckpt_path!r}; give a file, last or best")
         return path
     for folder in versions(root):
-        path = folder / "checkpoints" / f"{ckpt_path}.ckpt"
-        if path.is_file():
-            return path
+        named = [folder / "checkpoints" / f"{ckpt_path}.ckpt"]
+        if ckpt_path == "last":
+            named += [folder / "last.ckpt", *folder.glob("hpc_ckpt_*.ckpt")]
+        there = [path for path in named if path.is_file()]
+        if len(there) == 1:
+            return there[0]
+        if there:
+            return newest_first(there)[0]
     found = sorted(str(path) for path in root.rglob("*.ckpt"))
     what = f"there are {', '.join(found)}" if found else "no run has left a checkpoint there"
     raise FileNotFoundError(
@@ -77,5 +111,5 @@ def find_checkpoint(root: Path, ckpt_path: str) -> Path:
 
 def folder_of(checkpoint: Path, root: Path) -> Path:
     """Return the run's folder that a checkpoint lies in, or the root if it lies elsewhere."""
-    inside = checkpoint.parent.name == "checkpoints"
-    return checkpoint.parent.parent if inside else root
+    folder = run_of(checkpoint)
+    return folder if checkpoint.parent != folder or _is_version(folder) else root

@@ -1,6 +1,7 @@
 """The configuration of a run, kept where people and resumed runs look for it."""
 
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from typing_extensions import override
 from lightning_optreg.files import replacing
 from lightning_optreg.loggers import log_config
 
-__all__ = ["SaveConfig"]
+__all__ = ["SaveConfig", "is_configured"]
 
 
 class SaveConfig(Callback):
@@ -22,13 +23,14 @@ class SaveConfig(Callback):
         config: The configuration as plain values.
         folder: The run's folder. `config.yaml` is written there; a continued run that is configured otherwise
             adds `config-1.yaml` and so on.
+        made: The folder and those around it, as far as they were made for this run. They go again if it never
+            begins.
     """
 
-    def __init__(self, config: dict[str, Any], folder: Path) -> None:
+    def __init__(self, config: dict[str, Any], folder: Path, made: Sequence[Path] = ()) -> None:
         self.config = config
         self.folder = folder
-        # Before any logger makes it: what is made here goes again if the run never begins.
-        self._made = [made for made in (folder, *folder.parents) if not made.exists()]
+        self._made = list(made)
         self._written: Path | None = None
 
     @override
@@ -38,7 +40,7 @@ class SaveConfig(Callback):
         if stage != "fit" or not trainer.is_global_zero or dry:
             return
         path, number = self.folder / "config.yaml", 0
-        while path.exists() and not self._is_in(path):
+        while path.exists() and not _says(path, self.config):
             number += 1
             path = self.folder / f"config-{number}.yaml"
         if not path.exists():
@@ -47,13 +49,6 @@ class SaveConfig(Callback):
                 temporary.write_text(yaml.safe_dump(self.config, sort_keys=False))
         log_config(trainer.loggers, self.config)
         rank_zero_info(f"run folder: {self.folder}")
-
-    def _is_in(self, path: Path) -> bool:
-        try:
-            written = yaml.safe_load(path.read_text())
-        except yaml.YAMLError:
-            return False
-        return isinstance(written, dict) and _of_run(written) == _of_run(self.config)
 
     @override
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
@@ -69,7 +64,7 @@ class SaveConfig(Callback):
         # W&B's own process still writes to its folder, and has told its server of the run.
         if self.folder in self._made and not (self.folder / "wandb").exists():
             shutil.rmtree(self.folder, ignore_errors=True)
-        for folder in self._made[1:]:
+        for folder in self._made:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
 
@@ -79,6 +74,24 @@ class SaveConfig(Callback):
         return {"config": self.config}
 
 
-def _of_run(config: dict[str, Any]) -> dict[str, Any]:
+def is_configured(folder: Path, config: Mapping[str, Any]) -> bool:
+    """Whether a run in this folder was configured so.
+
+    Args:
+        folder: The run's folder.
+        config: The configuration as plain values.
+    """
+    return any(_says(path, config) for path in folder.glob("config*.yaml"))
+
+
+def _says(path: Path, config: Mapping[str, Any]) -> bool:
+    try:
+        written = yaml.safe_load(path.read_text())
+    except yaml.YAMLError:
+        return False
+    return isinstance(written, dict) and _of_run(written) == _of_run(config)
+
+
+def _of_run(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a configuration says of the run, not of how it is begun or continued."""
     return {key: value for key, value in config.items() if key not in ("ckpt_path", "reset_optimizer")}

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightning_optreg.torch_files import load_whole
+
 __all__ = ["QUANTITIES", "Quantity", "negative_margins", "read_scores"]
 
 
@@ -31,7 +33,7 @@ def read_scores(path: str | Path, count: int) -> Tensor:
         raise FileNotFoundError(f"{path}: no such file of scores")
     match path.suffix:
         case ".pt":
-            values = torch.load(path, weights_only=True, map_location="cpu")
+            values = load_whole(path)
         case ".npy":
             values = torch.from_numpy(np.load(path, allow_pickle=False))
         case ".csv":

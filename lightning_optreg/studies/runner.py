@@ -101,9 +101,7 @@ def do_run(
     folder.mkdir(parents=True, exist_ok=True)
     configuration = folder / "run.yaml"
     configuration.write_text(yaml.safe_dump(settings, sort_keys=False))
-    command = ["fit", "--config", str(configuration)]
-    if any(folder.glob("version_*/checkpoints/last.ckpt")):
-        command += ["--ckpt_path", "last"]
+    command = ["fit", "--config", str(configuration), "--ckpt_path", "auto"]
     budget = Budget(specification.epochs, specification.diverged_above or math.inf)
     try:
         with _quietly():

@@ -146,6 +146,7 @@ def test_the_disk_is_full(limit: int, tmp_path: Path, fashion_mnist_dir: Path) -
     assert os.waitstatus_to_exitcode(wait_status) == 1, text
     (message,) = (line for line in text.splitlines() if line.startswith("error: "))
     assert "File too large" in message
+    assert {1_000: "config.yaml", 20_000: ".ckpt"}[limit] in message
     assert "Traceback" not in text
     if limit == 1_000:
         assert not runs.exists()

@@ -1,6 +1,5 @@
 """A run that is killed at any moment and resumed ends with the weights of one that was left alone."""
 
-import multiprocessing
 import os
 import random
 import signal
@@ -9,9 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import torch
 
-from lightning_optreg.__main__ import main
+from tests.cli.kill_tools import finish, options, outcome, start
 from tests.resume_tools import assert_identical
 
 pytestmark = [
@@ -20,61 +18,6 @@ pytestmark = [
 ]
 
 KILLS = 10
-
-
-def options(data: Path, root: Path) -> list[str]:
-    return [
-        "--data=FashionMNISTDataModule",
-        f"--data.data_dir={data}",
-        "--data.verify_checksum=false",
-        "--data.batch_size=32",
-        "--data.augment+=RandomCrop",
-        "--data.augment+=RandomHorizontalFlip",
-        "--model.net=MLP",
-        "--model.net.dropout=0.5",
-        "--model.lr_interval=step",
-        "--optimizer=Adam",
-        "--optimizer.lr=0.001",
-        "--lr_scheduler=CosineAnnealingLR",
-        "--lr_scheduler.T_max=200",
-        "--trainer.max_epochs=4",
-        f"--trainer.default_root_dir={root}",
-        "--trainer.log_every_n_steps=3",
-        "--trainer.val_check_interval=0.5",
-        "--trainer.enable_progress_bar=false",
-        "--trainer.enable_model_summary=false",
-        "--trainer.callbacks+=ModelCheckpoint",
-        "--trainer.callbacks.filename=last",
-        "--trainer.callbacks.every_n_train_steps=5",
-        "--trainer.callbacks.enable_version_counter=false",
-    ]
-
-
-def start(arguments: list[str]) -> multiprocessing.Process:
-    def child() -> None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        os._exit(main(["fit", *arguments]))
-
-    process = multiprocessing.get_context("fork").Process(target=child)
-    process.start()
-    return process
-
-
-def finish(process: multiprocessing.Process) -> None:
-    process.join()
-    assert process.exitcode == 0
-
-
-def outcome(root: Path) -> dict[str, object]:
-    newest = max(root.glob("version_*"), key=lambda folder: folder.stat().st_mtime)
-    checkpoint = torch.load(newest / "checkpoints" / "last.ckpt", weights_only=True)
-    metrics = (newest / "metrics.csv").read_text()
-    return {
-        "weights": checkpoint["state_dict"],
-        "optimizer": checkpoint["optimizer_states"],
-        "schedule": checkpoint["lr_schedulers"],
-        "metrics": metrics,
-    }
 
 
 class LeftAlone(NamedTuple):

@@ -1,0 +1,190 @@
+"""The begin and the end of a command: checkpoint and folder chosen once for all processes, folder locked."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from lightning_optreg.cli import slurm
+from lightning_optreg.cli.run_choice import Choice, choose
+from lightning_optreg.cli.run_folder import missing_parents, versions
+from lightning_optreg.cli.together import Together, place_in
+from lightning_optreg.files import remove_leftovers
+from lightning_optreg.runs.run_lock import RunInUseError, RunLock
+from lightning_optreg.torch_files import DamagedFileError, digest
+
+__all__ = ["RunStart"]
+
+# What processes that Lightning starts as copies of this one need to know.
+_VARIABLE = "LIGHTNING_OPTREG_RUN"
+
+
+class RunStart:
+    """Where a command works, from its begin to its end.
+
+    Args:
+        command: "fit", "validate", "test" or "predict".
+        settings: Its settings.
+        is_same_run: Whether a folder's run is configured as this one.
+
+    Raises:
+        FileNotFoundError: If there is no such checkpoint.
+        RunInUseError: If another process works on the run.
+        MisconfigurationException: If the processes of several nodes don't find the same.
+        ValueError: If "auto" can't find what the run would leave, or finds damaged checkpoints only.
+    """
+
+    def __init__(self, command: str, settings: Namespace, is_same_run: Callable[[Path], bool]) -> None:
+        self.command = command
+        self.trainer = settings.trainer
+        self.root = Path(self.trainer.default_root_dir)
+        self.made: list[Path] = []  # the folder and those around it, if they are new
+        self.is_in_use = False  # by a fit, while this command measures it
+        self._lock: RunLock | None = None
+        dry = bool(self.trainer.fast_dev_run)
+        wanted = settings.get("ckpt_path")
+        if wanted == "auto":
+            _check_auto(self.trainer)
+
+        def choice() -> Choice:
+            chosen = choose(command, self.root, None if wanted is None else str(wanted), is_same_run, dry=dry)
+            if not dry:
+                self._take(chosen.folder)
+            return chosen
+
+        if _is_copy():
+            self.choice = _from_json(json.loads(os.environ[_VARIABLE]), self.root)
+            return
+        around = missing_parents(self.root)
+        try:
+            self.choice = self._agree(choice)
+        except BaseException:
+            self.made += around
+            self.end()
+            raise
+        self.made += around
+        os.environ[_VARIABLE] = json.dumps(_to_json(self.choice, self.root))
+        for remark in self.choice.remarks:
+            (rank_zero_warn if "left out" in remark else rank_zero_info)(remark)
+
+    def _take(self, folder: Path) -> None:
+        """Lock the folder for what writes to it, and note whose it is."""
+        if self.command == "fit":
+            if not any(folder.iterdir()):
+                self.made = [folder]
+            self._lock = RunLock(folder, "fit")
+            self._lock.acquire()
+            slurm.note_job(folder)
+            for one in versions(self.root):  # a run that never got to a checkpoint is not visited again
+                for place in (one, one / "checkpoints"):
+                    if place.is_dir():
+                        remove_leftovers(place)
+        elif self.command != "predict" and self.trainer.logger is not False and os.access(folder, os.W_OK):
+            lock = RunLock(folder, self.command)
+            try:
+                lock.acquire()
+            except RunInUseError as error:
+                self.is_in_use = True
+                rank_zero_warn(f"{error}: the figures of this {self.command} are not added to its table")
+            else:
+                self._lock = lock
+
+    def _agree(self, choice: Callable[[], Choice]) -> Choice:
+        """Let the first process choose; make sure that all find what it has chosen."""
+        together = Together(place_in(self.trainer))
+        if together.place is None:
+            return choice()
+        self._together = together  # its store lasts as long as the run: Lightning will meet at its port
+        chosen: Choice | None = None
+        said: dict[str, Any] | None = None
+        if together.rank == 0:
+            try:
+                chosen = choice()
+                said = _to_json(chosen, self.root)
+            except Exception as error:  # the others wait for a word
+                together.gather({"error": f"{together.name()}: {error}"})
+                raise
+        said = together.gather(said)[0]
+        if "error" in said:
+            raise MisconfigurationException(said["error"])
+        chosen = chosen or _from_json(said, self.root)
+        if chosen.checkpoint is not None:
+            _compare(together, chosen.checkpoint)
+        return chosen
+
+    def end(self) -> None:
+        """Give the folder back; remove it if nothing was written to it."""
+        if self._lock is not None:
+            self._lock.release()
+        for folder in self.made:
+            if folder.is_dir() and not [path for path in folder.iterdir() if path.name != slurm.JOB_FILE]:
+                (folder / slurm.JOB_FILE).unlink(missing_ok=True)
+                folder.rmdir()
+
+
+def _check_auto(trainer: Namespace) -> None:
+    callbacks = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
+    savers = [one for one in callbacks if one is not None and one.class_path.endswith("ModelCheckpoint")]
+    places = [saver.init_args.get("dirpath") for saver in savers]
+    if places and None not in places:
+        raise ValueError(
+            "ckpt_path=auto: it looks in the folders of the runs, and every ModelCheckpoint has a dirpath "
+            f"of its own ({places[0]}); leave dirpath out"
+        )
+
+
+def _is_copy() -> bool:
+    return (
+        int(os.environ.get("LOCAL_RANK", 0)) > 0
+        and _VARIABLE in os.environ
+        and not TorchElasticEnvironment.detect()  # its processes are started by nobody who knows
+    )
+
+
+def _compare(together: Together, checkpoint: Path) -> None:
+    """Let every process say what it finds where the checkpoint should be."""
+    if not checkpoint.is_file():
+        found = f"there is no file {checkpoint}"
+    else:
+        try:
+            found = digest(checkpoint)
+        except DamagedFileError as error:
+            found = str(error)
+    everyone = together.gather({"name": together.name(), "found": found})
+    first = everyone[0]
+    for other in everyone[1:]:
+        if other["found"] != first["found"]:
+            missing = other if other["found"].startswith("there is no file") else first
+            what = missing["found"]
+            if not what.startswith("there is no file"):
+                what = f"{checkpoint} is another file than on {other['name']}"
+            raise MisconfigurationException(
+                f"ckpt_path: on {missing['name']} {what}: the nodes must share the folder of the runs "
+                "(trainer.default_root_dir), or each have a copy of the checkpoint"
+            )
+    if first["found"].startswith("there is no file"):
+        raise MisconfigurationException(f"ckpt_path: {first['found']} on any node")
+
+
+def _to_json(choice: Choice, root: Path) -> dict[str, Any]:
+    """Paths under the root as the others have them under theirs."""
+    return {
+        "folder": _below(choice.folder, root),
+        "checkpoint": None if choice.checkpoint is None else _below(choice.checkpoint, root),
+        "goes_on": choice.goes_on,
+    }
+
+
+def _from_json(said: dict[str, Any], root: Path) -> Choice:
+    checkpoint = None if said["checkpoint"] is None else root / said["checkpoint"]
+    return Choice(root / said["folder"], checkpoint, said["goes_on"])
+
+
+def _below(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path.absolute())

@@ -1,0 +1,193 @@
+"""What the processes of one start agree upon before Lightning connects them.
+
+The first process chooses the run's folder and the checkpoint, the others take its choice, and each says
+whether it finds the checkpoint. They talk through torch's store at the address that Lightning will use. So
+if one node lacks the file, all of them end with the sentence that says so; with Lightning alone one would
+end, and the others would wait for it.
+"""
+
+import json
+import os
+import platform
+import time
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from jsonargparse import Namespace
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+__all__ = ["Place", "Together", "place_in"]
+
+_PATIENCE = timedelta(minutes=30)  # as torch waits for a process at its own meeting point
+
+
+class Place(NamedTuple):
+    """A process among those of one start.
+
+    Attributes:
+        rank: Its number; 0 chooses.
+        size: How many they are.
+        node: Number of its machine.
+        address: Where they meet.
+        port: Where they meet.
+    """
+
+    rank: int
+    size: int
+    node: int
+    address: str
+    port: int
+
+
+def place_in(trainer: Namespace) -> Place | None:
+    """Tell from environment and settings which processes were started together with this one.
+
+    Those that Lightning starts itself from this one are not counted: they inherit what it knows.
+
+    Args:
+        trainer: The settings of the trainer.
+
+    Returns:
+        None if this is the only one, or if another `ClusterEnvironment` is configured.
+    """
+    plugins = trainer.get("plugins")
+    for plugin in plugins if isinstance(plugins, list) else [plugins]:
+        if isinstance(plugin, Namespace) and plugin.class_path.endswith("Environment"):
+            return None
+    devices, nodes = requested_devices(trainer), int(trainer.num_nodes)
+    size = devices * nodes
+    environment: TorchElasticEnvironment | SLURMEnvironment
+    if TorchElasticEnvironment.detect():
+        environment = TorchElasticEnvironment()
+    elif SLURMEnvironment.detect() and int(os.environ["SLURM_NTASKS"]) == size:  # so Lightning decides
+        environment = SLURMEnvironment()
+    else:
+        return _by_hand(devices, nodes, str(trainer.strategy))
+    if environment.world_size() == 1:
+        return None
+    return Place(
+        environment.global_rank(),
+        environment.world_size(),
+        environment.node_rank(),
+        environment.main_address,
+        environment.main_port,
+    )
+
+
+def _by_hand(devices: int, nodes: int, strategy: str) -> Place | None:
+    """Processes whose user has set the variables that Lightning's own environment reads."""
+    if "MASTER_PORT" not in os.environ:
+        return None  # Lightning looks for a free port, which no other start would know
+    node = int(os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", 0)))
+    address, port = os.environ.get("MASTER_ADDR", "127.0.0.1"), int(os.environ["MASTER_PORT"])
+    if "LOCAL_RANK" in os.environ and os.environ.get("WORLD_SIZE") == str(nodes * devices):
+        place = Place(node * devices + int(os.environ["LOCAL_RANK"]), nodes * devices, node, address, port)
+    elif any(word in strategy for word in ("fork", "spawn", "notebook")):
+        return None  # the process that will listen at the port is not this one
+    else:
+        place = Place(node, nodes, node, address, port)
+    return place if place.size > 1 else None
+
+
+def requested_devices(trainer: Namespace) -> int:
+    """Count the devices of one node that the settings ask for, as Lightning does."""
+    devices = trainer.devices
+    if isinstance(devices, list):
+        return len(devices)
+    text = str(devices)
+    if text.isdecimal():
+        return int(text)
+    if "," in text:
+        return len([part for part in text.split(",") if part.strip()])
+    on_gpu = str(trainer.accelerator) in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return torch.cuda.device_count() if on_gpu else 1
+
+
+class Together:
+    """A talk between the processes of one start, in which all say everything in the same order.
+
+    Args:
+        place: This process among them. None: it is alone.
+
+    Raises:
+        RuntimeError: If there is no way to them.
+    """
+
+    _talks = 0  # of this process, so that each has keys of its own in a store that outlives it
+
+    def __init__(self, place: Place | None) -> None:
+        self.place = place
+        self._said = 0
+        if place is None:
+            return
+        # torchrun's agent keeps a store at this address already.
+        listens = place.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        try:
+            server = dist.TCPStore(  # type: ignore[attr-defined]  # public, by torch's documentation
+                place.address,
+                place.port,
+                is_master=listens,
+                timeout=_PATIENCE,
+                wait_for_workers=False,
+                multi_tenant=True,  # torch's own meeting point will be there too
+            )
+        except dist.DistError as error:
+            reason = str(error).splitlines()[0]
+            raise RuntimeError(
+                f"no meeting with the other processes at {place.address}:{place.port}: {reason}"
+            ) from error
+        restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        prefix = f"lightning_optreg/{restart}/{Together._talks}"
+        self._store = dist.PrefixStore(prefix, server)  # type: ignore[attr-defined]  # public likewise
+        Together._talks += 1
+
+    @property
+    def rank(self) -> int:
+        """Number of this process; 0 if it is alone."""
+        return 0 if self.place is None else self.place.rank
+
+    def name(self) -> str:
+        """How this process is called in messages."""
+        if self.place is None:
+            return platform.node()
+        return f"{platform.node()} (node {self.place.node}, process {self.place.rank})"
+
+    def gather(self, mine: Any) -> list[Any]:
+        """Return what every process has said, in the order of their ranks.
+
+        Args:
+            mine: What this one says, as JSON has it.
+
+        Raises:
+            TimeoutError: If a process doesn't come.
+        """
+        if self.place is None:
+            return [mine]
+        said, self._said = self._said, self._said + 1
+        self._store.set(f"{said}/{self.place.rank}", json.dumps(mine))
+        found = [json.loads(self._get(f"{said}/{rank}", rank)) for rank in range(self.place.size)]
+        # The one that keeps the store stays until all have read.
+        self._store.set(f"{said}/{self.place.rank}/read", "")
+        if self.place.rank == 0:
+            for rank in range(self.place.size):
+                self._get(f"{said}/{rank}/read", rank)
+        return found
+
+    def _get(self, key: str, rank: int) -> bytes:
+        end = time.monotonic() + _PATIENCE.total_seconds()
+        while True:
+            try:
+                # In short waits, between which an interrupt is heard.
+                self._store.wait([key], timedelta(seconds=1))
+                value: bytes = self._store.get(key)
+            except dist.DistStoreError as error:
+                if time.monotonic() > end:
+                    raise TimeoutError(
+                        f"process {rank} of {self.place.size if self.place else 1} did not come within "
+                        f"{_PATIENCE}"
+                    ) from error
+            else:
+                return value

@@ -1,0 +1,94 @@
+"""The checkpoints that a run has kept: which is the newest, and which of them are whole."""
+
+import pickle
+import zipfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from lightning_optreg.torch_files import DamagedFileError, damage, is_archive, reading
+
+__all__ = ["Progress", "advised", "checkpoints_in", "newest_first", "newest_whole", "progress", "run_of"]
+
+
+class Progress(NamedTuple):
+    """How far a checkpoint has come.
+
+    Attributes:
+        step: Optimizer steps done.
+        resumable: Whether it holds the optimizers and the loops, and not the weights alone.
+    """
+
+    step: int
+    resumable: bool
+
+
+def progress(path: Path) -> Progress | None:
+    """Read how far a checkpoint has come, but not its tensors; None if that can't be read.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "a.ckpt")
+        >>> torch.save({"global_step": 30, "state_dict": {}}, path)
+        >>> progress(path)
+        Progress(step=30, resumable=False)
+    """
+    if not is_archive(path):
+        return None
+    try:
+        with reading(path), zipfile.ZipFile(path) as archive:
+            for record in archive.infolist():
+                if record.filename.endswith("/data.pkl"):
+                    archive.read(record)  # compares its sum
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return Progress(int(content["global_step"]), "loops" in content and "optimizer_states" in content)
+    except (DamagedFileError, zipfile.BadZipFile, pickle.UnpicklingError, LookupError, ValueError, TypeError):
+        return None
+    except (OSError, RuntimeError):  # of damaged fields of the archive
+        return None
+
+
+def run_of(checkpoint: Path) -> Path:
+    """Return the folder of the run that a checkpoint lies in."""
+    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """List the checkpoints of a run: in `checkpoints`, and in its folder, where SLURM's requeue puts them."""
+    found = (*folder.glob("checkpoints/*.ckpt"), *folder.glob("*.ckpt"))
+    return [path for path in found if path.is_file() and not path.name.startswith(".")]
+
+
+def newest_first(paths: Iterable[Path]) -> list[Path]:
+    """Sort checkpoints of one run: the more steps the newer, of equal ones by the time of the file.
+
+    Where the steps of one can't be read, all go by the time of the file.
+    """
+    found = [(progress(path), path.stat().st_mtime_ns, path) for path in paths]
+    by_step = all(how_far is not None for how_far, _, _ in found)
+    found.sort(key=lambda one: (one[0].step if by_step and one[0] is not None else 0, one[1]), reverse=True)
+    return [path for _, _, path in found]
+
+
+def newest_whole(paths: Iterable[Path]) -> Path | None:
+    """Return the newest checkpoint that is whole and can be resumed from; None if none is."""
+    resumable = [path for path in paths if (how_far := progress(path)) is not None and how_far.resumable]
+    return next((path for path in newest_first(resumable) if damage(path) is None), None)
+
+
+@contextmanager
+def advised(path: Path) -> Iterator[None]:
+    """Add to the refusal of a damaged checkpoint which whole one its run has.
+
+    Raises:
+        DamagedFileError: As it came, with the advice.
+    """
+    try:
+        yield
+    except DamagedFileError as error:
+        other = newest_whole(found for found in checkpoints_in(run_of(path)) if found != path)
+        advice = f"its newest whole one is {other}" if other is not None else "it has no whole one beside it"
+        raise DamagedFileError(f"{error}; {advice}") from error
