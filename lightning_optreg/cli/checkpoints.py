@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from lightning_optreg.trust import why_unreadable
+
 __all__ = ["check_states_fit", "differences", "misfits", "read_checkpoint", "report"]
 
 # What may differ between a run and its continuation without a word.
@@ -27,10 +29,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
-        reason = str(error).strip().splitlines()
+        # Without its cause, whose text gives torch's advice.
         raise ValueError(
-            f"ckpt_path: {str(path)!r} is damaged or no checkpoint ({reason[0] if reason else 'it is empty'})"
-        ) from error
+            f"ckpt_path: {str(path)!r} is damaged or no checkpoint ({why_unreadable(error)})"
+        ) from None
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise ValueError(f"ckpt_path: {str(path)!r} is no checkpoint of a training run")
     return checkpoint

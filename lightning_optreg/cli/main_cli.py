@@ -30,9 +30,11 @@ from lightning_optreg.cli.monitors import check_monitors
 from lightning_optreg.cli.parser import Parser
 from lightning_optreg.cli.ranges import check_ranges
 from lightning_optreg.cli.run_folder import DEFAULT_ROOT, find_checkpoint, folder_of, new_version
+from lightning_optreg.cli.safety import check_command, check_settings
 from lightning_optreg.cli.save_config import SaveConfig
 from lightning_optreg.cli.trainer import Trainer
 from lightning_optreg.data import ImageDataModule
+from lightning_optreg.trust import SAFE_HELP, Trust, build_nothing_unasked, check_paths, split_options
 
 __all__ = ["CLI", "run"]
 
@@ -66,11 +68,14 @@ class CLI(LightningCLI):
 
     Args:
         callbacks: Put behind those of the configuration, and not noted in it.
+        trust: What a configuration may name. None: anything that its place takes.
         kwargs: LightningCLI's own.
     """
 
-    def __init__(self, *, callbacks: Sequence[Callback] = (), **kwargs: Any) -> None:
-        self.more_callbacks = callbacks
+    def __init__(
+        self, *, callbacks: Sequence[Callback] = (), trust: Trust | None = None, **kwargs: Any
+    ) -> None:
+        self.more_callbacks, self.trust = callbacks, trust
         super().__init__(**kwargs)
 
     @override
@@ -100,6 +105,8 @@ class CLI(LightningCLI):
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        if self.trust is not None:
+            check_command(list(args or []), self.trust)
         if names_class(list(args or []), "optimizer"):
             # jsonargparse would hand the default's rate on to it: 0.1 to Adam
             for command in ("fit", "validate", "test", "predict"):
@@ -150,6 +157,8 @@ class CLI(LightningCLI):
         given = self.config
         text = self._parser(self.subcommand).dump(self.settings, skip_unset=False, format="yaml")
         self.plain_config: dict[str, Any] = yaml.safe_load(text)
+        if self.trust is not None:
+            check_settings(self.plain_config, self.trust)
         self.config = given.clone()
         self._place(self.settings)
         super().instantiate_classes()
@@ -247,6 +256,12 @@ class CLI(LightningCLI):
 
     def _compare(self, path: Path) -> None:
         checkpoint = read_checkpoint(path)
+        if self.settings.get("weights_only") is False:
+            raise ValueError(
+                "weights_only: false would let a checkpoint run code; what `fit` writes needs it not"
+            )
+        if self.subcommand == "fit":
+            check_paths(checkpoint.get("callbacks"), f"ckpt_path: {str(path)!r}")
         misfit = misfits(self.model, checkpoint["state_dict"])
         if misfit is not None:
             raise ValueError(f"ckpt_path: {str(path)!r}: {misfit}")
@@ -280,7 +295,11 @@ def run(argv: list[str], callbacks: Sequence[Callback] = ()) -> CLI:
     Args:
         argv: The command and its options, such as `["fit", "--config", "configs/fashion_mnist/lenet5.yaml"]`.
         callbacks: Put behind those of the configuration.
+
+    For the whole process, jsonargparse builds nothing for arguments typed `Any` from then on.
     """
+    build_nothing_unasked()
+    argv, trust = split_options(argv)
     with warnings.catch_warnings():
         # said of Python 3.11's pytree by torch 2.14 to Lightning 2.6, which calls it
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
@@ -303,4 +322,8 @@ def run(argv: list[str], callbacks: Sequence[Callback] = ()) -> CLI:
             auto_configure_optimizers=False,
             args=argv,
             callbacks=callbacks,
+            trust=trust,
+            parser_kwargs={
+                command: {"epilog": SAFE_HELP} for command in ("fit", "validate", "test", "predict")
+            },
         )

@@ -17,6 +17,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from lightning_optreg.trust import why_unreadable
+
 __all__ = ["cached", "default_cache_dir", "fingerprint"]
 
 _FORMAT = 1  # to be increased when what is stored changes
@@ -64,7 +66,9 @@ def cached(
         try:
             return _load(path)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            rank_zero_warn(f"The cached file {path} cannot be read and is made anew ({_first_line(error)})")
+            rank_zero_warn(
+                f"The cached file {path} cannot be read and is made anew ({why_unreadable(error)})"
+            )
     tensors = make()
     try:
         folder.mkdir(parents=True, exist_ok=True)
