@@ -30,7 +30,7 @@ from lightning_optreg.cli.monitors import check_monitors
 from lightning_optreg.cli.parser import Parser
 from lightning_optreg.cli.ranges import check_ranges
 from lightning_optreg.cli.run_folder import DEFAULT_ROOT, find_checkpoint, folder_of, new_version
-from lightning_optreg.cli.safety import check_command, check_settings
+from lightning_optreg.cli.safety import check_command, check_names, check_settings
 from lightning_optreg.cli.save_config import SaveConfig
 from lightning_optreg.cli.trainer import Trainer
 from lightning_optreg.data import ImageDataModule
@@ -157,6 +157,7 @@ class CLI(LightningCLI):
         given = self.config
         text = self._parser(self.subcommand).dump(self.settings, skip_unset=False, format="yaml")
         self.plain_config: dict[str, Any] = yaml.safe_load(text)
+        check_names(self.plain_config["trainer"])
         if self.trust is not None:
             check_settings(self.plain_config, self.trust)
         self.config = given.clone()

@@ -10,10 +10,10 @@ import yaml
 from lightning_optreg.classifier import ImageClassifier
 from lightning_optreg.cli.given import config_files
 from lightning_optreg.cli.trainer import Trainer
-from lightning_optreg.files import leaves_folder
+from lightning_optreg.files import check_inside, leaves_folder
 from lightning_optreg.trust import Place, Trust, UntrustedError, check_values
 
-__all__ = ["check_command", "check_settings"]
+__all__ = ["check_command", "check_names", "check_settings"]
 
 _GROUPS: dict[str, Any] = {
     "model": ImageClassifier,
@@ -77,6 +77,36 @@ def check_settings(settings: Any, trust: Trust) -> None:
         UntrustedError: With key, class and the way out.
     """
     check_values(settings, trust=Trust(trust.allow), source="configuration", groups=_GROUPS)
+
+
+def check_names(trainer: Mapping[str, Any]) -> None:
+    """Refuse names of files and folders that leave the run's, of callbacks, loggers and profilers.
+
+    Lightning joins them to a folder as they are; this package's own parts look at theirs themselves.
+
+    Args:
+        trainer: The trainer's part of the configuration, as plain values.
+
+    Raises:
+        ValueError: With key and name.
+
+    Example:
+        >>> check_names({"logger": {"class_path": "a.CSVLogger", "init_args": {"name": "../b"}}})
+        Traceback (most recent call last):
+        ValueError: trainer.logger: name of CSVLogger must stay in its folder, without .. and not absolute, \
+got '../b'
+    """
+    named = {"callbacks": ("filename",), "profiler": ("filename",), "logger": ("name", "version", "sub_dir")}
+    for key, arguments in named.items():
+        parts = trainer.get(key)
+        for part in parts if isinstance(parts, list) else [parts]:
+            if not isinstance(part, Mapping):
+                continue
+            owner = str(part.get("class_path")).rpartition(".")[2]
+            for argument in arguments:
+                name = (part.get("init_args") or {}).get(argument)
+                if isinstance(name, str) and name:
+                    check_inside(name, f"trainer.{key}: {argument} of {owner}")
 
 
 def _commands(tree: Any) -> Iterator[Any]:

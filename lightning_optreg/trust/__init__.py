@@ -7,9 +7,9 @@ loads.
 """
 
 from lightning_optreg.trust.checkpoints import check_hyperparameters, check_paths, vetted_checkpoint
-from lightning_optreg.trust.classes import Trust, UntrustedError
+from lightning_optreg.trust.classes import Trust, UntrustedError, makes_network
 from lightning_optreg.trust.loading import VettedLoading
-from lightning_optreg.trust.options import SAFE_HELP, add_allow, add_safe, split_options
+from lightning_optreg.trust.options import SAFE_HELP, add_allow, add_safe, split_options, trust_options
 from lightning_optreg.trust.settings import build_nothing_unasked
 from lightning_optreg.trust.unreadable import read_plain, why_unreadable
 from lightning_optreg.trust.values import Place, check_values
@@ -26,8 +26,10 @@ __all__ = [
     "check_hyperparameters",
     "check_paths",
     "check_values",
+    "makes_network",
     "read_plain",
     "split_options",
+    "trust_options",
     "vetted_checkpoint",
     "why_unreadable",
 ]

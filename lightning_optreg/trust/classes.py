@@ -13,7 +13,7 @@ import typing
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-__all__ = ["Trust", "UntrustedError"]
+__all__ = ["Trust", "UntrustedError", "makes_network"]
 
 _MODULE = "torch.nn.modules.module.Module"
 _OPTIMIZER = "torch.optim.optimizer.Optimizer"
@@ -155,7 +155,7 @@ package of yours)
         if inspect.isclass(found):
             if not kinds.isdisjoint(_ancestors(found)):
                 return found
-        elif _MAKERS.fullmatch(home) and not found.__name__.startswith("_") and _makes_network(found):
+        elif _MAKERS.fullmatch(home) and not found.__name__.startswith("_") and makes_network(found):
             return found
         raise UntrustedError(
             f"{path} (defined in {home}) is no {_KINDS}, so it is not built{self.hint(home)}"
@@ -188,11 +188,20 @@ def _ancestors(cls: type) -> set[str]:
     return {f"{base.__module__}.{base.__qualname__}" for base in cls.__mro__}
 
 
-def _makes_network(function: Any) -> bool:
-    try:
-        made = typing.get_type_hints(function).get("return")
-    except (NameError, TypeError):
-        return False
+def makes_network(found: Any) -> bool:
+    """Tell whether something is a class of networks, or a function that is declared to return one.
+
+    Example:
+        >>> import os, torchvision
+        >>> makes_network(torchvision.models.resnet18), makes_network(os.system)
+        (True, False)
+    """
+    made = found
+    if not inspect.isclass(found):
+        try:
+            made = typing.get_type_hints(found).get("return")
+        except (NameError, TypeError, AttributeError):
+            return False
     return inspect.isclass(made) and _MODULE in _ancestors(made)
 
 

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from lightning_optreg.trust.classes import Trust
 
-__all__ = ["SAFE_HELP", "add_allow", "add_safe", "split_options"]
+__all__ = ["SAFE_HELP", "add_allow", "add_safe", "split_options", "trust_options"]
 
 SAFE_HELP = (
     "--safe: build only what a checkpoint may name, for configurations from strangers: classes of this "
@@ -69,9 +69,22 @@ def split_options(argv: Sequence[str]) -> tuple[list[str], Trust | None]:
     add_safe(parser)
     add_allow(parser, "a configuration")
     options, rest = parser.parse_known_args(list(argv))
+    return rest, Trust(options.allow, bare=True) if trust_options(options) else None
+
+
+def trust_options(options: argparse.Namespace) -> list[str]:
+    """Write `--safe` and `--allow`, as they were parsed, as options again.
+
+    Raises:
+        ValueError: If `--allow` is given without `--safe`.
+
+    Example:
+        >>> trust_options(argparse.Namespace(safe=True, allow=["my_package"]))
+        ['--safe=true', '--allow=my_package']
+    """
     if options.allow and not options.safe:
         raise ValueError("--allow needs --safe: without it a configuration may name any class of yours")
-    return rest, Trust(options.allow, bare=True) if options.safe else None
+    return ["--safe=true", *(f"--allow={package}" for package in options.allow)] if options.safe else []
 
 
 class _Parser(argparse.ArgumentParser):

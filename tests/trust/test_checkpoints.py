@@ -51,7 +51,9 @@ def write(path: Path, hyperparameters: dict[str, Any], net: nn.Module | None = N
 def test_nothing_strange_is_built_or_imported(payload: str, spot: str, trap: Trap) -> None:
     path = write(trap.folder / "a.ckpt", SPOTS[spot](PAYLOADS[payload](trap)))
     if payload == "only a path" and spot in ("an untyped argument", "a list", "a mapping"):
-        with pytest.raises(ValueError, match=r"must be torch\.d|Invalid device"):  # it is text there, and no device
+        with pytest.raises(
+            ValueError, match=r"must be torch\.d|Invalid device"
+        ):  # it is text there, and no device
             ImageClassifier.load_from_checkpoint(path)
     else:
         with pytest.raises(UntrustedError, match=r"a\.ckpt"):
