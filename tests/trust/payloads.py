@@ -1,5 +1,6 @@
 """What a hostile file could name, and where."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,16 @@ class Trap:
     def was_sprung(self) -> bool:
         """Whether anything was run."""
         return self.mark.exists()
+
+
+class Command:
+    """Unpickled, it leaves a mark."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.mark}",)
 
 
 def spec(class_path: str, **init_args: Any) -> dict[str, Any]:

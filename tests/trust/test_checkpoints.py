@@ -16,7 +16,7 @@ from lightning_optreg import ImageClassifier
 from lightning_optreg.data import ImageDataModule
 from lightning_optreg.nets import LeNet5
 from lightning_optreg.trust import UntrustedError
-from tests.trust.payloads import MODULE, PAYLOADS, SPOTS, Trap, popen, spec
+from tests.trust.payloads import MODULE, PAYLOADS, SPOTS, Command, Trap, popen, spec
 
 BUILDER = "lightning.pytorch.cli.instantiate_module"
 
@@ -218,18 +218,6 @@ def test_data_modules_are_built_as_carefully(trap: Trap) -> None:
     with pytest.raises(UntrustedError, match=r"a\.ckpt': anything: subprocess\.Popen"):
         Data.load_from_checkpoint(path)
     assert not trap.was_sprung
-
-
-class Command:
-    """Unpickled, it leaves a mark."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        import os
-
-        return os.system, (f"touch {self.mark}",)
 
 
 def test_pickled_objects_are_refused_without_torchs_advice(trap: Trap) -> None:
