@@ -105,8 +105,6 @@ class CLI(LightningCLI):
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        if self.trust is not None:
-            check_command(list(args or []), self.trust)
         if names_class(list(args or []), "optimizer"):
             # jsonargparse would hand the default's rate on to it: 0.1 to Adam
             for command in ("fit", "validate", "test", "predict"):
@@ -301,6 +299,8 @@ def run(argv: list[str], callbacks: Sequence[Callback] = ()) -> CLI:
     """
     build_nothing_unasked()
     argv, trust = split_options(argv)
+    if trust is not None:
+        check_command(argv, trust)
     with warnings.catch_warnings():
         # said of Python 3.11's pytree by torch 2.14 to Lightning 2.6, which calls it
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
