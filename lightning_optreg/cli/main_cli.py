@@ -224,6 +224,8 @@ class CLI(LightningCLI):
         if self.checkpoint_path is not None:
             self._compare(self.checkpoint_path)
             self.config_init[self.subcommand]["ckpt_path"] = str(self.checkpoint_path)
+            # Whatever the environment says: torch's TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD does not overrule it.
+            self.config_init[self.subcommand]["weights_only"] = True
 
     def _settle_links(self) -> None:
         """Say what the network got from the data; stop where the user said otherwise."""
@@ -260,7 +262,9 @@ class CLI(LightningCLI):
                 "weights_only: false would let a checkpoint run code; what `fit` writes needs it not"
             )
         if self.subcommand == "fit":
-            check_paths(checkpoint.get("callbacks"), f"ckpt_path: {str(path)!r}")
+            keepers: list[Any] = self.trainer.checkpoint_callbacks
+            folders = [str(keeper.dirpath) for keeper in keepers if getattr(keeper, "dirpath", None)]
+            check_paths(checkpoint.get("callbacks"), folders, f"ckpt_path: {str(path)!r}")
         misfit = misfits(self.model, checkpoint["state_dict"])
         if misfit is not None:
             raise ValueError(f"ckpt_path: {str(path)!r}: {misfit}")

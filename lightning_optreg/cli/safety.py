@@ -61,7 +61,7 @@ def check_command(argv: Sequence[str], trust: Trust) -> None:
                         "below the working directory; give it on the command line"
                     )
     for key, value in _options(argv):
-        check_values({key: value}, trust=trust, source=f"--{key}", groups=_GROUPS)
+        check_values({key: value}, trust=trust, source="command line", groups=_GROUPS)
 
 
 def check_settings(settings: Any, trust: Trust) -> None:

@@ -1,6 +1,7 @@
 """A checkpoint, looked through before Lightning builds the module that it describes."""
 
 import io
+import os
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -111,32 +112,35 @@ def check_hyperparameters(
     check_values(values, trust=trust, source=source, owner=owner)
 
 
-def check_paths(states: Any, source: str) -> None:
-    """Refuse callbacks' states with paths that leave their folder: ModelCheckpoint deletes what they name.
+def check_paths(states: Any, folders: Sequence[str], source: str) -> None:
+    """Refuse states of ModelCheckpoint with paths that leave its folder: it deletes what they name.
+
+    Lightning looks whether the folder is among the parents of a path, and `folder/../notes` passes.
 
     Args:
         states: The part `callbacks` of a checkpoint.
+        folders: Those of the run's own callbacks of this kind.
         source: Begins the message: the file.
 
     Raises:
         UntrustedError: If there is one.
 
     Example:
-        >>> check_paths({"ModelCheckpoint": {"best_k_models": {"runs/../../notes": 0.5}}}, "a.ckpt")
+        >>> states = {"ModelCheckpoint": {"best_k_models": {"runs/../notes": 0.5}}}
+        >>> check_paths(states, ["runs"], "a.ckpt")
         Traceback (most recent call last):
         lightning_optreg.trust.classes.UntrustedError: a.ckpt: the state of ModelCheckpoint names \
-'runs/../../notes', which leaves its folder
+'runs/../notes', which leaves its folder
     """
     for name, state in states.items() if isinstance(states, Mapping) else ():
         if not (str(name).startswith("ModelCheckpoint") and isinstance(state, Mapping)):
             continue
-        folder = str(state.get("dirpath") or "")
         models = state.get("best_k_models")
         paths = [*models] if isinstance(models, Mapping) else []
         paths += [state.get(f"{which}_model_path") for which in ("best", "kth_best", "last")]
-        for path in paths:
-            climbs = ".." in PurePath(str(path).removeprefix(folder)).parts
-            if climbs:
+        for path in map(str, paths):
+            inner = next((path[len(f) :] for f in folders if path.startswith(f"{f}{os.sep}")), path)
+            if ".." in PurePath(inner).parts or "://" in inner:
                 part = str(name).partition("{")[0]
                 raise UntrustedError(f"{source}: the state of {part} names {path!r}, which leaves its folder")
 

@@ -92,6 +92,7 @@ class _Check:
         self.seen: dict[tuple[int, Place], Any] = {}  # each once: YAML's aliases may repeat and loop
 
     def refuse(self, key: str, reason: object) -> typing.NoReturn:
+        key = "".join(c if c.isprintable() else "?" for c in key)  # a file's word, on somebody's terminal
         raise UntrustedError(": ".join(part for part in (self.source, key, str(reason)) if part))
 
     def find(self, path: str, key: str) -> list[Any]:

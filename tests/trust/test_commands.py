@@ -270,7 +270,7 @@ def test_other_ways_round_safe(
         file.write_text(yaml.safe_dump(config))
         assert str(file) in refused(capsys, *fit, "--config", str(file), "--safe")
     for option in (f"--model.net={MODULE}.Net", f"--model.net.help={MODULE}.Net", f"--model={settings}"):
-        assert "error: --model" in refused(capsys, *fit, option, "--safe=true")
+        assert "error: command line: model" in refused(capsys, *fit, option, "--safe=true")
     assert not trap.was_sprung
     assert MODULE not in sys.modules
     assert "--allow needs --safe" in refused(capsys, *fit, "--allow", MODULE)
