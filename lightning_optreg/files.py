@@ -39,10 +39,10 @@ def check_inside(path: str | Path, what: str) -> str:
     Example:
         >>> check_inside("../curves.png", "Curves: filename")
         Traceback (most recent call last):
-        ValueError: Curves: filename must stay in its folder, without .. and not absolute, got '../curves.png'
+        ValueError: Curves: filename must be inside its folder, without .. and not absolute, got '../curves.png'
     """
     if leaves_folder(path):
-        raise ValueError(f"{what} must stay in its folder, without .. and not absolute, got {str(path)!r}")
+        raise ValueError(f"{what} must be inside its folder, without .. and not absolute, got {str(path)!r}")
     return str(path)
 
 
@@ -62,11 +62,11 @@ def check_name(name: str, what: str) -> str:
     Example:
         >>> check_name("../optimizers", "name")
         Traceback (most recent call last):
-        ValueError: name must name one folder, without / and \, got '../optimizers'
+        ValueError: name must be the name of one folder, without / and \, got '../optimizers'
     """
     one_folder = name.strip() not in ("", ".") and not leaves_folder(name)
     if not one_folder or re.search(r"[/\\]", name) or not name.isprintable():
-        raise ValueError(f"{what} must name one folder, without / and \\, got {name!r}")
+        raise ValueError(f"{what} must be the name of one folder, without / and \\, got {name!r}")
     return name
 
 

@@ -308,7 +308,7 @@ def test_names_stay_in_the_runs_folder(
     part: str, name: str, tmp_path: Path, fashion_mnist_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = refused(capsys, "fit", *short(fashion_mnist_dir, tmp_path / "runs"), *part.split(), name)
-    assert "must stay in its folder" in said
+    assert "must be inside its folder" in said
     assert not (tmp_path / "runs").exists()
 
 
@@ -415,7 +415,9 @@ def test_the_name_of_a_study_is_that_of_a_folder(
 ) -> None:
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(study(tmp_path, name=name)))
-    assert "name must name one folder" in refused(capsys, "compare", "--config", str(file), "--plan")
+    assert "name must be the name of one folder" in refused(
+        capsys, "compare", "--config", str(file), "--plan"
+    )
 
 
 def test_labels_of_methods_are_folders_of_their_own(
