@@ -37,9 +37,9 @@ def check_inside(path: str | Path, what: str) -> str:
         ValueError: If it is absolute, or has `..`.
 
     Example:
-        >>> check_inside("../curves.png", "Curves: filename")
+        >>> check_inside("../a.png", "Curves: filename")
         Traceback (most recent call last):
-        ValueError: Curves: filename must be inside its folder, without .. and not absolute, got '../curves.png'
+        ValueError: Curves: filename must be inside its folder, without .. and not absolute, got '../a.png'
     """
     if leaves_folder(path):
         raise ValueError(f"{what} must be inside its folder, without .. and not absolute, got {str(path)!r}")

@@ -93,8 +93,8 @@ def check_names(trainer: Mapping[str, Any]) -> None:
     Example:
         >>> check_names({"logger": {"class_path": "a.CSVLogger", "init_args": {"name": "../b"}}})
         Traceback (most recent call last):
-        ValueError: trainer.logger: name of CSVLogger must be inside its folder, without .. and not absolute, \
-got '../b'
+        ValueError: trainer.logger: name of CSVLogger must be inside its folder, without .. and not \
+absolute, got '../b'
     """
     named = {"callbacks": ("filename",), "profiler": ("filename",), "logger": ("name", "version", "sub_dir")}
     for key, arguments in named.items():
