@@ -20,6 +20,7 @@ from lightning_optreg.losses import ScoreLoss
 from lightning_optreg.nets import Network
 from lightning_optreg.param_groups import param_groups
 from lightning_optreg.schedulers import Warmup
+from lightning_optreg.trust import VettedLoading
 
 __all__ = ["ImageClassifier", "brier_score"]
 
@@ -45,7 +46,7 @@ def _default_optimizer(groups: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr=0.1, momentum=0.9)
 
 
-class ImageClassifier(LightningModule):
+class ImageClassifier(VettedLoading, LightningModule):
     """Trains, tests and applies any network that maps images (N, C, H, W) to scores (N, K).
 
     In training it logs `train/loss` and `train/accuracy`, means over the epoch, and every `log_every_n_steps`
@@ -56,7 +57,9 @@ class ImageClassifier(LightningModule):
     all processes. A prediction is the softmax of the scores.
 
     `ImageClassifier.load_from_checkpoint(path)` builds network, loss and optimizer too from a checkpoint that
-    the command line wrote; one written in Python needs them: `load_from_checkpoint(path, net=net)`.
+    the command line wrote; one written in Python needs them: `load_from_checkpoint(path, net=net)`. Of what a
+    checkpoint names, only networks and the like of this package, torch, torchvision and torchmetrics are
+    built; `allow=["my_package"]` adds a package of yours.
 
     Args:
         net: The network: one of this package, torchvision's, your own.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from lightning_optreg.files import replacing
+from lightning_optreg.trust import Trust, add_allow, build_nothing_unasked, check_hyperparameters
 
 if TYPE_CHECKING:  # torch takes a second, and `--help` needs none of it
     from torch import Tensor, nn
@@ -141,21 +142,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: 2
     """
     options = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+    build_nothing_unasked()
 
+    from lightning_optreg import ImageClassifier
     from lightning_optreg.cli.checkpoints import read_checkpoint
     from lightning_optreg.cli.run_folder import find_checkpoint
 
     path = find_checkpoint(Path(options.default_root_dir), options.ckpt_path)
-    hyperparameters = read_checkpoint(path).get("hyper_parameters", {})
-    if "net" not in hyperparameters:
+    checkpoint = read_checkpoint(path)
+    trust = Trust(options.allow)
+    check_hyperparameters(checkpoint, owner=ImageClassifier, trust=trust, source=f"ckpt_path: {str(path)!r}")
+    if "net" not in checkpoint.get("hyper_parameters", {}):
         raise ValueError(
             f"ckpt_path: {str(path)!r} does not say how its network is built (it was not written by "
             "lightning-optreg fit); use lightning_optreg.export.export_onnx in Python"
         )
 
-    from lightning_optreg import ImageClassifier
-
-    module = ImageClassifier.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    module = ImageClassifier.load_from_checkpoint(path, map_location="cpu", allow=options.allow)
     difference = export_onnx(module, options.output, input_shape=options.input_shape)
     shape = options.input_shape or getattr(module.net, "input_shape", ())
     print(
@@ -192,4 +195,5 @@ def _parser() -> argparse.ArgumentParser:
         default="runs",
         help="folder of the runs, for best and last: the recipe's trainer.default_root_dir; default: runs",
     )
+    add_allow(parser)
     return parser

@@ -18,6 +18,8 @@ from typing import IO, Any
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lightning_optreg.trust import why_unreadable
+
 __all__ = ["DamagedFileError", "check_whole", "damage", "digest", "is_archive", "load_whole", "reading"]
 
 _CHUNK = 1 << 20
@@ -153,7 +155,8 @@ def reading(path: Path) -> Iterator[None]:
     except _BROKEN_PICKLE as error:
         if is_archive(path) and "PytorchStreamReader" not in str(error):
             raise
-        raise DamagedFileError(f"{path} is damaged or no checkpoint ({_first_line(error)})") from error
+        # Without its cause, whose text may give torch's advice to read what could run code.
+        raise DamagedFileError(f"{path} is damaged or no checkpoint ({why_unreadable(error)})") from None
 
 
 def load_whole(path: Path, map_location: Any = "cpu") -> Any:

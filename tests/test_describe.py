@@ -313,8 +313,8 @@ RESNET18 = "torchvision.models.resnet18"
         (["--net", "torchvison.models.vgg16"], "cannot import 'torchvison.models' for --net torchvison"),
         (["--net", "torchvision.models.resnet19"], "has no class or function 'resnet19'; nearest: resnet18"),
         (["--net", "torchvision.models.resnet"], "has no class or function 'resnet'; nearest: ResNet"),
-        (["--net", "builtins.dict"], "builtins.dict makes no torch.nn.Module, but dict"),
-        (["--net", "torch.relu", "--input_shape", "1", "2", "3"], "relu() missing 1 required"),
+        (["--net", "builtins.dict"], "builtins.dict is neither a torch.nn.Module nor a function"),
+        (["--net", "torch.relu", "--input_shape", "1", "2", "3"], "torch.relu is neither a torch.nn.Module"),
         (["--net", RESNET18], f"{RESNET18} does not say what images it takes; give --input_shape C H W"),
         (["--net", RESNET18, "--input_shape", "1", "8", "8"], "cannot take an input of 1x1x8x8: "),
         (

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_optreg.__main__ import main
-from lightning_optreg.loggers import RunCSVLogger, log_config
+from lightning_optreg.loggers import RunCSVLogger, RunWandbLogger, log_config
 
 BATCHES, EPOCHS = 4, 3
 
@@ -232,3 +232,10 @@ def test_tensorboard_by_one_overlay(
 def test_run_csv_logger_takes_no_copy_of_the_configuration(tmp_path: Path) -> None:
     log_config([RunCSVLogger(tmp_path)], CONFIG)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("argument", ["project", "name", "id"])
+@pytest.mark.parametrize("text", ["../elsewhere", "/elsewhere", "a\\..\\..\\b"])
+def test_names_in_wandb_leave_no_folder(argument: str, text: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"RunWandbLogger: {argument} must"):
+        RunWandbLogger(tmp_path, **{argument: text})

@@ -8,7 +8,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
 from lightning_optreg.figures.curves import draw_curves, is_accuracy, is_loss, is_validation
-from lightning_optreg.files import replacing
+from lightning_optreg.files import check_inside, replacing
 
 __all__ = ["Curves"]
 
@@ -21,13 +21,14 @@ class Curves(Callback):
     parameter group. Nothing is done in a step. A resumed run's picture is whole.
 
     Args:
-        filename: Name of the picture, ending in .png, .svg or .pdf; a relative one is in the run's folder.
+        filename: Name of the picture in the run's folder, ending in .png, .svg or .pdf; it may have folders
+            of its own, but stays in the run's.
 
     Attributes:
         history: For each epoch its number `epoch`, its metrics and its `learning_rate`; see `draw_curves`.
 
     Raises:
-        ValueError: If filename has another ending.
+        ValueError: If filename has another ending or would leave the run's folder.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -39,7 +40,7 @@ class Curves(Callback):
             raise ValueError(
                 f"Curves: filename must be a name ending in .png, .svg or .pdf, got {filename!r}"
             )
-        self.filename = str(filename)
+        self.filename = check_inside(filename, "Curves: filename")
         self.history: list[dict[str, float]] = []
         self._ended: int | None = None  # epoch whose last values are still to come
         self._folder: Path | None = None  # before the fit begins

@@ -15,7 +15,7 @@ from lightning_optreg.data.datamodule import ImageDataModule
 from lightning_optreg.data.draws import Place
 from lightning_optreg.data.loader import BatchLoader
 from lightning_optreg.data.scores import QUANTITIES, Quantity
-from lightning_optreg.torch_files import load_whole
+from lightning_optreg.trust import read_plain
 
 __all__ = ["load_reference", "score_images"]
 
@@ -35,11 +35,12 @@ def load_reference(path: str | Path, module: nn.Module, network: nn.Module, part
     Raises:
         FileNotFoundError: If there is no such file.
         MisconfigurationException: If it holds another network.
+        ValueError: If it cannot be read, or holds more than tensors and plain values.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"{part}: {path}: no such checkpoint of a reference")
-    saved: Any = load_whole(path)
+    saved: Any = read_plain(path, what=part)
     if isinstance(saved, dict) and "state_dict" in saved:
         name = next(name for name, other in module.named_modules() if other is network)
         prefix = f"{name}." if name else ""

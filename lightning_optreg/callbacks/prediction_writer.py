@@ -17,7 +17,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_optreg.callbacks.across_ranks import gather_ranks
-from lightning_optreg.files import replacing
+from lightning_optreg.files import check_inside, replacing
 
 __all__ = ["PredictionWriter"]
 
@@ -33,10 +33,10 @@ class PredictionWriter(BasePredictionWriter):
 
     Args:
         path: Ending in `.csv`, or in `.parquet`, which needs pyarrow. A relative path is inside the run's
-            folder.
+            folder and cannot leave it; an absolute one, or one from `~`, is as it is.
 
     Raises:
-        ValueError: If path has another ending.
+        ValueError: If path has another ending, or is relative and leaves the run's folder by `..`.
         ModuleNotFoundError: If pyarrow is missing.
         MisconfigurationException: In prediction, if there are several dataloaders, if `predict_step` returns
             something else, or if several processes can't tell their images' positions.
@@ -49,6 +49,8 @@ class PredictionWriter(BasePredictionWriter):
     def __init__(self, path: str = "predictions.csv") -> None:
         super().__init__(write_interval="batch")
         self.path = Path(path).expanduser()
+        if not self.path.is_absolute():
+            check_inside(path, "PredictionWriter: path")
         if self.path.suffix not in (".csv", ".parquet"):
             raise ValueError(
                 f"PredictionWriter: path must be a name ending in .csv or .parquet, got {path!r}"

@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from lightning_optreg.callbacks.averaged_forward import AveragedForward, Stage, find_network
 from lightning_optreg.callbacks.noise_marginalization import describe_spread
-from lightning_optreg.torch_files import load_whole
+from lightning_optreg.trust import read_plain
 
 __all__ = ["SnapshotEnsemble", "cosine_factor", "cycle_ends", "snapshots"]
 
@@ -260,7 +260,7 @@ class SnapshotEnsemble(AveragedForward):
     def _load(self, path: Path) -> dict[str, Tensor]:
         # Trainers evaluate in inference mode, whose tensors could not be parameters afterwards.
         with torch.inference_mode(False):
-            saved = load_whole(path, self._device)["state_dict"]
+            saved = read_plain(path, what="SnapshotEnsemble", map_location=self._device)["state_dict"]
         start = len(self._prefix)
         return {name[start:]: value for name, value in saved.items() if name.startswith(self._prefix)}
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from lightning_optreg.runs.kept import advised
 from lightning_optreg.torch_files import DamagedFileError, check_whole, is_archive, reading
+from lightning_optreg.trust import why_unreadable
 
 __all__ = ["check_states_fit", "differences", "misfits", "read_checkpoint", "report"]
 
@@ -34,10 +35,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except DamagedFileError as error:
         raise ValueError(f"ckpt_path: {error}") from error
     except pickle.UnpicklingError as error:
-        reason = str(error).strip().splitlines()
+        # Without its cause, whose text gives torch's advice.
         raise ValueError(
-            f"ckpt_path: {str(path)!r} is damaged or no checkpoint ({reason[0] if reason else 'it is empty'})"
-        ) from error
+            f"ckpt_path: {str(path)!r} is damaged or no checkpoint ({why_unreadable(error)})"
+        ) from None
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise ValueError(f"ckpt_path: {str(path)!r} is no checkpoint of a training run")
     return checkpoint

@@ -27,6 +27,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import lightning_optreg
 from lightning_optreg.cli.messages import boil_down
+from lightning_optreg.trust import why_unreadable
 
 __all__ = ["run_guarded"]
 
@@ -74,13 +75,17 @@ def run_guarded(command: Callable[[], object]) -> int:
         return _say(_operating_system(error), 2)
     except OSError as error:
         return _say(_operating_system(_first(error)), 1)
-    except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError) as error:
+    except pickle.UnpicklingError as error:
+        return _say(f"a file cannot be read: {why_unreadable(error)}", 2)
+    except (zipfile.BadZipFile, EOFError) as error:
         return _say(f"a file is damaged: {error}", 2)
     except torch.OutOfMemoryError as error:
         return _say(f"the device's memory is full; try a smaller data.batch_size ({error})", 1)
     except FloatingPointError as error:  # of NaNGuard
         return _say(str(error), 1)
     except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
+        if "weights_only" in str(error):  # torch refuses old and scripted files so, and advises to run them
+            return _say(f"a file cannot be read: {why_unreadable(error)}", 2)
         if _is_bug(error):
             raise
         return _say(f"{_part(error)}{boil_down(str(error))}", 2)

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["broken_config", "file_of", "is_given", "names_class"]
+__all__ = ["broken_config", "config_files", "file_of", "is_given", "names_class"]
 
 
 def is_given(argv: Sequence[str], key: str) -> bool:
@@ -29,7 +29,7 @@ def file_of(argv: Sequence[str], key: str) -> str | None:
     """
     if _in_command(argv, key):
         return None
-    for path in reversed(_config_files(argv)):
+    for path in reversed(config_files(argv)):
         try:
             tree = yaml.safe_load(Path(path).read_text())
         except (OSError, yaml.YAMLError, UnicodeDecodeError):
@@ -48,7 +48,7 @@ def names_class(argv: Sequence[str], key: str) -> bool:
     """
     if any(word.partition("=")[0] in (f"--{key}", f"--{key}.class_path") for word in argv):
         return True
-    for path in _config_files(argv):
+    for path in config_files(argv):
         try:
             part = yaml.safe_load(Path(path).read_text())
         except (OSError, yaml.YAMLError, UnicodeDecodeError):
@@ -62,7 +62,7 @@ def names_class(argv: Sequence[str], key: str) -> bool:
 
 def broken_config(argv: Sequence[str]) -> str | None:
     """Name the first configuration file that is no YAML, or no mapping."""
-    for path in _config_files(argv):
+    for path in config_files(argv):
         try:
             if not isinstance(yaml.safe_load(Path(path).read_text()), dict):
                 return path
@@ -90,7 +90,13 @@ def _in_command(argv: Sequence[str], key: str) -> bool:
     return False
 
 
-def _config_files(argv: Sequence[str]) -> list[str]:
+def config_files(argv: Sequence[str]) -> list[str]:
+    """List the configuration files that a command line names.
+
+    Example:
+        >>> config_files(["fit", "--config", "a.yaml", "--config=b.yaml"])
+        ['b.yaml', 'a.yaml']
+    """
     files = [word.partition("=")[2] for word in argv if word.startswith("--config=")]
     return files + [path for word, path in pairwise(argv) if word in ("--config", "-c")]
 

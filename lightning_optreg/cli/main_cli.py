@@ -33,9 +33,11 @@ from lightning_optreg.cli.parser import Parser
 from lightning_optreg.cli.ranges import check_ranges
 from lightning_optreg.cli.run_folder import DEFAULT_ROOT
 from lightning_optreg.cli.run_start import RunStart
+from lightning_optreg.cli.safety import check_command, check_names, check_settings
 from lightning_optreg.cli.save_config import SaveConfig, is_configured
 from lightning_optreg.cli.trainer import Trainer
 from lightning_optreg.data import ImageDataModule
+from lightning_optreg.trust import SAFE_HELP, Trust, build_nothing_unasked, check_paths, split_options
 
 __all__ = ["CLI", "run"]
 
@@ -69,11 +71,14 @@ class CLI(LightningCLI):
 
     Args:
         callbacks: Put behind those of the configuration, and not noted in it.
+        trust: What a configuration may name. None: anything that its place takes.
         kwargs: LightningCLI's own.
     """
 
-    def __init__(self, *, callbacks: Sequence[Callback] = (), **kwargs: Any) -> None:
-        self.more_callbacks = callbacks
+    def __init__(
+        self, *, callbacks: Sequence[Callback] = (), trust: Trust | None = None, **kwargs: Any
+    ) -> None:
+        self.more_callbacks, self.trust = callbacks, trust
         self._began_at: int | None = None
         with ExitStack() as self._at_end:
             super().__init__(**kwargs)
@@ -131,6 +136,9 @@ class CLI(LightningCLI):
             raise ValueError("reset_optimizer needs ckpt_path: the optimizer of a new run is new")
         text = self._parser(self.subcommand).dump(self.settings, skip_unset=False, format="yaml")
         self.plain_config: dict[str, Any] = yaml.safe_load(text)
+        check_names(self.plain_config["trainer"])
+        if self.trust is not None:
+            check_settings(self.plain_config, self.trust)
         is_same_run = partial(is_configured, config=self.plain_config)
         self.start = RunStart(str(self.subcommand), self.settings, is_same_run)
         self._at_end.callback(self.start.end)
@@ -213,6 +221,8 @@ class CLI(LightningCLI):
             self._check_monitors()
         if self.checkpoint_path is not None:
             self._compare(self.checkpoint_path)
+            # Whatever the environment says: torch's TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD does not overrule it.
+            self.config_init[self.subcommand]["weights_only"] = True
         path = self.checkpoint_path
         self.config_init[self.subcommand]["ckpt_path"] = None if path is None else str(path)
 
@@ -252,6 +262,14 @@ class CLI(LightningCLI):
     def _compare(self, path: Path) -> None:
         checkpoint = read_checkpoint(path)
         self._began_at = checkpoint.get("global_step")
+        if self.settings.get("weights_only") is False:
+            raise ValueError(
+                "weights_only: false would let a checkpoint run code; what `fit` writes needs it not"
+            )
+        if self.subcommand == "fit":
+            keepers: list[Any] = self.trainer.checkpoint_callbacks
+            folders = [str(keeper.dirpath) for keeper in keepers if getattr(keeper, "dirpath", None)]
+            check_paths(checkpoint.get("callbacks"), folders, f"ckpt_path: {str(path)!r}")
         misfit = misfits(self.model, checkpoint["state_dict"])
         if misfit is not None:
             raise ValueError(f"ckpt_path: {str(path)!r}: {misfit}")
@@ -285,7 +303,13 @@ def run(argv: list[str], callbacks: Sequence[Callback] = ()) -> CLI:
     Args:
         argv: The command and its options, such as `["fit", "--config", "configs/fashion_mnist/lenet5.yaml"]`.
         callbacks: Put behind those of the configuration.
+
+    For the whole process, jsonargparse builds nothing for arguments typed `Any` from then on.
     """
+    build_nothing_unasked()
+    argv, trust = split_options(argv)
+    if trust is not None:
+        check_command(argv, trust)
     with warnings.catch_warnings():
         # said of Python 3.11's pytree by torch 2.14 to Lightning 2.6, which calls it
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
@@ -308,4 +332,8 @@ def run(argv: list[str], callbacks: Sequence[Callback] = ()) -> CLI:
             auto_configure_optimizers=False,
             args=argv,
             callbacks=callbacks,
+            trust=trust,
+            parser_kwargs={
+                command: {"epilog": SAFE_HELP} for command in ("fit", "validate", "test", "predict")
+            },
         )

@@ -94,7 +94,9 @@ class Parser(LightningArgumentParser):
         """
         if not self.exit_on_error:
             super().error(message, ex)
-        sys.stderr.write(f"error: {one_line(self._explain(message))}\n")
+        # jsonargparse's advice is for the programmer of a command line.
+        said = one_line(self._explain(message)).partition(" Add the import path to import_path_allowlist")[0]
+        sys.stderr.write(f"error: {said}\n")
         raise SystemExit(2)
 
     def _explain(self, message: str) -> str:

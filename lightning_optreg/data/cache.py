@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lightning_optreg.files import replacing
 from lightning_optreg.torch_files import DamagedFileError, check_whole
+from lightning_optreg.trust import why_unreadable
 
 __all__ = ["cached", "default_cache_dir", "fingerprint"]
 
@@ -67,7 +68,9 @@ def cached(
         try:
             return _load(path)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, DamagedFileError) as error:
-            rank_zero_warn(f"The cached file {path} cannot be read and is made anew ({_first_line(error)})")
+            rank_zero_warn(
+                f"The cached file {path} cannot be read and is made anew ({why_unreadable(error)})"
+            )
     tensors = make()
     try:
         folder.mkdir(parents=True, exist_ok=True)

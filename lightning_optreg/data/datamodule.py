@@ -25,11 +25,12 @@ from lightning_optreg.data.processes import run_seed, share_of
 from lightning_optreg.data.sources import Part, Source, folder
 from lightning_optreg.data.statistics import Statistics
 from lightning_optreg.data.transforms import BatchTransform, Centring, Pipeline
+from lightning_optreg.trust import VettedLoading
 
 __all__ = ["ImageDataModule"]
 
 
-class ImageDataModule(LightningDataModule):
+class ImageDataModule(VettedLoading, LightningDataModule):
     """A dataset of images in memory: what all datasets of this package share.
 
     The module gets batches `(x, y)`: x float32 (n, C, H, W), y int64 (n,); in prediction `(x, y, index)`

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_optreg.torch_files import load_whole
+from lightning_optreg.trust import read_plain
 
 __all__ = ["QUANTITIES", "Quantity", "negative_margins", "read_scores"]
 
@@ -33,9 +33,13 @@ def read_scores(path: str | Path, count: int) -> Tensor:
         raise FileNotFoundError(f"{path}: no such file of scores")
     match path.suffix:
         case ".pt":
-            values = load_whole(path)
+            values = read_plain(path, what="scores")
         case ".npy":
-            values = torch.from_numpy(np.load(path, allow_pickle=False))
+            try:
+                values = torch.from_numpy(np.load(path, allow_pickle=False))
+            except (ValueError, TypeError, EOFError):
+                # Without its cause: numpy's text for an array of objects advises to run what it holds.
+                raise ValueError(f"{path}: scores must be an array of numbers") from None
         case ".csv":
             try:
                 values = torch.tensor([float(line) for line in path.read_text().split("\n") if line.strip()])

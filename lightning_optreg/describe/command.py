@@ -18,6 +18,7 @@ from torch import nn
 
 from lightning_optreg import nets
 from lightning_optreg.describe.layers import describe, format_table
+from lightning_optreg.trust import build_nothing_unasked, makes_network
 
 __all__ = ["main"]
 
@@ -62,6 +63,7 @@ class _UsageError(Exception):
 
 def _run(argv: Sequence[str]) -> str:
     """Text that answers the arguments."""
+    build_nothing_unasked()
     parser = _own_options()
     options, net_arguments = parser.parse_known_args(argv)
     if options.net is None:
@@ -160,6 +162,11 @@ def _find(name: str) -> Callable[..., Any]:
         public = [known for known in vars(module) if not known.startswith("_")]
         raise _UsageError(
             f"{module_name} has no class or function {attribute!r}{_nearest(attribute, public)}"
+        )
+    if not makes_network(found):
+        raise _UsageError(
+            f"{name} is neither a torch.nn.Module nor a function that says it returns one (-> nn.Module), so "
+            "nothing is built"
         )
     return found
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import TYPE_CHECKING
 
+from lightning_optreg.figures.literal import literal
+
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn: it takes a while
     from matplotlib.figure import Figure
 
@@ -40,8 +42,8 @@ def draw_ranking(
     axes.grid(axis="x", color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel(f"{quantity}: runs, their mean and its 95 % interval")
-    axes.set_yticks(range(len(runs)), list(runs))
+    axes.set_xlabel(literal(f"{quantity}: runs, their mean and its 95 % interval"))
+    axes.set_yticks(range(len(runs)), list(map(literal, runs)))
     axes.set_ylim(len(runs) - 0.5, -0.5)
     if reference is not None and runs.get(reference):
         axes.axvline(mean(runs[reference]), color="#D55E00", linewidth=1.2, linestyle="--")

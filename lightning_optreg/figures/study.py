@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from lightning_optreg.figures.literal import literal
+
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn: it takes a while
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -175,15 +177,17 @@ def _prepare(axes: "Axes", x: str, y: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
+    axes.set_xlabel(literal(x))
+    axes.set_ylabel(literal(y))
 
 
 def _draw_band(axes: "Axes", band: Band, index: int, method: str) -> None:
     look = style(index)
     axes.fill_between(band.x, band.low, band.high, color=look["color"], alpha=0.13, linewidth=0)
     every = max(1, len(band.x) // 15)
-    axes.plot(band.x, band.middle, label=method, linewidth=1.7, markersize=4.5, markevery=every, **look)
+    axes.plot(
+        band.x, band.middle, label=literal(method), linewidth=1.7, markersize=4.5, markevery=every, **look
+    )
 
 
 def _add_legend(figure: "Figure", grid: Any, methods: Sequence[str]) -> None:
@@ -191,7 +195,7 @@ def _add_legend(figure: "Figure", grid: Any, methods: Sequence[str]) -> None:
     for axes in grid:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    shown = [method for method in methods if method in handles]
+    shown = [label for label in map(literal, methods) if label in handles]
     if shown:
         figure.legend([handles[m] for m in shown], shown, loc="outside right upper", frameon=False)
 
@@ -204,4 +208,4 @@ def _limit(axes: "Axes", shown: tuple[float, float], values: Mapping[str, Sequen
     beyond = [m for m, ys in values.items() if min(ys) < low - margin or max(ys) > high + margin]
     if beyond:
         names = ", ".join(beyond) if len(beyond) <= 3 else f"{len(beyond)} methods"
-        axes.set_title(f"partly outside: {names}", fontsize=9, color="0.35", loc="left")
+        axes.set_title(literal(f"partly outside: {names}"), fontsize=9, color="0.35", loc="left")

@@ -11,6 +11,8 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
+from lightning_optreg.files import check_inside, check_name
+
 __all__ = ["RunWandbLogger"]
 
 
@@ -40,6 +42,7 @@ class RunWandbLogger(WandbLogger):
             when it is saved. False: none.
 
     Raises:
+        ValueError: project, name or id would leave its folder, as `../x` does.
         ModuleNotFoundError: wandb is not installed (`pip install lightning-optreg[wandb]`).
         MisconfigurationException: When the run is begun, if W&B refuses, such as without an account.
 
@@ -65,6 +68,11 @@ class RunWandbLogger(WandbLogger):
         mode: Literal["online", "offline", "disabled"] | None = None,
         log_model: Literal["all"] | bool = True,
     ) -> None:
+        for argument, text in (("project", project), ("id", id)):
+            if text is not None:  # Lightning makes folders of them for checkpoints
+                check_name(text, f"RunWandbLogger: {argument}")
+        if name is not None:
+            check_inside(name, "RunWandbLogger: name")
         self._id_file = Path(save_dir, "wandb_run_id.txt")
         if id is None and self._id_file.exists():
             id = self._id_file.read_text().strip()

@@ -8,6 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_optreg.plot.options import STILL, OptionParser, UsageError, guarded, read_output, save
+from lightning_optreg.trust import (
+    Trust,
+    add_allow,
+    build_nothing_unasked,
+    check_hyperparameters,
+    check_values,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,6 +73,7 @@ def _parser() -> OptionParser:
     add("--data_dir", metavar="DIR", help="where the data are, if not where the checkpoint's run had them")
     add("--dpi", type=int, default=130, metavar="N", help="dots per inch; default: 130")
     add("--output", metavar="FILE", help=f"the file to write: {', '.join(STILL)}")
+    add_allow(parser)
     return parser
 
 
@@ -91,15 +99,16 @@ def _run(argv: Sequence[str]) -> None:
 
     import torch
 
+    build_nothing_unasked()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     files = [_find(name, options.default_root_dir) for name in options.ckpt_path]
-    loaded = [_load(file) for file in files]
-    config = next((config for _, config in loaded if config is not None), None)
-    if config is None:
+    loaded = [_load(file, options.allow) for file in files]
+    described = next((data for _, data in loaded if data is not None), None)
+    if described is None:
         raise UsageError(f"--ckpt_path {files[0]}: it holds weights only, not which data its run had")
     modules = [module.to(device).eval() for module, _ in loaded]
     module = modules[0]
-    splits = _batches(config, options.data_dir, options.images, device)
+    splits = _batches(described, options.data_dir, options.images, device)
     weights = {name: weight.detach() for name, weight in module.net.named_parameters()}
     if line:
         figure = _draw_line(modules, splits, weights, options, points)
@@ -117,13 +126,17 @@ def _find(name: str, root: str) -> Path:
         raise UsageError(str(error)) from error
 
 
-def _load(path: Path) -> "tuple[ImageClassifier, dict[str, Any] | None]":
-    """The module of a checkpoint, and its run's configuration if it is there."""
+def _load(path: Path, allow: Sequence[str]) -> "tuple[ImageClassifier, dict[str, Any] | None]":
+    """The module of a checkpoint, and what its run's data were if it says so; neither names strangers."""
     from lightning_optreg import ImageClassifier
     from lightning_optreg.cli.checkpoints import read_checkpoint
 
     try:
         checkpoint = read_checkpoint(path)
+        trust, source = Trust(allow), f"--ckpt_path {path}"
+        check_hyperparameters(checkpoint, owner=ImageClassifier, trust=trust, source=source)
+        data = _described_data(checkpoint)
+        check_values({"data": data}, trust=trust, source=f"{source}: configuration")
     except ValueError as error:
         raise UsageError(str(error)) from error
     if "net" not in checkpoint.get("hyper_parameters", {}):
@@ -133,12 +146,22 @@ def _load(path: Path) -> "tuple[ImageClassifier, dict[str, Any] | None]":
     with warnings.catch_warnings():
         # Lightning 2.6 calls methods that jsonargparse 4.53 deprecates
         warnings.filterwarnings("ignore", message=r"\s*``(instantiate_classes|ArgumentParser)")
-        module = ImageClassifier.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-    return module, checkpoint.get("callbacks", {}).get("SaveConfig", {}).get("config")
+        module = ImageClassifier.load_from_checkpoint(path, map_location="cpu", allow=allow)
+    return module, data
+
+
+def _described_data(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Class and arguments of a run's data module, from the configuration that its checkpoint keeps."""
+    found: Any = checkpoint
+    for name in ("callbacks", "SaveConfig", "config", "data"):
+        found = found.get(name) if isinstance(found, dict) else None
+    if not (isinstance(found, dict) and isinstance(found.get("init_args", {}), dict)):
+        return None
+    return found
 
 
 def _batches(
-    config: Mapping[str, Any], data_dir: str | None, images: int, device: Any
+    described: Mapping[str, Any], data_dir: str | None, images: int, device: Any
 ) -> dict[str, list[Any]]:
     """Images of the training split, and of the validation split if there is one, as evaluation sees them."""
     import jsonargparse
@@ -147,7 +170,9 @@ def _batches(
 
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(ImageDataModule, "data")
-    settings = {**config["data"], "init_args": {**config["data"].get("init_args", {}), "batch_size": 512}}
+    settings = {**described, "init_args": {**described.get("init_args", {}), "batch_size": 512}}
+    # A checkpoint may say where data are read, not where something is written.
+    settings["init_args"].pop("cache_dir", None)
     if data_dir is not None:
         settings["init_args"]["data_dir"] = data_dir
     data = parser.instantiate(parser.parse_object({"data": settings})).data

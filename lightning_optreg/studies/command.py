@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from lightning_optreg.plot.options import OptionParser, UsageError
 from lightning_optreg.studies.records import RunRecord, StudyResult
 from lightning_optreg.studies.specification import Run, Specification, read_specification
+from lightning_optreg.trust import add_allow, add_safe, trust_options
 
 if TYPE_CHECKING:
     from lightning_optreg.studies.run_queue import Queue
@@ -70,10 +71,13 @@ def _parser() -> OptionParser:
     parser.add_argument("--plan", action="store_true", help="print what would be run, and run nothing")
     parser.add_argument("--report_only", action="store_true", help="write the report of what there is")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    add_safe(parser)
+    add_allow(parser, "a study held to --safe")
     return parser
 
 
 def _run(args: argparse.Namespace) -> int:
+    trusted = trust_options(args)
     specification = read_specification(args.config)
     if args.workers is not None and not args.workers >= 1:
         raise ValueError(f"workers: must be >= 1, got {args.workers}")
@@ -84,7 +88,7 @@ def _run(args: argparse.Namespace) -> int:
     if not (args.worker or args.report_only):
         from lightning_optreg.studies.runner import check_settings  # imports Lightning
 
-        check_settings(specification)
+        check_settings(specification, trusted)
     folder.mkdir(parents=True, exist_ok=True)
     storage = args.storage or f"sqlite:///{(folder / 'study.db').resolve()}"
 
@@ -92,7 +96,7 @@ def _run(args: argparse.Namespace) -> int:
 
     queue = Queue(specification, storage)
     if args.worker:
-        _work(queue, folder)
+        _work(queue, folder, trusted)
         return 0
     if not args.report_only:
         queue.fill()
@@ -107,7 +111,7 @@ def _run(args: argparse.Namespace) -> int:
         if workers > 1:
             _start_workers(args, storage, folder, workers)
         elif workers == 1:
-            _work(queue, folder)
+            _work(queue, folder, trusted)
         print(f"{waiting} runs in {time.perf_counter() - start:.0f} s")
     result = collect(queue)
     if not result.records:
@@ -158,6 +162,7 @@ def _start_workers(args: argparse.Namespace, storage: str, folder: Path, workers
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     command = [sys.executable, "-m", "lightning_optreg", "compare", "--worker"]
     command += ["--config", str(args.config), "--storage", storage, "--output", str(folder)]
+    command += trust_options(args)
     children = [subprocess.Popen(command, env=environment) for _ in range(workers)]
     try:
         statuses = [child.wait() for child in children]
@@ -176,7 +181,7 @@ def _start_workers(args: argparse.Namespace, storage: str, folder: Path, workers
         raise SystemExit(1)
 
 
-def _work(queue: "Queue", folder: Path) -> None:
+def _work(queue: "Queue", folder: Path, trusted: Sequence[str]) -> None:
     """Do runs until none is waiting."""
     from lightning_optreg.studies.runner import do_run
 
@@ -187,7 +192,7 @@ def _work(queue: "Queue", folder: Path) -> None:
         start = time.perf_counter()
         try:
             alive = partial(queue.sign_of_life, trial)
-            record = do_run(specification, run, folder / "runs" / run.key, alive)
+            record = do_run(specification, run, folder / "runs" / run.key, alive, trusted)
         except BaseException:
             queue.give_back(claim)
             raise

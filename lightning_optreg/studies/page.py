@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 from collections.abc import Mapping, Sequence
 from statistics import mean, median
 from typing import Any
@@ -61,14 +62,18 @@ def render_page(
         "lost": _lost(result),
         "legend": "".join(_legend(index, method) for index, method in enumerate(methods)),
         "panels": "".join(f'<figure id="panel{i}" class="panel"></figure>' for i in range(len(figures))),
-        # "</" would end the script element
-        "figures": json.dumps(figures).replace("</", "<\\/"),
+        "figures": _for_script(figures),
         "plotly": get_plotlyjs(),
     }
-    page = _PAGE
-    for name, text in parts.items():
-        page = page.replace(f"@@{name}@@", text)
-    return page
+    # In one pass: a method may be called @@plotly@@.
+    return re.sub(r"@@(\w+)@@", lambda place: parts[place[1]], _PAGE)
+
+
+def _for_script(value: Any) -> str:
+    """JSON that no text in it can end a script element, begin a comment in it, or break a line of it."""
+    # Half of a surrogate pair is no text: it becomes a question mark, as in the rest of the page.
+    text = json.dumps(value, ensure_ascii=False).encode(errors="replace").decode()
+    return re.sub("[<>&\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _figure(
@@ -108,7 +113,10 @@ def _figure(
                     **{"marker": cross, "hovertemplate": hover},
                 }
             )
-    layout: dict[str, Any] = {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}}
+    # plotly reads tags in its texts
+    layout: dict[str, Any] = {
+        axis: {"title": {"text": html.escape(t)}} for axis, t in (("xaxis", x), ("yaxis", y))
+    }
     middles = [band.middle for band in bands.values() if band.middle]
     if middles:
         typical = [middle[-1] if lost is None else median(middle) for middle in middles]
@@ -139,7 +147,7 @@ def _ranking(summary: Summary, quantity: str) -> dict[str, Any]:
     return {
         "data": traces,
         "layout": {
-            "xaxis": {"title": {"text": f"{quantity}: runs and their mean"}},
+            "xaxis": {"title": {"text": html.escape(f"{quantity}: runs and their mean")}},
             "yaxis": {"autorange": "reversed", "type": "category"},
         },
     }

@@ -55,9 +55,28 @@ class RunRecord:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "RunRecord":
-        """Make a record from what `to_dict` returned, also after a way through JSON."""
-        points = tuple(Point(**point) for point in plain["points"])
-        return cls(**{**plain, "points": points})
+        """Make a record from what `to_dict` returned, also after a way through JSON.
+
+        Raises:
+            ValueError: If it is none.
+        """
+        try:
+            points = tuple(
+                Point(float(point["epoch"]), float(point["seconds"]), _numbers(point["metrics"]))
+                for point in plain["points"]
+            )
+            record = cls(**{**plain, "points": points, "test": _numbers(plain["test"])})
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            raise ValueError(f"no record of a run ({error})") from error
+        kinds = (str, (int, float), int, str, tuple, dict, str)
+        for value, kind in zip(vars(record).values(), kinds, strict=True):
+            if not isinstance(value, kind) or isinstance(value, bool):  # type: ignore[arg-type]  # of mixed types
+                raise ValueError(f"no record of a run ({value!r} is of the wrong type)")
+        return record
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {str(name): float(value) for name, value in metrics.items()}
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def write_report(result: StudyResult, folder: Path) -> list[Path]:
     written = []
     for name, text in texts.items():
         with replacing(folder / name) as path:
-            path.write_text(text, encoding="utf-8")
+            path.write_text(text, encoding="utf-8", errors="replace")
         written.append(folder / name)
     for name, figure in pictures.items():
         for suffix in ("png", "svg"):

@@ -18,7 +18,7 @@ from lightning_optreg.studies.specification import Run, Specification
 
 if TYPE_CHECKING:  # optuna is imported when a study is run
     from optuna import Study
-    from optuna.trial import FrozenTrial
+    from optuna.trial import FrozenTrial, Trial
 
 __all__ = ["Claim", "Queue"]
 
@@ -99,7 +99,7 @@ class Queue:
                 trial = self._study.ask()
                 worker = {"host": platform.node(), "pid": os.getpid()}
                 trial.set_user_attr("worker", worker)
-            run = Run(*trial.user_attrs["run"]) if "run" in trial.user_attrs else None
+            run = _run_of(trial) if "run" in trial.user_attrs else None
             if run in self.specification.runs and self._current()[run].number == trial.number:
                 self.sign_of_life(trial.number)
                 return Claim(run, trial.number)
@@ -135,9 +135,9 @@ class Queue:
         current = self._current()
         for trial in self._trials():
             if "record" in trial.user_attrs:
-                run = Run(*trial.user_attrs["run"])
+                run = _run_of(trial)
                 if run not in current or current[run].number == trial.number:
-                    found[run] = RunRecord.from_dict(trial.user_attrs["record"])
+                    found[run] = _record_of(trial, run)
         return [found[run] for run in self.specification.runs if run in found]
 
     def _current(self) -> "dict[Run, FrozenTrial]":
@@ -146,7 +146,7 @@ class Queue:
         current: dict[Run, FrozenTrial] = {}
         for trial in self._trials():
             if trial.state != TrialState.FAIL and "run" in trial.user_attrs:
-                current.setdefault(Run(*trial.user_attrs["run"]), trial)
+                current.setdefault(_run_of(trial), trial)
         return current
 
     def _trials(self) -> "Iterable[FrozenTrial]":
@@ -193,14 +193,49 @@ def _open(specification: Specification, storage: str) -> "Study":
             time.sleep(0.3)
 
 
+# What a storage holds is data that anybody may have written: it is looked at before it is used.
+
+
+def _run_of(trial: "FrozenTrial | Trial") -> Run:
+    run = trial.user_attrs.get("run")
+    if isinstance(run, list) and len(run) == 3:
+        method, value, seed = run
+        if isinstance(method, str) and isinstance(value, (int, float)) and isinstance(seed, int):
+            return Run(method, value, seed)
+    raise _strange(trial, f"run is {run!r}")
+
+
+def _record_of(trial: "FrozenTrial", run: Run) -> RunRecord:
+    try:
+        record = RunRecord.from_dict(trial.user_attrs["record"])
+    except ValueError as error:
+        raise _strange(trial, f"record is {error}") from error
+    if (record.method, record.value, record.seed) != run:
+        raise _strange(trial, "its record is of another run")
+    return record
+
+
+def _strange(trial: "FrozenTrial | Trial", what: str) -> ValueError:
+    return ValueError(f"storage: trial {trial.number} was not written by compare: {what}")
+
+
 def _is_left_behind(trial: "FrozenTrial") -> bool:
-    worker = trial.user_attrs.get("worker")
+    worker, alive = trial.user_attrs.get("worker"), trial.user_attrs.get("alive", 0.0)
+    if not isinstance(alive, (int, float)):
+        raise _strange(trial, f"alive is {alive!r}")
+    if worker is not None and not (
+        isinstance(worker, dict)
+        and isinstance(worker.get("host"), str)
+        and isinstance(worker.get("pid"), int)
+        and 0 < worker["pid"] < 2**31
+    ):
+        raise _strange(trial, f"worker is {worker!r}")
     if worker is None:
         began = trial.datetime_start
         return began is not None and time.time() - began.timestamp() > LEASE
     if worker["host"] == platform.node():
         return not _is_alive(worker["pid"])
-    return bool(time.time() - trial.user_attrs.get("alive", 0.0) > LEASE)
+    return bool(time.time() - alive > LEASE)
 
 
 def _is_alive(pid: int) -> bool:

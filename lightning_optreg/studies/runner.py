@@ -6,7 +6,7 @@ import math
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from lightning_optreg.figures import read_metric
 from lightning_optreg.studies.budget import Budget
 from lightning_optreg.studies.records import Point, RunRecord
 from lightning_optreg.studies.specification import Run, Specification
+from lightning_optreg.trust import UntrustedError
 
 __all__ = ["check_settings", "do_run"]
 
@@ -44,11 +45,12 @@ class _SignOfLife(Callback):
             self.call()
 
 
-def check_settings(specification: Specification) -> None:
+def check_settings(specification: Specification, trusted: Sequence[str] = ()) -> None:
     """Let `fit` read the settings of one run of each method, without building anything.
 
     Args:
         specification: The study.
+        trusted: Options of `fit` that say which classes may be named: `--safe`, `--allow`.
 
     Raises:
         ValueError: If a key, class or value is wrong; the message names the method and says how.
@@ -61,7 +63,10 @@ def check_settings(specification: Specification) -> None:
             file.write_text(yaml.safe_dump(settings, sort_keys=False))
             try:
                 with redirect_stdout(io.StringIO()), redirect_stderr(said):
-                    run_command(["fit", "--config", str(file), "--print_config"])
+                    run_command(["fit", *trusted, "--config", str(file), "--print_config"])
+            except UntrustedError as error:
+                what = str(error).replace(f"config file {str(file)!r}: ", "")
+                raise UntrustedError(f"methods.{method}: {what}") from error
             except SystemExit as stop:  # always: it has printed the configuration, or what is wrong
                 if not stop.code:
                     continue
@@ -70,7 +75,11 @@ def check_settings(specification: Specification) -> None:
 
 
 def do_run(
-    specification: Specification, run: Run, folder: Path, sign_of_life: Callable[[], None] = lambda: None
+    specification: Specification,
+    run: Run,
+    folder: Path,
+    sign_of_life: Callable[[], None] = lambda: None,
+    trusted: Sequence[str] = (),
 ) -> RunRecord:
     """Do a run, or go on with it from its last checkpoint.
 
@@ -79,6 +88,7 @@ def do_run(
         run: Which of its runs.
         folder: The run's own folder, for its configuration, metrics and checkpoint.
         sign_of_life: Called about once a minute.
+        trusted: Options of `fit` that say which classes may be named: `--safe`, `--allow`.
 
     Returns:
         Its record. A run that fails for a reason that a user can mend, such as settings that don't fit, is
@@ -95,13 +105,13 @@ def do_run(
             "init_args": {"filename": "last", "enable_version_counter": False},
         },
     ]
-    trainer.update(
-        default_root_dir=str(folder), enable_progress_bar=False, enable_model_summary=False, logger=None
-    )
+    trainer.update(enable_progress_bar=False, enable_model_summary=False, logger=None)
+    trainer.pop("default_root_dir", None)  # on the command line, where --safe lets it be anywhere
     folder.mkdir(parents=True, exist_ok=True)
     configuration = folder / "run.yaml"
     configuration.write_text(yaml.safe_dump(settings, sort_keys=False))
-    command = ["fit", "--config", str(configuration), "--ckpt_path", "auto"]
+    command = ["fit", *trusted, "--config", str(configuration), f"--trainer.default_root_dir={folder}"]
+    command += ["--ckpt_path", "auto"]
     budget = Budget(specification.epochs, specification.diverged_above or math.inf)
     try:
         with _quietly():

@@ -11,6 +11,8 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
+from lightning_optreg.files import check_name
+
 __all__ = ["Run", "Specification", "read_specification"]
 
 _KEYS = {
@@ -45,8 +47,12 @@ class Run(NamedTuple):
     @property
     def key(self) -> str:
         """Text that tells runs of a study apart, and serves as the name of a folder."""
-        safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in self.method)
-        return f"{safe}/{self.value:g}/seed{self.seed}"
+        return f"{_folder(self.method)}/{self.value:g}/seed{self.seed}"
+
+
+def _folder(method: str) -> str:
+    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in method)
+    return safe.replace(".", "_") if set(safe) <= {"."} else safe
 
 
 @dataclass(frozen=True)
@@ -166,6 +172,7 @@ def _checked(given: dict[str, Any], path: Path) -> Specification:
         if key not in given:
             raise ValueError(f"{key}: missing")
     settings: dict[str, Any] = {key: given.get(key, default) for key, (_, default) in _KEYS.items()}
+    check_name(settings["name"], "name")
     if not settings["methods"]:
         raise ValueError("methods: must name at least one")
     if settings["mode"] not in ("max", "min"):
@@ -185,6 +192,11 @@ def _checked(given: dict[str, Any], path: Path) -> Specification:
         if not isinstance(overlay, dict):
             raise ValueError(f"methods.{label}: must be a mapping of settings of fit, got {overlay!r}")
         own, name = dict(overlay), str(label)
+        if not name.strip() or not name.isprintable():
+            raise ValueError(f"methods: labels must be text that can be printed, got {name!r}")
+        same = next((other for other in methods if _folder(other).lower() == _folder(name).lower()), None)
+        if same is not None:
+            raise ValueError(f"methods: {same!r} and {name!r} would share a folder; give one another label")
         tune[name] = own.pop("tune", settings["tune"])
         if not isinstance(tune[name], (str, type(None))):
             raise ValueError(f"methods.{label}.tune: must be a dotted key or null, got {tune[name]!r}")

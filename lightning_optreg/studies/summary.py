@@ -1,6 +1,7 @@
 """What a study says of each method: the chosen value, the test there, its spread, and how soon it got far."""
 
 import csv
+import html
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -240,11 +241,16 @@ def format_table(summary: Summary) -> str:
 
 def table_markdown(summary: Summary) -> str:
     """Lay out the table in Markdown."""
-    header, *rows = [[cell.replace("|", "\\|") for cell in row] for row in table_cells(summary)]
+    header, *rows = [[_for_markdown(cell) for cell in row] for row in table_cells(summary)]
     lines = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
     if any(row.at_edge for row in summary.methods):
         lines += ["", NOTE.replace("*", "\\*", 1)]
     return "\n".join(lines) + "\n"
+
+
+def _for_markdown(cell: str) -> str:
+    """A cell's text without tags, which Markdown would take for HTML."""
+    return " ".join(html.escape(cell, quote=False).replace("|", "\\|").split())
 
 
 def table_csv(summary: Summary) -> str:

@@ -179,7 +179,12 @@ CALLBACKS: dict[str, Part] = {
     "Curves": Part(
         lambda _: callbacks.Curves(),
         acts=False,
-        wrong=(({"filename": "curves.txt"}, "filename"),),
+        wrong=(
+            ({"filename": "curves.txt"}, "filename"),
+            ({"filename": "../curves.png"}, "filename"),
+            ({"filename": "/curves.png"}, "filename"),
+            ({"filename": "..\\curves.png"}, "filename"),
+        ),
     ),
     "CutMix": Part(
         lambda _: callbacks.CutMix(num_classes=3, seed=2),
@@ -351,7 +356,7 @@ CALLBACKS: dict[str, Part] = {
     "PredictionWriter": Part(
         lambda _: callbacks.PredictionWriter(),
         acts=False,
-        wrong=(({"path": "predictions.txt"}, "path"),),
+        wrong=(({"path": "predictions.txt"}, "path"), ({"path": "a/../../predictions.csv"}, "path")),
     ),
     "SnapshotEnsemble": Part(
         lambda _: callbacks.SnapshotEnsemble(cycles=2),

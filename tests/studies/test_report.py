@@ -2,6 +2,7 @@
 
 import csv
 import html
+import json
 import math
 import re
 import shutil
@@ -10,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -213,14 +215,8 @@ def test_report_of_part_of_a_study(tmp_path: Path) -> None:
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium or Chrome to open the page with")
-def test_a_browser_draws_the_page(tmp_path: Path) -> None:
-    result = large()
-    write_report(result, tmp_path)
-    page = tmp_path / "report.html"
-    source = page.read_text()
-    own = source[: source.index("<script>")] + source[source.rindex("<script>") :]
-    assert not re.search(r"https?://|src=|<link", own)  # nothing to fetch
+def browse(page: Path, profile: Path) -> str:
+    """The page as a browser has made it."""
     command = [
         str(CHROMIUM),
         "--headless",
@@ -231,12 +227,23 @@ def test_a_browser_draws_the_page(tmp_path: Path) -> None:
     ]
     command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
     command += [
-        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--user-data-dir={profile}",
         "--virtual-time-budget=10000",
         "--dump-dom",
         page.as_uri(),
     ]
-    dom = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium or Chrome to open the page with")
+def test_a_browser_draws_the_page(tmp_path: Path) -> None:
+    result = large()
+    write_report(result, tmp_path)
+    page = tmp_path / "report.html"
+    source = page.read_text()
+    own = source[: source.index("<script>")] + source[source.rindex("<script>") :]
+    assert not re.search(r"https?://|src=|<link", own)  # nothing to fetch
+    dom = browse(page, tmp_path / "profile")
     dom = dom[: dom.index("<script>")]
     panels = re.findall(r'<figure id="panel\d".*?</figure>', dom, re.S)
     assert len(panels) == 6
@@ -247,6 +254,76 @@ def test_a_browser_draws_the_page(tmp_path: Path) -> None:
         assert f"<td>{html.escape(method)}</td>" in dom
         assert f'data-method="{html.escape(method, quote=False)}"' in dom or method in html.unescape(dom)
     assert "<b>" not in dom.partition("<table>")[2].partition("</table>")[0]
+
+
+HOSTILE = (
+    "<!--<script",
+    "</script><img src=x onerror=document.title='hostile'>",
+    "]]><svg onload=document.title='hostile'>",
+    '"><b onmouseover=',
+    "'};document.title='hostile';//",
+    "@@plotly@@ @@figures@@",
+    "\u2028\u2029 \ud800",
+    "$x^{$ \\frac | pipe",
+    "%{x} &lt;b&gt; &amp;",
+)
+
+
+def hostile() -> StudyResult:
+    """A study in which every text is hostile."""
+    points = (Point(1.0, 2.0, {HOSTILE[0]: 0.5, "train/loss": 1.0}),)
+    records = [
+        RunRecord(method, value, seed, "complete", points, {HOSTILE[1]: 0.5 + seed})
+        for method in HOSTILE
+        for value in (0.1, 0.2)
+        for seed in (0, 1)
+    ]
+    failed = RunRecord(HOSTILE[0], 0.3, 0, "failed", (), {}, HOSTILE[1])
+    return StudyResult(
+        name=HOSTILE[0],
+        title=HOSTILE[1],
+        tuned=HOSTILE[2],
+        metric=HOSTILE[0],
+        mode="max",
+        test_metric=HOSTILE[1],
+        target=None,
+        description={HOSTILE[1]: HOSTILE[2], "Network": HOSTILE[0]},
+        planned=99,
+        records=(*records, failed),
+        reference=HOSTILE[1],
+    )
+
+
+def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
+    write_report(hostile(), tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    body, script = page[: page.index("<script>")], page[page.rindex("<script>") :]
+    assert not re.search(r"<(?:img|svg|b[ >]|!--)", body)
+    assert page.count("<script>") == page.count("</script>") == 2
+    figures = script.partition("const figures = ")[2].partition(";\n")[0]
+    assert not re.search("[<>&\u2028\u2029]", figures)
+    names = {trace["legendgroup"] for figure in json.loads(figures) for trace in figure["data"]}
+    assert names == {method.replace("\ud800", "?") for method in HOSTILE}
+    for file in tmp_path.glob("*.svg"):
+        drawing = ElementTree.parse(file)
+        assert not [tag for tag in drawing.iter() if str(tag.tag).endswith(("script", "img"))]
+        assert "onload" not in re.sub(r"<!--.*?-->", "", file.read_text(), flags=re.S)
+    table = (tmp_path / "table.md").read_text()
+    assert "<" not in table
+    assert len(re.findall("^[|].*[|]$", table, re.M)) == 2 + len(HOSTILE)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium or Chrome to open the page with")
+def test_a_browser_runs_nothing_of_hostile_texts(tmp_path: Path) -> None:
+    write_report(hostile(), tmp_path)
+    dom = browse(tmp_path / "report.html", tmp_path / "profile")
+    assert "<title>hostile" not in dom
+    dom = dom[: dom.index("<script>")]
+    panels = re.findall(r'<figure id="panel\d".*?</figure>', dom, re.S)
+    assert all('class="main-svg"' in panel for panel in panels)
+    assert len(re.findall(r'class="point"', panels[-1])) == 3 * len(HOSTILE)  # two runs and their mean
+    for method in HOSTILE[:5]:
+        assert f"<td>{html.escape(method, quote=False)}</td>" in dom
 
 
 def test_ranking_shows_each_run_and_the_mean_of_each_method() -> None:

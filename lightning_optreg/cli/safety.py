@@ -1,0 +1,145 @@
+"""`--safe`: a command line and its configuration files held to what a checkpoint may name."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_optreg.classifier import ImageClassifier
+from lightning_optreg.cli.given import config_files
+from lightning_optreg.cli.trainer import Trainer
+from lightning_optreg.files import check_inside, leaves_folder
+from lightning_optreg.trust import Place, Trust, UntrustedError, check_values
+
+__all__ = ["check_command", "check_names", "check_settings"]
+
+_GROUPS: dict[str, Any] = {
+    "model": ImageClassifier,
+    "trainer": Trainer,
+    **dict.fromkeys(
+        ("ckpt_path", "reset_optimizer", "return_predictions", "seed_everything", "verbose", "weights_only"),
+        Place.PLAIN,
+    ),
+}
+_COMMANDS = ("fit", "validate", "test", "predict")
+# Arguments that say where something is written.
+_WRITTEN = ("default_root_dir", "save_dir", "dirpath", "folder", "cache_dir", "filename", "path")
+
+
+def check_command(argv: Sequence[str], trust: Trust) -> None:
+    """Refuse a command line that names what may not be built, in itself or in its configuration files.
+
+    Nothing is imported or built for it. Configuration files may not say either that something is written
+    elsewhere than below the working directory; the command line may.
+
+    Args:
+        argv: The command and its options.
+        trust: What may be named.
+
+    Raises:
+        UntrustedError: With file, key, class and the way out.
+        ValueError: If a configuration file is no YAML.
+    """
+    for path in config_files(argv):
+        source = f"config file {path!r}"
+        if not Path(path).is_file():
+            continue  # the parser has a message of its own for it
+        try:
+            tree = yaml.safe_load(Path(path).read_text())
+        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+            raise ValueError(
+                f"{source} is no YAML of plain values: {' '.join(str(error).split())}"
+            ) from error
+        for part in _commands(tree):
+            check_values(part, trust=trust, source=source, groups=_GROUPS)
+            for key, value in _written(part):
+                if leaves_folder(value):
+                    raise UntrustedError(
+                        f"{source}: {key} is {value!r}, and with --safe a file may only let it be written "
+                        "below the working directory; give it on the command line"
+                    )
+    for key, value in _options(argv):
+        check_values({key: value}, trust=trust, source="command line", groups=_GROUPS)
+
+
+def check_settings(settings: Any, trust: Trust) -> None:
+    """Refuse a parsed configuration that names what may not be built.
+
+    Parsing has made full paths of short names and has read what files it was told to.
+
+    Args:
+        settings: The configuration as plain values.
+        trust: What may be named.
+
+    Raises:
+        UntrustedError: With key, class and the way out.
+    """
+    check_values(settings, trust=Trust(trust.allow), source="configuration", groups=_GROUPS)
+
+
+def check_names(trainer: Mapping[str, Any]) -> None:
+    """Refuse names of files and folders that leave the run's, of callbacks, loggers and profilers.
+
+    Lightning joins them to a folder as they are; this package's own parts look at theirs themselves.
+
+    Args:
+        trainer: The trainer's part of the configuration, as plain values.
+
+    Raises:
+        ValueError: With key and name.
+
+    Example:
+        >>> check_names({"logger": {"class_path": "a.CSVLogger", "init_args": {"name": "../b"}}})
+        Traceback (most recent call last):
+        ValueError: trainer.logger: name of CSVLogger must be inside its folder, without .. and not \
+absolute, got '../b'
+    """
+    named = {"callbacks": ("filename",), "profiler": ("filename",), "logger": ("name", "version", "sub_dir")}
+    for key, arguments in named.items():
+        parts = trainer.get(key)
+        for part in parts if isinstance(parts, list) else [parts]:
+            if not isinstance(part, Mapping):
+                continue
+            owner = str(part.get("class_path")).rpartition(".")[2]
+            for argument in arguments:
+                name = (part.get("init_args") or {}).get(argument)
+                if isinstance(name, str) and name:
+                    check_inside(name, f"trainer.{key}: {argument} of {owner}")
+
+
+def _commands(tree: Any) -> Iterator[Any]:
+    """A file's settings; in one for all commands those of each."""
+    if not isinstance(tree, Mapping):
+        yield tree
+        return
+    own = {key: value for key, value in tree.items() if key not in _COMMANDS}
+    yield own
+    for key in _COMMANDS:
+        if key in tree:
+            yield tree[key]
+
+
+def _options(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for word, following in pairwise([*argv, ""]):
+        option, equals, value = word.partition("=")
+        if not option.startswith("-"):
+            continue
+        key = option.lstrip("-").rstrip("+")
+        if key not in ("config", "c", "print_config"):
+            yield key, value if equals else following
+
+
+def _written(tree: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Values that say where something is written."""
+    waiting, seen = [(key, tree)], set()
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, str) and key.rpartition(".")[2].rstrip("+") in _WRITTEN:
+            yield key, value
+        if not isinstance(value, (Mapping, list)) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        for name, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
+            waiting.append((f"{key}.{name}" if key else str(name), inner))

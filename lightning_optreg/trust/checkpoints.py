@@ -1,0 +1,169 @@
+"""A checkpoint, looked through before Lightning builds the module that it describes."""
+
+import io
+import os
+import pickle
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path, PurePath
+from typing import IO, Any
+
+import yaml
+
+from lightning_optreg.trust.classes import Trust, UntrustedError
+from lightning_optreg.trust.unreadable import why_unreadable
+from lightning_optreg.trust.values import check_values
+
+__all__ = ["check_hyperparameters", "check_paths", "vetted_checkpoint"]
+
+_BUILDER = "lightning.pytorch.cli.instantiate_module"
+_OLD_KEYS = ("hparams", "module_arguments")  # Lightning still reads what version 0.7 wrote
+
+
+@contextmanager
+def vetted_checkpoint(
+    checkpoint: str | Path | IO[bytes],
+    *,
+    owner: type,
+    key: str,
+    given: Mapping[str, Any],
+    allow: Sequence[str] = (),
+    hparams_file: str | Path | None = None,
+    weights_only: bool = True,
+) -> Iterator[IO[bytes]]:
+    """Open a checkpoint for `load_from_checkpoint`, once nothing in it is to be built that is not trusted.
+
+    Args:
+        checkpoint: Path, address or open file.
+        owner: The class whose `load_from_checkpoint` is called.
+        key: Of the hyperparameters in the checkpoint.
+        given: Arguments in Python, which take the place of the checkpoint's.
+        allow: See `Trust`.
+        hparams_file: Takes the place of the checkpoint's hyperparameters.
+        weights_only: False lets torch run what the file says.
+
+    Yields:
+        The file, at its beginning.
+
+    Raises:
+        UntrustedError: If it names what may not be built.
+        ValueError: If it cannot be read.
+    """
+    import torch
+
+    with ExitStack() as stack:
+        file = stack.enter_context(_opened(checkpoint)) if isinstance(checkpoint, (str, Path)) else checkpoint
+        name = repr(str(checkpoint)) if isinstance(checkpoint, (str, Path)) else "the file"
+        start = file.tell()
+        try:
+            found = torch.load(file, map_location="cpu", weights_only=weights_only)
+        except (pickle.UnpicklingError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
+            # Without its cause, whose text gives torch's advice.
+            raise ValueError(f"{name} is damaged or no checkpoint ({why_unreadable(error)})") from None
+        if not isinstance(found, dict):
+            raise ValueError(f"{name} is no checkpoint of a training run")
+        if hparams_file is not None and str(hparams_file).endswith((".yml", ".yaml")):
+            found[key], name = _read_yaml(hparams_file), repr(str(hparams_file))
+        trust = Trust(allow, way_out="allow=")
+        check_hyperparameters(found, owner=owner, key=key, trust=trust, source=name, given=given)
+        del found
+        file.seek(start)
+        yield file
+
+
+def check_hyperparameters(
+    checkpoint: Mapping[str, Any],
+    *,
+    owner: type,
+    trust: Trust,
+    source: str,
+    key: str = "hyper_parameters",
+    given: Mapping[str, Any] | None = None,
+) -> None:
+    """Refuse a checkpoint whose hyperparameters name what may not be built.
+
+    Args:
+        checkpoint: What was read.
+        owner: The class that is built of it.
+        trust: What may be named.
+        source: Begins the message: the file.
+        key: Of the hyperparameters.
+        given: Arguments that take the place of the checkpoint's.
+
+    Raises:
+        UntrustedError: If it does.
+    """
+    kind = checkpoint.get("hparams_type")
+    if kind is not None and not isinstance(kind, str):
+        raise UntrustedError(f"{source}: hparams_type must be text, got {kind!r}")
+    values: dict[str, Any] = {}
+    for name in (*_OLD_KEYS, key):
+        part = checkpoint.get(name) or {}
+        if not isinstance(part, Mapping):
+            raise UntrustedError(f"{source}: {name} must be a mapping, got {type(part).__name__}")
+        values.update(part)
+    values = {name: value for name, value in values.items() if name not in (given or {})}
+    builder = values.pop("_instantiator", None)
+    if builder not in (None, _BUILDER):
+        raise UntrustedError(f"{source}: _instantiator must be {_BUILDER}, got {builder!r}")
+    if values.get("_class_path") == f"{owner.__module__}.{owner.__qualname__}":
+        del values["_class_path"]
+    check_values(values, trust=trust, source=source, owner=owner)
+
+
+def check_paths(states: Any, folders: Sequence[str], source: str) -> None:
+    """Refuse states of ModelCheckpoint with paths that leave its folder: it deletes what they name.
+
+    Lightning looks whether the folder is among the parents of a path, and `folder/../notes` passes.
+
+    Args:
+        states: The part `callbacks` of a checkpoint.
+        folders: Those of the run's own callbacks of this kind.
+        source: Begins the message: the file.
+
+    Raises:
+        UntrustedError: If there is one.
+
+    Example:
+        >>> states = {"ModelCheckpoint": {"best_k_models": {"runs/../notes": 0.5}}}
+        >>> check_paths(states, ["runs"], "a.ckpt")
+        Traceback (most recent call last):
+        lightning_optreg.trust.classes.UntrustedError: a.ckpt: the state of ModelCheckpoint names \
+'runs/../notes', which leaves its folder
+    """
+    for name, state in states.items() if isinstance(states, Mapping) else ():
+        if not (str(name).startswith("ModelCheckpoint") and isinstance(state, Mapping)):
+            continue
+        models = state.get("best_k_models")
+        paths = [*models] if isinstance(models, Mapping) else []
+        paths += [state.get(f"{which}_model_path") for which in ("best", "kth_best", "last")]
+        for path in map(str, paths):
+            inner = next((path[len(f) :] for f in folders if path.startswith(f"{f}{os.sep}")), path)
+            if ".." in PurePath(inner).parts or "://" in inner:
+                part = str(name).partition("{")[0]
+                raise UntrustedError(f"{source}: the state of {part} names {path!r}, which leaves its folder")
+
+
+def _read_yaml(path: str | Path) -> Any:
+    try:
+        with open(path) as file:
+            return yaml.safe_load(file)
+    except yaml.YAMLError as error:
+        raise ValueError(
+            f"{str(path)!r} is no YAML of plain values: {' '.join(str(error).split())}"
+        ) from error
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[IO[bytes]]:
+    if str(path).startswith("http"):
+        from urllib.request import urlopen
+
+        with urlopen(str(path)) as answer:
+            yield io.BytesIO(answer.read())
+        return
+    from lightning.fabric.utilities.cloud_io import get_filesystem
+
+    with get_filesystem(path).open(str(path), "rb") as file:
+        yield file

@@ -1,0 +1,251 @@
+"""Every value of a file held to what it may build, before jsonargparse sees it.
+
+jsonargparse builds from a mapping with `class_path`, wherever it stands. It also imports a bare string where
+a class or a function is wanted, reads a settings file that a string names there, and reads a string that is
+YAML itself. So each string is judged by the type of its place, which the class that it is given to declares;
+what is declared as text, numbers or paths is left alone.
+"""
+
+import argparse
+import enum
+import importlib.util
+import inspect
+import re
+import sys
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_optreg.trust.classes import Trust, UntrustedError
+
+__all__ = ["Place", "check_values"]
+
+
+class Place(enum.Enum):
+    """What a value is for."""
+
+    PLAIN = "text, numbers, paths"
+    FREE = "anything, and nothing is built from it"
+    OPEN = "a class may be built from it"
+
+
+_DOTTED_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+_PATHS = ("class_path", "_class_path")
+_DOWNLOADS = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")  # of torchvision's makers
+_COLLECTIONS = (list, tuple, set, frozenset, dict, Mapping, Sequence, Iterable)
+
+
+def check_values(
+    values: Any,
+    *,
+    trust: Trust,
+    source: str,
+    owner: Any = None,
+    groups: Mapping[str, Any] | None = None,
+) -> None:
+    """Refuse values that would import or build what is not trusted.
+
+    Args:
+        values: Nested mappings, lists and plain values, as YAML or a checkpoint holds them.
+        trust: What may be named.
+        source: Begins the message: the file.
+        owner: Class that the values are arguments of. None: of none.
+        groups: Without an owner: for keys of the outermost mapping, the class that their values are arguments
+            of, or the `Place` of their values.
+
+    Raises:
+        UntrustedError: With source, key, class and the way out.
+
+    Example:
+        >>> evil = {"net": {"class_path": "torch.nn.ReLU", "init_args": {"x": {"class_path": "os.system"}}}}
+        >>> check_values(evil, trust=Trust(), source="a.ckpt")
+        Traceback (most recent call last):
+        lightning_optreg.trust.classes.UntrustedError: a.ckpt: net.x: os.system is not of lightning_optreg, \
+Lightning, torch, torchvision or torchmetrics, so nothing of it is imported or built (--allow PACKAGE adds a \
+package of yours)
+    """
+    check = _Check(trust, source)
+    mapping = _as_mapping(values)
+    if owner is not None and mapping is not None and "_class_path" not in mapping:
+        check.arguments(mapping, [owner], "")
+    elif groups is not None and mapping is not None:
+        for name, inner in _nested(mapping):
+            group = groups.get(name, Place.OPEN)
+            if isinstance(group, Place):
+                check.visit(inner, group, str(name))
+            else:
+                check.arguments(inner, [group], str(name))
+    else:
+        check.visit(values, Place.OPEN, "")
+
+
+class _Check:
+    """A walk through the values of one file."""
+
+    def __init__(self, trust: Trust, source: str) -> None:
+        self.trust, self.source = trust, source
+        self.seen: dict[tuple[int, Place], Any] = {}  # each once: YAML's aliases may repeat and loop
+
+    def refuse(self, key: str, reason: object) -> typing.NoReturn:
+        key = "".join(c if c.isprintable() else "?" for c in key)  # a file's word, on somebody's terminal
+        raise UntrustedError(": ".join(part for part in (self.source, key, str(reason)) if part))
+
+    def find(self, path: str, key: str) -> list[Any]:
+        try:
+            return self.trust.find(path)
+        except UntrustedError as error:
+            self.refuse(key, error)
+
+    def visit(self, value: Any, place: Place, key: str) -> None:
+        if isinstance(value, str):
+            if place is not Place.PLAIN:
+                self.text(value, place, key)
+            return
+        mapping = _as_mapping(value)
+        if mapping is None and not isinstance(value, (list, tuple, set, frozenset)):
+            return
+        if (id(value), place) in self.seen:
+            return
+        self.seen[id(value), place] = value
+        if mapping is None:
+            for number, item in enumerate(value):
+                self.visit(item, place, f"{key}[{number}]")
+            return
+        pairs = _nested(mapping)
+        paths = [inner for name, inner in pairs if name in _PATHS]
+        if paths:
+            self.specification(paths, [pair for pair in pairs if pair[0] not in _PATHS], key)
+            return
+        for name, inner in pairs:
+            # Where nothing is said of them, they may be arguments of a class that another file names.
+            self.visit(inner, Place.FREE if place is Place.FREE else Place.OPEN, _joined(key, name))
+
+    def specification(self, paths: list[Any], pairs: list[tuple[Any, Any]], key: str) -> None:
+        """A class and its arguments."""
+        found: list[Any] = []
+        for path in paths:
+            if not isinstance(path, str):
+                self.refuse(key, f"class_path must be text, got {path!r}")
+            found += self.find(path, key)
+        for name, inner in pairs:
+            self.arguments(inner if name in ("init_args", "dict_kwargs") else {name: inner}, found, key)
+
+    def arguments(self, value: Any, owners: list[Any], key: str) -> None:
+        """Arguments of classes or functions, of which one gets them."""
+        mapping = _as_mapping(value)
+        if mapping is None:
+            self.visit(value, Place.OPEN, key)
+            return
+        for name, inner in _nested(mapping):
+            where = _joined(key, name)
+            if name in _DOWNLOADS and inner not in (None, False) and self.downloads(owners):
+                self.refuse(where, f"{inner!r} would be downloaded{self.trust.hint('torchvision')}")
+            self.visit(inner, _place(owners, str(name)), where)
+
+    def downloads(self, owners: list[Any]) -> bool:
+        """Whether they are torchvision's, and the user has not named it."""
+        homes = [str(getattr(owner, "__module__", "")) for owner in owners]
+        theirs = any(home.startswith("torchvision.") for home in homes)
+        return theirs and not any(map(self.trust.is_allowed, owners))
+
+    def text(self, value: str, place: Place, key: str) -> None:
+        word = value.strip()
+        if place is Place.OPEN and _is_file(word):
+            self.refuse(key, f"{word!r} is a file, which may not say here what is built")
+        if _DOTTED_NAME.fullmatch(word):
+            if place is Place.OPEN and ("." not in word or self.trust.is_home(word) or _is_importable(word)):
+                self.find(word, key)
+            return
+        try:
+            inner = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError):  # ValueError: a date that is none
+            return
+        except RecursionError:
+            self.refuse(key, "it is nested too deeply")
+        if not isinstance(inner, str):
+            self.visit(inner, place, key)
+
+
+def _joined(key: str, name: Any) -> str:
+    return f"{key}.{name}" if key else str(name)
+
+
+def _as_mapping(value: Any) -> Mapping[Any, Any] | None:
+    if isinstance(value, Mapping):
+        return value
+    return vars(value) if isinstance(value, argparse.Namespace) else None  # jsonargparse's are of that class
+
+
+def _nested(value: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
+    """Pairs as jsonargparse reads them: `a.b` is b of a, and `a+` adds to a."""
+    pairs = []
+    for key, inner in value.items():
+        first, _, rest = key.partition(".") if isinstance(key, str) else (key, "", "")
+        first = first.rstrip("+") if isinstance(first, str) else first
+        pairs.append((first, {rest: inner} if rest else inner))
+    return pairs
+
+
+def _is_file(word: str) -> bool:
+    try:
+        return Path(word).is_file()
+    except (OSError, ValueError):  # too long for a name, or no text that a name could be
+        return False
+
+
+def _is_importable(path: str) -> bool:
+    top = path.partition(".")[0]
+    # Of a name without dots nothing is imported to find it.
+    return top in sys.modules or importlib.util.find_spec(top) is not None
+
+
+def _place(owners: list[Any], name: str) -> Place:
+    """What the argument of this name is for, in all the classes or functions that could get it."""
+    declared = [annotation for owner in owners for annotation in _annotations(owner, name)]
+    if not declared:
+        return Place.OPEN
+    if all(annotation is Any for annotation in declared):
+        return Place.FREE
+    return Place.PLAIN if all(map(_is_plain, declared)) else Place.OPEN
+
+
+def _annotations(owner: Any, name: str) -> Iterator[Any]:
+    """Types that a class's constructors, or a function, declare for an argument; Any if they say nothing."""
+    functions = [vars(c).get("__init__") for c in owner.__mro__] if inspect.isclass(owner) else [owner]
+    for function in functions:
+        if not inspect.isfunction(function):
+            continue
+        parameter = inspect.signature(function).parameters.get(name)
+        if parameter is None or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            continue
+        try:
+            declared = typing.get_type_hints(function).get(name)
+        except (NameError, TypeError, AttributeError):
+            declared = object  # unknown, so anything may be built
+        if declared is None:
+            default = parameter.default
+            declared = (
+                Any if default is parameter.empty or default is None or _is_plain(type(default)) else object
+            )
+        yield declared
+
+
+def _is_plain(annotation: Any) -> bool:
+    """Whether a type is of text, numbers, paths, or of collections of them."""
+    origin = typing.get_origin(annotation)
+    if origin is typing.Literal:
+        return True
+    if origin in (typing.Union, types.UnionType) or origin in _COLLECTIONS:
+        return all(part is Ellipsis or _is_plain(part) for part in typing.get_args(annotation))
+    if annotation is None or annotation is type(None):
+        return True
+    if origin is PathLike:
+        return True
+    return inspect.isclass(annotation) and issubclass(
+        annotation, (str, int, float, complex, bytes, PathLike, enum.Enum)
+    )
