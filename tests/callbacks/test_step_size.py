@@ -127,7 +127,7 @@ def fit(
         ({"accumulate_grad_batches": 2}, ["a step takes 8 images over all processes and took 4"]),
         ({"loader": StatefulLoader()}, []),  # it tells no batch size
     ],
-    ids=str,
+    ids=["as before", "smaller", "smaller, accumulated", "accumulated", "unknown"],
 )
 def test_at_an_epochs_end_other_steps_are_told(
     options: dict[str, Any], words: list[str], tmp_path: Path
