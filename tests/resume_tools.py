@@ -53,10 +53,17 @@ class StatefulLoader:
 
 
 class Regression(LightningModule):
-    """Dropout, momentum, batch-norm, a torchmetric, epoch means and sums, any schedule."""
+    """Dropout, momentum, batch-norm, a torchmetric, epoch means and sums, any schedule.
 
-    def __init__(self, schedule: str = "none", monitor: str = "val_loss", *, adam: bool = False) -> None:
+    With `asks` it asks how many steps the run has, as Lightning's users do to size a schedule, which sets the
+    loaders up before anything is restored.
+    """
+
+    def __init__(
+        self, schedule: str = "none", monitor: str = "val_loss", *, adam: bool = False, asks: bool = False
+    ) -> None:
         super().__init__()
+        self.asks = asks
         self.schedule, self.monitor, self.adam = schedule, monitor, adam
         self.net = nn.Sequential(
             nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 1)
@@ -79,6 +86,8 @@ class Regression(LightningModule):
         self.log("val_loss", nn.functional.mse_loss(self.net(x), y))
 
     def configure_optimizers(self) -> Any:
+        if self.asks and self.trainer.estimated_stepping_batches == 0:
+            raise ValueError("a run without steps")
         optimizer: torch.optim.Optimizer
         if self.adam:
             optimizer = torch.optim.Adam(self.parameters(), lr=0.01, weight_decay=1e-3)

@@ -3,6 +3,7 @@
 import copy
 import inspect
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,10 @@ TOGETHER = sorted(STEPWISE.values(), key=lambda part: part.comes_last)
 every_stepwise_callback = pytest.mark.parametrize("name", STEPWISE)
 
 
-def regression(*parts: Part | None) -> Regression:
+def regression(*parts: Part | None, asks: bool = False) -> Regression:
     """A module in which these parts find what they need."""
     schedule = "none" if any(part and part.no_schedule for part in parts) else "cosine_step"
-    return Regression(schedule, adam=any(part is not None and part.adam for part in parts))
+    return Regression(schedule, adam=any(part is not None and part.adam for part in parts), asks=asks)
 
 
 def fit(
@@ -113,13 +114,14 @@ SETTINGS = {
 every_setting = pytest.mark.parametrize("setting", SETTINGS)
 
 
-def resumes_exactly(setting: str, folder: Path, steps: Iterable[int]) -> None:
+def resumes_exactly(setting: str, folder: Path, steps: Iterable[int], *, asks: bool = False) -> None:
     """Compare runs that go on from checkpoints with the one that wrote them, and is made anew for each."""
     name, build = SETTINGS[setting]
     first = [] if name == "ExactResume" else [ExactResume()]
     seed_everything(1, verbose=False)
     saver = checkpoint_every_step(folder / "all")
-    straight = fit(folder, [*first, build(folder), saver], enable_checkpointing=True)
+    module = partial(regression, CALLBACKS[name], asks=asks)
+    straight = fit(folder, [*first, build(folder), saver], module(), enable_checkpointing=True)
     for step in steps:
         path = folder / "all" / f"step={step}.ckpt"
         if not path.exists():  # the run ended before, as some callbacks have it
@@ -127,19 +129,24 @@ def resumes_exactly(setting: str, folder: Path, steps: Iterable[int]) -> None:
             continue
         torch.load(path, weights_only=True)
         spoil_random_state()
-        resumed = fit(folder, [*first, build(folder)], ckpt_path=path)
+        resumed = fit(folder, [*first, build(folder)], module(), ckpt_path=path)
         assert_identical(straight, resumed, f"step {step}")
 
 
-@every_setting
-def test_resumes_in_the_middle_and_at_the_end_of_an_epoch(setting: str, tmp_path: Path) -> None:
-    resumes_exactly(setting, tmp_path, (4, 6))
+asked = pytest.mark.parametrize("asks", [False, True], ids=["", "size asked for"])
+
+
+@asked
+@pytest.mark.parametrize("setting", [key for key, (name, _) in SETTINGS.items() if key == name])
+def test_resumes_in_the_middle_and_at_the_end_of_an_epoch(setting: str, asks: bool, tmp_path: Path) -> None:
+    resumes_exactly(setting, tmp_path, (4, 6), asks=asks)
 
 
 @pytest.mark.slow
+@asked
 @every_setting
-def test_resumes_at_every_step(setting: str, tmp_path: Path) -> None:
-    resumes_exactly(setting, tmp_path, range(1, 13))
+def test_resumes_at_every_step(setting: str, asks: bool, tmp_path: Path) -> None:
+    resumes_exactly(setting, tmp_path, range(1, 13), asks=asks)
 
 
 ACTING = [
