@@ -46,7 +46,7 @@ def collect_generator_states(roots: Mapping[str, Any]) -> dict[str, Any]:
         >>> loader = DataLoader(range(8), shuffle=True, generator=torch.Generator())
         >>> states = collect_generator_states({"train": [loader]})
         >>> list(states)
-        ['train.0.generator']
+        ['train.0.sampler.generator']
         >>> first = list(loader)
         >>> restore_generator_states({"train": [loader]}, states)
         []

@@ -53,6 +53,11 @@ class StopSignals(Callback):
         self._buffers: list[Tensor] = []
         self._in_step = True
 
+    def __reduce__(self) -> tuple[type["StopSignals"], tuple[float]]:
+        return StopSignals, (
+            self.seconds,
+        )  # whoever copies a module copies its trainer; a watch is a process's
+
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.stopping = False

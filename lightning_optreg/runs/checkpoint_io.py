@@ -15,7 +15,7 @@ import torch
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from typing_extensions import override
+from typing_extensions import Self, override
 
 from lightning_optreg.files import replacing
 from lightning_optreg.runs.kept import advised
@@ -56,6 +56,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self._writer: int | None = None  # thread that saved last
         self._superseded: set[Path] = set()
         self._guard = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[Self], tuple[()]]:
+        return type(self), ()  # what it notes of a process's files and threads is no other's
 
     @override
     def save_checkpoint(

@@ -1,5 +1,7 @@
+import copy
 import itertools
 import os
+import pickle
 import signal
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_optreg.callbacks import ExactResume
+from lightning_optreg.callbacks.signal_watch import SignalWatch
+from lightning_optreg.callbacks.stop_signals import StopSignals
+from lightning_optreg.runs import AtomicCheckpointIO
 from tests.resume_tools import (
     Diary,
     Regression,
@@ -307,3 +312,24 @@ def test_refuses_a_wrong_type() -> None:
 def test_refuses_a_bound_that_is_none(seconds: float) -> None:
     with pytest.raises(ValueError, match="answer_within must be a number >= 1, got"):
         ExactResume(answer_within=seconds)
+
+
+def test_a_module_can_be_copied_while_it_is_trained(tmp_path: Path) -> None:
+    """Averages of weights copy the module, and with it its trainer, callbacks and plugins."""
+
+    class Copies(Callback):
+        copies = 0
+
+        def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+            self.copies += isinstance(copy.deepcopy(pl_module), Regression)
+
+    copies = Copies()
+    run(tmp_path, Regression(), [copies], plugins=[AtomicCheckpointIO()])
+    assert copies.copies == 6 * EPOCHS
+
+
+def test_what_a_spawned_process_gets_can_be_pickled() -> None:
+    watching = StopSignals(5.0)
+    watching._watch = SignalWatch({15: 143}, 5.0, lambda: None, "")
+    for part in (AtomicCheckpointIO(), ExactResume(answer_within=5.0), watching):
+        assert type(pickle.loads(pickle.dumps(part))) is type(part)
