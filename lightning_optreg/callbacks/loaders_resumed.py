@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from lightning_optreg.callbacks.own_generators import collect_generator_states, restore_generator_states
@@ -39,9 +40,14 @@ def collect_randomness(trainer: Trainer) -> dict[str, Any]:
 
 
 def restore_randomness(trainer: Trainer, state: Mapping[str, Any]) -> None:
-    """Set them to what `collect_randomness` read."""
+    """Set them to what `collect_randomness` read, and warn of those that are not there any more."""
     restore_random_state(state["random"], trainer.strategy.root_device)
-    restore_generator_states(_owners(trainer), state.get("own", {}))
+    missing = restore_generator_states(_owners(trainer), state.get("own", {}))
+    if missing:
+        rank_zero_warn(
+            f"ExactResume: the checkpoint's run had a random generator at {missing[0]}, and this run has none "
+            "there; what it draws will differ."
+        )
 
 
 def _owners(trainer: Trainer) -> dict[str, Any]:

@@ -6,6 +6,7 @@ attributes, and named by the way to them, so that a later process finds its own 
 """
 
 import random
+from collections import deque
 from collections.abc import Iterator, Mapping
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -14,22 +15,21 @@ import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 __all__ = ["collect_generator_states", "restore_generator_states"]
 
 Generator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
 
-# A transform in a list in a dataset in a subset in a loader is 8 steps away.
-_DEPTH = 12
-# Long lists are data.
+# Long lists are data, and so is what is far away among very many objects.
 _ITEMS = 256
+_OBJECTS = 20_000
 _DATA = (str, bytes, int, float, complex, Tensor, np.ndarray, type, ModuleType, torch.dtype, torch.device)
 _CODE = (FunctionType, BuiltinFunctionType, MethodType)
 _OTHERS = (Trainer, Logger, Optimizer)
-# DataLoader's running iterator is made anew; the parts of a module are gone through as its `_modules`.
-_SKIPPED = {"_iterator", "_parameters", "_buffers", "trainer", "_trainer", "_fabric"}
+# DataLoader's running iterator is made anew; of what torch keeps in a module only its parts count.
+_SKIPPED = {"_iterator", "trainer", "_trainer", "_fabric", *vars(nn.Module())} - {"_modules"}
 
 
 def collect_generator_states(roots: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def collect_generator_states(roots: Mapping[str, Any]) -> dict[str, Any]:
         >>> loader = DataLoader(range(8), shuffle=True, generator=torch.Generator())
         >>> states = collect_generator_states({"train": [loader]})
         >>> list(states)
-        ['train.0.sampler.generator']
+        ['train.0.generator']
         >>> first = list(loader)
         >>> restore_generator_states({"train": [loader]}, states)
         []
@@ -73,22 +73,18 @@ def restore_generator_states(roots: Mapping[str, Any], states: Mapping[str, Any]
 
 
 def _generators(roots: Mapping[str, Any]) -> Iterator[tuple[str, Generator]]:
+    """Go through what objects hold, the nearest first."""
+    waiting = deque(roots.items())
     seen: set[int] = set()
-
-    def walk(value: Any, path: str, depth: int) -> Iterator[tuple[str, Generator]]:
+    while waiting and len(seen) < _OBJECTS:
+        path, value = waiting.popleft()
         if value is None or isinstance(value, _DATA + _CODE + _OTHERS) or id(value) in seen:
-            return
+            continue
         seen.add(id(value))
         if isinstance(value, Generator):
             yield path, value
-            return
-        if depth == 0:
-            return
-        for name, part in _parts(value):
-            yield from walk(part, f"{path}.{name}", depth - 1)
-
-    for name, root in roots.items():
-        yield from walk(root, name, _DEPTH)
+        elif len(seen) + len(waiting) < _OBJECTS:
+            waiting.extend((f"{path}.{name}", part) for name, part in _parts(value))
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
