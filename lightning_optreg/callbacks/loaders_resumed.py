@@ -45,8 +45,8 @@ def restore_randomness(trainer: Trainer, state: Mapping[str, Any]) -> None:
     missing = restore_generator_states(_owners(trainer), state.get("own", {}))
     if missing:
         rank_zero_warn(
-            f"ExactResume: the checkpoint's run had a random generator at {missing[0]}, and this run has none "
-            "there; what it draws will differ."
+            f"ExactResume: the checkpoint's run had a random generator at {missing[0]}, and this run has "
+            "none there; what it draws will differ."
         )
 
 
