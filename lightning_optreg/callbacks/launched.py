@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -23,6 +24,10 @@ from lightning.pytorch.trainer.states import TrainerStatus
 from lightning_optreg.callbacks.signal_watch import SignalWatch
 
 __all__ = ["Interrupt", "is_launched", "pass_on_sigterm", "wind_up"]
+
+
+# Seconds. Linux sends the signal when the launching thread is gone, maybe before the last one of its process.
+_DYING = 1.0
 
 
 def is_launched(trainer: Trainer) -> bool:
@@ -59,8 +64,11 @@ class Interrupt:
         """Handle the signal."""
         if os.getpid() != self._process:  # forked from it, a loader's worker for one
             signal.default_int_handler(number, frame)
-        if os.getppid() == self._parent:
-            raise SystemExit(128 + number)
+        end = time.monotonic() + _DYING
+        while os.getppid() == self._parent:
+            if time.monotonic() > end:
+                raise SystemExit(128 + number)
+            time.sleep(0.01)
         self._on_orphaned()
 
 
