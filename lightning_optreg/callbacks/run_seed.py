@@ -1,4 +1,4 @@
-"""What callbacks draw from the run's seed goes on with that seed in a resumed run, whatever seed it is given."""
+"""What callbacks draw from the run's seed goes on with that seed in a resumed run that is given another."""
 
 from typing import Any
 

@@ -56,7 +56,8 @@ class RunSeed:
         self._loaded = before
         if self.given is not None and self.given != before:
             rank_zero_warn(
-                f"{name}: it draws from seed {self.given}, as given; in the checkpoint's run it drew from {before}."
+                f"{name}: it draws from seed {self.given}, as given; in the checkpoint's run it drew from "
+                f"{before}."
             )
         if self.given is None:
             self.value = before  # for strategies that load checkpoints last
