@@ -10,13 +10,14 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
+from lightning_optreg.callbacks.run_seed import SeededCallback
 from lightning_optreg.data.draws import Draws, Place, mix
-from lightning_optreg.data.processes import run_seed, share_of
+from lightning_optreg.data.processes import share_of
 
 __all__ = ["ChangedBatch", "soft_labels"]
 
@@ -56,7 +57,7 @@ def soft_labels(labels: Tensor, num_classes: int | None, dtype: torch.dtype, own
     return F.one_hot(labels.long(), num_classes).to(dtype)
 
 
-class ChangedBatch(Callback):
+class ChangedBatch(SeededCallback):
     """Base of callbacks that change inputs or labels of training batches.
 
     Args:
@@ -82,9 +83,9 @@ class ChangedBatch(Callback):
                 raise TypeError(f"{name}: {argument} must be an index or a key, got {place!r}")
         if seed is not None and not isinstance(seed, int):
             raise TypeError(f"{name}: seed must be a whole number, got {seed!r}")
+        super().__init__(seed)
         self.num_classes, self.images, self.labels, self.seed = num_classes, images, labels, seed
         self._classes: int | None = None
-        self._run_seed = 0 if seed is None else seed
 
     needs_labels: ClassVar[bool] = True
 
@@ -99,7 +100,7 @@ class ChangedBatch(Callback):
 
     def seed_of(self, place: Place) -> int:
         """Seed of a batch, the same on all processes; classes of callbacks have different ones."""
-        return mix(self._run_seed, *type(self).__name__.encode(), place.epoch, place.step)
+        return mix(self.run_seed.value, *type(self).__name__.encode(), place.epoch, place.step)
 
     def draws(self, place: Place, tensor: Tensor) -> Draws:
         """Random numbers for the images of a batch, row by row."""
@@ -108,7 +109,7 @@ class ChangedBatch(Callback):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Agree on a seed, and see how many classes there are."""
-        self._run_seed = run_seed(self.seed, trainer)
+        super().on_fit_start(trainer, pl_module)
         datamodule = trainer.datamodule  # type: ignore[attr-defined]  # a connector sets it
         found = (getattr(owner, "num_classes", None) for owner in (self, pl_module, datamodule))
         self._classes = next((k for k in found if isinstance(k, int)), None)

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from lightning_optreg.callbacks.across_ranks import SHARDING, gather_ranks, gather_tensors
+from lightning_optreg.callbacks.launched import is_launched
 from lightning_optreg.callbacks.loaders_resumed import (
     before_first_batch,
     begin_validation_anew,
@@ -284,10 +285,14 @@ class ExactResume(Callback):
         if not isinstance(exception, SIGTERMException):
             return
         exception.code = exit_status(trainer)
-        if self._moment in (Moment.BATCH_END, Moment.VALIDATION_END):
-            self._moment = Moment.ADVANCED
-        elif self._moment is Moment.EPOCH_END:
-            self._moment = Moment.OUTSIDE  # Lightning raises it when the epoch is over with all its hooks
+        # launched processes stop within a hook, and others when its loop has gone on
+        behind = {
+            Moment.BATCH_END: Moment.ADVANCED,
+            Moment.VALIDATION_END: Moment.ADVANCED,
+            Moment.EPOCH_END: Moment.OUTSIDE,  # Lightning raises it when the epoch is over with all its hooks
+        }
+        if not is_launched(trainer):
+            self._moment = behind.get(self._moment, self._moment)
         if not self.save_on_sigterm:
             return
         if not self._has_trained:

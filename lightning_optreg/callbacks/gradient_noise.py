@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from lightning_optreg.callbacks.run_seed import SeededCallback
 from lightning_optreg.data.draws import mix
-from lightning_optreg.data.processes import run_seed
 
 __all__ = ["GradientNoise", "add_noise", "noise_std"]
 
@@ -48,7 +48,7 @@ def add_noise(gradients: Iterable[Tensor], std: float, generator: torch.Generato
         gradient.add_(noise, alpha=std)
 
 
-class GradientNoise(Callback):
+class GradientNoise(SeededCallback):
     """Add noise to the gradients before every optimizer step: g = g + N(0, sigma_t^2).
 
     sigma_t^2 = eta / (1 + t)^gamma is the variance, not the standard deviation, and t the number of optimizer
@@ -80,16 +80,16 @@ class GradientNoise(Callback):
                 raise ValueError(f"GradientNoise: {name} must be in [0, inf), got {value}")
         if seed is not None and not isinstance(seed, int):
             raise TypeError(f"GradientNoise: seed must be a whole number, got {seed!r}")
+        super().__init__(seed)
         self.eta, self.gamma, self.seed = eta, gamma, seed
         self._clip: Any = None
-        self._run_seed = 0
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Agree on a seed, and come behind the clipping, for which Lightning asks the module."""
+        super().on_fit_start(trainer, pl_module)
         if self.eta == 0.0:
             return
-        self._run_seed = run_seed(self.seed, trainer)
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         if scaled and any(getattr(o, "_step_supports_amp_scaling", False) for o in trainer.optimizers):
             raise MisconfigurationException(
@@ -120,7 +120,7 @@ class GradientNoise(Callback):
 
     def _restore(self, pl_module: LightningModule) -> None:
         if self._clip is not None:
-            del pl_module.configure_gradient_clipping
+            vars(pl_module).pop("configure_gradient_clipping", None)  # another of these may have been first
             self._clip = None
 
     @override
@@ -157,5 +157,7 @@ class GradientNoise(Callback):
                 by_device.setdefault(parameter.device, []).append(parameter.grad)
         index = trainer.optimizers.index(optimizer) if optimizer in trainer.optimizers else 0
         for device, gradients in by_device.items():
-            generator = torch.Generator(device).manual_seed(mix(self._run_seed, trainer.global_step, index))
+            generator = torch.Generator(device).manual_seed(
+                mix(self.run_seed.value, trainer.global_step, index)
+            )
             add_noise(gradients, self._std(trainer.global_step), generator)

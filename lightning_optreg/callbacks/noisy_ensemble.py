@@ -19,8 +19,9 @@ from typing_extensions import override
 
 from lightning_optreg.callbacks.averaged_forward import Average, AveragedForward, Stage, find_network
 from lightning_optreg.callbacks.noise_marginalization import describe_spread
+from lightning_optreg.callbacks.run_seed import SeededCallback
 from lightning_optreg.data.draws import mix
-from lightning_optreg.data.processes import run_seed, share_of
+from lightning_optreg.data.processes import share_of
 from lightning_optreg.layers.gaussian_noise import GaussianNoise, gaussian_noise, relative_std
 
 __all__ = ["NoisyEnsemble", "residual_blocks"]
@@ -85,7 +86,7 @@ def _has_shortcut(block: nn.Module) -> bool:
     return getattr(block, "shortcut", block) is not None
 
 
-class NoisyEnsemble(AveragedForward):
+class NoisyEnsemble(AveragedForward, SeededCallback):
     """Add noise after every residual block: y = y + c std(y) N(0, I), and average n passes in evaluation.
 
     It turns any residual network into the noise-injected form of Wang et al., without changing it: hooks
@@ -137,7 +138,8 @@ class NoisyEnsemble(AveragedForward):
         net: str | None = None,
         seed: int | None = None,
     ) -> None:
-        super().__init__(stages, average, net, 0 if seed is None else seed)
+        AveragedForward.__init__(self, stages, average, net, 0 if seed is None else seed)
+        SeededCallback.__init__(self, seed)
         if not 0.0 <= noise < float("inf"):
             raise ValueError(f"NoisyEnsemble: noise must be in [0, inf), got {noise}")
         if relative_to not in (None, "image", "batch"):
@@ -150,7 +152,6 @@ class NoisyEnsemble(AveragedForward):
             raise ValueError(f"NoisyEnsemble: samples must be >= 1, got {samples}")
         self.noise, self.relative_to = noise, relative_to
         self.blocks, self.samples = tuple(blocks), samples
-        self._given_seed, self._run_seed = seed, 0
         self._log_name = "noisy_ensemble"
         self._block_handles: list[RemovableHandle] = []
         self._generator: torch.Generator | None = None
@@ -177,7 +178,8 @@ class NoisyEnsemble(AveragedForward):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the blocks before anything runs, and put the hooks in place."""
         super().setup(trainer, pl_module, stage)
-        self._run_seed = run_seed(self._given_seed, trainer)
+        if stage != "fit":  # a fit may go on with a checkpoint's
+            self.run_seed.settle(trainer)
         found = self._blocks(pl_module)
         if self.noise > 0.0 and not self._block_handles:
             # A compiled network may call it. (torch 2.14 gives `disable` no types.)
@@ -201,7 +203,7 @@ class NoisyEnsemble(AveragedForward):
         return gaussian_noise(output, std, self._generator)
 
     def _seed_generator(self, device: torch.device, *numbers: int) -> None:
-        self._generator = torch.Generator(device).manual_seed(mix(self._run_seed, *numbers))
+        self._generator = torch.Generator(device).manual_seed(mix(self.run_seed.value, *numbers))
 
     @override
     def on_train_batch_start(

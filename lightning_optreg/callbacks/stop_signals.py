@@ -6,7 +6,8 @@ one enters that collective operation while another is in the one of its batch, a
 
 Here a handler takes a note. At the end of each training batch, of each validation and of each epoch the
 processes agree by one small reduction on the CPU whether any of them has one, and call Lightning's handler
-together. From then on Lightning stops as it always does, in every process alike.
+together. From then on Lightning stops as it always does, in every process alike; processes that Lightning has
+forked or spawned stop by themselves (`launched.py`).
 """
 
 import multiprocessing
@@ -21,9 +22,11 @@ import torch
 import torch.distributed as dist
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_optreg.callbacks.launched import Interrupt, is_launched, wind_up
 from lightning_optreg.callbacks.loaders_resumed import collect_randomness
 from lightning_optreg.callbacks.loop_progress import validation_is_due
 from lightning_optreg.callbacks.signal_watch import SignalWatch
@@ -64,13 +67,15 @@ class StopSignals(Callback):
         self._received.clear()
         self._theirs.clear()
         self._group = None
-        if not (trainer.world_size > 1 and dist.is_available() and dist.is_initialized()):
-            return  # a process alone waits for nobody: nothing to agree on, nothing to bound
-        self._group = dist.new_group(backend="gloo")
+        alone = not (trainer.world_size > 1 and dist.is_available() and dist.is_initialized())
+        if alone and not is_launched(trainer):
+            return  # it waits for nobody: nothing to agree on, nothing to bound
+        if not alone:
+            self._group = dist.new_group(backend="gloo")
         if threading.current_thread() is threading.main_thread():
             launcher = trainer.strategy.launcher
-            statuses = {int(signal.SIGTERM): 128 + signal.SIGTERM}
-            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            statuses = {} if alone else {int(signal.SIGTERM): 128 + signal.SIGTERM}
+            if not alone and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
                 statuses[signal.SIGINT] = 128 + signal.SIGINT
             self._watch = SignalWatch(
                 statuses,
@@ -85,7 +90,7 @@ class StopSignals(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._act()
+        self._act(trainer, pl_module)
         due = validation_is_due(trainer)
         self.randomness_before_validation = collect_randomness(trainer) if due else None
 
@@ -125,18 +130,18 @@ class StopSignals(Callback):
         if bool(self._most(torch.tensor([float(disturbed)]))):
             self._in_step = False
         else:
-            self._stop()
+            self._stop(trainer, pl_module)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._undisturbed, self._buffers = None, []
         if not trainer.sanity_checking:
-            self._act()
+            self._act(trainer, pl_module)
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._agree()[0]:
-            self._stop()
+            self._stop(trainer, pl_module)
 
     def restart(self) -> None:
         """Give the processes their seconds anew, for writing a checkpoint."""
@@ -165,6 +170,8 @@ class StopSignals(Callback):
         for number, handler in _lightnings_handlers().items():
             self._theirs[number] = handler
             signal.signal(number, _Note(self._received))
+        if is_launched(trainer) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, Interrupt(lambda: self._received.add(signal.SIGTERM)))
         if trainer.received_sigterm:
             self._received.add(signal.SIGTERM)
 
@@ -173,14 +180,14 @@ class StopSignals(Callback):
             self._watch.close()
             self._watch = None
 
-    def _act(self) -> None:
+    def _act(self, trainer: Trainer, pl_module: LightningModule) -> None:
         stop, requeue = self._agree()
         if requeue:
             for number in self._theirs.keys() - {signal.SIGTERM}:
                 self._received.discard(number)
                 self._call_theirs(number)
         if stop:
-            self._stop()
+            self._stop(trainer, pl_module)
 
     def _agree(self) -> tuple[bool, bool]:
         """Find out whether any process has been told to stop, and whether any to save for a requeue."""
@@ -188,11 +195,17 @@ class StopSignals(Callback):
         told = self._most(torch.tensor([stop, len(self._received) > stop], dtype=torch.float))
         return bool(told[0]), bool(told[1])
 
-    def _stop(self) -> None:
-        if not self.stopping:
-            self.stopping = True
-            self.restart()
-            self._call_theirs(signal.SIGTERM)
+    def _stop(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.stopping:
+            return
+        self.stopping = True
+        self.restart()
+        self._call_theirs(signal.SIGTERM)
+        if is_launched(trainer):
+            stop = SIGTERMException()
+            stop.code = exit_status(trainer)
+            wind_up(trainer, pl_module, stop)
+            raise stop
 
     def _call_theirs(self, number: int) -> None:
         handler = self._theirs.get(number)

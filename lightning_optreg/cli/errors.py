@@ -13,6 +13,7 @@ is what helps.
 import dis
 import os
 import pickle
+import signal
 import sys
 import traceback
 import zipfile
@@ -24,6 +25,7 @@ import torch
 import torch.optim
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch.multiprocessing.spawn import ProcessExitedException
 
 import lightning_optreg
 from lightning_optreg.cli.messages import boil_down
@@ -67,6 +69,12 @@ def run_guarded(command: Callable[[], object]) -> int:
         return stop.code if isinstance(stop.code, int) else 1 if stop.code else 0
     except KeyboardInterrupt:
         return _say("interrupted", 130)
+    except ProcessExitedException as error:  # of a process that Lightning has forked or spawned
+        if error.exit_code in (128 + signal.SIGTERM, -signal.SIGTERM):
+            return _say("stopped by SIGTERM", 128 + signal.SIGTERM)
+        if error.exit_code == 128 + signal.SIGINT:
+            return _say("interrupted", error.exit_code)
+        return _say(str(error), 1)
     except MisconfigurationException as error:
         return _say(boil_down(str(error)), 2)
     except ModuleNotFoundError as error:

@@ -18,7 +18,8 @@ from typing_extensions import override
 # so that configurations name them by their bare names
 import lightning_optreg.optimizers
 import lightning_optreg.schedulers  # noqa: F401
-from lightning_optreg.callbacks import PredictionWriter, ResetOptimizer
+from lightning_optreg.callbacks import ExactResume, PredictionWriter, ResetOptimizer
+from lightning_optreg.callbacks.launched import pass_on_sigterm
 from lightning_optreg.classifier import ImageClassifier
 from lightning_optreg.cli.checkpoints import (
     check_states_fit,
@@ -225,6 +226,10 @@ class CLI(LightningCLI):
             self.config_init[self.subcommand]["weights_only"] = True
         path = self.checkpoint_path
         self.config_init[self.subcommand]["ckpt_path"] = None if path is None else str(path)
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+        answers = [c.answer_within for c in callbacks if isinstance(c, ExactResume)]
+        # time to agree and to write a checkpoint, and to end
+        self._at_end.enter_context(pass_on_sigterm(self.trainer, 2 * max(answers, default=25.0) + 10.0))
 
     def after_fit(self) -> None:
         """Say that there was nothing left to do; Lightning calls this when a fit has ended."""

@@ -21,7 +21,7 @@ from lightning_optreg.data.draws import Draws
 from lightning_optreg.data.loader import Batch, BatchLoader, progress_of
 from lightning_optreg.data.open_parts import OpenParts
 from lightning_optreg.data.order import Shuffle, check_shuffle
-from lightning_optreg.data.processes import run_seed, share_of
+from lightning_optreg.data.processes import RunSeed, share_of
 from lightning_optreg.data.sources import Part, Source, folder
 from lightning_optreg.data.statistics import Statistics
 from lightning_optreg.data.transforms import BatchTransform, Centring, Pipeline
@@ -141,7 +141,7 @@ class ImageDataModule(VettedLoading, LightningDataModule):
         """Whether training batches are augmented; the callback `NoiseFree` turns it off."""
         self.statistics: Statistics | None = None
         self._parts: OpenParts | None = None
-        self._run_seed = 0
+        self._run_seed = RunSeed(seed)
 
     @property
     def num_classes(self) -> int:
@@ -250,7 +250,6 @@ class ImageDataModule(VettedLoading, LightningDataModule):
         if pin_memory is None:
             pin_memory = trainer is not None and trainer.strategy.root_device.type == "cuda"
         overfit = trainer is not None and trainer.overfit_batches > 0  # type: ignore[attr-defined]  # untyped
-        self._run_seed = run_seed(self.seed, trainer)
         rank, world_size = (0, 1) if trainer is None else share_of(trainer)
         return BatchLoader(
             parts.sets[part].images,
@@ -258,7 +257,7 @@ class ImageDataModule(VettedLoading, LightningDataModule):
             indices=parts.indices[part],
             batch_size=self.batch_size,
             shuffle=self.shuffle if training and not overfit else False,
-            seed=self._run_seed,
+            seed=self._run_seed.settle(trainer),
             rank=rank,
             world_size=world_size,
             num_workers=self.num_workers,
@@ -268,6 +267,15 @@ class ImageDataModule(VettedLoading, LightningDataModule):
         )
 
     # ---- batches -------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Keep the run's seed: the next epochs' order and augmentation are made from it."""
+        return {"seed": self._run_seed.value}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with it, unless another one is given."""
+        if self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING:
+            self._run_seed.load(state_dict["seed"], type(self).__name__)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Bring a batch to the device, still in 8 bits."""
@@ -298,7 +306,7 @@ class ImageDataModule(VettedLoading, LightningDataModule):
         """
         if not (training and self.augmenting):
             return self.pipeline.evaluate(batch.images)
-        draws = Draws(self._run_seed, batch.place, len(batch.images), batch.images.device)
+        draws = Draws(self._run_seed.value, batch.place, len(batch.images), batch.images.device)
         return self.pipeline.train(batch.images, draws)
 
     def batches(self, part: Part = "train", epoch: int = 0) -> Iterator[tuple[Tensor, Tensor]]:

@@ -6,6 +6,7 @@ loader knows the whole order of an epoch at its start, deals contiguous parts of
 processes, and can begin at any batch.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
@@ -119,6 +120,7 @@ class BatchLoader(Iterable[Batch]):
         if shuffle in ("once", "by_class"):
             self.indices = self.indices[fixed_order(labels[self.indices], shuffle, seed)]
         self.shuffle, self.seed = shuffle == "every_epoch", seed
+        self._is_random = shuffle != "never"
         self.rank, self.world_size = rank, world_size
         self._even = even
         self.num_workers = num_workers
@@ -170,8 +172,8 @@ class BatchLoader(Iterable[Batch]):
     def set_epoch(self, epoch: int) -> None:
         """Name the epoch of the next iteration, counted from 0. Lightning does it through `sampler`."""
         if epoch != self._epoch:
-            self._epoch, self._batches, self._restored = epoch, 0, None
-            self._images = self.epoch_images
+            self._begin_anew()
+            self._epoch, self._batches = epoch, 0
 
     def __iter__(self) -> Iterator[Batch]:
         """Go over the epoch's batches."""
@@ -200,12 +202,25 @@ class BatchLoader(Iterable[Batch]):
             return 0, self._bounds
         first = restored["batches"] if done is None else done
         if first == 0:  # not in the middle: the epoch can be any loader's
-            self._restored, self._images = None, self.epoch_images
+            self._begin_anew()
             return 0, self._bounds
         here: LoaderState = {**self.state_dict(), "images": self.epoch_images}
         bounds = continued_epoch(restored, here, rank=self.rank, world_size=self.world_size, even=self._even)
         self._images = bounds[-1][1]
         return first, bounds
+
+    def _begin_anew(self) -> None:
+        """Forget the place that was restored: an epoch begins, and it can be any loader's."""
+        before, self._restored = self._restored, None
+        self._images = self.epoch_images
+        if before is None or before["seed"] == self.seed or not self._is_random or self.rank > 0:
+            return
+        if self._clock is None:  # with one it is a data module's, which says it itself
+            warnings.warn(
+                f"BatchLoader: the images come in the order of seed {self.seed}, as given, and in the "
+                f"checkpoint's run they came in that of {before['seed']}.",
+                stacklevel=2,
+            )
 
     def _fetch(self, share: Share, steps: range) -> Iterable[Batch]:
         if self.num_workers > 0:

@@ -12,6 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning_utilities.core.imports import RequirementCache
 from torch import nn
+from torch.multiprocessing.spawn import ProcessExitedException
 
 from lightning_optreg.__main__ import main
 from lightning_optreg.cli.errors import run_guarded
@@ -27,6 +28,10 @@ def fails_with(error: BaseException) -> None:
     ("error", "status", "message"),
     [
         (MisconfigurationException("no devices"), 2, "no devices"),
+        (ProcessExitedException("process 1 terminated", 1, 2, 143), 143, "stopped by SIGTERM"),
+        (ProcessExitedException("process 1 terminated", 1, 2, -15), 143, "stopped by SIGTERM"),
+        (ProcessExitedException("process 1 terminated", 1, 2, 130), 130, "interrupted"),
+        (ProcessExitedException("process 1 terminated", 1, 2, -9), 1, "process 1 terminated"),
         (ValueError("depth must be >= 1"), 2, "depth must be >= 1"),
         (FileNotFoundError("there is no file 'x'"), 2, "there is no file 'x'"),
         (FileNotFoundError(2, "No such file or directory", "x.ckpt"), 2, "x.ckpt: No such file or directory"),

@@ -66,6 +66,9 @@ NO_LIST = "a training batch must be a list or a dictionary"
 CHOICE: tuple[tuple[dict[str, object], str], ...] = (({"names": "net.*"}, "names"), ({"types": [1]}, "types"))
 """Wrong choices of parameters."""
 
+RUNS_SEED = "from the run's seed"
+"""A setting at which a resumed run is given another seed by `seed_everything`."""
+
 
 class Poisoned(callbacks.NaNGuard):
     """Leaves out two steps, in which it makes the last image of the last process not a number."""
@@ -125,6 +128,11 @@ CALLBACKS: dict[str, Part] = {
     "BatchAugmentation": Part(
         lambda _: callbacks.BatchAugmentation([data.RandomHorizontalFlip(), data.RandomErasing()], seed=1),
         neutral=lambda _: callbacks.BatchAugmentation(),
+        settings={
+            RUNS_SEED: lambda _: callbacks.BatchAugmentation(
+                [data.RandomHorizontalFlip(), data.RandomErasing()]
+            )
+        },
         on_images=lambda _: callbacks.BatchAugmentation([data.RandomHorizontalFlip(), data.RandomErasing()]),
         boring=NO_LIST,
         wrong=(
@@ -189,6 +197,7 @@ CALLBACKS: dict[str, Part] = {
     "CutMix": Part(
         lambda _: callbacks.CutMix(num_classes=3, seed=2),
         neutral=lambda _: callbacks.CutMix(alpha=0.0),
+        settings={RUNS_SEED: lambda _: callbacks.CutMix(num_classes=3)},
         on_images=lambda _: callbacks.CutMix(p=0.8),
         boring=NO_LIST,
         wrong=(
@@ -256,6 +265,7 @@ CALLBACKS: dict[str, Part] = {
     "GradientNoise": Part(
         lambda _: callbacks.GradientNoise(eta=0.01, seed=3),
         neutral=lambda _: callbacks.GradientNoise(eta=0.0),
+        settings={RUNS_SEED: lambda _: callbacks.GradientNoise(eta=0.01)},
         on_images=lambda _: callbacks.GradientNoise(eta=0.01),
         wrong=(
             ({"eta": -1.0}, "eta"),
@@ -296,6 +306,7 @@ CALLBACKS: dict[str, Part] = {
     "MixUp": Part(
         lambda _: callbacks.MixUp(0.4, p=0.8, num_classes=3, seed=2),
         neutral=lambda _: callbacks.MixUp(p=0.0),
+        settings={RUNS_SEED: lambda _: callbacks.MixUp(0.4, p=0.8, num_classes=3)},
         on_images=lambda _: callbacks.MixUp(p=0.8),
         boring=NO_LIST,
         wrong=(
@@ -340,6 +351,7 @@ CALLBACKS: dict[str, Part] = {
         settings={
             "batch": lambda _: callbacks.NoisyEnsemble(0.3, "batch", blocks=["0"], seed=5),
             "absolute": lambda _: callbacks.NoisyEnsemble(0.3, None, blocks=["0"], seed=5),
+            RUNS_SEED: lambda _: callbacks.NoisyEnsemble(0.3, blocks=["0"], samples=2, stages=["validate"]),
         },
         on_images=lambda _: callbacks.NoisyEnsemble(0.3, blocks=["Block"], samples=2, stages=["validate"]),
         ranks_differ="each process draws the noise of its own rows",

@@ -17,8 +17,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
 import lightning_optreg.callbacks
-from lightning_optreg.callbacks import EarlyStopping, ExactResume
-from tests.contracts.parts import CALLBACKS, Part, checkpoint_every_step
+from lightning_optreg.callbacks import EarlyStopping, ExactResume, GradientNoise
+from lightning_optreg.data.processes import RunSeed
+from tests.contracts.parts import CALLBACKS, RUNS_SEED, Part, checkpoint_every_step
 from tests.resume_tools import (
     Regression,
     StatefulLoader,
@@ -147,6 +148,40 @@ def test_resumes_in_the_middle_and_at_the_end_of_an_epoch(setting: str, asks: bo
 @every_setting
 def test_resumes_at_every_step(setting: str, asks: bool, tmp_path: Path) -> None:
     resumes_exactly(setting, tmp_path, range(1, 13), asks=asks)
+
+
+@pytest.mark.parametrize("name", [name for name, part in STEPWISE.items() if RUNS_SEED in part.settings])
+def test_another_seed_that_is_given_is_taken_and_named(name: str, tmp_path: Path) -> None:
+    build = CALLBACKS[name].settings[RUNS_SEED]
+    seed_everything(1, verbose=False)
+    fit(tmp_path, [build(tmp_path), checkpoint_every_step(tmp_path)], enable_checkpointing=True)
+    given, path = build(tmp_path), tmp_path / "step=6.ckpt"
+    given.run_seed = RunSeed(7)  # type: ignore[attr-defined]  # as its constructor's `seed` does
+    with pytest.warns(UserWarning, match=f"{name}: it draws from seed 7, as given; .* drew from 1"):
+        fit(tmp_path, [given], ckpt_path=path)
+    assert torch.load(path, weights_only=True)["lightning_optreg_seeds"] == {f"{name}-0": 1}
+
+
+def test_two_of_a_kind_go_on_with_a_seed_each(tmp_path: Path) -> None:
+    def build() -> list[Callback]:
+        return [ExactResume(), GradientNoise(0.01), GradientNoise(0.01, seed=2)]
+
+    seed_everything(1, verbose=False)
+    straight = fit(tmp_path, [*build(), checkpoint_every_step(tmp_path)], enable_checkpointing=True)
+    spoil_random_state()
+    assert_identical(straight, fit(tmp_path, build(), ckpt_path=tmp_path / "step=4.ckpt"))
+
+
+def test_a_new_fit_takes_the_seed_of_the_day(tmp_path: Path) -> None:
+    """A callback that went on with a checkpoint's seed does not carry it on to another run."""
+    callback = GradientNoise(0.01)
+    seed_everything(1, verbose=False)
+    fit(tmp_path, [callback, checkpoint_every_step(tmp_path)], enable_checkpointing=True)
+    seed_everything(5, verbose=False)
+    fit(tmp_path, [callback], ckpt_path=tmp_path / "step=6.ckpt")
+    assert callback.run_seed.value == 1
+    fit(tmp_path, [callback])
+    assert callback.run_seed.value == 5
 
 
 ACTING = [

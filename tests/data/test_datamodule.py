@@ -312,6 +312,7 @@ class Saver(Callback):
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_continued_runs_get_the_same_augmented_batches(fashion, tmp_path, options, num_workers):
     def run(**fit):
+        seed_everything(9 if fit else 1, verbose=False)  # the seed is the run's, also where another is set
         data = fashion(augment=augmentation(), batch_size=100, num_workers=num_workers)
         model = make_model(data)
         saver = Saver(tmp_path)
@@ -322,6 +323,24 @@ def test_continued_runs_get_the_same_augmented_batches(fashion, tmp_path, option
     straight, saved = run()
     for path, seen in saved[:: 1 if num_workers == 0 else 5]:
         assert equal(run(ckpt_path=path)[0], straight[seen:])
+
+
+def test_another_seed_can_be_given_at_an_epochs_end_and_is_named(fashion, tmp_path):
+    def run(seed, folder, **fit):
+        data = fashion(augment=augmentation(), batch_size=100, seed=seed)
+        model = make_model(data)
+        saver = Saver(folder)
+        trainer = make_trainer(folder, callbacks=[] if fit else [saver], max_epochs=2)
+        trainer.fit(model, data, weights_only=True, **fit)
+        return model.got["train"], saver.saved
+
+    (tmp_path / "other").mkdir()
+    other, saved = run(2, tmp_path / "other")
+    seen = saved[len(saved) // 2 - 1][1]
+    _, saved = run(None, tmp_path)
+    with pytest.warns(UserWarning, match="it draws from seed 2, as given; .* drew from 0"):
+        got, _ = run(2, tmp_path, ckpt_path=saved[len(saved) // 2 - 1][0])
+    assert equal(got, other[seen:])
 
 
 def test_lr_finder_changes_nothing(fashion, tmp_path):

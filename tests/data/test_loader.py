@@ -1,4 +1,5 @@
 import warnings
+from contextlib import nullcontext
 from itertools import chain
 
 import pytest
@@ -387,6 +388,12 @@ def test_another_order_cannot_be_continued(data, before, now, message):
         next(iter(loader))
 
 
+def said_of_seeds(change):
+    if "seed" in change:
+        return pytest.warns(UserWarning, match="order of seed 2, as given, .* in that of 1")
+    return nullcontext()
+
+
 @pytest.mark.parametrize(
     "change", [{"seed": 2}, {"indices": torch.arange(40)}, {"drop_last": True}, {"batch_size": 16}]
 )
@@ -396,7 +403,8 @@ def test_between_epochs_anything_can_follow(data, batches, change):
     loader = make(data, **change)
     loader.load_state_dict(state)
     epoch = 1 if batches else 0  # after the epoch's end, or at its beginning
-    assert seen(loader, epoch) == seen(make(data, **change), epoch)
+    with said_of_seeds(change):
+        assert seen(loader, epoch) == seen(make(data, **change), epoch)
     assert loader.state_dict() == {**loader.state_dict(), "images": loader.epoch_images, "epoch": epoch}
 
 
