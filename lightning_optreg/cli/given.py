@@ -1,5 +1,6 @@
 """Where a key was given: on the command line, in which configuration file, or nowhere."""
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -94,10 +95,11 @@ def config_files(argv: Sequence[str]) -> list[str]:
     """List the configuration files that a command line names.
 
     Example:
-        >>> config_files(["fit", "--config", "a.yaml", "--config=b.yaml"])
-        ['b.yaml', 'a.yaml']
+        >>> config_files(["fit", "--config", "a.yaml", "--config=b.yaml", "-cc.yaml"])
+        ['b.yaml', 'c.yaml', 'a.yaml']
     """
     files = [word.partition("=")[2] for word in argv if word.startswith("--config=")]
+    files += [word[2:].removeprefix("=") for word in argv if re.match("-c.", word)]
     return files + [path for word, path in pairwise(argv) if word in ("--config", "-c")]
 
 

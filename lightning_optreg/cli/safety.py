@@ -1,5 +1,6 @@
 """`--safe`: a command line and its configuration files held to what a checkpoint may name."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +12,7 @@ from lightning_optreg.classifier import ImageClassifier
 from lightning_optreg.cli.given import config_files
 from lightning_optreg.cli.trainer import Trainer
 from lightning_optreg.files import check_inside, leaves_folder
-from lightning_optreg.trust import Place, Trust, UntrustedError, check_values
+from lightning_optreg.trust import Place, Trust, UntrustedError, check_values, read_yaml
 
 __all__ = ["check_command", "check_names", "check_settings"]
 
@@ -42,19 +43,13 @@ def check_command(argv: Sequence[str], trust: Trust) -> None:
         UntrustedError: With file, key, class and the way out.
         ValueError: If a configuration file is no YAML.
     """
-    for path in config_files(argv):
-        source = f"config file {path!r}"
-        if not Path(path).is_file():
-            continue  # the parser has a message of its own for it
-        try:
-            tree = yaml.safe_load(Path(path).read_text())
-        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-            raise ValueError(
-                f"{source} is no YAML of plain values: {' '.join(str(error).split())}"
-            ) from error
+    for word in config_files(argv):
+        file, tree = _settings_of(word)
+        source = "command line: config" if file is None else f"config file {word!r}"
         for part in _commands(tree):
-            check_values(part, trust=trust, source=source, groups=_GROUPS)
-            for key, value in _written(part):
+            folder = None if file is None else file.parent
+            check_values(part, trust=trust, source=source, groups=_GROUPS, folder=folder)
+            for key, value in _written(part) if file is not None else ():
                 if leaves_folder(value):
                     raise UntrustedError(
                         f"{source}: {key} is {value!r}, and with --safe a file may only let it be written "
@@ -109,6 +104,22 @@ absolute, got '../b'
                     check_inside(name, f"trainer.{key}: {argument} of {owner}")
 
 
+def _settings_of(word: str) -> tuple[Path | None, Any]:
+    """The file that jsonargparse reads for `--config`, None if the word itself is YAML; and what it says."""
+    source, path = f"config file {word!r}", os.path.expanduser(word)
+    if "://" in word or "::" in word:
+        raise UntrustedError(f"{source} is an address, and with --safe only files are read; download it")
+    if word == "-" or (os.path.exists(path) and not os.path.isfile(path)):
+        raise UntrustedError(f"{source} is no file that could be looked through first, as --safe does")
+    file = Path(path) if os.path.isfile(path) else None
+    try:
+        tree = read_yaml(word if file is None else file.read_text())
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{source} is no YAML of plain values: {' '.join(str(error).split())}") from error
+    # Text in place of a mapping is a file that is not there; the parser has a message of its own for it.
+    return file, None if isinstance(tree, str) else tree
+
+
 def _commands(tree: Any) -> Iterator[Any]:
     """A file's settings; in one for all commands those of each."""
     if not isinstance(tree, Mapping):
@@ -133,13 +144,24 @@ def _options(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 def _written(tree: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """Values that say where something is written."""
-    waiting, seen = [(key, tree)], set()
+    waiting: list[tuple[str, Any]] = [(key, tree)]
+    seen = set()
     while waiting:
         key, value = waiting.pop()
         if isinstance(value, str) and key.rpartition(".")[2].rstrip("+") in _WRITTEN:
             yield key, value
+        if isinstance(value, str):
+            value = _yaml_in(value)
         if not isinstance(value, (Mapping, list)) or id(value) in seen:
             continue
         seen.add(id(value))
         for name, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
             waiting.append((f"{key}.{name}" if key else str(name), inner))
+
+
+def _yaml_in(text: str) -> Any:
+    """Text that is YAML is read like the rest of a file."""
+    try:
+        return read_yaml(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return None

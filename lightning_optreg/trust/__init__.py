@@ -12,7 +12,7 @@ from lightning_optreg.trust.loading import VettedLoading
 from lightning_optreg.trust.options import SAFE_HELP, add_allow, add_safe, split_options, trust_options
 from lightning_optreg.trust.settings import build_nothing_unasked
 from lightning_optreg.trust.unreadable import read_plain, why_unreadable
-from lightning_optreg.trust.values import Place, check_values
+from lightning_optreg.trust.values import Place, check_values, read_yaml
 
 __all__ = [
     "SAFE_HELP",
@@ -28,6 +28,7 @@ __all__ = [
     "check_values",
     "makes_network",
     "read_plain",
+    "read_yaml",
     "split_options",
     "trust_options",
     "vetted_checkpoint",

@@ -10,6 +10,7 @@ import argparse
 import enum
 import importlib.util
 import inspect
+import os
 import re
 import sys
 import types
@@ -20,10 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import get_loader
 
 from lightning_optreg.trust.classes import Trust, UntrustedError
 
-__all__ = ["Place", "check_values"]
+__all__ = ["Place", "check_values", "read_yaml"]
+
+
+read_yaml = get_loader("yaml")
+"""Reads text as jsonargparse does: not all that PyYAML refuses, such as a day that is none, it refuses too."""
 
 
 class Place(enum.Enum):
@@ -47,6 +53,7 @@ def check_values(
     source: str,
     owner: Any = None,
     groups: Mapping[str, Any] | None = None,
+    folder: Path | None = None,
 ) -> None:
     """Refuse values that would import or build what is not trusted.
 
@@ -57,6 +64,8 @@ def check_values(
         owner: Class that the values are arguments of. None: of none.
         groups: Without an owner: for keys of the outermost mapping, the class that their values are arguments
             of, or the `Place` of their values.
+        folder: Of the file that the values are from; jsonargparse looks there for further files. None: they
+            are from no such file.
 
     Raises:
         UntrustedError: With source, key, class and the way out.
@@ -69,7 +78,7 @@ def check_values(
 Lightning, torch, torchvision or torchmetrics, so nothing of it is imported or built (--allow PACKAGE adds a \
 package of yours)
     """
-    check = _Check(trust, source)
+    check = _Check(trust, source, [Path(), *([] if folder is None else [folder])])
     mapping = _as_mapping(values)
     if owner is not None and mapping is not None and "_class_path" not in mapping:
         check.arguments(mapping, [owner], "")
@@ -87,8 +96,8 @@ package of yours)
 class _Check:
     """A walk through the values of one file."""
 
-    def __init__(self, trust: Trust, source: str) -> None:
-        self.trust, self.source = trust, source
+    def __init__(self, trust: Trust, source: str, folders: Sequence[Path]) -> None:
+        self.trust, self.source, self.folders = trust, source, folders
         self.seen: dict[tuple[int, Place], Any] = {}  # each once: YAML's aliases may repeat and loop
 
     def refuse(self, key: str, reason: object) -> typing.NoReturn:
@@ -155,16 +164,20 @@ class _Check:
 
     def text(self, value: str, place: Place, key: str) -> None:
         word = value.strip()
-        if place is Place.OPEN and _is_file(word):
+        if "://" in word or "::" in word:  # so fsspec's addresses are told, which jsonargparse would fetch
+            self.refuse(key, f"{word!r} is an address, and what lies there may not say what is built")
+        if place is Place.OPEN and any(_is_file(folder, word) for folder in self.folders):
             self.refuse(key, f"{word!r} is a file, which may not say here what is built")
         if _DOTTED_NAME.fullmatch(word):
             if place is Place.OPEN and ("." not in word or self.trust.is_home(word) or _is_importable(word)):
                 self.find(word, key)
             return
         try:
-            inner = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError):  # ValueError: a date that is none
+            inner = read_yaml(value)
+        except yaml.YAMLError:
             return
+        except ValueError as error:  # a number that is none
+            self.refuse(key, f"it cannot be read: {error}")
         except RecursionError:
             self.refuse(key, "it is nested too deeply")
         if not isinstance(inner, str):
@@ -191,9 +204,11 @@ def _nested(value: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
     return pairs
 
 
-def _is_file(word: str) -> bool:
+def _is_file(folder: Path, word: str) -> bool:
+    """Whether something can be read there; a pipe too."""
     try:
-        return Path(word).is_file()
+        path = folder / os.path.expanduser(word)
+        return path.exists() and not path.is_dir()
     except (OSError, ValueError):  # too long for a name, or no text that a name could be
         return False
 

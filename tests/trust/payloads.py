@@ -72,6 +72,11 @@ PAYLOADS: dict[str, Callable[[Trap], Any]] = {
     "YAML in text": lambda trap: (
         f"{{class_path: subprocess.Popen, init_args: {{args: [touch, '{trap.mark}']}}}}"
     ),
+    "YAML in text with a day that is none": lambda trap: (
+        f"{{class_path: {MODULE}.Net, dict_kwargs: {{day: 2020-13-45}}}}"
+    ),
+    "an address": lambda trap: f"file://{trap.folder}/settings.yaml",
+    "an address in others' words": lambda trap: f"simplecache::file://{trap.folder}/settings.yaml",
     "keys with dots": lambda trap: {
         "class_path": "torch.nn.Linear",
         "init_args.device.class_path": f"{MODULE}.Net",

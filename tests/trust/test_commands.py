@@ -250,6 +250,42 @@ def test_a_configuration_held_to_safe(
         assert MODULE not in sys.modules
 
 
+def test_safe_reads_what_the_parser_reads(
+    trap: Trap, fashion_mnist_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However a configuration is named, and wherever the files lie to which it refers."""
+    fit = ["fit", "--safe", *short(fashion_mnist_dir, trap.folder / "runs")]
+    strange = trap.folder / "strange.yaml"
+    strange.write_text(yaml.safe_dump({"model": {"net": f"{MODULE}.Net"}}))
+    for options in (
+        [f"-c{strange}"],
+        [f"-c={strange}"],
+        ["--config", f"file://{strange}"],
+        ["--config", f"simplecache::file://{strange}"],
+        ["--config", "-"],
+        ["--config", "~/strange.yaml"],
+        ["--config", f"{{model: {{net: {MODULE}.Net}}}}"],
+        ["--config", str(trap.folder)],
+    ):
+        with monkeypatch.context() as patch:
+            patch.setenv("HOME", str(trap.folder))
+            assert "config" in refused(capsys, *fit, *options)
+        assert not trap.was_sprung, options
+    for settings in ("settings.yaml", "./settings.yaml", "~/settings.yaml"):
+        for config in (
+            {"model": {"net": settings}},
+            {"optimizer": settings},
+            {"trainer": {"callbacks": [settings]}},
+        ):
+            strange.write_text(yaml.safe_dump(config))
+            with monkeypatch.context() as patch:
+                patch.setenv("HOME", str(trap.folder))
+                assert "is a file" in refused(capsys, *fit, "--config", str(strange))
+            assert not trap.was_sprung, config
+    strange.write_text("trainer: '{default_root_dir: /somewhere}'")
+    assert "/somewhere" in refused(capsys, *fit, "--config", str(strange))
+
+
 def test_other_ways_round_safe(
     trap: Trap, users_own: str, fashion_mnist_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
