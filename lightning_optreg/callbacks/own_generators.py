@@ -5,8 +5,10 @@
 attributes, and named by the way to them, so that a later process finds its own at the same place.
 """
 
+import functools
 import random
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -14,7 +16,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 __all__ = ["collect_generator_states", "restore_generator_states"]
@@ -25,8 +27,8 @@ Generator = torch.Generator | np.random.Generator | np.random.RandomState | rand
 _DEPTH = 12
 # Long lists are data.
 _ITEMS = 256
-_DATA = (str, bytes, int, float, complex, Tensor, np.ndarray, type, ModuleType, torch.dtype, torch.device)
-_CODE = (FunctionType, BuiltinFunctionType, MethodType)
+_DATA = (str, bytes, int, float, complex, Tensor, np.ndarray, torch.dtype, torch.device)
+_CODE = (type, BuiltinFunctionType, ModuleType)
 _OTHERS = (Trainer, Logger, Optimizer)
 # DataLoader's running iterator is made anew; the parts of a module are gone through as its `_modules`.
 _SKIPPED = {"_iterator", "_parameters", "_buffers", "trainer", "_trainer", "_fabric"}
@@ -85,7 +87,8 @@ def _generators(roots: Mapping[str, Any]) -> Iterator[tuple[str, Generator]]:
         if depth == 0:
             return
         for name, part in _parts(value):
-            yield from walk(part, f"{path}.{name}", depth - 1)
+            # however deep layers are nested, each is looked into alike
+            yield from walk(part, f"{path}.{name}", _DEPTH if isinstance(part, nn.Module) else depth - 1)
 
     for name, root in roots.items():
         yield from walk(root, name, _DEPTH)
@@ -98,9 +101,28 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, list | tuple):
         if len(value) <= _ITEMS:
             yield from ((str(index), part) for index, part in enumerate(value))
+    elif isinstance(value, FunctionType):
+        cells = value.__closure__ or ()
+        for name, cell in zip(value.__code__.co_freevars, cells, strict=True):
+            with suppress(ValueError):  # not filled yet
+                yield name, cell.cell_contents
+    elif isinstance(value, MethodType):
+        yield "__self__", value.__self__
+    elif isinstance(value, functools.partial):
+        yield from (("func", value.func), ("args", value.args), ("keywords", value.keywords))
     else:
-        attributes = getattr(value, "__dict__", {})
+        attributes = {
+            name: getattr(value, name, None)
+            for kind in type(value).__mro__
+            for name in _slots(kind)
+            if name != "__dict__"
+        } | getattr(value, "__dict__", {})
         yield from ((name, part) for name, part in attributes.items() if name not in _SKIPPED)
+
+
+def _slots(kind: type) -> tuple[str, ...]:
+    slots = vars(kind).get("__slots__", ())
+    return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
 def _state_of(generator: Generator) -> Any:

@@ -62,6 +62,8 @@ def make_plateau_steps(
             left.append(index)
             continue
         value = trainer.callback_metrics.get(config.monitor or "")
+        if value is None and not config.strict:
+            continue  # Lightning makes no step either, and says so
         if value is None:
             raise MisconfigurationException(
                 f"ExactResume: ReduceLROnPlateau waits for {config.monitor!r}, which the checkpoint does"
