@@ -75,10 +75,10 @@ class ExactResume(Callback):
     """Make `trainer.fit(..., ckpt_path=...)` continue exactly as if the run had not been interrupted.
 
     Checkpoints may be taken after any batch, after a validation or at an epoch's end, by any
-    `ModelCheckpoint`; this callback puts itself first in the list. In the middle of an epoch a resume is exact when
-    the training loader can be resumed too, that is, has `state_dict` and `load_state_dict` as this package's
-    loaders have. At the end of an epoch it is exact with any loader whose order comes from the global random
-    generators.
+    `ModelCheckpoint`; this callback puts itself first in the list. In the middle of an epoch a resume is
+    exact when the training loader can be resumed too, that is, has `state_dict` and `load_state_dict` as
+    this package's loaders have. At the end of an epoch it is exact with any loader whose order comes from the
+    global random generators.
 
     What it adds to a checkpoint, under `callbacks`: the states of Python's, NumPy's and torch's generators on
     every rank; the metrics last logged, so that `ReduceLROnPlateau` makes the step that a checkpoint written
@@ -209,8 +209,6 @@ class ExactResume(Callback):
             trainer.should_stop = True
         if follows in (Next.BATCH, Next.EPOCH_END):
             over = follows is Next.EPOCH_END or ends
-            if ends and not state["last"]:
-                self._plateau_steps_due = []  # an epoch that is broken off has none
             self._half_done["stop"] = ends
             before_first_batch(trainer, lambda: self._restore_half_done(trainer), over=over)
         self._loaded = None
@@ -318,7 +316,8 @@ class ExactResume(Callback):
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._moment = Moment.OUTSIDE
-        self._plateau_steps_due = make_plateau_steps(trainer, pl_module, self._plateau_steps_due, "epoch")
+        if trainer.is_last_batch:  # an epoch that is broken off has no step
+            self._plateau_steps_due = make_plateau_steps(trainer, pl_module, self._plateau_steps_due, "epoch")
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

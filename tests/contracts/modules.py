@@ -1,5 +1,6 @@
 """The one table of modules that `ExactResume` is held to. A new way to train is tested by adding a row."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from torchmetrics.wrappers import Running
 
 from tests.resume_tools import StatefulLoader
 
-__all__ = ["MODULES"]
+__all__ = ["MODULES", "Plain"]
 
 
 class Plain(LightningModule):
@@ -224,6 +225,49 @@ class OnPlateau(Plain):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val_loss"}}
 
 
+class Hidden:
+    """Holds a generator in a slot."""
+
+    __slots__ = ("generator",)
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+
+    def draw(self) -> Tensor:
+        return torch.rand(1, generator=self.generator)
+
+
+class Generators(Plain):
+    """Draws from generators that it holds in roundabout ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        made = [torch.Generator().manual_seed(seed) for seed in range(4)]
+        self.draws: list[Callable[[], Tensor]] = [
+            lambda: torch.rand(1, generator=made[0]),
+            functools.partial(torch.rand, 1, generator=made[1]),
+            Hidden(made[2]).draw,
+        ]
+        self.deep: nn.Module = nn.Identity()
+        self.deep.own = made[3]  # type: ignore[assignment]  # a plain attribute
+        for _ in range(8):
+            self.deep = nn.Sequential(self.deep)
+        self.draws.append(functools.partial(self._draw_deep))
+
+    def _draw_deep(self) -> Tensor:
+        innermost = list(self.deep.modules())[-1]
+        own: Any = innermost.own
+        return torch.rand(1, generator=own)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        for number, draw in enumerate(self.draws):
+            value = draw()
+            self.log(f"drawn_{number}", value, on_step=True)
+            loss = loss * value
+        return loss
+
+
 class Draws(Callback):
     """Draws random numbers in its hooks."""
 
@@ -255,6 +299,7 @@ MODULES: dict[str, Callable[[], dict[str, Any]]] = {
         "module": Plain(),
         "callbacks": [GradientAccumulationScheduler({0: 1, 1: 2, 2: 3})],
     },
+    "generators": lambda: {"module": Generators()},
     "counts": lambda: {"module": Counts()},
     "remembers": lambda: {"module": Remembers()},
     "breaks off": lambda: {"module": Stops()},

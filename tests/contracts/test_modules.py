@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from torch.utils.data import DataLoader, TensorDataset, random_split
 
 from lightning_optreg.callbacks import ExactResume
 from tests.callbacks.test_exact_resume import SaveAlways
-from tests.contracts.modules import MODULES
+from tests.contracts.modules import MODULES, Plain
 from tests.resume_tools import Diary, StatefulLoader, assert_identical, final_state, spoil_random_state
 
 pytestmark = [
@@ -86,3 +87,57 @@ def test_a_resume_continues_any_module_exactly(name: str, tmp_path: Path) -> Non
         resumed, rows_after = fit(tmp_path, name, [], path)
         assert_identical(straight, resumed, f"{moment}: ")
         assert_identical(rows[saver.rows[moment] :], rows_after, f"{moment}: rows")
+
+
+class Splits(Plain):
+    """Splits its data as it makes its loader, from the global generator."""
+
+    def __init__(self, asks: bool) -> None:
+        super().__init__()
+        self.asks = asks
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        data = StatefulLoader()
+        part, _ = random_split(TensorDataset(data.x, data.y), [16, 8])
+        return DataLoader(part, batch_size=4, shuffle=True)
+
+    def val_dataloader(self) -> StatefulLoader:
+        return StatefulLoader(2)
+
+    def configure_optimizers(self) -> Any:
+        if self.asks:
+            assert self.trainer.estimated_stepping_batches == 8
+        return super().configure_optimizers()
+
+
+@pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
+@pytest.mark.parametrize("asks", [False, True])
+def test_a_split_is_the_same_again_or_a_sentence_says_otherwise(asks: bool, tmp_path: Path) -> None:
+    def fit(callbacks: list[Callback], ckpt_path: Path | None = None) -> dict[str, Any]:
+        trainer = Trainer(
+            max_epochs=2,
+            accelerator="cpu",
+            logger=False,
+            callbacks=[ExactResume(), *callbacks],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+            default_root_dir=tmp_path,
+        )
+        seed_everything(1, verbose=False)
+        module = Splits(asks)
+        if ckpt_path is not None:
+            spoil_random_state()
+        trainer.fit(module, ckpt_path=ckpt_path)
+        return final_state(trainer, module)
+
+    class Save(Callback):
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            trainer.save_checkpoint(tmp_path / f"{trainer.current_epoch}.ckpt")
+
+    straight = fit([Save()])
+    if asks:
+        with pytest.warns(UserWarning, match="give random_split a generator with a fixed seed"):
+            fit([], tmp_path / "0.ckpt")
+    else:
+        assert_identical(straight, fit([], tmp_path / "0.ckpt"))
