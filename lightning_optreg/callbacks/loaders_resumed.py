@@ -7,13 +7,14 @@ start and the first batch. So what has to happen there is done by an iterator th
 until the first batch is asked for.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import suppress
 from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from lightning_optreg.callbacks.own_generators import collect_generator_states, restore_generator_states
 from lightning_optreg.callbacks.random_state import collect_random_state, restore_random_state
@@ -23,6 +24,7 @@ __all__ = [
     "before_first_batch",
     "begin_validation_anew",
     "collect_randomness",
+    "describe_data",
     "inexact",
     "load_states",
     "restore_randomness",
@@ -79,7 +81,10 @@ def load_states(trainer: Trainer, states: Sequence[Any], *, anew: bool) -> None:
 
 def use_up(trainer: Trainer) -> None:
     """Take the training loaders past the end of an epoch that is over, so that they begin anew when asked."""
-    if any(_has_state(loader) for loader in _training_loaders(trainer)):
+    loaders = _training_loaders(trainer)
+    if any(isinstance(each, Sized) and len(each) > trainer.num_training_batches for each in loaders):
+        return  # `limit_train_batches` or a shorter loader beside it ends the epoch before they do
+    if any(_has_state(loader) for loader in loaders):
         next(_fetcher(trainer).iterator, None)
 
 
@@ -110,6 +115,22 @@ def before_first_batch(
     fetcher.iterator = _First(trainer, prepare, anew=anew, over=over)
     if anew or over:
         fetcher.batches = []  # fetched ahead from a loader without a length
+
+
+def describe_data(trainer: Trainer) -> list[str]:
+    """Tell which data the training loaders have, as far as can be told at little cost: sizes and subsets.
+
+    A `random_split` without a generator of its own splits otherwise in each process.
+    """
+    return [_describe(getattr(loader, "dataset", None)) for loader in _training_loaders(trainer)]
+
+
+def _describe(dataset: Any) -> str:
+    size = str(len(dataset)) if isinstance(dataset, Sized) else "?"
+    if not isinstance(dataset, Subset):
+        return size
+    indices = hashlib.sha256(repr(list(dataset.indices)).encode()).hexdigest()[:16]
+    return f"{size} {indices} of {_describe(dataset.dataset)}"
 
 
 def begin_validation_anew(trainer: Trainer) -> None:
@@ -161,14 +182,21 @@ class _First(Iterator[Any]):
             self.fetcher.done = True
 
 
-def inexact(trainer: Trainer, *, mid_epoch: bool) -> list[str]:
+def inexact(trainer: Trainer, *, mid_epoch: bool, data: list[str] | None = None) -> list[str]:
     """List what of the loaders can't go on as it would have gone on without the interruption.
 
     Args:
         trainer: The trainer, in `on_train_start`.
         mid_epoch: Whether batches of the epoch are still to come.
+        data: What `describe_data` told when the checkpoint was taken; None if that is not known.
     """
     reasons = []
+    # a connector sets it; loaders that are made anew may have other data each time
+    if data is not None and data != describe_data(trainer) and not trainer.reload_dataloaders_every_n_epochs:  # type: ignore[attr-defined]
+        reasons.append(
+            "the training data are not those of the checkpoint, other samples or another split: give"
+            " random_split a generator with a fixed seed"
+        )
     for loader in _training_loaders(trainer):
         kind = type(loader).__name__
         if isinstance(loader, BatchLoader):

@@ -5,9 +5,11 @@ rows, however long ago it was logged, and what was gathered over the epoch into 
 it is needed for the rows after a resume to be the same.
 """
 
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 
 # Private in Lightning 2.6, as all that is used here: there is no public way to the sums behind `self.log`.
@@ -15,7 +17,21 @@ from lightning.pytorch.trainer.connectors.logger_connector.result import _Metada
 from torch import Tensor
 from torchmetrics import Metric
 
-__all__ = ["RunningSums", "collect_pending_log", "collect_running_sums", "restore_running_sums"]
+from lightning_optreg.callbacks.loop_progress import Moment
+
+__all__ = [
+    "RunningSums",
+    "collect_pending_log",
+    "collect_running_sums",
+    "collect_shown",
+    "forget_start",
+    "go_on_logging",
+    "metrics_to_be_reset",
+    "restore_running_sums",
+    "restore_shown",
+]
+
+_SHOWN = ("callback_metrics", "logged_metrics", "progress_bar_metrics")
 
 RunningSums = dict[str, dict[str, Any]]
 """What `collect_running_sums` gives of a rank, by key."""
@@ -46,6 +62,22 @@ def collect_running_sums(trainer: Trainer, pl_module: LightningModule) -> Runnin
     return sums
 
 
+def go_on_logging(trainer: Trainer) -> None:
+    """Let Lightning know that something of the epoch is logged already.
+
+    The batch to come is then not the epoch's first one, in which each hook's first `self.log` begins anew.
+    Until that is set, whoever reads `callback_metrics` has the epoch's values computed.
+    """
+    trainer._logger_connector._first_loop_iter = False
+
+
+def forget_start(trainer: Trainer) -> None:
+    """Drop what `on_train_start`, which is called again on a resume, has logged a second time."""
+    results = _results(trainer)
+    for key in [key for key, result in results.items() if result.meta.fx == "on_train_start"]:
+        del results[key]
+
+
 def restore_running_sums(trainer: Trainer, pl_module: LightningModule, sums: RunningSums) -> None:
     """Let Lightning go on with these sums, as if it had gathered them: in the same order of additions."""
     results, device = _results(trainer), pl_module.device
@@ -67,10 +99,6 @@ def restore_running_sums(trainer: Trainer, pl_module: LightningModule, sums: Run
             result._forward_cache = saved["step"].to(device)
         result._update_count = 1  # without it `compute` warns that there is no value
         results[key] = result.to(device)
-    if sums:
-        # It says that the batch to come is not the epoch's first one, in which each hook's first `self.log`
-        # begins anew. Until it is set, whoever reads `callback_metrics` has the epoch's values computed.
-        trainer._logger_connector._first_loop_iter = False
 
 
 class _LoggedBefore(_Metadata):
@@ -100,6 +128,37 @@ def _plain(meta: Any) -> dict[str, Any]:
     }
 
 
+def collect_shown(trainer: Trainer) -> dict[str, dict[str, Any]]:
+    """Copy the last values of all that was logged, as callbacks, loggers and the progress bar have them."""
+    return {
+        name: {
+            key: value.detach().cpu().clone() if isinstance(value, Tensor) else value
+            for key, value in getattr(trainer, name).items()
+        }
+        for name in _SHOWN
+    }
+
+
+def restore_shown(trainer: Trainer, shown: Mapping[str, Mapping[str, Any]], device: torch.device) -> None:
+    """Give callbacks, loggers and the progress bar these values."""
+    for name, values in shown.items():
+        getattr(trainer, name).update(
+            {key: value.to(device) if isinstance(value, Tensor) else value for key, value in values.items()}
+        )
+
+
+def metrics_to_be_reset(trainer: Trainer, moment: Moment) -> list[Metric]:
+    """List the logged torchmetrics that Lightning resets right after a checkpoint of this moment."""
+    match moment:
+        case Moment.VALIDATION_END:
+            results: Any = trainer.fit_loop.epoch_loop.val_loop._results
+        case Moment.EPOCH_END:
+            results = _results(trainer)
+        case _:
+            return []
+    return [result.value for result in results.values() if not result.is_tensor and not result.has_reset]
+
+
 def collect_pending_log(trainer: Trainer, checkpoint: dict[str, Any], *, on_step: bool) -> dict[str, Any]:
     """Collect what Lightning logs right after the hook that takes a checkpoint, and never if killed there.
 
@@ -113,6 +172,8 @@ def collect_pending_log(trainer: Trainer, checkpoint: dict[str, Any], *, on_step
     """
     stepped = checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"]
     every_n_steps: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
+    if on_step and not every_n_steps:
+        return {}
     if on_step and (stepped + 1) % every_n_steps != 0 and not trainer.should_stop:
         return {}
     metrics = {
@@ -121,8 +182,10 @@ def collect_pending_log(trainer: Trainer, checkpoint: dict[str, Any], *, on_step
     }
     if not metrics:
         return {}
+    if "step" in metrics:  # a value logged under this name is the row's step
+        return {"step": int(metrics.pop("step")), "metrics": metrics}
     step = stepped if on_step else stepped - 1
-    return {"metrics": {**metrics, "epoch": trainer.current_epoch}, "step": step}
+    return {"metrics": {"epoch": trainer.current_epoch, **metrics}, "step": step}
 
 
 def _results(trainer: Trainer) -> Any:

@@ -1,11 +1,12 @@
 """Where in the training loop a checkpoint was taken, and what its loop counters must say for an exact resume.
 
-Lightning resumes by comparing counters (ready, started, processed, completed) of its loops. Three moments of
+Lightning resumes by comparing counters (ready, started, processed, completed) of its loops. Four moments of
 saving leave counters from which it skips work that the uninterrupted run did (seen with Lightning 2.6.6):
 
 * after a batch that a validation follows: the validation is skipped;
 * after the last batch of an epoch: the validation and the hooks of the epoch's end are skipped;
-* on SIGTERM within a validation: the rest of the validation is skipped.
+* on SIGTERM within a validation: the rest of the validation is skipped;
+* after an epoch that `on_train_batch_start` has broken off with -1: a batch is counted twice.
 
 The functions here rewrite the counters in the checkpoint's own dictionary, so that what is done next after a
 resume is what would have been done next without it.
@@ -16,7 +17,15 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-__all__ = ["Moment", "Next", "begin_next_epoch", "next_after", "rewrite_progress", "validation_is_due"]
+__all__ = [
+    "Moment",
+    "Next",
+    "begin_next_epoch",
+    "may_stop",
+    "next_after",
+    "rewrite_progress",
+    "validation_is_due",
+]
 
 _BATCH = "epoch_loop.batch_progress"
 _STATE = "epoch_loop.state_dict"
@@ -95,6 +104,10 @@ def rewrite_progress(
         last: Whether the batch is the last of the epoch.
         accumulating: Whether the batch was accumulated without an optimizer step.
     """
+    total, current = fit_loop[_BATCH]["total"], fit_loop[_BATCH]["current"]
+    for count in ("started", "processed", "completed"):
+        # They differ where `on_train_batch_start` returned -1 in an earlier epoch; Lightning compares totals.
+        total[count] = total["ready"] - (current["ready"] - current[count])
     if next_after(moment, due=due, last=last) is Next.VALIDATION:
         _complete(fit_loop[_BATCH])
         # One validation batch begun and not processed is what Lightning takes for an unfinished validation;
@@ -113,6 +126,14 @@ def rewrite_progress(
             counters["completed"] = counters["processed"] - 1
         if not accumulating:
             fit_loop[_STATE]["_batches_that_stepped"] -= 1
+
+
+def may_stop(trainer: Trainer) -> bool:
+    """Tell whether a run that is asked to stop now does so, having done its `min_epochs` and `min_steps`."""
+    loop = trainer.fit_loop
+    progress: Any = loop.epoch_progress.current
+    epochs_done = not loop.min_epochs or progress.processed >= loop.min_epochs
+    return epochs_done and (not trainer.min_steps or trainer.global_step >= trainer.min_steps)
 
 
 def begin_next_epoch(trainer: Trainer) -> None:

@@ -39,28 +39,27 @@ def collect_flags(trainer: Trainer, pl_module: LightningModule) -> dict[str, dic
     }
 
 
-def restore_flags(pl_module: LightningModule, flags: Mapping[str, Mapping[str, bool]]) -> list[str]:
+def restore_flags(
+    trainer: Trainer, pl_module: LightningModule, flags: Mapping[str, Mapping[str, bool]]
+) -> None:
     """Set the flags of a module's parameters and layers to what `collect_flags` read.
 
     Args:
+        trainer: The trainer, while it fits. Within a validation `training` is set for after it.
         pl_module: The module.
         flags: What `collect_flags` returned. Names that the module has not got are left out.
-
-    Returns:
-        Names of the parameters whose `requires_grad` was another.
     """
     targets: dict[str, dict[str, Any]] = {
         "requires_grad": dict(pl_module.named_parameters()),
         "training": dict(pl_module.named_modules()),
         "track_running_stats": dict(pl_module.named_modules()),
     }
-    changed = []
     for flag, values in flags.items():
+        if flag == "training" and trainer.validating:
+            modes = trainer.fit_loop.epoch_loop.val_loop._module_mode.mode
+            modes.update((name, value) for name, value in values.items() if name in modes)
+            continue
         for name, value in values.items():
             target = targets[flag].get(name)
-            if target is None or getattr(target, flag) == value:
-                continue
-            setattr(target, flag, value)
-            if flag == "requires_grad":
-                changed.append(name)
-    return changed
+            if target is not None and getattr(target, flag) != value:
+                setattr(target, flag, value)

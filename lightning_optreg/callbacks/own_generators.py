@@ -5,9 +5,11 @@
 attributes, and named by the way to them, so that a later process finds its own at the same place.
 """
 
+import functools
 import random
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -25,8 +27,8 @@ Generator = torch.Generator | np.random.Generator | np.random.RandomState | rand
 # Long lists are data, and so is what is far away among very many objects.
 _ITEMS = 256
 _OBJECTS = 20_000
-_DATA = (str, bytes, int, float, complex, Tensor, np.ndarray, type, ModuleType, torch.dtype, torch.device)
-_CODE = (FunctionType, BuiltinFunctionType, MethodType)
+_DATA = (str, bytes, int, float, complex, Tensor, np.ndarray, torch.dtype, torch.device)
+_CODE = (type, BuiltinFunctionType, ModuleType)
 _OTHERS = (Trainer, Logger, Optimizer)
 # DataLoader's running iterator is made anew; of what torch keeps in a module only its parts count.
 _SKIPPED = {"_iterator", "trainer", "_trainer", "_fabric", *vars(nn.Module())} - {"_modules"}
@@ -94,9 +96,28 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, list | tuple):
         if len(value) <= _ITEMS:
             yield from ((str(index), part) for index, part in enumerate(value))
+    elif isinstance(value, FunctionType):
+        cells = value.__closure__ or ()
+        for name, cell in zip(value.__code__.co_freevars, cells, strict=True):
+            with suppress(ValueError):  # not filled yet
+                yield name, cell.cell_contents
+    elif isinstance(value, MethodType):
+        yield "__self__", value.__self__
+    elif isinstance(value, functools.partial):
+        yield from (("func", value.func), ("args", value.args), ("keywords", value.keywords))
     else:
-        attributes = getattr(value, "__dict__", {})
+        attributes = {
+            name: getattr(value, name, None)
+            for kind in type(value).__mro__
+            for name in _slots(kind)
+            if name != "__dict__"
+        } | getattr(value, "__dict__", {})
         yield from ((name, part) for name, part in attributes.items() if name not in _SKIPPED)
+
+
+def _slots(kind: type) -> tuple[str, ...]:
+    slots = vars(kind).get("__slots__", ())
+    return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
 def _state_of(generator: Generator) -> Any:

@@ -3,7 +3,7 @@
 Lightning keeps none of it in a checkpoint. All functions return and take plain types and CPU tensors.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.utilities.data import dim_zero_cat
+from torchmetrics.wrappers.abstract import WrapperMetric
 
 __all__ = [
     "collect_metric_states",
@@ -21,11 +22,20 @@ __all__ = [
     "restore_gradients",
     "restore_metric_states",
     "syncs_buffers",
+    "unsaved_buffers",
 ]
 
 
-def collect_metric_states(pl_module: LightningModule) -> dict[str, dict[str, Any]]:
-    """Copy the states of the torchmetrics inside a module that have seen data since they were reset."""
+def collect_metric_states(
+    pl_module: LightningModule, but: Collection[Metric] = ()
+) -> dict[str, dict[str, Any]]:
+    """Copy the states of the torchmetrics inside a module that have seen data since they were reset.
+
+    Args:
+        pl_module: The module.
+        but: Metrics to leave out.
+    """
+    left_out = {id(part) for metric in but for part in metric.modules()}
     for module in pl_module.modules():
         if isinstance(module, MetricCollection):
             module.items()  # brings the states of its members up to date
@@ -38,9 +48,36 @@ def collect_metric_states(pl_module: LightningModule) -> dict[str, dict[str, Any
                 else value.detach().cpu().clone()
                 for state, value in module.metric_state.items()
             },
+            "attributes": _attributes(module),
         }
         for name, module in pl_module.named_modules()
-        if isinstance(module, Metric) and module.update_called
+        if isinstance(module, Metric)
+        and (module.update_called or isinstance(module, WrapperMetric))  # wrappers do not count updates
+        and id(module) not in left_out
+    }
+
+
+class _Bare(Metric):
+    """A metric that has only what all have."""
+
+    full_state_update = False
+
+    def update(self) -> None:
+        """Take nothing."""
+
+    def compute(self) -> None:
+        """Give nothing."""
+
+
+_COMMON = vars(_Bare()).keys()
+
+
+def _attributes(metric: Metric) -> dict[str, Any]:
+    """Read the numbers and tensors that a metric keeps beside its states, as torchmetrics' wrappers do."""
+    return {
+        name: value.detach().cpu().clone() if isinstance(value, Tensor) else value
+        for name, value in vars(metric).items()
+        if name not in _COMMON and name not in metric.metric_state and isinstance(value, int | float | Tensor)
     }
 
 
@@ -51,9 +88,12 @@ def restore_metric_states(pl_module: LightningModule, ranks: Sequence[Mapping[st
         pl_module: The module.
         ranks: What `collect_metric_states` gave, of one rank; of several, they are merged.
     """
+    metrics = {name: each for name, each in pl_module.named_modules() if isinstance(each, Metric)}
     for name in dict.fromkeys(name for states in ranks for name in states):
-        metric = pl_module.get_submodule(name)
-        assert isinstance(metric, Metric)  # the collected names are of metrics
+        metric = metrics.get(name)
+        if metric is None:
+            rank_zero_warn(f"ExactResume: the module has no metric {name} now; what it had counted is lost.")
+            continue
         saved = [states[name] for states in ranks if name in states]
         for state in saved[0]["states"]:
             value = _merged(metric, name, state, [one["states"][state] for one in saved])
@@ -63,6 +103,8 @@ def restore_metric_states(pl_module: LightningModule, ranks: Sequence[Mapping[st
                 else value.to(metric.device)
             )
             setattr(metric, state, moved)
+        for attribute, value in saved[0]["attributes"].items() if len(saved) == 1 else ():
+            setattr(metric, attribute, value.to(metric.device) if isinstance(value, Tensor) else value)
         # Private in torchmetrics 1.9: means of batches are weighted with it, and without it `compute` warns.
         metric._update_count = sum(one["update_count"] for one in saved)
 
@@ -109,13 +151,23 @@ def syncs_buffers(trainer: Trainer) -> bool | None:
     return model.require_forward_param_sync if isinstance(model, DistributedDataParallel) else None
 
 
+def unsaved_buffers(pl_module: LightningModule) -> dict[str, Tensor]:
+    """Name the buffers that the module's `state_dict` leaves out, as it does with `persistent=False`."""
+    kept = pl_module.state_dict().keys()
+    return {name: buffer for name, buffer in pl_module.named_buffers() if name not in kept}
+
+
 def restore_buffers(
     trainer: Trainer, pl_module: LightningModule, buffers: Mapping[str, Tensor], *, syncs: bool | None
 ) -> None:
-    """Give this process the buffers it had, where they were not those of the first one."""
+    """Give this process the buffers it had, where the checkpoint's weights do not hold them."""
     here = dict(pl_module.named_buffers())
     for name, buffer in buffers.items():
-        here[name].copy_(buffer)
+        if name in here and here[name].shape == buffer.shape:
+            here[name].copy_(buffer)
+        else:  # made or replaced in the course of the run
+            layer, _, own_name = name.rpartition(".")
+            setattr(pl_module.get_submodule(layer), own_name, buffer.to(pl_module.device))
     model = trainer.model
     if syncs is not None and isinstance(model, DistributedDataParallel):
         model.require_forward_param_sync = syncs

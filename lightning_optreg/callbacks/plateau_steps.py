@@ -27,7 +27,10 @@ def plateau_steps_due(trainer: Trainer, moment: Moment, follows: Next, *, mid_wi
     due = []
     for index, config in enumerate(trainer.lr_scheduler_configs):
         if config.interval == "epoch":
-            left_out = moment is not Moment.OUTSIDE
+            # an epoch that is broken off has no step at its end
+            left_out = moment is not Moment.OUTSIDE and (
+                moment is not Moment.EPOCH_END or trainer.is_last_batch
+            )
             count = trainer.current_epoch + 1
         else:
             # a validation that follows the batch comes before the step, which Lightning then makes itself
@@ -62,6 +65,8 @@ def make_plateau_steps(
             left.append(index)
             continue
         value = trainer.callback_metrics.get(config.monitor or "")
+        if value is None and not config.strict:
+            continue  # Lightning makes no step either, and says so
         if value is None:
             raise MisconfigurationException(
                 f"ExactResume: ReduceLROnPlateau waits for {config.monitor!r}, which the checkpoint does"

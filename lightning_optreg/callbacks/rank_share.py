@@ -42,7 +42,7 @@ def share_of_rank(state: dict[str, Any], rank: int, world_size: int) -> dict[str
         "metrics": [mine["metrics"] for mine in ranks] if rank == 0 else [],
         "syncs_buffers": None,
         "gradients": _mean_gradients(state["gradients"]),
-        "buffers": {},  # the weights of the checkpoint have those of rank 0
+        "buffers": tensors_of_rank(state["buffers"], 0),  # as the weights of the checkpoint are
     }
 
 

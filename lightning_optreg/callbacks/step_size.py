@@ -44,14 +44,14 @@ class StepSize:
 
 
 def warn_of_changes(
-    trainer: Trainer, processes: int, before: StepSize, now: StepSize, *, mid_epoch: bool
+    trainer: Trainer, processes: int, before: StepSize | None, now: StepSize, *, mid_epoch: bool
 ) -> None:
     """Say in one sentence what a resume changes that this package cannot make equal.
 
     Args:
         trainer: The trainer.
         processes: Number of processes of the saved run.
-        before: What a step of the saved run took.
+        before: What a step of the saved run took; None if that is not known.
         now: What a step of this one takes.
         mid_epoch: Whether it goes on in the middle of an epoch.
     """
@@ -61,6 +61,7 @@ def warn_of_changes(
             f"the checkpoint comes from {processes} process(es) and this run has {trainer.world_size}, so"
             " layers that draw from the global generators, as dropout does, draw other numbers"
         )
+    before = before or now
     changed = _changed_step(trainer.world_size, processes, before, now)
     # In the middle of an epoch a loader of this package refuses other batches itself.
     refuses = mid_epoch and now.images != before.images and isinstance(trainer.train_dataloader, BatchLoader)
