@@ -21,6 +21,7 @@ __all__ = [
     "Moment",
     "Next",
     "begin_next_epoch",
+    "is_last_epoch",
     "may_stop",
     "next_after",
     "rewrite_progress",
@@ -51,6 +52,19 @@ class Next(Enum):
     VALIDATION = "validation"  # run a validation from its start
     EPOCH_END = "epoch_end"  # call the hooks of the epoch's end
     EPOCH = "epoch"  # start the next epoch
+
+
+def is_last_epoch(trainer: Trainer) -> bool:
+    """Tell whether a run ends by itself after this epoch.
+
+    One that is stopped at its end would lack `on_train_end` for good: Lightning does not begin it again.
+
+    Args:
+        trainer: The trainer, in `on_train_epoch_end`.
+    """
+    epochs, steps = trainer.max_epochs, trainer.max_steps
+    by_epochs = epochs is not None and epochs >= 0 and trainer.current_epoch + 1 >= epochs
+    return by_epochs or 0 <= steps <= trainer.global_step
 
 
 def validation_is_due(trainer: Trainer) -> bool:

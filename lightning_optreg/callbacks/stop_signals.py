@@ -28,7 +28,7 @@ from typing_extensions import override
 
 from lightning_optreg.callbacks.launched import Interrupt, is_launched, wind_up
 from lightning_optreg.callbacks.loaders_resumed import collect_randomness
-from lightning_optreg.callbacks.loop_progress import validation_is_due
+from lightning_optreg.callbacks.loop_progress import is_last_epoch, validation_is_due
 from lightning_optreg.callbacks.signal_watch import SignalWatch
 
 __all__ = ["StopSignals", "exit_status"]
@@ -140,7 +140,7 @@ class StopSignals(Callback):
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._agree()[0]:
+        if self._agree()[0] and not is_last_epoch(trainer):
             self._stop(trainer, pl_module)
 
     def restart(self) -> None:

@@ -2,6 +2,7 @@
 
 import os
 
+import torch
 import torch.distributed as dist
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
@@ -101,6 +102,8 @@ def row_before(rows: Tensor, trainer: Trainer) -> Tensor:
     part, parts = share_of(trainer)
     if parts == 1 or not (dist.is_available() and dist.is_initialized()):
         return last
-    everyone = trainer.strategy.all_gather(last.contiguous())  # (processes, 1, ...)
+    everyone = [torch.empty_like(last) for _ in range(trainer.world_size)]
+    # Not by the strategy: Lightning 2.6 calls a function for gradients that torch 2.14 deprecates.
+    dist.all_gather(everyone, last.contiguous())
     # Processes that share a part are numbered one after the other.
     return everyone[(part - 1) % parts * (trainer.world_size // parts)]

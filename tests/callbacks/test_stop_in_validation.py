@@ -215,7 +215,17 @@ def test_a_stop_at_every_hook(case: str, tmp_path: Path) -> None:
         for hook, count in moments.calls.items()
         for call in range(1, count + 1, max(1, count // 3))
     ]
+    some.remove(("on_train_epoch_end", 3))  # then it is through too
     compare_with_straight(case, some, tmp_path)
+
+
+def test_a_stop_when_the_last_epoch_is_over_lets_the_run_end(tmp_path: Path) -> None:
+    """Averaged weights take their place in `on_train_end`, which a resumed run would not come to."""
+    ends = []
+    for at in (None, ("on_train_epoch_end", 3)):
+        seed_everything(1, verbose=False)
+        ends.append(run(tmp_path, Moments(at), **CASES["other_weights"])[0])
+    assert_identical(ends[0], ends[1])
 
 
 def test_a_validation_that_cannot_be_begun_again_is_finished(tmp_path: Path) -> None:

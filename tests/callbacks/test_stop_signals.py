@@ -142,7 +142,7 @@ def test_signals_before_training_after_it_and_twice(tmp_path: Path, straight: li
     moments = {
         "sanity": [SignalAt("on_sanity_check_start", rank=1)],
         "twice": [SignalAt("on_train_batch_end", call=2), SignalAt("on_train_batch_start", call=3, rank=1)],
-        "last_epoch": [SignalAt("on_train_epoch_end", call=3, rank=1)],
+        "epoch_end": [SignalAt("on_train_epoch_end", call=2, rank=1)],
     }
     started = {
         name: start(tmp_path / name, "cut", callbacks=tuple(callbacks)) for name, callbacks in moments.items()
@@ -150,9 +150,10 @@ def test_signals_before_training_after_it_and_twice(tmp_path: Path, straight: li
     for name, processes in started.items():
         assert processes.wait() == [143, 143], (name, processes.messages())
         resume(tmp_path / name, straight, tmp_path / name / "last.ckpt")
-    after = start(tmp_path / "after", "cut", callbacks=(SignalAt("on_train_end"),))
-    assert after.wait() == [0, 0], "a run that is through is not stopped"
-    assert_identical(straight, results(tmp_path / "after", "cut"))
+    for hook, call in (("on_train_end", 1), ("on_train_epoch_end", 3)):
+        after = start(tmp_path / hook, "cut", callbacks=(SignalAt(hook, call=call, rank=1),))
+        assert after.wait() == [0, 0], "a run that is through is not stopped"
+        assert_identical(straight, results(tmp_path / hook, "cut"))
 
 
 def test_validations_of_different_lengths_are_finished_first(tmp_path: Path) -> None:

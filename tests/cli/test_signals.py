@@ -142,7 +142,7 @@ def test_a_signal_to_one_process_stops_the_run(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "ddp_fork", "ddp_spawn"])
+@pytest.mark.parametrize("strategy", ["ddp", "ddp_fork"])
 @pytest.mark.parametrize(
     "send", [to_the_parent, to_a_child, to_all, to_all_twice, killing_the_parent, killing_a_child]
 )
