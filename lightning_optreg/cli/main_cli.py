@@ -273,15 +273,14 @@ class CLI(LightningCLI):
         misfit = misfits(self.model, checkpoint["state_dict"])
         if misfit is not None:
             raise ValueError(f"ckpt_path: {str(path)!r}: {misfit}")
-        saved = checkpoint.get("callbacks", {}).get("SaveConfig")
-        if saved is None:
+        state = checkpoint.get("callbacks", {}).get("SaveConfig")
+        saved = state.get("config") if isinstance(state, dict) else None
+        if not isinstance(saved, dict):
             rank_zero_info(f"ckpt_path: {str(path)!r} holds no configuration to compare with")
             return
         fitting = self.subcommand == "fit"
         reset = self.settings.reset_optimizer
-        changes = differences(
-            saved["config"], self.plain_config, parts=None if fitting else ("model", "data")
-        )
+        changes = differences(saved, self.plain_config, parts=None if fitting else ("model", "data"))
         if fitting and not reset:
             check_states_fit(changes)
         for line in report(changes, fitting=fitting, reset_optimizer=reset):

@@ -29,7 +29,7 @@ __all__ = ["Place", "check_values", "read_yaml"]
 
 
 read_yaml = get_loader("yaml")
-"""Reads text as jsonargparse does: not all that PyYAML refuses, such as a day that is none, it refuses too."""
+"""Reads text as jsonargparse does: it takes some that PyYAML refuses, such as a day that is none."""
 
 
 class Place(enum.Enum):
