@@ -267,6 +267,12 @@ class CLI(LightningCLI):
                 "weights_only: false would let a checkpoint run code; what `fit` writes needs it not"
             )
         if self.subcommand == "fit":
+            has_states = {"optimizer_states", "lr_schedulers"} <= checkpoint.keys()
+            if not has_states or "fit_loop" not in checkpoint.get("loops", {}):
+                raise ValueError(
+                    f"ckpt_path: {str(path)!r} holds no state of a training, only weights: no run can go "
+                    "on from it; test, validate and predict take it"
+                )
             keepers: list[Any] = self.trainer.checkpoint_callbacks
             folders = [str(keeper.dirpath) for keeper in keepers if getattr(keeper, "dirpath", None)]
             check_paths(checkpoint.get("callbacks"), folders, f"ckpt_path: {str(path)!r}")

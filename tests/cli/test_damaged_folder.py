@@ -98,6 +98,12 @@ def test_parts_of_another_kind(
         said = message(capsys, fashion_mnist_dir, "fit", str(tmp_path), f"--ckpt_path={file}")
         assert str(file) in said
         assert part.strip() in said
+    loops = {name: loop for name, loop in whole["loops"].items() if name != "fit_loop"}
+    weights = {name: part for name, part in whole.items() if name not in ("loops", "optimizer_states")}
+    for alone in (weights, {**whole, "loops": loops}):
+        torch.save(alone, file)
+        said = message(capsys, fashion_mnist_dir, "fit", str(tmp_path), f"--ckpt_path={file}")
+        assert "holds no state of a training" in said
     for state in ({}, 5, {"config": [1]}):
         torch.save({**whole, "callbacks": {"SaveConfig": state}}, file)
         assert message(capsys, fashion_mnist_dir, "test", str(tmp_path), f"--ckpt_path={file}") == ""
