@@ -145,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     build_nothing_unasked()
 
     from lightning_optreg import ImageClassifier
-    from lightning_optreg.cli.checkpoints import read_checkpoint
+    from lightning_optreg.cli.checkpoints import load_classifier, read_checkpoint
     from lightning_optreg.cli.run_folder import find_checkpoint
 
     path = find_checkpoint(Path(options.default_root_dir), options.ckpt_path)
@@ -158,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "lightning-optreg fit); use lightning_optreg.export.export_onnx in Python"
         )
 
-    module = ImageClassifier.load_from_checkpoint(path, map_location="cpu", allow=options.allow)
+    module = load_classifier(path, options.allow)
     difference = export_onnx(module, options.output, input_shape=options.input_shape)
     shape = options.input_shape or getattr(module.net, "input_shape", ())
     print(

@@ -1,21 +1,33 @@
 """What a checkpoint says and what the configuration says: compared, reported, never decided in silence."""
 
 import pickle
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from packaging.version import InvalidVersion, Version
 from torch import nn
 
+from lightning_optreg.classifier import ImageClassifier
 from lightning_optreg.runs.kept import advised
 from lightning_optreg.torch_files import DamagedFileError, check_whole, is_archive, reading
 from lightning_optreg.trust import why_unreadable
 
-__all__ = ["check_states_fit", "differences", "misfits", "read_checkpoint", "report"]
+__all__ = ["check_states_fit", "differences", "load_classifier", "misfits", "read_checkpoint", "report"]
 
 # What may differ between a run and its continuation without a word.
 _UNIMPORTANT = ("ckpt_path", "weights_only", "reset_optimizer", "config", "trainer.default_root_dir")
+
+# What Lightning writes, and the kind of each.
+_STATES = ("optimizer_states", "lr_schedulers")
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(("state_dict", "hyper_parameters", "callbacks", "loops"), dict),
+    **dict.fromkeys(_STATES, list),
+    **dict.fromkeys(("epoch", "global_step"), int),
+    "pytorch-lightning_version": str,
+}
 
 # What a resumed optimizer and schedule take from the checkpoint, because Lightning restores their states.
 _FROM_CHECKPOINT = ("optimizer", "lr_scheduler")
@@ -25,7 +37,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of Lightning's, plain types only.
 
     Raises:
-        ValueError: If the file is damaged, holds other than plain types, or is no checkpoint.
+        ValueError: If the file is damaged, holds other than plain types, or is no checkpoint of Lightning's.
     """
     try:
         with advised(path):
@@ -41,7 +53,51 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ) from None
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise ValueError(f"ckpt_path: {str(path)!r} is no checkpoint of a training run")
+    _check_parts(checkpoint, f"ckpt_path: {str(path)!r}")
     return checkpoint
+
+
+def _check_parts(checkpoint: Mapping[str, Any], source: str) -> None:
+    """Refuse a checkpoint whose parts aren't of the kinds that Lightning writes."""
+    for part, kind in _KINDS.items():
+        found = checkpoint.get(part)
+        if part in checkpoint and not isinstance(found, kind):
+            raise ValueError(f"{source}: {part} must be a {kind.__name__}, got {type(found).__name__}")
+    states = {f"{part}[{n}]": one for part in _STATES for n, one in enumerate(checkpoint.get(part, ()))}
+    wrong = next((name for name, state in states.items() if not isinstance(state, dict)), None)
+    if wrong is not None:
+        raise ValueError(f"{source}: {wrong} must be a dict, got {type(states[wrong]).__name__}")
+    for name, weight in checkpoint["state_dict"].items():
+        if not (isinstance(name, str) and (isinstance(weight, torch.Tensor) or "_extra_state" in name)):
+            raise ValueError(f"{source}: state_dict.{name} must be a tensor, got {type(weight).__name__}")
+    try:
+        Version(checkpoint.get("pytorch-lightning_version", "0"))
+    except InvalidVersion as error:
+        raise ValueError(f"{source}: pytorch-lightning_version: {error}") from error
+
+
+def load_classifier(path: Path, allow: Sequence[str] = ()) -> ImageClassifier:
+    """Build the module that a checkpoint describes.
+
+    Args:
+        path: The file, read before by `read_checkpoint`.
+        allow: Packages whose classes it may name, beside those of `Trust`.
+
+    Raises:
+        ValueError: If it names others, or its weights are of another network.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Lightning 2.6 calls methods that jsonargparse 4.53 deprecates
+            warnings.filterwarnings("ignore", message=r"\s*``(instantiate_classes|ArgumentParser)")
+            return ImageClassifier.load_from_checkpoint(path, map_location="cpu", allow=allow)
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        reason = " ".join(str(error).split()).partition(": ")[2]
+        raise ValueError(
+            f"ckpt_path: {str(path)!r}: its weights are not of the network that it describes: {reason}"
+        ) from error
 
 
 def misfits(module: nn.Module, state_dict: Mapping[str, torch.Tensor]) -> str | None:

@@ -272,21 +272,26 @@ class CLI(LightningCLI):
                 "weights_only: false would let a checkpoint run code; what `fit` writes needs it not"
             )
         if self.subcommand == "fit":
+            has_states = {"optimizer_states", "lr_schedulers"} <= checkpoint.keys()
+            if not has_states or "fit_loop" not in checkpoint.get("loops", {}):
+                raise ValueError(
+                    f"ckpt_path: {str(path)!r} holds no state of a training, only weights: no run can go "
+                    "on from it; test, validate and predict take it"
+                )
             keepers: list[Any] = self.trainer.checkpoint_callbacks
             folders = [str(keeper.dirpath) for keeper in keepers if getattr(keeper, "dirpath", None)]
             check_paths(checkpoint.get("callbacks"), folders, f"ckpt_path: {str(path)!r}")
         misfit = misfits(self.model, checkpoint["state_dict"])
         if misfit is not None:
             raise ValueError(f"ckpt_path: {str(path)!r}: {misfit}")
-        saved = checkpoint.get("callbacks", {}).get("SaveConfig")
-        if saved is None:
+        state = checkpoint.get("callbacks", {}).get("SaveConfig")
+        saved = state.get("config") if isinstance(state, dict) else None
+        if not isinstance(saved, dict):
             rank_zero_info(f"ckpt_path: {str(path)!r} holds no configuration to compare with")
             return
         fitting = self.subcommand == "fit"
         reset = self.settings.reset_optimizer
-        changes = differences(
-            saved["config"], self.plain_config, parts=None if fitting else ("model", "data")
-        )
+        changes = differences(saved, self.plain_config, parts=None if fitting else ("model", "data"))
         if fitting and not reset:
             check_states_fit(changes)
         for line in report(changes, fitting=fitting, reset_optimizer=reset):

@@ -55,6 +55,6 @@ def run_of_job(root: Path, is_same_run: Callable[[Path], bool]) -> Path | None:
     requeued = int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
     for folder in versions(root):
         note = folder / JOB_FILE
-        if note.exists() and note.read_text().strip() == number and is_same_run(folder):
+        if note.is_file() and note.read_text(errors="replace").strip() == number and is_same_run(folder):
             return folder if requeued or any(folder.glob("hpc_ckpt_*.ckpt")) else None
     return None

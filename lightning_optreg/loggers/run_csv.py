@@ -40,6 +40,9 @@ class RunCSVLogger(Logger):
     Args:
         save_dir: The run's folder. Checkpoints go to `checkpoints/` in it. The command line sets it.
 
+    Raises:
+        ValueError: When a row is logged, if the folder's `metrics.csv` is damaged or something else.
+
     Example:
         >>> import tempfile
         >>> folder = tempfile.mkdtemp()
@@ -153,10 +156,18 @@ class RunCSVLogger(Logger):
         """Columns and rows of the file; without a last line that a kill cut short."""
         if not self.path.exists():
             return [], []
-        with self.path.open(newline="") as file:
-            text = file.read()
-        reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
-        return list(reader.fieldnames or []), list(reader)
+        try:
+            with self.path.open(newline="") as file:
+                text = file.read()
+            reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
+            columns, rows = list(reader.fieldnames or []), list(reader)
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(f"{self.path} is no table of a run ({error}); move it away") from error
+        for number, row in enumerate(rows, start=1):
+            # csv puts what a row has too much under None, and None where it has too little.
+            if None in row or None in row.values() or not row.get("step", "").isdecimal():
+                raise ValueError(f"{self.path} is no table of a run (row {number}); move it away")
+        return columns, rows
 
     def _rewrite(self, columns: list[str], rows: list[dict[str, str]]) -> None:
         header = dict(zip(columns, columns, strict=True))

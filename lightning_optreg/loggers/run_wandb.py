@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
-from lightning_optreg.files import check_inside, check_name
+from lightning_optreg.files import check_inside, check_name, replacing
 
 __all__ = ["RunWandbLogger"]
 
@@ -75,7 +75,7 @@ class RunWandbLogger(WandbLogger):
             check_inside(name, "RunWandbLogger: name")
         self._id_file = Path(save_dir, "wandb_run_id.txt")
         if id is None and self._id_file.exists():
-            id = self._id_file.read_text().strip()
+            id = check_name(self._id_file.read_text(errors="replace").strip(), str(self._id_file))
         super().__init__(
             save_dir=save_dir,
             project=project,
@@ -116,7 +116,8 @@ class RunWandbLogger(WandbLogger):
                 "upload with `wandb sync` later."
             ) from error
         if not run.disabled:
-            self._id_file.write_text(f"{run.id}\n")
+            with replacing(self._id_file) as temporary:
+                temporary.write_text(f"{run.id}\n")
         self._id_is_kept = True
         return run
 

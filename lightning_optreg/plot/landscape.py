@@ -2,7 +2,6 @@
 
 import sys
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,7 +128,7 @@ def _find(name: str, root: str) -> Path:
 def _load(path: Path, allow: Sequence[str]) -> "tuple[ImageClassifier, dict[str, Any] | None]":
     """The module of a checkpoint, and what its run's data were if it says so; neither names strangers."""
     from lightning_optreg import ImageClassifier
-    from lightning_optreg.cli.checkpoints import read_checkpoint
+    from lightning_optreg.cli.checkpoints import load_classifier, read_checkpoint
 
     try:
         checkpoint = read_checkpoint(path)
@@ -143,10 +142,10 @@ def _load(path: Path, allow: Sequence[str]) -> "tuple[ImageClassifier, dict[str,
         raise UsageError(
             f"--ckpt_path {path}: it does not say how its network is built; what `fit` writes does"
         )
-    with warnings.catch_warnings():
-        # Lightning 2.6 calls methods that jsonargparse 4.53 deprecates
-        warnings.filterwarnings("ignore", message=r"\s*``(instantiate_classes|ArgumentParser)")
-        module = ImageClassifier.load_from_checkpoint(path, map_location="cpu", allow=allow)
+    try:
+        module = load_classifier(path, allow)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     return module, data
 
 

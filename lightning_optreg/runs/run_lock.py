@@ -1,5 +1,6 @@
 """A run's folder belongs to one process, as long as that process lives."""
 
+import errno
 import json
 import os
 import platform
@@ -61,7 +62,7 @@ class RunLock:
             OSError: If its file can't be written.
         """
         while self._descriptor is None:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = _open(self.path)
             try:
                 if not try_lock(descriptor):
                     holder = os.read(descriptor, 4096).decode(errors="replace")
@@ -98,6 +99,14 @@ class RunLock:
             os.close(self._descriptor)
             self._descriptor = None
         _held.discard(self)
+
+
+def _open(path: Path) -> int:
+    """Open the file or make it; through a link of that name another file would be emptied."""
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "is a link, and not the lock of a run; remove it", str(path))
+    no_link = getattr(os, "O_NOFOLLOW", 0)  # not on Windows, where only administrators make links
+    return os.open(path, os.O_RDWR | os.O_CREAT | no_link, 0o666)
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
