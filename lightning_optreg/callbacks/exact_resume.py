@@ -222,7 +222,7 @@ class ExactResume(Callback):
         if self._loaders_came_early or not trainer.fit_loop.restarting:  # then Lightning has not
             load_states(trainer, self._loader_states, anew=mid_epoch)
         if state["last"] and follows is not Next.EPOCH:
-            use_up(trainer)
+            use_up(trainer, self._loader_states)
         reasons = inexact(trainer, mid_epoch=mid_epoch, data=state["data"])
         hook = _LEFT_OUT.get(state["moment"], "")
         if is_overridden(hook, trainer.lightning_module):

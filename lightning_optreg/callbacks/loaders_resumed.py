@@ -79,13 +79,18 @@ def load_states(trainer: Trainer, states: Sequence[Any], *, anew: bool) -> None:
         iter(_fetcher(trainer))
 
 
-def use_up(trainer: Trainer) -> None:
-    """Take the training loaders past the end of an epoch that is over, so that they begin anew when asked."""
-    loaders = _training_loaders(trainer)
-    if any(isinstance(each, Sized) and len(each) > trainer.num_training_batches for each in loaders):
-        return  # `limit_train_batches` or a shorter loader beside it ends the epoch before they do
-    if any(_has_state(loader) for loader in loaders):
-        next(_fetcher(trainer).iterator, None)
+def use_up(trainer: Trainer, states: Sequence[Any]) -> None:
+    """Take the training loaders past the end of an epoch that is over, so that they begin anew when asked.
+
+    Args:
+        trainer: The trainer, in `on_train_start`.
+        states: As for `load_states`.
+    """
+    if not any(_has_state(loader) for loader in _training_loaders(trainer)):
+        return
+    if next(_fetcher(trainer).iterator, None) is not None:
+        # They had more than the epoch took, or were ready to begin the next one: back to where they stood.
+        load_states(trainer, states, anew=True)
 
 
 def start_persistent_workers(trainer: Trainer) -> None:
