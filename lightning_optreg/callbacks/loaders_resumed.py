@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import suppress
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Subset
 
@@ -220,6 +221,12 @@ def inexact(trainer: Trainer, *, mid_epoch: bool, data: list[str] | None = None)
             reasons.append(
                 f"random numbers that the {kind}'s workers draw, such as those of augmentation, begin anew"
             )
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+    if mid_epoch and any(isinstance(callback, StochasticWeightAveraging) for callback in callbacks):
+        reasons.append(
+            "Lightning's StochasticWeightAveraging prepares itself as an epoch starts, not in the middle of one: "
+            "resume from an epoch's end, or use WeightAveraging"
+        )
     everyone = [*_training_loaders(trainer), *_validation_loaders(trainer)]
     persistent = next((loader for loader in everyone if _has_persistent_workers(loader)), None)
     if persistent is not None:

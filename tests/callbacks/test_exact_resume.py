@@ -3,13 +3,14 @@ import itertools
 import os
 import pickle
 import signal
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, StochasticWeightAveraging
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -333,3 +334,19 @@ def test_what_a_spawned_process_gets_can_be_pickled() -> None:
     watching._watch = SignalWatch({15: 143}, 5.0, lambda: None, "")
     for part in (AtomicCheckpointIO(), ExactResume(answer_within=5.0), watching):
         assert type(pickle.loads(pickle.dumps(part))) is type(part)
+
+
+@pytest.mark.parametrize(("step", "said"), [(4, True), (6, False)])
+def test_says_that_averaged_weights_are_inexact_in_mid_epoch(step: int, said: bool, tmp_path: Path) -> None:
+    def averaging() -> StochasticWeightAveraging:
+        return StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1, device=torch.device("cpu"))
+
+    saver = SaveAlways(tmp_path)
+    run(tmp_path, Regression(), [averaging(), saver], enable_checkpointing=True)
+    kind = "epoch" if step == 6 else "batch"
+    path = next(path for name, path in saver.paths.items() if name.endswith(f"{kind}-0-{step}"))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run(tmp_path, Regression(), [averaging()], ckpt_path=path)
+    sentences = [str(each.message) for each in caught if "StochasticWeightAveraging" in str(each.message)]
+    assert any("resume from an epoch's end" in sentence for sentence in sentences) is said
