@@ -224,7 +224,7 @@ def inexact(trainer: Trainer, *, mid_epoch: bool, data: list[str] | None = None)
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
     if mid_epoch and any(isinstance(callback, StochasticWeightAveraging) for callback in callbacks):
         reasons.append(
-            "Lightning's StochasticWeightAveraging prepares itself as an epoch starts, not in the middle of one: "
+            "Lightning's StochasticWeightAveraging prepares itself as an epoch starts, not within one: "
             "resume from an epoch's end, or use WeightAveraging"
         )
     everyone = [*_training_loaders(trainer), *_validation_loaders(trainer)]
