@@ -223,7 +223,8 @@ class ExactResume(Callback):
             load_states(trainer, self._loader_states, anew=mid_epoch)
         if state["last"] and follows is not Next.EPOCH:
             use_up(trainer, self._loader_states)
-        reasons = inexact(trainer, mid_epoch=mid_epoch, data=state["data"])
+        # Nothing is known of them if it was taken before they were there, as LearningRateFinder's is.
+        reasons = inexact(trainer, mid_epoch=mid_epoch, data=state["data"] or None)
         hook = _LEFT_OUT.get(state["moment"], "")
         if is_overridden(hook, trainer.lightning_module):
             reasons.append(

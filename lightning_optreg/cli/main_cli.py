@@ -84,6 +84,11 @@ class CLI(LightningCLI):
         with ExitStack() as self._at_end:
             super().__init__(**kwargs)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Who copies a module, as averages of weights do, comes upon this by the optimizer's arguments. The lock
+        # of the run's folder and the handlers of signals are this process's.
+        return {name: value for name, value in vars(self).items() if name not in ("_at_end", "start")}
+
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_optimizer_args(nested_key="optimizer", link_to="model.optimizer")

@@ -249,6 +249,7 @@ def test_an_early_stopped_run_stays_stopped(tmp_path: Path) -> None:
     assert_identical(straight, resumed)
 
 
+@pytest.mark.filterwarnings("ignore:ExactResume. the checkpoint was written without ExactResume")
 def test_without_the_callback_a_resume_differs(tmp_path: Path) -> None:
     """The tests above could not fail if Lightning alone were exact."""
     seed_everything(1, verbose=False)
@@ -334,6 +335,8 @@ def test_what_a_spawned_process_gets_can_be_pickled() -> None:
     watching._watch = SignalWatch({15: 143}, 5.0, lambda: None, "")
     for part in (AtomicCheckpointIO(), ExactResume(answer_within=5.0), watching):
         assert type(pickle.loads(pickle.dumps(part))) is type(part)
+    watching._watch.start()
+    watching._watch.close()
 
 
 @pytest.mark.parametrize(("step", "said"), [(4, True), (6, False)])

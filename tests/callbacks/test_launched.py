@@ -19,6 +19,9 @@ from tests.resume_tools import Diary, StatefulLoader, assert_identical
 from tests.signal_tools import Processes, Slow, WriteResult, results
 
 pytestmark = [
+    # To be run alone, too: the processes are forked, and a process that has run other tests may have called
+    # on CUDA, which a fork of it cannot.
+    pytest.mark.slow,
     pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked to spare their start-up"),
     pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this build of torch has no gloo"),
     pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning"),
