@@ -85,8 +85,8 @@ class CLI(LightningCLI):
             super().__init__(**kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Who copies a module, as averages of weights do, comes upon this by the optimizer's arguments. The lock
-        # of the run's folder and the handlers of signals are this process's.
+        # Who copies a module, as averages of weights do, comes upon this by the optimizer's arguments. The
+        # lock of the run's folder and the handlers of signals are this process's.
         return {name: value for name, value in vars(self).items() if name not in ("_at_end", "start")}
 
     @override
