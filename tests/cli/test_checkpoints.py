@@ -122,6 +122,7 @@ def test_without_a_checkpoint_the_network_is_as_it_was_made(
 # ---- compared ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:ExactResume. a step takes 16 images")
 def test_what_differs_is_reported_key_by_key(
     trained: Path, options: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -76,7 +76,9 @@ def error_in(text: str) -> str:
     return message
 
 
-@pytest.mark.parametrize("elastic", [True, False], ids=["torchrun", "by hand"])
+@pytest.mark.parametrize(
+    "elastic", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["torchrun", "by hand"]
+)
 def test_a_node_without_the_checkpoint(
     elastic: bool, trained: Path, fashion_mnist_dir: Path, tmp_path: Path
 ) -> None:
@@ -97,6 +99,7 @@ def test_a_node_without_the_checkpoint(
     assert not (roots[0] / "version_0" / "run.lock").exists()
 
 
+@pytest.mark.slow
 def test_the_first_node_without_it(trained: Path, fashion_mnist_dir: Path, tmp_path: Path) -> None:
     roots = [tmp_path / "first", tmp_path / "second"]
     shutil.copytree(trained, roots[1] / "version_0")
@@ -107,6 +110,7 @@ def test_the_first_node_without_it(trained: Path, fashion_mnist_dir: Path, tmp_p
     assert "(node 0, process 0)" in error_in(results[1][1])
 
 
+@pytest.mark.slow
 def test_a_node_with_another_checkpoint_of_the_name(
     trained: Path, fashion_mnist_dir: Path, tmp_path: Path
 ) -> None:
@@ -120,6 +124,7 @@ def test_a_node_with_another_checkpoint_of_the_name(
     assert all("last.ckpt is another file than on" in error_in(text) for _, text in results)
 
 
+@pytest.mark.slow
 def test_the_first_nodes_folder_counts(trained: Path, fashion_mnist_dir: Path, tmp_path: Path) -> None:
     roots = [tmp_path / "first", tmp_path / "second"]
     for number in range(3):

@@ -134,6 +134,7 @@ def check(strategy: str, send: Send, folder: Path, data: Path, straight: dict[st
     assert_identical(straight, outcome(run.root))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "send"), [("ddp", to_a_child), ("ddp_fork", to_the_parent)])
 def test_a_signal_to_one_process_stops_the_run(
     strategy: str, send: Send, tmp_path: Path, fashion_mnist_dir: Path, straight: dict[str, Any]

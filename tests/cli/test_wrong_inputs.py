@@ -442,8 +442,9 @@ def place(
     return Place(work, *(tmp_path / name for name in ("data", "cifar", "runs", "trained")))
 
 
-def files(folder: Path) -> dict[str, float]:
-    return {str(path): path.stat().st_mtime for path in folder.rglob("*")}
+def files(folder: Path) -> dict[str, float | None]:
+    """When each file was written; a run's folder is locked for a while, and looks as it did afterwards."""
+    return {str(path): path.stat().st_mtime if path.is_file() else None for path in folder.rglob("*")}
 
 
 @pytest.mark.filterwarnings("ignore:.*without --ckpt_path")
