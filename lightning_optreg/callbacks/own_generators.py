@@ -10,7 +10,7 @@ import random
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,16 @@ _ITEMS = 256
 _OBJECTS = 20_000
 _DATA = (str, bytes, int, float, complex, Tensor, np.ndarray, torch.dtype, torch.device)
 _CODE = (type, BuiltinFunctionType, ModuleType)
+# Whatever a module's arguments lead to of the program around it: parsers, a study's storage.
+_FOREIGN = (
+    "argparse.",
+    "jsonargparse.",
+    "lightning.",
+    "lightning_optreg.cli.",
+    "lightning_optreg.studies.",
+    "optuna.",
+    "sqlalchemy.",
+)
 _OTHERS = (Trainer, Logger, Optimizer)
 # DataLoader's running iterator is made anew; of what torch keeps in a module only its parts count.
 _SKIPPED = {"_iterator", "trainer", "_trainer", "_fabric", *vars(nn.Module())} - {"_modules"}
@@ -90,6 +100,9 @@ def _generators(roots: Mapping[str, Any]) -> Iterator[tuple[str, Generator]]:
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    home = value.__module__ if isinstance(value, FunctionType | MethodType) else type(value).__module__
+    if f"{home}.".startswith(_FOREIGN):
+        return
     if isinstance(value, Mapping):
         if len(value) <= _ITEMS:
             yield from ((str(key), part) for key, part in value.items())
@@ -106,18 +119,16 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, functools.partial):
         yield from (("func", value.func), ("args", value.args), ("keywords", value.keywords))
     else:
-        attributes = {
-            name: getattr(value, name, None)
-            for kind in type(value).__mro__
-            for name in _slots(kind)
-            if name != "__dict__"
-        } | getattr(value, "__dict__", {})
+        attributes = dict(_slots(value)) | getattr(value, "__dict__", {})
         yield from ((name, part) for name, part in attributes.items() if name not in _SKIPPED)
 
 
-def _slots(kind: type) -> tuple[str, ...]:
-    slots = vars(kind).get("__slots__", ())
-    return (slots,) if isinstance(slots, str) else tuple(slots)
+def _slots(value: Any) -> Iterator[tuple[str, Any]]:
+    for kind in type(value).__mro__:
+        for name, slot in vars(kind).items():
+            if isinstance(slot, MemberDescriptorType):
+                with suppress(AttributeError):  # not filled yet
+                    yield name, slot.__get__(value)
 
 
 def _state_of(generator: Generator) -> Any:
