@@ -59,7 +59,9 @@ def fit_all(rank: int, folder: Path, steps: tuple[int, ...]) -> None:
     """What each of the two processes does: a row after the other, in one process group."""
     for name in ROWS:
         straight = fit(name, folder / name, rank)
-        resumed = {step: fit(name, folder / name, rank, step) for step in steps}
+        # a run may take fewer steps than that, as with batches that grow
+        there = [step for step in steps if (folder / name / "all" / f"step={step}.ckpt").exists()]
+        resumed = {step: fit(name, folder / name, rank, step) for step in there}
         torch.save({"straight": straight, "resumed": resumed}, folder / f"{name}-{rank}.pt")
 
 
@@ -74,8 +76,9 @@ def fit_at_every_step(rank: int, folder: Path) -> None:
 def check(folder: Path, name: str, steps: tuple[int, ...]) -> None:
     ranks = [torch.load(folder / f"{name}-{rank}.pt", weights_only=True) for rank in range(2)]
     for states in ranks:
-        for step in steps:
-            assert_identical(states["straight"], states["resumed"][step], f"step {step}")
+        assert set(states["resumed"]) >= {step for step in steps if step <= 6}
+        for step, state in states["resumed"].items():
+            assert_identical(states["straight"], state, f"step {step}")
     assert_identical(ranks[0]["straight"], ranks[1]["straight"], "ranks")
 
 
