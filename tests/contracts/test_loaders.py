@@ -113,14 +113,23 @@ CHECKS = {
     "by steps": {"max_epochs": -1, "max_steps": 12},
     "validation in mid-epoch": {"max_epochs": 2, "val_check_interval": 4},
 }
+
+
+def is_fast(name: str, check: str, asks: bool) -> bool:
+    """Whether it is no slow test: each kind once, the most usual ones with and without asking."""
+    usual = name in ("ours", "shuffled", "shuffled, workers", "persistent workers")
+    if check == "by epochs":
+        return asks or usual
+    return asks and name in ("ours", "shuffled", "stateful")
+
+
 CASES = [
     pytest.param(
         name,
         options,
         asks,
         id=f"{name}, {check}{', size asked for' * asks}",
-        # Each kind of loader once with and once without the question, the rest where it costs little.
-        marks=[] if check == "by epochs" or name in ("ours", "shuffled", "stateful") else pytest.mark.slow,
+        marks=[] if is_fast(name, check, asks) else pytest.mark.slow,
     )
     for name in LOADERS
     for check, options in CHECKS.items()
