@@ -5,18 +5,22 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from lightning_optreg.data.processes import row_before, run_seed, share_of
 
 
 def trainer_of(part: int, parts: int, processes: int) -> Any:
-    """A trainer whose process p would send the row (p,)."""
-    everyone = torch.arange(processes).view(-1, 1, 1)
     return SimpleNamespace(
         distributed_sampler_kwargs={"rank": part, "num_replicas": parts},
         world_size=processes,
-        strategy=SimpleNamespace(all_gather=lambda row: everyone, broadcast=lambda number: 5),
+        strategy=SimpleNamespace(broadcast=lambda number: 5),
     )
+
+
+def each_sends_its_rank(rows: list[Tensor], row: Tensor) -> None:
+    for rank, received in enumerate(rows):
+        received.fill_(rank)
 
 
 def test_one_process_has_all_of_it() -> None:
@@ -31,6 +35,7 @@ def test_the_row_is_that_of_the_part_before(
 ) -> None:
     """Under tensor parallelism processes share a part: those of part k are k * m, ..., k * m + m - 1."""
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_gather", each_sends_its_rank)
     for part in range(parts):
         trainer = trainer_of(part, parts, processes)
         assert share_of(trainer) == (part, parts)
