@@ -31,6 +31,8 @@ from lightning_optreg.nets import (
 from lightning_optreg.nets.lenet5_units import CodeDistance
 
 SHAPE = (3, 20, 16)
+# No strided 1x1 convolution of fewer than 8 channels: in channels-last its gradient writes past its memory
+# on CPUs without AVX-512 (oneDNN 3.12, https://github.com/uxlfoundation/oneDNN/issues/6035).
 NARROW = {"channels": (8, 16, 16, 16, 16), "hidden": 32}
 NETS = {
     "softmax_regression": partial(SoftmaxRegression, num_classes=4, input_shape=SHAPE),
@@ -53,15 +55,15 @@ NETS = {
         GoogLeNet, num_classes=4, input_shape=SHAPE, form="batch_norm", aux=False, width=0.06
     ),
     "resnet_a": partial(ResNet, num_classes=4, input_shape=SHAPE, depth=8, width=4),
-    "resnet_b": partial(ResNet, num_classes=4, input_shape=SHAPE, depth=8, width=4, shortcut="B"),
+    "resnet_b": partial(ResNet, num_classes=4, input_shape=SHAPE, depth=8, width=8, shortcut="B"),
     "resnet_preactivation": partial(
-        ResNet, num_classes=4, input_shape=SHAPE, depth=11, width=4, block="bottleneck", preactivation=True
+        ResNet, num_classes=4, input_shape=SHAPE, depth=11, width=8, block="bottleneck", preactivation=True
     ),
     "resnet_imagenet": partial(
-        ResNet, num_classes=4, input_shape=SHAPE, depth=18, width=4, form="imagenet", preactivation=True
+        ResNet, num_classes=4, input_shape=SHAPE, depth=18, width=8, form="imagenet", preactivation=True
     ),
     "resnet_imagenet_stem": partial(
-        ResNet, num_classes=4, input_shape=SHAPE, depth=18, width=4, form="imagenet", stem="imagenet"
+        ResNet, num_classes=4, input_shape=SHAPE, depth=18, width=8, form="imagenet", stem="imagenet"
     ),
     "resnet_stochastic_depth": partial(
         ResNet, num_classes=4, input_shape=SHAPE, depth=8, width=4, survival=0.8
