@@ -25,8 +25,12 @@ NEEDS = {
 SMALLER = {
     "alexnet": ["--model.net.channels=[2,4,4,4,4]", "--model.net.hidden=8"],
     "googlenet": ["--model.net.width=0.05", "--model.net.aux_hidden=8"],
+    "plain56": ["--model.net.depth=8"],
     "preact_resnet164": ["--model.net.depth=20"],
+    "resnet56": ["--model.net.depth=8"],
+    "resnet110": ["--model.net.depth=8"],
     "resnext29_8x64d": ["--model.net.depth=11", "--model.net.width=4"],
+    "stochastic_depth110": ["--model.net.depth=8"],
     "vgg16": ["--model.net.width=2", "--model.net.hidden=8"],
     "wide_resnet28_10": ["--model.net.widen_factor=1"],
     "zfnet": ["--model.net.channels=[2,4,4,4,4]", "--model.net.hidden=8"],

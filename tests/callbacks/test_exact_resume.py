@@ -98,10 +98,13 @@ CASES: dict[str, dict[str, Any]] = {
     "bf16": {"precision": "bf16-mixed"},
     "clipping": {"gradient_clip_val": 0.1},
 }
+FAST = ("no_validation", "validation_twice_an_epoch", "accumulation_validation", "plateau_epoch", "bf16")
 
 
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] * (case not in FAST)) for case in CASES]
+)
 def test_every_checkpoint_of_a_run_continues_it_exactly(case: str, tmp_path: Path) -> None:
     options = dict(CASES[case])
     model = {key: options.pop(key) for key in ("schedule", "monitor") if key in options}

@@ -1,5 +1,6 @@
 """A run's folder as a damaged disk or a stranger leaves it: one line, and nothing is lost."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,21 @@ import torch
 from lightning_optreg.__main__ import main
 from tests.cli.tools import short
 
+# Each test has a copy of one finished run, in a folder of its own.
+pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, fashion_mnist_dir: Path) -> Path:
+    root = tmp_path_factory.mktemp("finished")
+    assert main(["fit", *short(fashion_mnist_dir, root)]) == 0
+    return root / "version_0"
+
 
 @pytest.fixture
-def run_folder(tmp_path: Path, fashion_mnist_dir: Path) -> Path:
+def run_folder(tmp_path: Path, finished: Path) -> Path:
     """A finished run, whose root is `tmp_path`."""
-    assert main(["fit", *short(fashion_mnist_dir, tmp_path)]) == 0
-    return tmp_path / "version_0"
+    return shutil.copytree(finished, tmp_path / "version_0")
 
 
 def message(capsys: pytest.CaptureFixture[str], data: Path, command: str, *options: str) -> str:

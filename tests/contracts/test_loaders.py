@@ -116,11 +116,11 @@ CHECKS = {
 
 
 def is_fast(name: str, check: str, asks: bool) -> bool:
-    """Whether it is no slow test: each kind once, the most usual ones with and without asking."""
-    usual = name in ("ours", "shuffled", "shuffled, workers", "persistent workers")
+    """Whether it is no slow test: the most usual kinds with and without asking, some of the others once."""
     if check == "by epochs":
-        return asks or usual
-    return asks and name in ("ours", "shuffled", "stateful")
+        usual = name in ("ours", "shuffled", "shuffled, workers", "persistent workers")
+        return usual or (asks and name in ("stateful", "own generator", "stream"))
+    return asks and name == "ours"
 
 
 CASES = [

@@ -78,7 +78,20 @@ def fit(
     return state, logger.rows
 
 
-@pytest.mark.parametrize("name", MODULES)
+SLOW = (
+    "let go by layer",
+    "frozen at first",
+    "logs everywhere",
+    "remembers",
+    "waits for a value",
+    "logs no steps",
+    "a callback before",
+    "stopped at an epoch's end",
+)
+CASES = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in MODULES]
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_a_resume_continues_any_module_exactly(name: str, tmp_path: Path) -> None:
     saver = SaveBetween(tmp_path / "all")
     straight, rows = fit(tmp_path, name, [saver])

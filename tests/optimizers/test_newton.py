@@ -98,7 +98,9 @@ def reference_run(
 
 @pytest.mark.parametrize("name", PROBLEMS)
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("damping", "decay"), [(0.0, 0.01), (0.5, 0.001)])
+@pytest.mark.parametrize(
+    ("damping", "decay"), [(0.0, 0.01), pytest.param(0.5, 0.001, marks=pytest.mark.slow)]
+)
 def test_follows_the_reference(name: str, method: Any, damping: float, decay: float) -> None:
     # On their way through the network's saddles both multiply rounding errors, without damping a millionfold.
     steps = 200 if name != "small_network" else 15
