@@ -15,6 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 from typing_extensions import override
 
 from lightning_optreg.callbacks.noise_free import NoiseFree, warn_of_noise
+from lightning_optreg.data.processes import of_all_processes
 from lightning_optreg.first_batch import checked_loss, checked_scores
 from lightning_optreg.losses import ScoreLoss
 from lightning_optreg.nets import Network
@@ -280,9 +281,7 @@ class ImageClassifier(VettedLoading, LightningModule):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the sums of an epoch that is half done, those of each process."""
-        gathered = self.all_gather(self._sums_here())
-        assert isinstance(gathered, Tensor)  # as what was given
-        checkpoint["train_sums"] = gathered.reshape(-1, 3).cpu()
+        checkpoint["train_sums"] = torch.stack(of_all_processes(self._sums_here(), self.trainer)).cpu()
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-__all__ = ["RunSeed", "row_before", "run_seed", "share_of"]
+__all__ = ["RunSeed", "of_all_processes", "row_before", "run_seed", "share_of"]
 
 
 def run_seed(given: int | None, trainer: Trainer | None) -> int:
@@ -100,10 +100,21 @@ def row_before(rows: Tensor, trainer: Trainer) -> Tensor:
     """
     last = rows[-1:]
     part, parts = share_of(trainer)
-    if parts == 1 or not (dist.is_available() and dist.is_initialized()):
-        return last
-    everyone = [torch.empty_like(last) for _ in range(trainer.world_size)]
-    # Not by the strategy: Lightning 2.6 calls a function for gradients that torch 2.14 deprecates.
-    dist.all_gather(everyone, last.contiguous())
+    everyone = of_all_processes(last, trainer) if parts > 1 else [last]
     # Processes that share a part are numbered one after the other.
-    return everyone[(part - 1) % parts * (trainer.world_size // parts)]
+    return everyone[(part - 1) % parts * (len(everyone) // parts)]
+
+
+def of_all_processes(value: Tensor, trainer: Trainer) -> list[Tensor]:
+    """Give the tensor of each process, which all call it together, with tensors of one shape and type.
+
+    Example:
+        >>> of_all_processes(torch.ones(2), Trainer(accelerator="cpu", logger=False))
+        [tensor([1., 1.])]
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return [value]
+    everyone = [torch.empty_like(value) for _ in range(trainer.world_size)]
+    # Not by the strategy: Lightning 2.6 calls a function for gradients that torch 2.14 deprecates.
+    dist.all_gather(everyone, value.contiguous())
+    return everyone
