@@ -8,12 +8,13 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.plugins import MixedPrecision
 from torch.optim import SGD, Adam, AdamW, Optimizer, lr_scheduler
 
 from lightning_optreg.callbacks import AdamToSGD, ExactResume, ResetOptimizer
+from lightning_optreg.loggers import RunCSVLogger
 from lightning_optreg.optimizers import SWATS
 from tests.contracts.parts import checkpoint_every_step
 from tests.resume_tools import (
@@ -372,3 +373,41 @@ def test_an_error_ends_the_measuring() -> None:
     with pytest.raises(RuntimeError, match="enough"):
         fit(module, [AdamToSGD(), Fails()])
     assert not adam._optimizer_step_post_hooks
+
+
+@pytest.mark.parametrize("log_every_n_steps", [1, 4])
+def test_a_resumed_epoch_keeps_the_rate_at_the_switch_in_its_table(
+    log_every_n_steps: int, tmp_path: Path
+) -> None:
+    """It is logged once, at step 8 of an epoch that a checkpoint after step 9 divides."""
+
+    class Kill(Callback):
+        def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+            if trainer.global_step == 10:
+                raise InterruptedError
+
+    def fit(folder: Path, *callbacks: Callback, ckpt_path: Path | None = None) -> list[str]:
+        trainer = Trainer(
+            logger=RunCSVLogger(folder),
+            callbacks=[ExactResume(), AdamToSGD(at_step=8), *callbacks],
+            log_every_n_steps=log_every_n_steps,
+            max_epochs=3,
+            accelerator="cpu",
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        seed_everything(1, verbose=False)
+        loaders = StatefulLoader(), StatefulLoader(2)
+        trainer.fit(Plain(lambda parameters: Adam(parameters, 0.01)), *loaders, ckpt_path=ckpt_path)
+        return Path(folder, "metrics.csv").read_text().splitlines()
+
+    def checkpoint(folder: Path) -> ModelCheckpoint:
+        return ModelCheckpoint(folder, "{step}", every_n_train_steps=3, save_top_k=-1)
+
+    table = fit(tmp_path / "straight", checkpoint(tmp_path / "unused"))
+    column = table[0].split(",").index("optreg/adam_to_sgd/lr")
+    assert sum(bool(row.split(",")[column]) for row in table[1:]) > 0
+    with pytest.raises(InterruptedError):
+        fit(tmp_path / "killed", checkpoint(tmp_path / "all"), Kill())
+    again = fit(tmp_path / "killed", checkpoint(tmp_path / "all"), ckpt_path=tmp_path / "all" / "step=9.ckpt")
+    assert again == table
