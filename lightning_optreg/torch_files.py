@@ -20,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_optreg.trust import why_unreadable
 
-__all__ = ["DamagedFileError", "check_whole", "damage", "digest", "is_archive", "load_whole", "reading"]
+__all__ = ["DamagedFileError", "check_whole", "damage", "damage_of", "digest", "is_archive", "load_whole", "reading"]
 
 _CHUNK = 1 << 20
 _FOLDER = 0x10  # attribute of the records in an archive
@@ -77,19 +77,24 @@ def damage(path: Path) -> str | None:
     if path.is_dir():
         return "is a folder"
     with path.open("rb") as file:
-        head = file.read(4)
-        if not head:
-            return "is damaged (empty)"
-        if not is_archive(file):
-            if head == b"PK\x03\x04":
-                return "is damaged (cut short: the directory at the end of the archive is missing)"
-            if head[:1] != b"\x80":
-                return "is no checkpoint: it is neither torch's archive nor a pickle"
-            return None
-        try:
-            return _damage_of_archive(file)
-        except _BROKEN_ARCHIVE as error:
-            return f"is damaged ({_first_line(error)})"
+        return damage_of(file)
+
+
+def damage_of(file: IO[bytes]) -> str | None:
+    """Say what `damage` says, of an open file, which is read from where it stands and left elsewhere."""
+    head = file.read(4)
+    if not head:
+        return "is damaged (empty)"
+    if not is_archive(file):
+        if head == b"PK\x03\x04":
+            return "is damaged (cut short: the directory at the end of the archive is missing)"
+        if head[:1] != b"\x80":
+            return "is no checkpoint: it is neither torch's archive nor a pickle"
+        return None
+    try:
+        return _damage_of_archive(file)
+    except _BROKEN_ARCHIVE as error:
+        return f"is damaged ({_first_line(error)})"
 
 
 def _damage_of_archive(file: IO[bytes]) -> str | None:

@@ -52,10 +52,16 @@ def vetted_checkpoint(
     """
     import torch
 
+    from lightning_optreg.torch_files import damage_of
+
     with ExitStack() as stack:
         file = stack.enter_context(_opened(checkpoint)) if isinstance(checkpoint, (str, Path)) else checkpoint
         name = repr(str(checkpoint)) if isinstance(checkpoint, (str, Path)) else "the file"
         start = file.tell()
+        wrong = damage_of(file)
+        if wrong is not None:
+            raise ValueError(f"{name} {wrong}")
+        file.seek(start)
         try:
             found = torch.load(file, map_location="cpu", weights_only=weights_only)
         except (pickle.UnpicklingError, EOFError, RuntimeError, zipfile.BadZipFile) as error:

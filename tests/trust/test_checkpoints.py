@@ -228,3 +228,17 @@ def test_pickled_objects_are_refused_without_torchs_advice(trap: Trap) -> None:
     assert "weights_only" not in str(raised.value)
     assert raised.value.__cause__ is None
     assert not trap.was_sprung
+
+
+@pytest.mark.parametrize("opened", [False, True], ids=["a path", "an open file"])
+def test_a_damaged_file_is_not_loaded(opened: bool, tmp_path: Path) -> None:
+    """torch itself reads a file with a changed byte of a weight."""
+    net = LeNet5()
+    path = write(tmp_path / "a.ckpt", {"net": spec("lightning_optreg.nets.LeNet5")}, net)
+    content = path.read_bytes()
+    weight = net.state_dict()["c1.weight"].numpy().tobytes()
+    place = content.index(weight)
+    path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    torch.load(path, weights_only=True)
+    with pytest.raises(ValueError, match=r"is damaged \(Bad CRC-32"):
+        ImageClassifier.load_from_checkpoint(io.BytesIO(path.read_bytes()) if opened else path)
