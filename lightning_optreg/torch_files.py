@@ -20,7 +20,16 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_optreg.trust import why_unreadable
 
-__all__ = ["DamagedFileError", "check_whole", "damage", "damage_of", "digest", "is_archive", "load_whole", "reading"]
+__all__ = [
+    "DamagedFileError",
+    "check_whole",
+    "damage",
+    "damage_of",
+    "digest",
+    "is_archive",
+    "load_whole",
+    "reading",
+]
 
 _CHUNK = 1 << 20
 _FOLDER = 0x10  # attribute of the records in an archive
