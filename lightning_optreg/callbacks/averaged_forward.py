@@ -197,7 +197,9 @@ class AveragedForward(Callback):
             return
         values, images = quantities[-1]
         twins = [other for other in _averaging(trainer, [stage]) if other._log_name == self._log_name]
-        where = self._log_name if len(twins) == 1 else f"{self._log_name}/{self.net}"  # of another network
+        where = self._log_name
+        if len(twins) > 1:  # of other networks
+            where += f"/{self.net or type(self._network).__name__}"
         for name, value in values.items():
             pl_module.log(
                 f"optreg/{where}/{name}",
