@@ -297,7 +297,9 @@ def test_other_hooks_and_arguments_belong_to_every_pass(folder: Path) -> None:
 
 @pytest.mark.parametrize("outputs", [0, 1], ids=["(N,)", "(N, 1)"])
 @pytest.mark.parametrize("name", MAKE)
-@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
+@pytest.mark.parametrize(
+    "stage", ["test", *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("validate", "predict"))]
+)
 def test_regression_is_averaged_or_refused(name: str, outputs: int, stage: Any, folder: Path) -> None:
     module = Classifier(outputs)
     root = folder / str(outputs)

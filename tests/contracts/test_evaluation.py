@@ -167,7 +167,7 @@ def test_every_callback_that_averages_is_tested() -> None:
     assert len(AVERAGING) == 4
 
 
-@pytest.mark.parametrize("draws", [True, False], ids=["draws", "still"])
+@pytest.mark.parametrize("draws", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["draws", "still"])
 @pytest.mark.parametrize("name", IN_EVALUATION)
 def test_generators_stand_where_they_would(name: str, draws: bool, tmp_path: Path) -> None:
     untouched(tmp_path, [name], draws=draws)
@@ -204,6 +204,7 @@ def test_generators_of_a_gpu_stand_where_they_would(names: list[str], tmp_path: 
     untouched(tmp_path, names, "gpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", AVERAGING)
 def test_regression_with_outputs_of_one_dimension(name: str, tmp_path: Path) -> None:
     assert len(states(tmp_path, [CALLBACKS[name]], flat=True)) == 5
