@@ -1,6 +1,7 @@
 """Every file in configs/ is a test: it parses, builds, and trains a step on small data of the same format."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -131,3 +132,47 @@ def test_a_method_is_laid_over_a_recipe(
 def test_a_method_keeps_the_callbacks_of_the_recipe(method: Path) -> None:
     trainer = yaml.safe_load(method.read_text()).get("trainer", {})
     assert "callbacks" not in trainer, "write callbacks+: it adds to the recipe's"
+
+
+@pytest.mark.parametrize(
+    "methods",
+    [
+        ("snapshot_ensemble", "test_time_augmentation"),
+        pytest.param(
+            ("snapshot_ensemble", "noise_marginalization", "test_time_augmentation"), marks=pytest.mark.slow
+        ),
+    ],
+    ids=lambda methods: "-".join(methods),
+)
+def test_the_order_of_overlays_that_average_makes_no_difference(
+    methods: tuple[str, ...], quick: dict[str, list[str]], tmp_path: Path
+) -> None:
+    def command(name: str, order: Iterable[str]) -> list[str]:
+        files = [BASE.with_name("mlp.yaml"), *(CONFIGS / "methods" / f"{method}.yaml" for method in order)]
+        configs = [argument for path in files for argument in ("--config", str(path))]
+        few = ["--trainer.limit_train_batches=5", "--trainer.limit_test_batches=2"]
+        return [name, *configs, *quick["fashion_mnist"], *few]
+
+    assert main(command("fit", methods)) == 0
+    checkpoint = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
+    results = []
+    before = (tmp_path / "version_0" / "metrics.csv").read_text().splitlines()
+    for order in permutations(methods):
+        assert main([*command("test", order), f"--ckpt_path={checkpoint}"]) == 0
+        lines = (tmp_path / "version_0" / "metrics.csv").read_text().splitlines()
+        assert len(lines) == len(before) + 1  # the columns may be other ones
+        before = lines
+        results.append(dict(zip(lines[0].split(","), lines[-1].split(","), strict=True)))
+    assert float(results[0]["test/loss"]) > 0.0
+    assert all(result == results[0] for result in results)
+
+
+@pytest.mark.filterwarnings("ignore:validate without --ckpt_path")
+def test_alexnets_ten_crops_of_mean_subtracted_images(quick: dict[str, list[str]], tmp_path: Path) -> None:
+    """As its recipe says."""
+    views = ["--trainer.callbacks+=TestTimeAugmentation", "--trainer.callbacks.views=TenCrop"]
+    views += ["--trainer.callbacks.views.size=227", "--trainer.callbacks.stages=[validate]"]
+    recipe = CONFIGS / "imagenet" / "alexnet.yaml"
+    assert " ".join(views[:3]) in recipe.read_text()
+    command = ["--config", str(recipe), *quick["imagenet"], *SMALLER["alexnet"], *views]
+    assert main(["validate", *command]) == 0

@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from lightning_optreg.callbacks.averaged_forward import find_network
 from lightning_optreg.callbacks.early_stopping import EarlyStopping
-from lightning_optreg.callbacks.random_state import collect_random_state, restore_random_state
+from lightning_optreg.callbacks.kept_generators import kept_generators
 
 __all__ = ["BatchNormRecalibration", "batch_norms", "recalibrate"]
 
@@ -168,7 +168,6 @@ class BatchNormRecalibration(Callback):
             raise MisconfigurationException(
                 f"BatchNormRecalibration: needs one training loader, got {type(loader).__name__}"
             )
-        random_state = collect_random_state(pl_module.device)
 
         def inputs() -> Iterable[Tensor]:
             for batch in islice(loader, self.batches):
@@ -176,9 +175,10 @@ class BatchNormRecalibration(Callback):
                 moved = trainer.strategy.batch_to_device(batch, pl_module.device, dataloader_idx=0)
                 yield moved if isinstance(moved, Tensor) else moved[self.images]
 
-        with trainer.precision_plugin.val_step_context():
+        data = trainer.datamodule  # type: ignore[attr-defined]  # a connector sets it
+        held = {"module": pl_module, "loader": loader, "data": data}
+        with kept_generators(pl_module.device, **held), trainer.precision_plugin.val_step_context():
             count = recalibrate(network, inputs(), lambda s: trainer.strategy.reduce(s, reduce_op="mean"))
-        restore_random_state(random_state, pl_module.device)
         layers = len(batch_norms(network))
         rank_zero_info(f"BatchNormRecalibration: statistics of {layers} layers over {count} batches")
 

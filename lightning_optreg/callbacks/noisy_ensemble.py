@@ -246,6 +246,11 @@ class NoisyEnsemble(AveragedForward, SeededCallback):
             self._seed_generator(self._device, self.seed, self._rank)
 
     @override
+    def switch(self, on: bool) -> None:
+        """Add noise in the passes only."""
+        self._evaluating = on and self.noise > 0.0
+
+    @override
     def end(self) -> None:
         """Turn it off again."""
         self._evaluating, self._generator = False, None

@@ -27,9 +27,10 @@ class PredictionWriter(BasePredictionWriter):
 
     Columns: `index` (position in the dataset), `prediction` (the most probable class), `class_name` (if the
     datamodule has `class_names`) and the probabilities `p_0` to `p_{K-1}`. Any module will do whose
-    `predict_step` returns probabilities (or scores) (N, K). The index is the third part of a batch
-    `(x, y, index)`, as this package's datamodules give it, else what Lightning knows of its DataLoader, else
-    a running number. With several processes the first one writes the rows of all, each image once.
+    `predict_step` returns probabilities (or scores) (N, K) of at least two classes. The index is the third
+    part of a batch `(x, y, index)`, as this package's datamodules give it, else what Lightning knows of its
+    DataLoader, else a running number. With several processes the first one writes the rows of all, each image
+    once.
 
     Args:
         path: Ending in `.csv`, or in `.parquet`, which needs pyarrow. A relative path is inside the run's
@@ -91,10 +92,11 @@ class PredictionWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         """Keep a batch's rows."""
-        if not (isinstance(prediction, Tensor) and prediction.ndim == 2):
+        if not (isinstance(prediction, Tensor) and prediction.ndim == 2 and prediction.shape[1] >= 2):
             got = tuple(prediction.shape) if isinstance(prediction, Tensor) else type(prediction).__name__
             raise MisconfigurationException(
-                f"PredictionWriter: predict_step must return class probabilities (N, K), got {got}"
+                "PredictionWriter: predict_step must return class probabilities (N, K) of K >= 2 classes, "
+                f"got {got}"
             )
         count = len(prediction)
         index = _index_in_batch(batch, count)

@@ -145,11 +145,14 @@ class Wrong(LightningModule):
         return self.result
 
 
-@pytest.mark.parametrize(("result", "got"), [("text", "str"), (torch.zeros(4), r"\(4,\)")])
+@pytest.mark.parametrize(
+    ("result", "got"), [("text", "str"), (torch.zeros(4), r"\(4,\)"), (torch.zeros(4, 1), r"\(4, 1\)")]
+)
 def test_refuses_what_is_no_table_and_leaves_the_old_file(result: Any, got: str, tmp_path: Path) -> None:
     (tmp_path / "predictions.csv").write_text("old")
     with pytest.raises(
-        MisconfigurationException, match=rf"must return class probabilities \(N, K\), got {got}"
+        MisconfigurationException,
+        match=rf"must return class probabilities \(N, K\) of K >= 2 classes, got {got}",
     ):
         predict(tmp_path, PredictionWriter(), Wrong(result))
     assert (tmp_path / "predictions.csv").read_text() == "old"
