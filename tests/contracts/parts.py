@@ -230,7 +230,8 @@ CALLBACKS: dict[str, Part] = {
         wrong=(
             ({"mode": "least"}, "mode"),
             ({"min_delta": float("nan")}, "min_delta"),
-            ({"patience": 0}, "patience"),
+            ({"patience": -1}, "patience"),
+            ({"patience": float("nan")}, "patience"),
             ({"criterion": "GP"}, "criterion"),
             ({"criterion": "GL", "mode": "max"}, "mode"),
             ({"criterion": "PQ"}, "train_monitor"),
