@@ -10,10 +10,42 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from typing_extensions import override
 
+from lightning_optreg.full_rates import full_rates
+
 __all__ = ["InverseTimeDecay", "SnapshotCosine", "Warmup", "WarmupMultiStepLR"]
 
 
-class WarmupMultiStepLR(LRScheduler):
+class _Scaled(LRScheduler):
+    """A schedule eta_t = eta_0 factor(t), which goes on from the rates that it finds.
+
+    A parameter group may be added in mid-run, and callbacks that fine-tune give groups other rates: from
+    there on these change by the factors of the schedule, as with torch's `MultiStepLR`.
+    """
+
+    def factor(self, time: int) -> float:
+        """Give eta_t / eta_0.
+
+        Args:
+            time: t, at least 0.
+        """
+        raise NotImplementedError
+
+    def rises(self, time: int) -> bool:
+        """Tell whether the factor rises again after a time."""
+        return False
+
+    @override
+    def get_lr(self) -> list[float | Tensor]:
+        """Return the rate of each parameter group at the present time."""
+        before = self.last_epoch - 1
+        if before >= 0:
+            rises = self.rises(before)
+            self.base_lrs = full_rates(self.optimizer, self.base_lrs, self.factor(before), rises=rises)
+        factor = self.factor(self.last_epoch)
+        return [rate * factor for rate in self.base_lrs]
+
+
+class WarmupMultiStepLR(_Scaled):
     """Piecewise constant rate: low at first, then the optimizer's own, then lower at each milestone.
 
     With the optimizer's rate eta, at time t (epochs, or steps with `lr_interval: step`):
@@ -71,17 +103,19 @@ class WarmupMultiStepLR(LRScheduler):
         super().__init__(optimizer)
 
     @override
-    def get_lr(self) -> list[float | Tensor]:
-        """Return the rate of each parameter group at the present time."""
-        time = self.last_epoch
+    def factor(self, time: int) -> float:
+        """Give eta_t / eta."""
         if time < self.warmup:
-            factor = self.warmup_factor
-        else:
-            factor = self.gamma ** bisect_right(self.milestones, time)
-        return [rate * factor for rate in self.base_lrs]
+            return self.warmup_factor
+        return float(self.gamma ** bisect_right(self.milestones, time))
+
+    @override
+    def rises(self, time: int) -> bool:
+        """Tell whether the warm-up lasts."""
+        return time < self.warmup
 
 
-class InverseTimeDecay(LRScheduler):
+class InverseTimeDecay(_Scaled):
     """The annealing that theory asks of SGD: eta_t = eta_0 / (1 + t / t0)^power.
 
     With power in (0.5, 1] the rates satisfy Robbins and Monro's conditions, sum eta_t = inf and
@@ -122,13 +156,12 @@ class InverseTimeDecay(LRScheduler):
         super().__init__(optimizer)
 
     @override
-    def get_lr(self) -> list[float | Tensor]:
-        """Return the rate of each parameter group at the present time."""
-        factor = (1.0 + self.last_epoch / self.t0) ** -self.power
-        return [rate * factor for rate in self.base_lrs]
+    def factor(self, time: int) -> float:
+        """Give eta_t / eta_0."""
+        return float((1.0 + time / self.t0) ** -self.power)
 
 
-class SnapshotCosine(LRScheduler):
+class SnapshotCosine(_Scaled):
     """Cosine annealing in M cycles of C = ceil(T / M): eta_t = eta_0 / 2 (cos(pi (t mod C) / C) + 1).
 
     To be stepped by iterations (`lr_interval: step`), as in the paper: the first of a cycle has the full
@@ -182,12 +215,16 @@ class SnapshotCosine(LRScheduler):
         return steps % self.cycle_steps == 0 or steps == self.total_steps
 
     @override
-    def get_lr(self) -> list[float | Tensor]:
-        """Return the rate of each parameter group at the present time."""
+    def factor(self, time: int) -> float:
+        """Give eta_t / eta_0."""
         # What is stepped beyond T goes on in cycles
-        place = (self.last_epoch % self.cycle_steps) / self.cycle_steps
-        factor = 0.5 * (math.cos(math.pi * place) + 1.0)
-        return [rate * factor for rate in self.base_lrs]
+        place = (time % self.cycle_steps) / self.cycle_steps
+        return 0.5 * (math.cos(math.pi * place) + 1.0)
+
+    @override
+    def rises(self, time: int) -> bool:
+        """Tell that another cycle follows."""
+        return True
 
 
 class Warmup(LRScheduler):
@@ -237,7 +274,7 @@ class Warmup(LRScheduler):
         self.warmup, self.factor = warmup, factor
         self.schedule = None if schedule is None else schedule(optimizer)
         # What the other schedule begins with: not always the optimizer's rate (OneCycleLR, its own warm-ups).
-        self._goal = [float(group["lr"]) for group in optimizer.param_groups]
+        self._goal: list[float | Tensor] = [float(group["lr"]) for group in optimizer.param_groups]
         super().__init__(optimizer)
 
     @override
@@ -245,8 +282,16 @@ class Warmup(LRScheduler):
         """Return the rate of each parameter group at the present time."""
         if self.last_epoch >= self.warmup:
             return [group["lr"] for group in self.optimizer.param_groups]
-        place = self.factor + (1.0 - self.factor) * self.last_epoch / self.warmup
-        return [rate * place for rate in self._goal]
+        self._follow(self.last_epoch - 1)
+        return [rate * self._place(self.last_epoch) for rate in self._goal]
+
+    def _place(self, time: int) -> float:
+        return self.factor + (1.0 - self.factor) * time / self.warmup
+
+    def _follow(self, time: int) -> None:
+        """Give groups another goal that were added or given other rates at a time of the warm-up."""
+        if time >= 0:
+            self._goal = full_rates(self.optimizer, self._goal, self._place(time), rises=True)
 
     @override
     def step(self, metrics: Any = None, epoch: int | None = None) -> None:  # type: ignore[override]
@@ -272,6 +317,7 @@ class Warmup(LRScheduler):
             return
         if time == self.warmup:  # the other schedule's first rate
             self.last_epoch = time
+            self._follow(time - 1)
             for group, rate in zip(self.optimizer.param_groups, self._goal, strict=True):
                 group["lr"] = rate
             self._last_lr = list(self._goal)

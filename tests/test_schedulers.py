@@ -218,3 +218,82 @@ def test_warmup_from_the_command_line(inner: str, fashion_mnist_dir: Path, tmp_p
     # A checkpoint of an epoch's end lacks that epoch's step of a plateau schedule.
     assert state["last_epoch"] == (2 if "Plateau" in inner else 3)
     assert "schedule" in state
+
+
+FOLLOWING: dict[str, Callable[[torch.optim.Optimizer], LRScheduler]] = {
+    "warmup_multi_step": lambda o: WarmupMultiStepLR(o, [4, 8], gamma=0.5, warmup=3),
+    "inverse_time": lambda o: InverseTimeDecay(o, t0=3.0, power=0.75),
+    "snapshot_cosine": lambda o: SnapshotCosine(o, 12, 2),
+    "warmup": lambda o: Warmup(o, warmup=5, factor=0.2),
+    "warmup_of_another": lambda o: Warmup(o, INNER["exponential"], warmup=4),
+    "warmup_of_ours": lambda o: Warmup(o, lambda o: InverseTimeDecay(o, t0=3.0), warmup=2),
+}
+
+
+@pytest.mark.parametrize("name", FOLLOWING)
+@pytest.mark.parametrize("after", [0, 1, 3, 4, 9])
+def test_a_group_that_is_added_goes_the_way_of_the_others(name: str, after: int, tmp_path: Path) -> None:
+    """It has a fifth of the first one's rate when it comes, and from then on."""
+    alone = sgd()
+    wanted = rates(FOLLOWING[name](alone), alone, 12)
+    optimizer = sgd()
+    schedule = FOLLOWING[name](optimizer)
+    seen: list[list[float]] = []
+    for step in range(12):
+        if step == after:
+            rate = optimizer.param_groups[0]["lr"] / 5
+            optimizer.add_param_group({"params": [torch.zeros(1)], "lr": rate})
+        if step == after + 1:  # a checkpoint
+            torch.save([optimizer.state_dict(), schedule.state_dict()], tmp_path / "state")
+            optimizer = sgd()
+            schedule = FOLLOWING[name](optimizer)
+            optimizer.add_param_group({"params": [torch.zeros(1)], "lr": 0.5})
+            for part, state in zip(
+                (optimizer, schedule), torch.load(tmp_path / "state", weights_only=True), strict=True
+            ):
+                part.load_state_dict(state)  # type: ignore[attr-defined]  # both have it
+        seen.append([group["lr"] for group in optimizer.param_groups])
+        assert schedule.get_last_lr()[0] == optimizer.param_groups[0]["lr"]
+        optimizer.step()
+        schedule.step()
+    assert [both[0] for both in seen] == pytest.approx(wanted, rel=1e-12)
+    assert [both[1] for both in seen[after:]] == pytest.approx(
+        [rate / 5 for rate in wanted[after:]], rel=1e-9
+    )
+
+
+@pytest.mark.parametrize("name", FOLLOWING)
+def test_a_rate_that_others_set_is_gone_on_from(name: str) -> None:
+    alone = sgd()
+    wanted = rates(FOLLOWING[name](alone), alone, 12)
+    optimizer = sgd()
+    schedule = FOLLOWING[name](optimizer)
+    seen = []
+    for step in range(12):
+        if step in (3, 7):
+            optimizer.param_groups[0]["lr"] /= 2
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    halved = [rate / (1 if step < 3 else 2 if step < 7 else 4) for step, rate in enumerate(wanted)]
+    assert seen == pytest.approx(halved, rel=1e-9)
+
+
+@pytest.mark.parametrize("after", [1, 2, 4, 6])
+def test_with_added_groups_it_is_multi_step_too(after: int) -> None:
+    both = []
+    for make in (
+        lambda o: WarmupMultiStepLR(o, [2, 5], gamma=0.5, warmup=0),
+        lambda o: MultiStepLR(o, [2, 5], gamma=0.5),
+    ):
+        optimizer = sgd()
+        schedule = make(optimizer)
+        rates(schedule, optimizer, after)
+        optimizer.add_param_group({"params": [torch.zeros(1)], "lr": 0.03})
+        both.append([[group["lr"] for group in optimizer.param_groups]])
+        for _ in range(4):
+            optimizer.step()
+            schedule.step()
+            both[-1].append([group["lr"] for group in optimizer.param_groups])
+    for ours, torchs in zip(*both, strict=True):
+        assert ours == pytest.approx(torchs, rel=1e-12)

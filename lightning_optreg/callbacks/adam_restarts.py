@@ -47,7 +47,8 @@ class AdamRestarts(Callback):
     Raises:
         ValueError: If a value is out of its range.
         MisconfigurationException: Before the first step, if the module has a learning-rate schedule, which
-            would undo the factor, or if the strategy shards parameters; later, if there is no such value.
+            would undo the factor, or no optimizer, or if the strategy shards parameters; later, if there is
+            no such value.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -101,6 +102,10 @@ class AdamRestarts(Callback):
         if isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
             raise MisconfigurationException(
                 f"AdamRestarts: {type(trainer.strategy).__name__} shards parameters, which cannot be put back"
+            )
+        if not any(optimizer.param_groups for optimizer in trainer.optimizers):
+            raise MisconfigurationException(
+                "AdamRestarts: the module has no optimizer, which it could restart"
             )
         if trainer.lr_scheduler_configs:
             raise MisconfigurationException(
@@ -156,7 +161,7 @@ class AdamRestarts(Callback):
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log how often it has restarted."""
-        pl_module.log("optreg/adam_restarts/restarts", float(self.restarts), sync_dist=True)
+        pl_module.log("optreg/adam_restarts/restarts", float(self.restarts), sync_dist=True, batch_size=1)
 
     @override
     def state_dict(self) -> dict[str, Any]:

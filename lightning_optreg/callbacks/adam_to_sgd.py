@@ -62,8 +62,9 @@ class AdamToSGD(Callback):
     Raises:
         TypeError: If a whole number is not one.
         ValueError: If a value is out of its range or more than one time is given.
-        MisconfigurationException: Before the first step, if the optimizer has no `betas`, as those of Adam's
-            type have, or if the strategy shards parameters; at the switch, if a schedule is at a rate of 0.
+        MisconfigurationException: Before the first step, if there is no optimizer, or it has no `betas`, as
+            those of Adam's type have, or if the strategy shards parameters; at the switch, if a schedule is
+            at a rate of 0.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -156,7 +157,12 @@ class AdamToSGD(Callback):
                 f"{len(trainer.optimizers)} optimizer(s)"
             )
         optimizer = trainer.optimizers[self.optimizer_index]
-        if not all("betas" in group for group in optimizer.param_groups):
+        if not optimizer.param_groups:  # what Lightning has for a module that configures none
+            raise MisconfigurationException("AdamToSGD: the module has no optimizer, which it could replace")
+        # A resumed run's groups may be SGD's already, where a callback has put them back that had added some.
+        if "betas" not in optimizer.defaults and not all(
+            "betas" in group for group in optimizer.param_groups
+        ):
             raise MisconfigurationException(
                 f"AdamToSGD: the optimizer must be of Adam's type (its groups have betas), got "
                 f"{type(optimizer).__name__}"
@@ -190,7 +196,7 @@ class AdamToSGD(Callback):
         """Log the estimate as often as other values of a step."""
         every_n_steps: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
         if self._meter is not None and every_n_steps > 0 and trainer.global_step % every_n_steps == 0:
-            pl_module.log("optreg/adam_to_sgd/rate_estimate", self._meter.rate)
+            pl_module.log("optreg/adam_to_sgd/rate_estimate", self._meter.rate, batch_size=1)
 
     # ---- when ----------------------------------------------------------------------------------------------
 
@@ -239,7 +245,7 @@ class AdamToSGD(Callback):
                 return
             rate = (1.0 - self.momentum) * estimate
         self._replace(trainer, rate)
-        pl_module.log("optreg/adam_to_sgd/lr", rate)
+        pl_module.log("optreg/adam_to_sgd/lr", rate, batch_size=1)
         rank_zero_info(
             f"AdamToSGD: SGD with learning rate {rate:.4g} and momentum {self.momentum} goes on from "
             f"step {trainer.global_step}, epoch {trainer.current_epoch}"

@@ -130,9 +130,8 @@ class BatchSizeGrowth(Callback):
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the growth."""
-        pl_module.log(
-            "optreg/batch_size_growth/growth", float(self.growth(trainer.current_epoch)), sync_dist=True
-        )
+        growth = float(self.growth(trainer.current_epoch))
+        pl_module.log("optreg/batch_size_growth/growth", growth, sync_dist=True, batch_size=1)
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

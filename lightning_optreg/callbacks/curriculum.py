@@ -264,7 +264,9 @@ class Curriculum(Callback):
         values = {"images": float(size)}
         if self.order != "random":
             values["score"] = float(self._means[size - 1])
-        pl_module.log_dict({f"optreg/curriculum/{name}": value for name, value in values.items()})
+        pl_module.log_dict(
+            {f"optreg/curriculum/{name}": value for name, value in values.items()}, batch_size=1
+        )
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -338,7 +338,7 @@ class EarlyStopping(lightning_callbacks.EarlyStopping):
         best = {} if self._best is None else {"best": self._best}
         for name, value in {**best, **decides}.items():
             if math.isfinite(value):
-                pl_module.log(f"optreg/early_stopping/{name}", value, sync_dist=True)
+                pl_module.log(f"optreg/early_stopping/{name}", value, sync_dist=True, batch_size=1)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

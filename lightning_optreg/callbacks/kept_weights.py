@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelPruning
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 __all__ = ["ValidatedWeights", "in_form_of", "put_weights"]
@@ -46,9 +47,19 @@ def in_form_of(present: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> 
 
 
 def put_weights(pl_module: LightningModule, weights: Mapping[str, Tensor]) -> None:
-    """Load weights into a module that may have been pruned, or made whole again, since they were kept."""
-    formed = in_form_of(pl_module.state_dict(), weights)
-    pl_module.load_state_dict(formed, strict=pl_module.strict_loading)
+    """Load weights into a module that may have been pruned, or made whole again, since they were kept.
+
+    Layers that were made since stay as they are, of which a warning tells.
+    """
+    present = pl_module.state_dict()
+    formed = in_form_of(present, weights)
+    changed = sorted(present.keys() ^ formed.keys())
+    if changed and pl_module.strict_loading:
+        rank_zero_warn(
+            f"The best weights are from before the module had other parameters; left as they are: {changed}"
+        )
+    kept = {name: formed.get(name, value) for name, value in present.items()}
+    pl_module.load_state_dict(kept, strict=pl_module.strict_loading)
 
 
 class ValidatedWeights:

@@ -226,7 +226,7 @@ class NoisyEnsemble(AveragedForward, SeededCallback):
         stds, self._stds = self._stds, []
         if stds:
             value = torch.stack([std.to(pl_module.device) for std in stds]).mean()
-            pl_module.log("optreg/noisy_ensemble/std", value)
+            pl_module.log("optreg/noisy_ensemble/std", value, batch_size=1)
 
     @override
     def inputs(self, images: Tensor) -> Iterator[Tensor]:

@@ -54,8 +54,8 @@ class CarriedOnSchedule(LRScheduler):
     """The schedule of a replaced optimizer, which goes on with its successor.
 
     It keeps counting on the old optimizer's groups, so that any schedule works as before, and gives the new
-    ones their rates: eta_new(t) = eta_old(t) * scale. What else a schedule changes, such as momentum, stays
-    with the old groups.
+    ones their rates: eta_new(t) = eta_old(t) * scale. Where others set a rate, the scale follows. What else a
+    schedule changes, such as momentum, stays with the old groups.
 
     Args:
         schedule: Any schedule; that of a plateau too.
@@ -79,8 +79,22 @@ class CarriedOnSchedule(LRScheduler):
         with warnings.catch_warnings():
             # torch misses the steps of the old optimizer between those of its schedule
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            self._follow()
             self.schedule.step(*args, **kwargs)
         self._pass_on()
+
+    def _follow(self) -> None:
+        """Let the schedule count on groups, too, that were added, and go on from rates that others set."""
+        old = self.schedule.optimizer
+        for group in self.optimizer.param_groups[len(old.param_groups) :]:
+            old.add_param_group({"params": list(group["params"]), "lr": group["lr"]})
+            self.scales.append(1.0)
+        for index, (new, counted) in enumerate(
+            zip(self.optimizer.param_groups, old.param_groups, strict=True)
+        ):
+            rate, scheduled = float(new["lr"]), float(counted["lr"])
+            if rate != scheduled * self.scales[index] and scheduled > 0.0:
+                self.scales[index] = rate / scheduled
 
     def _pass_on(self) -> None:
         groups = zip(self.optimizer.param_groups, self.schedule.optimizer.param_groups, strict=True)
@@ -95,6 +109,7 @@ class CarriedOnSchedule(LRScheduler):
     @override
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the schedule, the scales, and the old groups, which schedules count in."""
+        self._follow()  # a resumed run has added groups before it loads this
         return {
             "schedule": self.schedule.state_dict(),
             "scales": list(self.scales),
@@ -104,9 +119,12 @@ class CarriedOnSchedule(LRScheduler):
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up such a state."""
+        self._follow()
         self.schedule.load_state_dict(state_dict["schedule"])
         self.scales = list(state_dict["scales"])
         for group, saved in zip(self.schedule.optimizer.param_groups, state_dict["groups"], strict=True):
+            for name in _settings(group).keys() - saved.keys():
+                del group[name]
             group.update(saved)
         self._pass_on()
 

@@ -71,7 +71,8 @@ class ResetOptimizer(Callback):
         self._checkpoint["optimizer_states"] = [optimizer.state_dict() for optimizer in trainer.optimizers]
         self._checkpoint = None
         rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
-        rank_zero_info(f"ResetOptimizer: the optimizer starts anew, with learning rate {rates[0]:.6g}")
+        if rates:  # a module may have no optimizer
+            rank_zero_info(f"ResetOptimizer: the optimizer starts anew, with learning rate {rates[0]:.6g}")
 
 
 def _place(checkpoint: dict[str, Any], config: LRSchedulerConfig, state: dict[str, Any] | None) -> int:

@@ -20,7 +20,9 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from lightning_optreg.callbacks.averaged_forward import AveragedForward, Stage, find_network
+from lightning_optreg.callbacks.kept_weights import in_form_of
 from lightning_optreg.callbacks.noise_marginalization import describe_spread
+from lightning_optreg.full_rates import full_rates
 from lightning_optreg.trust import read_plain
 
 __all__ = ["SnapshotEnsemble", "cosine_factor", "cycle_ends", "snapshots"]
@@ -141,6 +143,7 @@ class SnapshotEnsemble(AveragedForward):
         self._taken = 0  # snapshots of this run
         self._fitting = self._resumed = False
         self._full_rates: list[list[float]] = []
+        self._factor: float | None = None  # of the last step
         self._seen: list[Optimizer] = []
         self._prefix = ""
         self._where = Path()
@@ -158,7 +161,7 @@ class SnapshotEnsemble(AveragedForward):
         self._fitting = stage == "fit"
         if self._fitting:
             self._taken, self._resumed = 0, False
-            self._full_rates, self._seen = [], []
+            self._full_rates, self._seen, self._factor = [], [], None
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -204,8 +207,15 @@ class SnapshotEnsemble(AveragedForward):
             # At first the rates that a checkpoint tells; an optimizer put in another's place has its own.
             if self._seen or not self._full_rates:
                 self._full_rates = [[float(g["lr"]) for g in o.param_groups] for o in optimizers]
+                self._factor = None
             self._seen = optimizers
         factor = cosine_factor(trainer.global_step, self._ends)
+        if self._factor is not None:  # groups may have been added since, or given other rates
+            self._full_rates = [
+                [float(rate) for rate in full_rates(optimizer, rates, self._factor, rises=True)]
+                for optimizer, rates in zip(optimizers, self._full_rates, strict=True)
+            ]
+        self._factor = factor
         for optimizer, rates in zip(optimizers, self._full_rates, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 if isinstance(group["lr"], Tensor):
@@ -224,7 +234,7 @@ class SnapshotEnsemble(AveragedForward):
             trainer.save_checkpoint(self._where / f"snapshot{done}.ckpt", weights_only=True)
         every_n_steps: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
         if every_n_steps > 0 and trainer.global_step % every_n_steps == 0:
-            pl_module.log("optreg/snapshot_ensemble/members", float(self._taken))
+            pl_module.log("optreg/snapshot_ensemble/members", float(self._taken), batch_size=1)
 
     @override
     def inputs(self, images: Tensor) -> Iterator[Tensor]:
@@ -254,7 +264,7 @@ class SnapshotEnsemble(AveragedForward):
                 "the run's folder by folder=..."
             )
         paths = paths if self.members is None else paths[-self.members :]
-        self._states = [self._load(path) for path in paths]
+        self._states = [in_form_of(network.state_dict(), self._load(path)) for path in paths]
         self._own = _tensors(network)
 
     def _load(self, path: Path) -> dict[str, Tensor]:
@@ -274,13 +284,15 @@ class SnapshotEnsemble(AveragedForward):
     @override
     def state_dict(self) -> dict[str, Any]:
         """Return the full rates and the number of snapshots."""
-        return {"taken": self._taken, "full_rates": [list(rates) for rates in self._full_rates]}
+        full_rates = [list(rates) for rates in self._full_rates]
+        return {"taken": self._taken, "full_rates": full_rates, "factor": self._factor}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take them up."""
         self._taken, self._resumed = state_dict["taken"], True
         self._full_rates = [list(rates) for rates in state_dict["full_rates"]]
+        self._factor = state_dict.get("factor")
 
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:

@@ -158,6 +158,7 @@ class BFGS(Optimizer):
         """
         if closure is None:
             raise RuntimeError("BFGS: step needs a closure that computes the loss and calls backward")
+        only_group(self.param_groups, "BFGS")  # one may have been added since
         group = self.param_groups[0]
         state = self.state[group["params"][0]]
         first = None

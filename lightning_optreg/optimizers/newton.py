@@ -155,6 +155,7 @@ class Newton(Optimizer):
         """
         if closure is None:
             raise RuntimeError("Newton: step needs a closure that returns the loss without calling backward")
+        only_group(self.param_groups, "Newton")  # one may have been added since
         objective: Objective = closure
         if self.objective is not None:
             objective = self.objective

@@ -147,7 +147,8 @@ class StepMeter:
     def _remember_parameters(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         # A closure has not been run yet, but it changes gradients only.
         parameters = [parameter.detach() for group in optimizer.param_groups for parameter in group["params"]]
-        if not self._before:
+        if [old.shape for old in self._before] != [parameter.shape for parameter in parameters]:
+            # The first step, or the first with parameters that were added in mid-run.
             self._before = [torch.empty_like(parameter) for parameter in parameters]
         torch._foreach_copy_(self._before, parameters)
 

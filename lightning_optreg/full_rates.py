@@ -1,0 +1,60 @@
+"""The full rates that a schedule's factors multiply, of groups that come or change while it goes on."""
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+__all__ = ["full_rate", "full_rates"]
+
+
+def full_rate(rate: float | Tensor, factor: float, largest: float = math.inf) -> float | Tensor:
+    """Give the full rate of a parameter group that a schedule finds while others are at factor * full rate.
+
+    Args:
+        rate: What the group was added with, or given by others: its rate at that time.
+        factor: Of the schedule at that time, in [0, 1].
+        largest: The full rate is not raised above this, the largest of the others: where the factor is near 0
+            for a moment, a rate that was not meant to be relative would become huge afterwards. Infinite
+            where the factor does not rise again.
+
+    Example:
+        >>> full_rate(0.01, 0.1), full_rate(0.01, 0.001, largest=0.5), full_rate(0.01, 0.0, largest=0.5)
+        (0.1, 0.5, 0.01)
+    """
+    now = float(rate)
+    if not (0.0 < factor < 1.0 and now > 0.0):
+        return rate
+    return rate * max(1.0, min(1.0 / factor, largest / now))
+
+
+def full_rates(
+    optimizer: Optimizer, rates: Sequence[float | Tensor], factor: float, *, rises: bool
+) -> list[float | Tensor]:
+    """Give the full rates of an optimizer's groups, those that were added and those that others changed too.
+
+    Args:
+        optimizer: Its groups should be at factor * full rate.
+        rates: The full rates so far, of as many groups as there were.
+        factor: Of the last step.
+        rises: Whether the factor rises again.
+
+    Example:
+        >>> import torch
+        >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.5)
+        >>> optimizer.add_param_group({"params": torch.zeros(1), "lr": 0.25})
+        >>> full_rates(optimizer, [1.0], 0.5, rises=False)
+        [1.0, 0.5]
+    """
+    largest = max(map(float, rates), default=math.inf) if rises else math.inf
+    full = list(rates)
+    for index, group in enumerate(optimizer.param_groups):
+        rate = group["lr"]
+        if index >= len(rates):
+            full.append(full_rate(rate, factor, largest))
+            group["initial_lr"] = full[index]
+        # To compare a tensor would mean to wait for its device.
+        elif not isinstance(rate, Tensor) and rate != rates[index] * factor:
+            full[index] = full_rate(rate, factor, largest)
+    return full
