@@ -1,50 +1,28 @@
 """Evaluation in which a network's output is its average over several passes.
 
-What `NoiseMarginalization` and `TestTimeAugmentation` share. Hooks on the network, in place during evaluation
-only, give it the first of several inputs and replace its output by the average over all of them. So the
-module's own `validation_step`, `test_step` or `predict_step` works on averages, whatever it computes.
+What `NoiseMarginalization`, `NoisyEnsemble`, `SnapshotEnsemble` and `TestTimeAugmentation` share. Each says
+what its passes are; `Passes` makes those of all that average one network together, and puts the average in
+the place of the network's output. So the module's own `validation_step`, `test_step` or `predict_step` works
+on averages, whatever it computes.
 """
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
-from lightning_optreg.callbacks.random_state import collect_random_state, restore_random_state
+from lightning_optreg.callbacks.averaged_passes import Average, Passes, average_outputs
 
-__all__ = ["Average", "AveragedForward", "Stage", "average_outputs", "find_network"]
+__all__ = ["Average", "AveragedForward", "Stage", "average_outputs", "find_network", "makes_layers_later"]
 
-Average = Literal["probabilities", "outputs"]
 Stage = Literal["validate", "test", "predict"]
-
-
-def average_outputs(outputs: Tensor, average: Average) -> Tensor:
-    """Average what a network gave in several passes.
-
-    Args:
-        outputs: (S, N, K), of S passes; with `average="outputs"` (S, ...).
-        average: `probabilities`: outputs are scores f, and the result is log(1/S sum over s of softmax(f_s)),
-            scores whose softmax is the mean probability and whose cross entropy is that of the mean
-            probability. `outputs`: the plain mean.
-
-    Returns:
-        (N, K), or (...).
-
-    Example:
-        >>> scores = torch.tensor([[[0.9, 0.1]], [[0.5, 0.5]]]).log()
-        >>> average_outputs(scores, "probabilities").softmax(-1)
-        tensor([[0.7000, 0.3000]])
-    """
-    if average == "outputs":
-        return outputs.mean(0)
-    passes = torch.tensor(float(len(outputs)), device=outputs.device)
-    return outputs.log_softmax(-1).logsumexp(0) - passes.log()
 
 
 def find_network(module: nn.Module, name: str | None, part: str) -> nn.Module:
@@ -89,19 +67,37 @@ def find_network(module: nn.Module, name: str | None, part: str) -> nn.Module:
     return module
 
 
+def makes_layers_later(pl_module: LightningModule) -> bool:
+    """Tell whether a module may have other layers after the callbacks' `setup` than in it.
+
+    Lightning calls its `setup` and `configure_model` after theirs.
+    """
+    return is_overridden("configure_model", pl_module) or is_overridden("setup", pl_module)
+
+
 class AveragedForward(Callback):
     """Base of callbacks under which a network's output in evaluation is an average over passes.
 
-    Random numbers drawn in evaluation come from generators seeded for it, and afterwards all generators stand
-    where they stood before: training goes on as if the callback weren't there, and every evaluation of the
-    same weights gives the same.
+    Several of them on one network make the passes of their product, in whatever order they stand, and the
+    output is the mean over all of these. Random numbers of the passes come from states of the generators that
+    are seeded for them. All generators, those of layers included, move on by what one pass without any of
+    these callbacks draws: training goes on as if they weren't there, and every evaluation of the same weights
+    gives the same.
 
     Args:
         stages: Where outputs are averaged.
         average: See `average_outputs`.
         net: See `find_network`.
         seed: Seed of evaluation, any integer; each process adds its rank.
+
+    Raises:
+        ValueError: If a value is out of its range.
+        MisconfigurationException: Before the first step, if the network is not found, or if another one of
+            these callbacks is there that this one cannot be combined with.
     """
+
+    place: ClassVar[int] = 2
+    """Of several on one network, those with lower numbers vary in outer loops: views, weights, noise."""
 
     def __init__(self, stages: Sequence[Stage], average: Average, net: str | None, seed: int) -> None:
         name = type(self).__name__
@@ -110,10 +106,8 @@ class AveragedForward(Callback):
         if average not in ("probabilities", "outputs"):
             raise ValueError(f"{name}: average must be 'probabilities' or 'outputs', got {average!r}")
         self.stages, self.average, self.net, self.seed = tuple(stages), average, net, seed
-        self._handles: list[RemovableHandle] = []
         self._network: nn.Module | None = None
-        self._rest: Iterator[Tensor] = iter(())
-        self._random_state: dict[str, Any] | None = None
+        self._passes: Passes | None = None
         self._device, self._rank = torch.device("cpu"), 0
         self._log_name = ""
         self._quantities: list[tuple[dict[str, Tensor], int]] = []  # of the batch, to be logged at its end
@@ -124,64 +118,115 @@ class AveragedForward(Callback):
 
     @abstractmethod
     def describe(self, outputs: Tensor) -> dict[str, Tensor]:
-        """What to log of the outputs (S, N, ...) of all passes: means over images, by name."""
+        """What to log of the outputs (S, N, ...) of all passes: means over images, by name.
+
+        Where others vary the network too, these are averages over what they do.
+        """
 
     def begin(self, network: nn.Module) -> None:
-        """Prepare the network for evaluation; undone in `end`. Nothing by default."""
+        """Prepare for an evaluation; undone in `end`. Nothing by default."""
 
     def end(self) -> None:
         """Undo what `begin` did, also after an exception."""
 
+    def switch(self, on: bool) -> None:
+        """Make the network ready for passes, or what it is without them. Nothing by default."""
+
+    def plain(self, images: Tensor) -> Tensor:
+        """What the network would get without this callback: the images themselves by default."""
+        return images
+
+    def own_noise(self) -> Sequence[nn.Module]:
+        """The layers that draw random numbers because they are switched on, and only then."""
+        return ()
+
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the network before anything runs."""
-        find_network(pl_module, self.net, type(self).__name__)
+        """Look at the module, if it has its layers already."""
+        if not makes_layers_later(pl_module):
+            self.look(trainer, pl_module)
+
+    def look(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the network, and others that average it, before anything runs."""
+        network = find_network(pl_module, self.net, type(self).__name__)
+        for other in _averaging(trainer, self.stages):
+            if other is not self:
+                self._check(network, other, find_network(pl_module, other.net, type(other).__name__))
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the module, if it had no layers before."""
+        super().on_fit_start(trainer, pl_module)
+        self._look_later(trainer, pl_module)
+
+    def _look_later(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if makes_layers_later(pl_module):
+            self.look(trainer, pl_module)
+
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the module, if it had no layers before."""
+        if trainer.state.fn != TrainerFn.FITTING:  # it was done when the fit began
+            self._look_later(trainer, pl_module)
+
+    @override
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the module, if it had no layers before."""
+        self._look_later(trainer, pl_module)
+
+    @override
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the module, if it had no layers before."""
+        self._look_later(trainer, pl_module)
+
+    def _check(self, network: nn.Module, other: "AveragedForward", theirs: nn.Module) -> None:
+        name, its_name = type(self).__name__, type(other).__name__
+        if network is not theirs:
+            if any(module is theirs for module in network.modules()):
+                raise MisconfigurationException(
+                    f"{name}: it averages {type(network).__name__} and {its_name} a part of it, "
+                    f"{type(theirs).__name__}, which is no average of both: give both the same net"
+                )
+        elif isinstance(other, type(self)):
+            raise MisconfigurationException(
+                f"{name}: two of them average the same network in the same stage: leave one out, or give "
+                "them other stages"
+            )
+        elif self.average != other.average:
+            raise MisconfigurationException(
+                f"{name}: average is {self.average!r} and that of {its_name} {other.average!r}, but they "
+                "average the same network together: give both the same"
+            )
 
     def _start(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
-        if stage not in self.stages:
+        if stage not in self.stages or self._passes is not None:  # begun with another one
             return
-        self._network = network = find_network(pl_module, self.net, type(self).__name__)
-        self._device, self._rank = pl_module.device, trainer.global_rank
-        self._random_state = collect_random_state(self._device)
-        torch.manual_seed(self.seed + trainer.global_rank)
-        self._handles = [
-            # A compiled network may call them. (torch 2.14 gives `disable` no types.)
-            network.register_forward_pre_hook(torch.compiler.disable(self._first)),  # type: ignore[no-untyped-call]
-            network.register_forward_hook(torch.compiler.disable(self._average)),  # type: ignore[no-untyped-call]
+        network = find_network(pl_module, self.net, type(self).__name__)
+        parts = [
+            part
+            for part in _averaging(trainer, [stage])
+            if find_network(pl_module, part.net, type(part).__name__) is network
         ]
-        self.begin(network)
+        passes = Passes(network, pl_module, parts, trainer.global_rank)
+        for part in parts:  # before anything is done that an exception would have to undo
+            part._passes, part._network = passes, network
+            part._device, part._rank = pl_module.device, trainer.global_rank
+        passes.start()
 
     def _finish(self) -> None:
-        if self._random_state is None:
-            return
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-        self.end()
-        restore_random_state(self._random_state, self._device)
-        self._random_state = None
+        if self._passes is not None:
+            self._passes.stop()  # the others' too
+            self._passes = None
 
-    def _first(self, network: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        if not args or not isinstance(args[0], Tensor):
-            raise MisconfigurationException(
-                f"{type(self).__name__}: the network must get the images as its first argument, not by name"
-            )
-        self._rest = self.inputs(args[0])
-        return next(self._rest), *args[1:]
-
-    def _average(self, network: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if not isinstance(output, Tensor):
-            raise MisconfigurationException(
-                f"{type(self).__name__}: the network's output must be a tensor, got {type(output).__name__}"
-            )
-        # `forward` itself: these hooks shall not be called again.
-        outputs = torch.stack([output, *(network.forward(images, *args[1:]) for images in self._rest)])
+    def keep(self, outputs: Tensor) -> None:
+        """Describe the outputs (S, N, ...) of a call of the network, to be logged at the batch's end."""
         self._quantities.append((self.describe(outputs), outputs.shape[1] if outputs.dim() > 1 else 1))
-        return average_outputs(outputs, self.average)
 
-    def _batch_end(self, pl_module: LightningModule, stage: Stage, *, log: bool) -> None:
+    def _batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, stage: Stage, *, log: bool = True
+    ) -> None:
         """Log what the batch's passes were like; several calls of the network in a step count as one."""
-        if self._random_state is None:
+        if self._passes is None:
             return
         quantities, self._quantities = self._quantities, []
         if not quantities:
@@ -192,9 +237,11 @@ class AveragedForward(Callback):
         if not log:
             return
         values, images = quantities[-1]
+        twins = [other for other in _averaging(trainer, [stage]) if other._log_name == self._log_name]
+        where = self._log_name if len(twins) == 1 else f"{self._log_name}/{self.net}"  # of another network
         for name, value in values.items():
             pl_module.log(
-                f"optreg/{self._log_name}/{name}",
+                f"optreg/{where}/{name}",
                 value,
                 on_step=False,
                 on_epoch=True,
@@ -203,8 +250,8 @@ class AveragedForward(Callback):
             )
 
     @override
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the hooks in place, after the module was set to evaluation."""
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the hooks in place, after others had the network for themselves at the start."""
         self._start(trainer, pl_module, "validate")
 
     @override
@@ -218,15 +265,15 @@ class AveragedForward(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Log the batch's spread."""
-        self._batch_end(pl_module, "validate", log=not trainer.sanity_checking)
+        self._batch_end(trainer, pl_module, "validate", log=not trainer.sanity_checking)
 
     @override
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the hooks away and set the generators back, before a checkpoint is written."""
+        """Take the hooks away, before a checkpoint is written."""
         self._finish()
 
     @override
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the hooks in place."""
         self._start(trainer, pl_module, "test")
 
@@ -241,15 +288,15 @@ class AveragedForward(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Log the batch's spread."""
-        self._batch_end(pl_module, "test", log=True)
+        self._batch_end(trainer, pl_module, "test")
 
     @override
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the hooks away and set the generators back."""
+        """Take the hooks away."""
         self._finish()
 
     @override
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the hooks in place."""
         self._start(trainer, pl_module, "predict")
 
@@ -264,14 +311,20 @@ class AveragedForward(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Forget the batch's spread: nothing is logged in prediction."""
-        self._batch_end(pl_module, "predict", log=False)
+        self._batch_end(trainer, pl_module, "predict", log=False)
 
     @override
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the hooks away and set the generators back."""
+        """Take the hooks away."""
         self._finish()
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Take the hooks away and set the generators back, whatever happened."""
         self._finish()
+
+
+def _averaging(trainer: Trainer, stages: Sequence[Stage]) -> list[AveragedForward]:
+    """The callbacks of this kind that average in one of the stages."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+    return [c for c in callbacks if isinstance(c, AveragedForward) and not set(stages).isdisjoint(c.stages)]

@@ -17,10 +17,10 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lightning_optreg.callbacks.averaged_forward import find_network
+from lightning_optreg.callbacks.averaged_forward import find_network, makes_layers_later
 from lightning_optreg.callbacks.early_stopping import EarlyStopping
+from lightning_optreg.callbacks.kept_generators import kept_generators
 from lightning_optreg.callbacks.moved_batch import move_batch
-from lightning_optreg.callbacks.random_state import collect_random_state, restore_random_state
 
 __all__ = ["BatchNormRecalibration", "batch_norms", "recalibrate"]
 
@@ -155,13 +155,9 @@ class BatchNormRecalibration(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the layers, and what else is done to the weights at the end."""
-        network = find_network(pl_module, self.net, "BatchNormRecalibration")
-        if not batch_norms(network):
-            raise MisconfigurationException(
-                f"BatchNormRecalibration: {type(network).__name__} has no batch normalisation with running "
-                "statistics"
-            )
+        """Find the layers, if they are there already, and what else is done to the weights at the end."""
+        if not makes_layers_later(pl_module):
+            self._find(pl_module)
         callbacks = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
         for later in callbacks[callbacks.index(self) + 1 :]:
             averages = isinstance(later, lightning_callbacks.WeightAveraging)
@@ -170,6 +166,20 @@ class BatchNormRecalibration(Callback):
                     f"BatchNormRecalibration: put it behind {type(later).__name__}, which changes the "
                     "weights at the end"
                 )
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the layers, which the module may have made since."""
+        self._find(pl_module)
+
+    def _find(self, pl_module: LightningModule) -> nn.Module:
+        network = find_network(pl_module, self.net, "BatchNormRecalibration")
+        if not batch_norms(network):
+            raise MisconfigurationException(
+                f"BatchNormRecalibration: {type(network).__name__} has no batch normalisation with running "
+                "statistics"
+            )
+        return network
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -197,17 +207,17 @@ class BatchNormRecalibration(Callback):
             ) from error
 
     def _recalibrate(self, trainer: Trainer, pl_module: LightningModule, loader: Any) -> None:
-        network = find_network(pl_module, self.net, "BatchNormRecalibration")
+        network = self._find(pl_module)
         _check_loader(loader)
-        random_state = collect_random_state(pl_module.device)
 
         def inputs() -> Iterable[Tensor]:
             for batch in islice(loader, self.batches):
                 yield self._inputs(move_batch(trainer, pl_module, batch))
 
-        with trainer.precision_plugin.val_step_context():
+        data = trainer.datamodule  # type: ignore[attr-defined]  # a connector sets it
+        held = {"module": pl_module, "loader": loader, "data": data}
+        with kept_generators(pl_module.device, **held), trainer.precision_plugin.val_step_context():
             count = recalibrate(network, inputs(), lambda s: trainer.strategy.reduce(s, reduce_op="mean"))
-        restore_random_state(random_state, pl_module.device)
         layers = len(batch_norms(network))
         rank_zero_info(f"BatchNormRecalibration: statistics of {layers} layers over {count} batches")
 

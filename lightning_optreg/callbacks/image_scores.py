@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lightning_optreg.callbacks.random_state import collect_random_state, restore_random_state
+from lightning_optreg.callbacks.kept_generators import kept_generators
 from lightning_optreg.data.batch import Batch
 from lightning_optreg.data.datamodule import ImageDataModule
 from lightning_optreg.data.draws import Place
@@ -98,7 +98,6 @@ def score_images(
     begin, end = trainer.global_rank * share, min((trainer.global_rank + 1) * share, count)
     result = torch.zeros(count, device=device)
     modes = [(layer, layer.training) for layer in network.modules()]
-    random_state = collect_random_state(device)
     if weights is None and ranks > 1:
         # Each process has running averages of its own batches, and a checkpoint has the first one's only.
         buffers = {name: buffer.cpu() for name, buffer in network.named_buffers()}
@@ -107,7 +106,7 @@ def score_images(
         weights = {key: value.to(device) for key, value in weights.items()}
     network.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), kept_generators(device, network=network):
             for start in range(begin, end, _CHUNK):
                 index = loader.indices[start : min(start + _CHUNK, end)]
                 images, labels = loader.images.index_select(0, index), loader.labels.index_select(0, index)
@@ -121,7 +120,6 @@ def score_images(
     finally:
         for layer, training in modes:
             layer.training = training
-        restore_random_state(random_state, device)
     if ranks > 1:
         result = trainer.strategy.reduce(result, reduce_op="sum")  # others have zeros here: an exact sum
     scores = result.cpu()

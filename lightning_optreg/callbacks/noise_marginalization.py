@@ -123,7 +123,9 @@ class NoiseMarginalization(AveragedForward):
     standard deviation of the outputs over the samples. Evaluation takes S times as long.
 
     It works on any LightningModule whose step calls the network as a module with the images as its first
-    argument. Dropout within a function (`F.dropout`) or within recurrent and attention layers is not found.
+    argument. With other callbacks that average the same network, such as `TestTimeAugmentation`, the mean is
+    over all combinations, and the spread that of the other's averages. Dropout within a function
+    (`F.dropout`) or within recurrent and attention layers is not found.
 
     Args:
         samples: Number S of passes, at least 1.
@@ -140,8 +142,9 @@ class NoiseMarginalization(AveragedForward):
 
     Raises:
         ValueError: If a value is out of its range.
-        MisconfigurationException: Before the first step, if the network is not found or has no such layers;
-            in the first evaluated batch, if the step does not call the network or it returns no tensor.
+        MisconfigurationException: Before the first step, if the network is not found or has no such layers,
+            or a callback is there that it cannot be combined with; in the first evaluated batch, if the step
+            does not call the network or it returns no tensor, or no scores to average probabilities of.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -167,11 +170,13 @@ class NoiseMarginalization(AveragedForward):
         self.samples = samples
         self.layers = None if layers is None else tuple(layers)
         self._log_name = "noise_marginalization"
-        self._before: list[tuple[nn.Module, bool]] = []  # what was noisy in evaluation before
+        self._layers: list[nn.Module] = []  # that are noisy in the passes
+        self._before: list[bool] = []  # which of them were noisy without this, while they are on
 
     @override
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def look(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the network and its noise layers before anything runs."""
+        super().look(trainer, pl_module)
         network = find_network(pl_module, self.net, "NoiseMarginalization")
         if not noise_layers(network, self.layers):
             sought = "none is known" if self.layers is None else f"none matches layers={list(self.layers)}"
@@ -192,21 +197,42 @@ class NoiseMarginalization(AveragedForward):
 
     @override
     def begin(self, network: nn.Module) -> None:
-        """Turn the noise on."""
-        for layer in noise_layers(network, self.layers):
-            if isinstance(layer, NoiseLayer):
-                self._before.append((layer, layer.sampling))
-                layer.sampling = True
-            else:
-                self._before.append((layer, layer.training))
-                layer.train()
+        """Find the layers."""
+        self._layers = noise_layers(network, self.layers)
 
     @override
-    def end(self) -> None:
-        """Turn it off again, where it was off."""
-        for layer, noisy in self._before:
-            if isinstance(layer, NoiseLayer):
-                layer.sampling = noisy
-            else:
-                layer.train(noisy)
-        self._before = []
+    def switch(self, on: bool) -> None:
+        """Turn the noise on, or off again where it was off."""
+        if on and not self._before:
+            self._before = [_is_noisy(layer) for layer in self._layers]
+            for layer in self._layers:
+                _make_noisy(layer, True)
+        elif not on:
+            for layer, noisy in zip(self._layers, self._before, strict=False):  # empty if it was off
+                _make_noisy(layer, noisy)
+            self._before = []
+
+    @override
+    def own_noise(self) -> Sequence[nn.Module]:
+        """The layers that are known to draw nothing while they are off."""
+        return [layer for layer in self._layers if not _is_noisy(layer) and _is_still(layer)]
+
+
+def _is_noisy(layer: nn.Module) -> bool:
+    return layer.sampling if isinstance(layer, NoiseLayer) else layer.training
+
+
+def _make_noisy(layer: nn.Module, noisy: bool) -> None:
+    if isinstance(layer, NoiseLayer):
+        layer.sampling = noisy
+    else:
+        layer.train(noisy)
+
+
+def _is_still(layer: nn.Module) -> bool:
+    if isinstance(layer, (nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)):
+        return False
+    if not isinstance(layer, NoiseLayer):
+        return True
+    ours = type(layer).__module__.startswith("lightning_optreg.layers.")
+    return ours and getattr(layer, "at_test", "fixed") == "fixed" and not hasattr(layer, "inference")

@@ -176,10 +176,15 @@ class NoisyEnsemble(AveragedForward, SeededCallback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the blocks before anything runs, and put the hooks in place."""
+        """Agree on a seed, and look at the module, if it has its layers already."""
         super().setup(trainer, pl_module, stage)
         if stage != "fit":  # a fit may go on with a checkpoint's
             self.run_seed.settle(trainer)
+
+    @override
+    def look(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the blocks before anything runs, and put the hooks in place."""
+        super().look(trainer, pl_module)
         found = self._blocks(pl_module)
         if self.noise > 0.0 and not self._block_handles:
             # A compiled network may call it. (torch 2.14 gives `disable` no types.)
@@ -244,6 +249,11 @@ class NoisyEnsemble(AveragedForward, SeededCallback):
         if self.noise > 0.0:
             self._evaluating = True
             self._seed_generator(self._device, self.seed, self._rank)
+
+    @override
+    def switch(self, on: bool) -> None:
+        """Add noise in the passes only."""
+        self._evaluating = on and self.noise > 0.0
 
     @override
     def end(self) -> None:

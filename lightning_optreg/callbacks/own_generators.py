@@ -20,7 +20,14 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-__all__ = ["collect_generator_states", "restore_generator_states"]
+__all__ = [
+    "Generator",
+    "collect_generator_states",
+    "generators_of",
+    "restore_generator_states",
+    "set_state_of",
+    "state_of",
+]
 
 Generator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
 
@@ -65,7 +72,7 @@ def collect_generator_states(roots: Mapping[str, Any]) -> dict[str, Any]:
         >>> first == list(loader)
         True
     """
-    return {path: _state_of(generator) for path, generator in _generators(roots)}
+    return {path: state_of(generator) for path, generator in generators_of(roots)}
 
 
 def restore_generator_states(roots: Mapping[str, Any], states: Mapping[str, Any]) -> list[str]:
@@ -78,14 +85,21 @@ def restore_generator_states(roots: Mapping[str, Any], states: Mapping[str, Any]
     Returns:
         The states for which there is no generator now.
     """
-    generators = dict(_generators(roots))
+    generators = dict(generators_of(roots))
     for path in states.keys() & generators.keys():
-        _set_state(generators[path], states[path])
+        set_state_of(generators[path], states[path])
     return sorted(states.keys() - generators.keys())
 
 
-def _generators(roots: Mapping[str, Any]) -> Iterator[tuple[str, Generator]]:
-    """Go through what objects hold, the nearest first."""
+def generators_of(roots: Mapping[str, Any]) -> Iterator[tuple[str, Generator]]:
+    """Go through what objects hold, the nearest first.
+
+    Args:
+        roots: The objects, by name.
+
+    Yields:
+        The way to each generator, and the generator.
+    """
     waiting = deque(roots.items())
     seen: set[int] = set()
     while waiting and len(seen) < _OBJECTS:
@@ -131,7 +145,8 @@ def _slots(value: Any) -> Iterator[tuple[str, Any]]:
                     yield name, slot.__get__(value)
 
 
-def _state_of(generator: Generator) -> Any:
+def state_of(generator: Generator) -> Any:
+    """Read the state of a generator as plain types."""
     if isinstance(generator, torch.Generator):
         return generator.get_state().cpu()
     if isinstance(generator, random.Random):
@@ -141,7 +156,8 @@ def _state_of(generator: Generator) -> Any:
     return _without_arrays(generator.get_state(legacy=False))
 
 
-def _set_state(generator: Generator, state: Any) -> None:
+def set_state_of(generator: Generator, state: Any) -> None:
+    """Set a generator to a state that `state_of` read."""
     if isinstance(generator, torch.Generator):
         generator.set_state(state.cpu())
     elif isinstance(generator, random.Random):

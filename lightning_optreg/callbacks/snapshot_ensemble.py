@@ -9,7 +9,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from lightning_optreg.callbacks.averaged_forward import AveragedForward, Stage, find_network
+from lightning_optreg.callbacks.averaged_forward import Average, AveragedForward, Stage, find_network
 from lightning_optreg.callbacks.kept_weights import in_form_of
 from lightning_optreg.callbacks.noise_marginalization import describe_spread
 from lightning_optreg.full_rates import full_rates
@@ -92,10 +92,11 @@ class SnapshotEnsemble(AveragedForward):
     written to `folder/snapshot<k>.ckpt`.
 
     In evaluation the module's network gives log p, p being the mean over the last m snapshots of its softmax
-    probabilities: the module's own loss, accuracy and probabilities are those of the ensemble. All m
-    networks are held in memory. Logged are `optreg/snapshot_ensemble/predictive_entropy`,
-    `expected_entropy` and `mutual_information`, which tell how much they disagree (see
-    `callbacks.noise_marginalization.spread`), and in training `optreg/snapshot_ensemble/members`.
+    probabilities, or with `average="outputs"` the mean of its outputs: the module's own loss, accuracy and
+    probabilities are those of the ensemble. All m networks are held in memory. Logged are
+    `optreg/snapshot_ensemble/predictive_entropy`, `expected_entropy` and `mutual_information`, which tell how
+    much they disagree (see `callbacks.noise_marginalization.spread`), or `std`, the standard deviation of
+    outputs, and in training `optreg/snapshot_ensemble/members`.
 
     It works with any module under automatic optimization that has no schedule of its own; a run is resumed in
     the same folder. A new run refuses a folder with snapshots of another one.
@@ -109,6 +110,8 @@ class SnapshotEnsemble(AveragedForward):
         stages: Where they are averaged: some of `validate`, `test`, `predict`. In a fit, validation averages
             what there is so far. Default: test and predict.
         net: Name of the network in the LightningModule. None: see `find_network`.
+        average: `probabilities`, for networks that give scores, as the paper; `outputs`, the plain mean, for
+            regression and for networks that give probabilities. Default: probabilities.
 
     Raises:
         ValueError: If a value is out of its range.
@@ -122,6 +125,8 @@ class SnapshotEnsemble(AveragedForward):
         >>> trainer = Trainer(max_epochs=50, callbacks=[ensemble], accelerator="cpu", logger=False)
     """
 
+    place: ClassVar[int] = 1
+
     def __init__(
         self,
         cycles: int = 5,
@@ -130,8 +135,9 @@ class SnapshotEnsemble(AveragedForward):
         folder: str | None = None,
         stages: Sequence[Stage] = ("test", "predict"),
         net: str | None = None,
+        average: Average = "probabilities",
     ) -> None:
-        super().__init__(stages, "probabilities", net, seed=0)
+        super().__init__(stages, average, net, seed=0)
         for name, count in (("cycles", cycles), ("members", members)):
             if count is not None and not (isinstance(count, int) and count >= 1):
                 raise ValueError(f"SnapshotEnsemble: {name} must be a whole number >= 1, got {count}")
@@ -152,11 +158,8 @@ class SnapshotEnsemble(AveragedForward):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the network and the folder; a checkpoint's state comes after this."""
+        """Find network and folder, and forget an earlier run; a checkpoint's state comes after this."""
         super().setup(trainer, pl_module, stage)
-        network = find_network(pl_module, self.net, "SnapshotEnsemble")
-        name = next(name for name, module in pl_module.named_modules() if module is network)
-        self._prefix = f"{name}." if name else ""
         self._where = Path(self.folder) if self.folder else Path(trainer.default_root_dir, "snapshots")
         self._fitting = stage == "fit"
         if self._fitting:
@@ -164,8 +167,17 @@ class SnapshotEnsemble(AveragedForward):
             self._full_rates, self._seen, self._factor = [], [], None
 
     @override
+    def look(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the network, and its name."""
+        super().look(trainer, pl_module)
+        network = find_network(pl_module, self.net, "SnapshotEnsemble")
+        name = next(name for name, module in pl_module.named_modules() if module is network)
+        self._prefix = f"{name}." if name else ""
+
+    @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what cannot work."""
+        super().on_fit_start(trainer, pl_module)
         if not pl_module.automatic_optimization:
             raise MisconfigurationException("SnapshotEnsemble: needs automatic optimization")
         if isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
@@ -275,10 +287,15 @@ class SnapshotEnsemble(AveragedForward):
         return {name[start:]: value for name, value in saved.items() if name.startswith(self._prefix)}
 
     @override
-    def end(self) -> None:
-        """Give the network its own weights back."""
-        if self._network is not None and self._own:
+    def switch(self, on: bool) -> None:
+        """Give the network its own weights back after the passes: others may look at them or change them."""
+        if not on and self._network is not None and self._own:
             _put(self._network, self._own)
+
+    @override
+    def end(self) -> None:
+        """Forget the snapshots."""
+        self.switch(False)
         self._states, self._own = [], {}
 
     @override

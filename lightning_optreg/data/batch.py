@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_optreg.data.draws import Place
+from lightning_optreg.data.packed import PackedImages
 
 __all__ = ["Batch", "Share"]
 
@@ -23,13 +24,15 @@ class Batch(NamedTuple):
     """int64 (n,), positions in the dataset."""
     place: Place
     """Which batch of which epoch, and which of its rows."""
+    sizes: Tensor | None = None
+    """int64 (n, 2), on the CPU: heights and widths, if they differ; zeros fill the images up."""
 
     def to(self, device: torch.device) -> "Batch":
         """Bring it to a device, without waiting for the copy."""
         if self.images.device == device:
             return self
         images, labels, index = (t.to(device, non_blocking=True) for t in self[:3])
-        return Batch(images, labels, index, self.place)
+        return Batch(images, labels, index, self.place, self.sizes)
 
 
 class Share(Dataset[Batch]):
@@ -37,7 +40,7 @@ class Share(Dataset[Batch]):
 
     def __init__(
         self,
-        images: Tensor,
+        images: Tensor | PackedImages,
         labels: Tensor,
         order: Tensor,
         epoch: int,
@@ -60,4 +63,5 @@ class Share(Dataset[Batch]):
             self.labels.index_select(0, index),
             index,
             Place(self.epoch, step, start, total),
+            self.images.sizes[index] if isinstance(self.images, PackedImages) else None,
         )

@@ -21,6 +21,7 @@ from lightning_optreg.data.draws import Draws
 from lightning_optreg.data.loader import Batch, BatchLoader, progress_of
 from lightning_optreg.data.open_parts import OpenParts
 from lightning_optreg.data.order import Shuffle, check_shuffle
+from lightning_optreg.data.packed import finished_views, middles
 from lightning_optreg.data.processes import RunSeed, share_of
 from lightning_optreg.data.sources import Part, Source, folder
 from lightning_optreg.data.statistics import Statistics
@@ -139,9 +140,18 @@ class ImageDataModule(VettedLoading, LightningDataModule):
         self.input_shape = self.pipeline.output_shape(self.image_shape)
         self.augmenting = True
         """Whether training batches are augmented; the callback `NoiseFree` turns it off."""
+        self.uncropped = False
+        """Whether batches of evaluation come before they are cropped, for views; `TestTimeAugmentation` turns
+        it on, and finishes them with `views_of`."""
         self.statistics: Statistics | None = None
         self._parts: OpenParts | None = None
         self._run_seed = RunSeed(seed)
+        self._sizes: list[list[int]] | None = None  # of the last uncropped batch, if they differ
+
+    @property
+    def crops(self) -> bool:
+        """Whether evaluation crops images, so that there is more to make views of."""
+        return self.pipeline.cuts(self.image_shape)
 
     @property
     def num_classes(self) -> int:
@@ -305,9 +315,36 @@ class ImageDataModule(VettedLoading, LightningDataModule):
             training: Whether to augment, unless `augmenting` is off.
         """
         if not (training and self.augmenting):
-            return self.pipeline.evaluate(batch.images)
+            return self._evaluated(batch, whole=self.uncropped and not training)
         draws = Draws(self._run_seed.value, batch.place, len(batch.images), batch.images.device)
         return self.pipeline.train(batch.images, draws)
+
+    def _evaluated(self, batch: Batch, *, whole: bool) -> Tensor:
+        sizes: list[list[int]] | None = None if batch.sizes is None else batch.sizes.tolist()
+        if whole:
+            self._sizes = sizes
+            return self.pipeline.uncropped(batch.images, self.image_shape, whole=sizes is not None)
+        images = batch.images
+        return self.pipeline.evaluate(
+            images if sizes is None else middles(images, sizes, self.image_shape[1:])
+        )
+
+    def views_of(self, images: Tensor, views: Callable[[Tensor], Iterator[Tensor]]) -> Iterator[Tensor]:
+        """Make views of the images of the last batch, which came uncropped.
+
+        Args:
+            images: (N, C, H, W), as `transform` gave them.
+            views: Makes views of images of one size; see `Views`.
+
+        Yields:
+            What evaluation would make of each view: one that has still its image's size is cropped.
+        """
+        if self._sizes is not None and len(self._sizes) != len(images):
+            raise ValueError(
+                f"{type(self).__name__}: views are made of whole batches, of {len(self._sizes)} images here, "
+                f"got {len(images)}"
+            )
+        yield from finished_views(views, images, self._sizes, self.pipeline, self.image_shape)
 
     def batches(self, part: Part = "train", epoch: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Go over the batches of an epoch outside a Trainer's loops; `setup` comes first.

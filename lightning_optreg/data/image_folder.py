@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_optreg.data.datamodule import ImageDataModule
 from lightning_optreg.data.order import Shuffle
+from lightning_optreg.data.packed import PackedImages
 from lightning_optreg.data.sources import ImageSet, Part, Source
 from lightning_optreg.data.split import stratified_split
 from lightning_optreg.data.transforms import BatchTransform, Centring
@@ -47,7 +48,10 @@ def list_images(root: Path) -> dict[str, list[Path]]:
 
 
 def read_image(
-    path: Path, size: tuple[int, int], channels: Literal[1, 3], resize: Literal["crop", "stretch"]
+    path: Path,
+    size: tuple[int, int],
+    channels: Literal[1, 3],
+    resize: Literal["crop", "stretch", "short_side"],
 ) -> Tensor:
     """Read an image and bring it to a size; one that has the size already keeps its pixels.
 
@@ -56,10 +60,10 @@ def read_image(
         size: Height and width.
         channels: 1 for grey, 3 for red, green and blue.
         resize: "crop" scales until the size is covered, then cuts out the middle; "stretch" scales height and
-            width each by its own factor.
+            width each by its own factor; "short_side" scales until the size is covered, and cuts nothing.
 
     Returns:
-        uint8 (C, height, width).
+        uint8 (C, height, width); with "short_side" one of the two may be more.
 
     Raises:
         ValueError: If the file cannot be read or its pixels do not have 8 bits.
@@ -77,11 +81,12 @@ def read_image(
         raise ValueError(f"{path}: not a readable image ({error})") from error
     if image.size != (width, height):
         new = size
-        if resize == "crop":
+        if resize != "stretch":
             scale = max(height / image.height, width / image.width)
             new = (max(height, round(image.height * scale)), max(width, round(image.width * scale)))
         image = transforms.resize(image, list(new), antialias=True)
-        image = transforms.center_crop(image, list(size))
+        if resize != "short_side":
+            image = transforms.center_crop(image, list(size))
     pixels: Tensor = transforms.pil_to_tensor(image)
     return pixels
 
@@ -105,7 +110,10 @@ class ImageFolderDataModule(ImageDataModule):
         image_size: Height and width in pixels, one number for both; each at least 1.
         channels: 1 for grey, 3 for colour.
         resize: "crop" scales until the size is covered and cuts out the middle; "stretch" scales height and
-            width each by its own factor.
+            width each by its own factor; "short_side" is "crop", but of the images of the test set and of a
+            folder `val` what lies beyond the middle is kept, for views: with one number L as image_size they
+            are L pixels along their shorter side, as in ResNet's protocol, and `TestTimeAugmentation` takes
+            its views from the whole. Without it evaluation is the same as with "crop".
         test_fraction: Share of a test set that has no folder of its own, in [0, 1).
 
     Raises:
@@ -134,7 +142,7 @@ class ImageFolderDataModule(ImageDataModule):
         image_size: int | tuple[int, int] = 64,
         *,
         channels: Literal[1, 3] = 3,
-        resize: Literal["crop", "stretch"] = "crop",
+        resize: Literal["crop", "stretch", "short_side"] = "crop",
         test_fraction: float = 0.1,
         batch_size: int | Literal["full"] = 128,
         val_fraction: float = 0.1,
@@ -154,8 +162,15 @@ class ImageFolderDataModule(ImageDataModule):
             raise ValueError(f"ImageFolderDataModule: image_size must be >= 1, got {image_size}")
         if channels not in (1, 3):
             raise ValueError(f"ImageFolderDataModule: channels must be 1 or 3, got {channels}")
-        if resize not in ("crop", "stretch"):
-            raise ValueError(f"ImageFolderDataModule: resize must be crop or stretch, got {resize!r}")
+        if resize not in ("crop", "stretch", "short_side"):
+            raise ValueError(
+                f"ImageFolderDataModule: resize must be crop, stretch or short_side, got {resize!r}"
+            )
+        if resize == "short_side" and normalize == "mean_image":
+            raise ValueError(
+                "ImageFolderDataModule: resize must be crop or stretch with normalize mean_image, whose mean "
+                f"has one size, got {resize!r}"
+            )
         if not 0.0 <= test_fraction < 1.0:
             raise ValueError(f"ImageFolderDataModule: test_fraction must be in [0, 1), got {test_fraction}")
         self.channels, self.resize = channels, resize
@@ -205,7 +220,7 @@ class ImageFolderDataModule(ImageDataModule):
         return Source(
             "image-folder",
             {part: paths for part, (paths, _) in listed.items()},
-            lambda part: ImageSet(self._decode(listed[part][0]), listed[part][1]),
+            lambda part: ImageSet(self._decode(listed[part][0], part), listed[part][1]),
             {"classes": self.class_names, "shape": self.image_shape, "resize": self.resize},
         )
 
@@ -215,12 +230,24 @@ class ImageFolderDataModule(ImageDataModule):
         labels = [number[name] for name, found in files.items() for _ in found]
         return paths, torch.tensor(labels)
 
-    def _decode(self, paths: Sequence[Path]) -> Tensor:
+    @property
+    def crops(self) -> bool:
+        """Whether there is more of an image than evaluation shows."""
+        return self.resize == "short_side" or super().crops
+
+    def _decode(self, paths: Sequence[Path], part: Part) -> Tensor | PackedImages:
         rank_zero_info(f"Decoding {len(paths)} images of {self.data_dir}")
-        images = torch.empty(len(paths), *self.image_shape, dtype=torch.uint8)
+        packed = self.resize == "short_side" and part != "train"
+        resize = self.resize if packed or self.resize == "stretch" else "crop"
+        images = torch.empty(0 if packed else len(paths), *self.image_shape, dtype=torch.uint8)
+        pixels: dict[int, Tensor] = {}
 
         def decode(row: int) -> None:
-            images[row] = read_image(paths[row], self.image_shape[1:], self.channels, self.resize)
+            image = read_image(paths[row], self.image_shape[1:], self.channels, resize)
+            if packed:
+                pixels[row] = image
+            else:
+                images[row] = image
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL lets other threads run while it decodes
             try:
@@ -228,4 +255,8 @@ class ImageFolderDataModule(ImageDataModule):
             except ValueError:
                 pool.shutdown(cancel_futures=True)  # or all others would be decoded before it is reported
                 raise
+        if packed:
+            each = [pixels[row] for row in range(len(paths))]
+            sizes = torch.tensor([image.shape[1:] for image in each])
+            return PackedImages(torch.cat([image.flatten() for image in each]), sizes, self.channels)
         return images

@@ -19,6 +19,7 @@ from lightning_optreg.data.batch import Batch, Share
 from lightning_optreg.data.draws import Place
 from lightning_optreg.data.loader_state import LoaderState, continued_epoch
 from lightning_optreg.data.order import Shuffle, check_shuffle, deal, epoch_order, fixed_order
+from lightning_optreg.data.packed import PackedImages
 
 __all__ = ["Batch", "BatchLoader", "LoaderState", "Place", "progress_of"]
 
@@ -48,7 +49,8 @@ class BatchLoader(Iterable[Batch]):
     any size.
 
     Args:
-        images: uint8 (N, C, H, W). They may be memory-mapped; they are never copied as a whole.
+        images: uint8 (N, C, H, W), or `PackedImages` of different sizes. They may be memory-mapped; they are
+            never copied as a whole.
         labels: int64 (N,).
         indices: int64 (n,), positions of the images to use, such as the training split; None for all.
         batch_size: Images in a batch of this process, at least 1, or "full" for all images in one batch.
@@ -82,7 +84,7 @@ class BatchLoader(Iterable[Batch]):
 
     def __init__(
         self,
-        images: Tensor,
+        images: Tensor | PackedImages,
         labels: Tensor,
         *,
         indices: Tensor | None = None,
@@ -277,7 +279,7 @@ def _unchanged(batch: Any) -> Any:
 
 
 def _pinned(batch: Batch) -> Batch:
-    return Batch(batch.images.pin_memory(), batch.labels.pin_memory(), batch.index, batch.place)
+    return batch._replace(images=batch.images.pin_memory(), labels=batch.labels.pin_memory())
 
 
 class _EpochSampler:

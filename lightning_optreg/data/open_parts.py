@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_optreg.data.cache import cached, fingerprint
+from lightning_optreg.data.packed import PackedImages
 from lightning_optreg.data.sources import ImageSet, Part, Source
 from lightning_optreg.data.split import stratified_split
 from lightning_optreg.data.statistics import Statistics, compute_statistics
@@ -45,7 +46,7 @@ class OpenParts:
         """Read a part, if the source has it and it is not open."""
         if part not in self.source.files or part in self.sets:
             return
-        images = ImageSet(**self._cached(part, "images", lambda: self.source.read(part)._asdict()))
+        images = _unpacked(self._cached(part, "images", lambda: _packed(self.source.read(part))))
         self.sets[part] = images
         if part == "train" and "val" not in self.source.files:
             train, val = stratified_split(images.labels, self.val_fraction, self.split_seed)
@@ -76,7 +77,9 @@ class OpenParts:
 
     def _measure(self) -> dict[str, Tensor]:
         self.open("train")
-        return asdict(compute_statistics(self.sets["train"].images, self.indices["train"]))
+        images = self.sets["train"].images
+        assert isinstance(images, Tensor)  # only images for evaluation may differ in size
+        return asdict(compute_statistics(images, self.indices["train"]))
 
     def _cached(
         self, part: Part, what: str, make: Callable[[], dict[str, Tensor]], **options: Any
@@ -86,3 +89,19 @@ class OpenParts:
             return make()
         key = {"part": part, "files": fingerprint(files), **self.source.options, **options}
         return cached(self.cache_dir, f"{self.source.name}-{part}-{what}", key, make)
+
+
+def _packed(images: ImageSet) -> dict[str, Tensor]:
+    """As tensors, which the cache takes."""
+    packed = images.images
+    if isinstance(packed, Tensor):
+        return {"images": packed, "labels": images.labels}
+    channels = torch.tensor(packed.channels)
+    return {"pixels": packed.pixels, "sizes": packed.sizes, "channels": channels, "labels": images.labels}
+
+
+def _unpacked(tensors: dict[str, Tensor]) -> ImageSet:
+    if "images" in tensors:
+        return ImageSet(**tensors)
+    channels = int(tensors["channels"])
+    return ImageSet(PackedImages(tensors["pixels"], tensors["sizes"], channels), tensors["labels"])

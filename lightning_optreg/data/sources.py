@@ -8,6 +8,8 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
+from lightning_optreg.data.packed import PackedImages
+
 __all__ = ["ImageSet", "Part", "Source", "check_labels", "check_md5", "folder", "locate"]
 
 Part = Literal["train", "val", "test"]
@@ -16,8 +18,8 @@ Part = Literal["train", "val", "test"]
 class ImageSet(NamedTuple):
     """Images and their labels."""
 
-    images: Tensor
-    """uint8 (N, C, H, W)."""
+    images: Tensor | PackedImages
+    """uint8 (N, C, H, W), or images of different sizes."""
     labels: Tensor
     """int64 (N,)."""
 

@@ -5,13 +5,15 @@ section 4.1: the four corners, the centre, and their mirror images. He, Zhang, R
 learning for image recognition", 2015 (arXiv:1512.03385), section 4.1, takes them at several sizes.
 
 Views are made of normalised images. Crops, mirror images and sizes are the same before and after a
-normalisation by channel; around a normalised image black is not zero, so images are padded by reflection.
+normalisation by channel; around a normalised image black is not zero, so images are padded by reflection. A
+mean image is subtracted before, as in training, so that crops are of mean-subtracted images.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
 import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_optreg.data.draws import Draws, Place
@@ -44,8 +46,20 @@ def ten_crop(images: Tensor, height: int, width: int) -> Iterator[Tensor]:
             yield mirrored[..., top : top + height, left : left + width]
 
 
+def _warn_of_no_room(name: str, images: Tensor, height: int, width: int) -> None:
+    if images.shape[-2:] == (height, width):
+        rank_zero_warn(
+            f"{name}: crops of {height}x{width} have no room in images of that size, so that only two of ten "
+            "views differ, the image and its mirror image: give larger images, a padding or a smaller crop"
+        )
+
+
 class Views(ABC):
-    """Makes views of a batch; call it with normalised images."""
+    """Makes views of a batch; call it with normalised images.
+
+    In `TestTimeAugmentation` with a datamodule of this package they are whole images, before evaluation
+    crops them; views that keep their size are cropped afterwards.
+    """
 
     @abstractmethod
     def __call__(self, images: Tensor) -> Iterator[Tensor]:
@@ -90,6 +104,9 @@ class TenCrop(Views):
     Raises:
         ValueError: If a value is out of its range; when called, if images are too small.
 
+    Warns:
+        UserWarning: If images have the size of a crop, so that all crops are the same.
+
     Example:
         >>> import torch
         >>> views = list(TenCrop(padding=4)(torch.zeros(2, 3, 32, 32)))
@@ -117,6 +134,7 @@ class TenCrop(Views):
                 f"TenCrop: size must be <= {min(images.shape[-2:])}, the size of the images with their "
                 f"padding, got {self.size}"
             )
+        _warn_of_no_room("TenCrop", images, height, width)
         yield from ten_crop(images, height, width)
 
 
@@ -130,6 +148,9 @@ class MultiScale(Views):
 
     Raises:
         ValueError: If a value is out of its range.
+
+    Warns:
+        UserWarning: If images are square and one of the sizes is the crop's, so that all crops are the same.
 
     Example:
         >>> import torch
@@ -154,6 +175,7 @@ class MultiScale(Views):
             scaled = images
             if shape != [height, width]:
                 scaled = F.interpolate(images, shape, mode="bilinear", antialias=True)
+            _warn_of_no_room("MultiScale", scaled, self.crop, self.crop)
             yield from ten_crop(scaled, self.crop, self.crop)
 
 

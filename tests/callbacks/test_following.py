@@ -18,6 +18,7 @@ from lightning_optreg.callbacks import (
     AdamRestarts,
     AdamToSGD,
     BatchAugmentation,
+    BatchNormRecalibration,
     BatchSizeGrowth,
     Curves,
     CutMix,
@@ -33,14 +34,16 @@ from lightning_optreg.callbacks import (
     MixUp,
     NaNGuard,
     NoiseFree,
+    NoiseMarginalization,
     NoisyEnsemble,
     ResetOptimizer,
     SnapshotEnsemble,
+    TestTimeAugmentation,
 )
 from lightning_optreg.callbacks.chosen_parameters import ChosenParameters
 from lightning_optreg.callbacks.noise_free import noise_left
 from lightning_optreg.callbacks.snapshot_ensemble import cosine_factor, cycle_ends
-from lightning_optreg.data import RandomHorizontalFlip
+from lightning_optreg.data import Flips, RandomHorizontalFlip
 from lightning_optreg.optimizers import BFGS, Newton
 from lightning_optreg.schedulers import InverseTimeDecay
 from tests.resume_tools import StatefulLoader, assert_identical, final_state
@@ -405,7 +408,7 @@ TAKE_NO_BATCH: list[Callable[[Path], Callback]] = [
     lambda _: L1Penalty(0.01, proximal=True),
     lambda _: MaxNorm(0.5),
     lambda _: NaNGuard("skip"),
-    lambda _: NoisyEnsemble(0.1, blocks=["head"]),
+    lambda _: NoisyEnsemble(0.1, blocks=["backbone"]),
     lambda folder: SnapshotEnsemble(cycles=2, folder=str(folder / "snapshots")),
 ]
 
@@ -429,4 +432,96 @@ def test_what_needs_the_batch_refuses_the_iterator(part: Callback, tmp_path: Pat
         match=rf"^{type(part).__name__}: .* must take a batch, not dataloader_iter$",
     ):
         fit(tmp_path, module, part)
+    assert module.trainer.global_step == 0
+
+
+class MadeLater(LightningModule):
+    """Has no layers until Lightning asks for them."""
+
+    def make(self) -> None:
+        self.net = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 1))
+
+    def train_dataloader(self) -> Any:
+        return StatefulLoader()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return nn.functional.mse_loss(self.net(batch[0]), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", nn.functional.mse_loss(self.net(batch[0]), batch[1]))
+
+    test_step = validation_step
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.net(batch[0])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+class MadeInConfigureModel(MadeLater):
+    def configure_model(self) -> None:
+        if not hasattr(self, "net"):
+            self.make()
+
+
+class MadeInSetup(MadeLater):
+    def setup(self, stage: str) -> None:
+        if not hasattr(self, "net"):
+            self.make()
+
+
+LOOKING: dict[str, tuple[Callable[[Path], Callback], str]] = {
+    "BatchNormRecalibration": (
+        lambda _: BatchNormRecalibration(stages=["fit", "test"]),
+        "has no batch normalisation",
+    ),
+    "NoiseMarginalization": (
+        lambda _: NoiseMarginalization(2, stages=["validate", "test", "predict"], average="outputs"),
+        "has no noise layers",
+    ),
+    "NoisyEnsemble": (
+        lambda _: NoisyEnsemble(0.1, blocks=["0"], average="outputs"),
+        "has no residual blocks",
+    ),
+    "SnapshotEnsemble": (
+        lambda folder: SnapshotEnsemble(2, folder=str(folder / "snapshots"), average="outputs", net="net"),
+        "net='net' is no module",
+    ),
+    "TestTimeAugmentation": (
+        lambda _: TestTimeAugmentation(Flips(), average="outputs", net="net"),
+        "net='net' is no module",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOOKING)
+@pytest.mark.parametrize("cls", [MadeInConfigureModel, MadeInSetup])
+def test_layers_may_be_made_later(name: str, cls: type[MadeLater], tmp_path: Path) -> None:
+    part, module = LOOKING[name][0](tmp_path), cls()
+    images = isinstance(part, TestTimeAugmentation)  # the others do not care
+    trainer = fit(tmp_path, module, part, max_epochs=2)
+    assert trainer.global_step == 12
+    if not images:
+        trainer.validate(module, StatefulLoader(2), verbose=False)
+        trainer.test(module, StatefulLoader(2), verbose=False)
+        trainer.predict(module, StatefulLoader(2))
+
+
+@pytest.mark.parametrize("name", LOOKING)
+@pytest.mark.parametrize("cls", [MadeInConfigureModel, MadeInSetup])
+def test_what_is_not_among_layers_made_later_is_refused_before_the_first_step(
+    name: str, cls: type[MadeLater], tmp_path: Path
+) -> None:
+    class Plain(cls):  # type: ignore[misc, valid-type]  # one of two
+        def make(self) -> None:
+            self.other = nn.Linear(5, 1)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return nn.functional.mse_loss(self.other(batch[0]), batch[1])
+
+    build, sentence = LOOKING[name]
+    module = Plain()
+    with pytest.raises(MisconfigurationException, match=f"^{name}: .*{sentence}"):
+        fit(tmp_path, module, build(tmp_path))
     assert module.trainer.global_step == 0

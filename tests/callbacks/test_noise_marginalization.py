@@ -136,11 +136,11 @@ def test_prediction_is_the_average_too_and_repeats_itself() -> None:
 def test_everything_is_as_before_afterwards() -> None:
     module = Classifier(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), GaussianNoise(1.0))
     statistics = {name: value.clone() for name, value in module.state_dict().items()}
+    module.net[3].sampling = True  # noisy in evaluation on its own account
     torch.manual_seed(5)
     trainer().test(module, loader(), verbose=False)  # torch's DataLoader draws a number
     state = torch.get_rng_state()
     torch.manual_seed(5)
-    module.net[3].sampling = True  # noisy in evaluation on its own account
     scores_of(module, samples=3)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, statistics[name]) for name, value in module.state_dict().items())

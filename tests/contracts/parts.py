@@ -37,6 +37,8 @@ class Part:
         on_images: Makes it for `tests.contracts.images`, one process or several. None: `build` does.
         network: Which of the networks there it needs.
         ranks_differ: Why several processes end with other weights there than one does. None: they do not.
+        evaluates: Makes it where it has most to do in evaluation, of a network of one output. None: `build`
+            does.
         wrong: Wrong arguments, each with a part of the message that must name them.
     """
 
@@ -57,8 +59,12 @@ class Part:
     on_images: Build | None = None
     network: Literal["plain", "dropout", "batch_norm"] = "plain"
     ranks_differ: str | None = None
+    evaluates: Build | None = None
     wrong: tuple[tuple[dict[str, object], str], ...] = ()
 
+
+EVALUATION: tuple[Literal["validate", "test", "predict"], ...] = ("validate", "test", "predict")
+"""All stages in which a network is evaluated."""
 
 NO_LIST = "a training batch must be a list or a dictionary"
 """What is said of batches that are one tensor."""
@@ -148,6 +154,7 @@ CALLBACKS: dict[str, Part] = {
         ranks_differ="batch normalisation takes its statistics from the rows of one process",
         boring="has no batch normalisation",
         comes_last=True,
+        evaluates=lambda _: callbacks.BatchNormRecalibration(2, stages=["fit", *EVALUATION]),
         wrong=(({"batches": 0}, "batches"), ({"stages": ["train"]}, "stages"), ({"images": None}, "images")),
     ),
     "BatchSizeGrowth": Part(
@@ -336,6 +343,7 @@ CALLBACKS: dict[str, Part] = {
         acts=False,
         network="dropout",
         ranks_differ="the layers whose noise it averages draw from each process's own generator",
+        evaluates=lambda _: callbacks.NoiseMarginalization(3, stages=EVALUATION, average="outputs"),
         wrong=(
             ({"samples": 0}, "samples"),
             ({"layers": []}, "layers"),
@@ -352,8 +360,13 @@ CALLBACKS: dict[str, Part] = {
         settings={
             "batch": lambda _: callbacks.NoisyEnsemble(0.3, "batch", blocks=["0"], seed=5),
             "absolute": lambda _: callbacks.NoisyEnsemble(0.3, None, blocks=["0"], seed=5),
-            RUNS_SEED: lambda _: callbacks.NoisyEnsemble(0.3, blocks=["0"], samples=2, stages=["validate"]),
+            RUNS_SEED: lambda _: callbacks.NoisyEnsemble(
+                0.3, blocks=["0"], samples=2, stages=["validate"], average="outputs"
+            ),
         },
+        evaluates=lambda _: callbacks.NoisyEnsemble(
+            0.3, blocks=["0"], samples=2, stages=EVALUATION, average="outputs"
+        ),
         on_images=lambda _: callbacks.NoisyEnsemble(0.3, blocks=["Block"], samples=2, stages=["validate"]),
         ranks_differ="each process draws the noise of its own rows",
         boring="has no residual blocks",
@@ -372,11 +385,14 @@ CALLBACKS: dict[str, Part] = {
         wrong=(({"path": "predictions.txt"}, "path"), ({"path": "a/../../predictions.csv"}, "path")),
     ),
     "SnapshotEnsemble": Part(
-        lambda _: callbacks.SnapshotEnsemble(cycles=2),
+        lambda _: callbacks.SnapshotEnsemble(cycles=2, average="outputs"),
         neutral=lambda _: callbacks.SnapshotEnsemble(cycles=2, schedule=False),
         settings={
-            "validated": lambda _: callbacks.SnapshotEnsemble(cycles=3, members=2, stages=["validate"])
+            "validated": lambda _: callbacks.SnapshotEnsemble(
+                cycles=3, members=2, stages=["validate"], average="outputs"
+            )
         },
+        evaluates=lambda _: callbacks.SnapshotEnsemble(cycles=2, stages=EVALUATION, average="outputs"),
         no_schedule=True,
         refuses_manual="needs automatic optimization",
         wrong=(
@@ -384,10 +400,14 @@ CALLBACKS: dict[str, Part] = {
             ({"members": 0}, "members"),
             ({"schedule": "cosine"}, "schedule"),
             ({"stages": []}, "stages"),
+            ({"average": "median"}, "average"),
         ),
     ),
     "TestTimeAugmentation": Part(
         lambda _: callbacks.TestTimeAugmentation(data.Flips(), stages=["validate"], average="outputs"),
+        evaluates=lambda _: callbacks.TestTimeAugmentation(
+            data.Flips(), stages=EVALUATION, average="outputs"
+        ),
         acts=False,
         wrong=(
             ({"views": "TenCrop"}, "views"),

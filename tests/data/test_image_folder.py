@@ -5,9 +5,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from PIL import Image
+from torchvision.transforms.v2 import functional as tv
 
-from lightning_optreg.data import ImageFolderDataModule
+from lightning_optreg import ImageClassifier
+from lightning_optreg.callbacks import TestTimeAugmentation
+from lightning_optreg.data import (
+    Flips,
+    ImageFolderDataModule,
+    MultiScale,
+    PerImageStandardization,
+    RandomCrop,
+    RandomHorizontalFlip,
+    TenCrop,
+    Views,
+)
 from lightning_optreg.data.image_folder import list_images, read_image
 
 
@@ -202,7 +215,7 @@ def test_unknown_class_in_test(divided):
         ({"image_size": (4, 0)}, r"image_size must be >= 1, got \(4, 0\)"),
         ({"image_size": (4, 4, 3)}, "image_size must be >= 1"),
         ({"channels": 2}, "channels must be 1 or 3, got 2"),
-        ({"resize": "squeeze"}, "resize must be crop or stretch, got 'squeeze'"),
+        ({"resize": "squeeze"}, "resize must be crop, stretch or short_side, got 'squeeze'"),
         ({"test_fraction": 1.0}, r"test_fraction must be in \[0, 1\), got 1.0"),
         ({"val_fraction": -0.5}, r"val_fraction must be in \[0, 1\), got -0.5"),
     ],
@@ -221,3 +234,145 @@ def test_no_warnings_on_the_way(flat):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         read(flat)
+
+
+# ---- more of an image than evaluation shows ----------------------------------------------------------------
+
+
+@pytest.fixture
+def oblong(tmp_path):
+    """Images of several proportions, each pixel with a value of its own."""
+    draw = np.random.default_rng(0)
+    for part, count in (("train", 2), ("val", 2), ("test", 3)):
+        for name in ("ant", "bee"):
+            for i in range(count):
+                size = ((24, 36), (40, 24), (24, 24))[(i + len(name + part)) % 3]
+                save(tmp_path / "oblong" / part / name / f"{i}.png", draw.integers(0, 256, (*size, 3)))
+    return tmp_path / "oblong"
+
+
+def protocol(root, cache, **options):
+    """ResNet's in small: the shorter side 12, crops of 8."""
+    augment = [RandomCrop(8, padding=0)]
+    return ImageFolderDataModule(
+        str(root), image_size=12, augment=augment, batch_size=4, cache_dir=str(cache), **options
+    )
+
+
+class Watched(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3 * 8 * 8, 2)
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append(x)
+        return self.layer(x.flatten(1))
+
+
+def seen_in(data, views, stage="predict"):
+    """What the network gets, view by view."""
+    net = Watched()
+    callback = TestTimeAugmentation(views, stages=["validate", "test", "predict"])
+    run = Trainer(accelerator="cpu", logger=False, callbacks=[callback], enable_progress_bar=False)
+    getattr(run, stage)(ImageClassifier(net, num_classes=2), data)
+    batches = len(data.val_dataloader() if stage == "validate" else data.test_dataloader())
+    views = len(net.seen) // batches
+    return [torch.cat(net.seen[view::views]) for view in range(views)]
+
+
+def by_hand(root, data, part="test"):
+    """The images, the shorter side 12, normalised one by one."""
+    mean, std = data.statistics.mean.view(-1, 1, 1), data.statistics.std.view(-1, 1, 1)
+    result = []
+    for path in sorted((root / part).rglob("*.png")):
+        image = Image.open(path)
+        scale = 12 / min(image.size)
+        image = tv.resize(image, [round(image.height * scale), round(image.width * scale)], antialias=True)
+        result.append((tv.pil_to_tensor(image).float() / 255 - mean) / std)
+    return result
+
+
+def test_evaluation_without_views_is_that_of_squares(oblong, tmp_path):
+    whole, squares = (protocol(oblong, tmp_path / "c", resize=r) for r in ("short_side", "crop"))
+    for data in (whole, squares):
+        data.setup()
+    for part in ("train", "val", "test"):
+        for one, other in zip(whole.batches(part), squares.batches(part), strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert whole.input_shape == squares.input_shape == (3, 8, 8)
+    assert torch.equal(whole.statistics.mean, squares.statistics.mean)
+
+
+def test_ten_crops_of_whole_images(oblong, tmp_path):
+    for _ in range(2):  # decoded, and from the cache
+        data = protocol(oblong, tmp_path / "c", resize="short_side")
+        seen = seen_in(data, TenCrop(8))
+        images = by_hand(oblong, data)
+        assert len({image.shape for image in images}) == 3
+        crops = [tv.ten_crop(image, [8, 8]) for image in images]  # the middle comes last there
+        for view, place in enumerate((4, 0, 1, 2, 3, 9, 5, 6, 7, 8)):
+            torch.testing.assert_close(seen[view], torch.stack([ten[place] for ten in crops]))
+
+
+def test_views_of_the_images_size_are_cropped_in_the_middle(oblong, tmp_path):
+    data = protocol(oblong, tmp_path / "c", resize="short_side")
+    straight, mirrored = seen_in(data, Flips())
+    x = torch.cat([x for x, _ in data.batches("test")])
+    torch.testing.assert_close(straight, x)
+    torch.testing.assert_close(mirrored, x.flip(-1))
+
+
+def test_scales_of_whole_images_have_room_at_the_crops_size(oblong, tmp_path):
+    data = protocol(oblong, tmp_path / "c", resize="short_side")
+    with pytest.warns(UserWarning, match="have no room"):  # the square ones
+        seen = seen_in(data, MultiScale([8, 16], crop=8))
+    assert len(seen) == 20
+    for row, image in enumerate(by_hand(oblong, data)):
+        size = [round(side * 8 / 12) for side in image.shape[1:]]
+        small = torch.nn.functional.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
+        torch.testing.assert_close(seen[1][row], small[:, :8, :8])
+        torch.testing.assert_close(seen[4][row], small[:, -8:, -8:])
+        assert torch.equal(seen[1][row], seen[4][row]) == (size == [8, 8])
+
+
+def test_a_folder_for_validation_is_kept_whole_too(oblong, tmp_path):
+    data = protocol(oblong, tmp_path / "c", resize="short_side")
+    seen = seen_in(data, TenCrop(8), "validate")
+    first = torch.stack([image[:, :8, :8] for image in by_hand(oblong, data, "val")])
+    torch.testing.assert_close(seen[1], first)
+
+
+def test_what_is_done_to_each_image_is_done_to_each_view(oblong, tmp_path):
+    augment = [RandomHorizontalFlip(), PerImageStandardization()]
+    data = ImageFolderDataModule(
+        str(oblong), 8, resize="short_side", normalize="none", augment=augment, cache_dir=str(tmp_path)
+    )
+    for view in seen_in(data, Flips()):
+        torch.testing.assert_close(view.mean((1, 2, 3)), torch.zeros(len(view)), atol=1e-5, rtol=0)
+
+
+def test_views_that_end_with_different_sizes_are_refused(oblong, tmp_path):
+    class Half(Views):
+        def __call__(self, images):
+            yield images[..., ::2]
+
+    data = protocol(oblong, tmp_path / "c", resize="short_side")
+    with pytest.raises(ValueError, match="views of images of different sizes must be of one size"):
+        seen_in(data, Half())
+
+
+def test_a_mean_image_has_one_size(oblong):
+    with pytest.raises(ValueError, match="resize must be crop or stretch with normalize mean_image"):
+        ImageFolderDataModule(str(oblong), 8, resize="short_side", normalize="mean_image")
+
+
+def test_workers_hand_out_whole_images(oblong, tmp_path):
+    data = protocol(oblong, tmp_path / "c", resize="short_side", num_workers=1)
+    data.setup()
+    plain = protocol(oblong, tmp_path / "c", resize="short_side")
+    plain.setup()
+    for one, other in zip(data.test_dataloader(), plain.test_dataloader(), strict=True):
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.sizes, other.sizes)
+        assert one.to(torch.device("meta")).sizes is one.sizes

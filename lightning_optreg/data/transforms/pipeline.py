@@ -7,7 +7,7 @@ end of the list are added in the passes that normalisation makes anyway.
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_optreg.data.draws import Draws
 from lightning_optreg.data.statistics import Statistics
@@ -89,13 +89,71 @@ class Pipeline:
 
     def evaluate(self, images: Tensor) -> Tensor:
         """Normalise images (N, C, H, W), and crop or resize them as evaluation does."""
+        return self._evaluate(images, self._steps())
+
+    def cuts(self, shape: tuple[int, int, int]) -> bool:
+        """Whether evaluation makes images of a shape (C, H, W) smaller, so that `uncropped` differs."""
+        return self._first_cut(shape) is not None
+
+    def uncropped(
+        self, images: Tensor, shape: tuple[int, int, int] | None = None, *, whole: bool = False
+    ) -> Tensor:
+        """Normalise images (N, C, H, W), and leave what makes them smaller to `finish`.
+
+        What `finish` makes of views of them is what `evaluate` would have made of views of the pixels.
+
+        Args:
+            images: uint8, or floating-point on [0, 1].
+            shape: Shape (C, H, W) of the images that evaluation starts from. None: that of these.
+            whole: Whether these are more than that, so that even what keeps the size has to wait.
+        """
+        first, _ = self._split(_shape(images) if shape is None else shape, whole)
+        return to_unit_range(self._evaluate(images, first))
+
+    def finish(
+        self, views: Tensor, shape: tuple[int, int, int], *, sized: bool, whole: bool = False
+    ) -> Tensor:
+        """Do what `uncropped` left out.
+
+        Args:
+            views: (N, C, h, w), made of its images.
+            shape: As there.
+            sized: Whether the views have the size already that they are to have, so that nothing is cropped.
+            whole: As there.
+        """
+        _, rest = self._split(shape, whole)
+        return self._evaluate(views, [step for step in rest if not (sized and _moves(step))])
+
+    def _steps(self) -> list[nn.Module]:
+        return [*self._before, self.normalize, *self._after]  # shifts of colour are training's
+
+    def _evaluate(self, images: Tensor, steps: Sequence[nn.Module]) -> Tensor:
         self._follow(images.device)
-        for transform in self._before:
-            images = transform.evaluate(_as_needed(transform, images))
-        images = self.normalize(images)
-        for transform in self._after:
-            images = transform.evaluate(images)
+        for step in steps:
+            if isinstance(step, BatchTransform):
+                images = step.evaluate(_as_needed(step, images))
+            else:
+                images = step(images)
         return images
+
+    def _first_cut(self, shape: tuple[int, int, int]) -> BatchTransform | None:
+        """The first transform that changes the size in evaluation, if it makes images smaller."""
+        for transform in self.transforms:
+            before, shape = shape, transform.output_shape(shape)
+            if shape[1:] != before[1:]:
+                return transform if shape[1] <= before[1] and shape[2] <= before[2] else None
+        return None
+
+    def _split(self, shape: tuple[int, int, int], whole: bool) -> tuple[list[nn.Module], list[nn.Module]]:
+        """What is done before the first cut, and from there on."""
+        steps, cut = self._steps(), self._first_cut(shape)
+        place = next((number for number, step in enumerate(steps) if step is cut), len(steps))
+        first, rest = ([], steps) if whole else (steps[:place], steps[place:])
+        acts = [_acts(step) for step in rest if isinstance(step, BatchTransform)]
+        if self.normalize in rest and not any(acts):  # views are of normalised images, where that is the same
+            rest.remove(self.normalize)
+            first.append(self.normalize)
+        return first, rest
 
     def output_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """Give the shape (C, H, W) that images of a shape will have, and refuse those that do not fit."""
@@ -119,6 +177,19 @@ class Pipeline:
             for module in (*self.transforms, self.normalize):
                 module.to(device)
             self._device = device
+
+
+def _shape(images: Tensor) -> tuple[int, int, int]:
+    return images.shape[1], images.shape[2], images.shape[3]
+
+
+def _moves(step: nn.Module) -> bool:
+    return isinstance(step, BatchTransform) and step.moves_pixels
+
+
+def _acts(step: BatchTransform) -> bool:
+    """Whether it changes colours in evaluation."""
+    return not step.moves_pixels and type(step).evaluate is not BatchTransform.evaluate
 
 
 def _as_needed(transform: BatchTransform, images: Tensor) -> Tensor:
