@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_optreg.optimizers.rates import set_rate
 from lightning_optreg.optimizers.update_rule import UpdateRule
 
 __all__ = ["AdamRestarts"]
@@ -138,7 +139,7 @@ class AdamRestarts(Callback):
             else:
                 optimizer.state.clear()
             for group in optimizer.param_groups:
-                group["lr"] = group["lr"] * self.factor
+                set_rate(group, group["lr"] * self.factor)
         rate = float(trainer.optimizers[0].param_groups[0]["lr"])
         rank_zero_info(
             f"AdamRestarts: restart {self.restarts} from the best weights, with learning rate {rate:.4g}"
