@@ -6,27 +6,9 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.optim import Optimizer
 
-__all__ = ["full_rate", "full_rates"]
+from lightning_optreg.factor_schedule import full_rate
 
-
-def full_rate(rate: float | Tensor, factor: float, largest: float = math.inf) -> float | Tensor:
-    """Give the full rate of a parameter group that a schedule finds while others are at factor * full rate.
-
-    Args:
-        rate: What the group was added with, or given by others: its rate at that time.
-        factor: Of the schedule at that time, in [0, 1].
-        largest: The full rate is not raised above this, the largest of the others: where the factor is near 0
-            for a moment, a rate that was not meant to be relative would become huge afterwards. Infinite
-            where the factor does not rise again.
-
-    Example:
-        >>> full_rate(0.01, 0.1), full_rate(0.01, 0.001, largest=0.5), full_rate(0.01, 0.0, largest=0.5)
-        (0.1, 0.5, 0.01)
-    """
-    now = float(rate)
-    if not (0.0 < factor < 1.0 and now > 0.0):
-        return rate
-    return rate * max(1.0, min(1.0 / factor, largest / now))
+__all__ = ["full_rates"]
 
 
 def full_rates(

@@ -17,6 +17,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_optreg.callbacks.kept_weights import ValidatedWeights, put_weights
+from lightning_optreg.optimizers.rates import set_rate
 from lightning_optreg.optimizers.update_rule import UpdateRule
 
 __all__ = ["AdamRestarts"]
@@ -152,7 +153,7 @@ class AdamRestarts(Callback):
             else:
                 optimizer.state.clear()
             for group in optimizer.param_groups:
-                group["lr"] = group["lr"] * self.factor
+                set_rate(group, group["lr"] * self.factor)
         rates = [float(group["lr"]) for optimizer in trainer.optimizers for group in optimizer.param_groups]
         rank_zero_info(
             f"AdamRestarts: restart {self.restarts} from the best weights, with learning rate {rates[0]:.4g}"

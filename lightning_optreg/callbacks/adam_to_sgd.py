@@ -32,8 +32,9 @@ class AdamToSGD(Callback):
     average Lambda_k (see `lightning_optreg.optimizers.RateEstimate`).
 
     SGD begins without momentum at `lr`, or at (1 - momentum) Lambda_k if none is given, which is SWATS's
-    second phase; the switch then waits for a positive estimate. Every group gets this rate, and keeps its
-    weight decay, which SGD couples: lambda * theta is added to the gradient. Schedules go on and scale the
+    second phase; the switch then waits for a positive estimate. The group with the largest rate gets it, and
+    the others keep their ratios to that. Groups keep their weight decay, which SGD couples: lambda * theta is
+    added to the gradient. Schedules go on and scale the
     new rate as they would have scaled the old one. Adam's state is freed.
 
     It is right under gradient accumulation, clipping, AMP and DDP (the ranks decide together), with manual
@@ -50,7 +51,7 @@ class AdamToSGD(Callback):
         mode: Whether the monitored value should fall ("min") or rise ("max").
         patience: Validations without improvement after which to switch, at least 1.
         min_delta: What counts as an improvement is more than this, at least 0.
-        lr: SGD's learning rate at the switch, above 0. None: estimated.
+        lr: SGD's learning rate at the switch, above 0, that of the group with the largest. None: estimated.
         momentum: Of SGD, in [0, 1). Default: 0.9, which is SWATS's beta1.
         nesterov: Use Nesterov's form of momentum.
         weight_decay: Of SGD, at least 0. None: that of each group.
@@ -254,15 +255,18 @@ class AdamToSGD(Callback):
     def _replace(self, trainer: Trainer, rate: float, *, restoring: bool = False) -> None:
         self._stop_measuring()
         adam = trainer.optimizers[self.optimizer_index]
+        rates = [float(group["lr"]) for group in adam.param_groups]
+        largest = max(rates)
         groups = [
             {
                 "params": group["params"],
+                "lr": rate * (own / largest if largest > 0.0 else 1.0),
                 "weight_decay": group.get("weight_decay", 0.0)
                 if self.weight_decay is None
                 else self.weight_decay,
                 "maximize": group.get("maximize", False),
             }
-            for group in adam.param_groups
+            for group, own in zip(adam.param_groups, rates, strict=True)
         ]
         sgd = torch.optim.SGD(groups, lr=rate, momentum=self.momentum, nesterov=self.nesterov)
         try:

@@ -15,6 +15,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from typing_extensions import override
 
+from lightning_optreg.factor_schedule import rates
+from lightning_optreg.optimizers.rates import set_rate
+
 __all__ = ["CarriedOnSchedule", "replace_optimizer"]
 
 
@@ -36,12 +39,12 @@ def replace_optimizer(trainer: Trainer, old: Optimizer, new: Optimizer, *, resto
     scales = [1.0 for _ in new.param_groups]
     schedules = [config for config in trainer.lr_scheduler_configs if config.scheduler.optimizer is old]
     if schedules and not restoring:
-        rates = [float(group["lr"]) for group in old.param_groups]
-        if not min(rates) > 0.0:
+        before = [float(group["lr"]) for group in old.param_groups]
+        if not min(before) > 0.0:
             raise MisconfigurationException(
                 "a schedule cannot be carried on from a learning rate of 0; switch before or after that"
             )
-        scales = [group["lr"] / rate for group, rate in zip(new.param_groups, rates, strict=True)]
+        scales = [float(group["lr"]) / rate for group, rate in zip(new.param_groups, before, strict=True)]
     for config in schedules:
         config.scheduler = CarriedOnSchedule(config.scheduler, new, scales)
     old.state.clear()
@@ -99,12 +102,12 @@ class CarriedOnSchedule(LRScheduler):
     def _pass_on(self) -> None:
         groups = zip(self.optimizer.param_groups, self.schedule.optimizer.param_groups, strict=True)
         for (new, old), scale in zip(groups, self.scales, strict=True):
-            new["lr"] = float(old["lr"]) * scale
+            set_rate(new, float(old["lr"]) * scale)
 
     @override
     def get_last_lr(self) -> list[Any]:
         """Return the present rate of each group of the new optimizer."""
-        return [group["lr"] for group in self.optimizer.param_groups]
+        return rates(self.optimizer)
 
     @override
     def state_dict(self) -> dict[str, Any]:

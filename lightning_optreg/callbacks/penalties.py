@@ -21,6 +21,7 @@ from typing_extensions import override
 from lightning_optreg.callbacks.chosen_parameters import ChosenParameters, check_choice
 from lightning_optreg.callbacks.step_hooks import StepHooks
 from lightning_optreg.optimizers import BFGS, Newton
+from lightning_optreg.optimizers.rates import rate_of
 
 __all__ = ["ElasticNet", "L1Penalty", "L2Penalty", "add_penalty_gradient", "penalty", "proximal_map"]
 
@@ -69,14 +70,14 @@ def add_penalty_gradient(
             torch._foreach_add_(list(gradients), [weight.sgn() for weight in weights], alpha=l1)
 
 
-def proximal_map(weight: Tensor, l1: float, l2: float) -> None:
+def proximal_map(weight: Tensor, l1: float | Tensor, l2: float | Tensor) -> None:
     """Put w, in place, where sum(l2 |v|^2 + l1 |v|) + |v - w|^2 / 2 is least.
 
     That is w = sign(w) max(|w| - l1, 0) / (1 + 2 l2).
 
     Args:
         weight: Any tensor.
-        l1: Coefficient of |w|, the learning rate included.
+        l1: Coefficient of |w|, the learning rate included; a number or a tensor () of the weight's device.
         l2: Coefficient of |w|^2, likewise.
 
     Example:
@@ -86,9 +87,10 @@ def proximal_map(weight: Tensor, l1: float, l2: float) -> None:
         tensor([ 1.5000,  0.0000, -0.5000])
     """
     with torch.no_grad():
-        if l1 > 0.0:
+        # A tensor is not asked for its value: that would make a device wait.
+        if isinstance(l1, Tensor) or l1 > 0.0:
             weight.copy_(weight.sgn() * (weight.abs() - l1).clamp_min_(0.0))
-        if l2 > 0.0:
+        if isinstance(l2, Tensor) or l2 > 0.0:
             weight.div_(1.0 + 2.0 * l2)
 
 
@@ -163,10 +165,12 @@ class _Penalty(Callback):
             set() if self._chosen is None else {id(each.parameter) for each in self._chosen.of(optimizer)}
         )
         for group in optimizer.param_groups:
-            rate = float(group["lr"])
+            rate = rate_of(group)
             for parameter in group["params"]:
                 if parameter.grad is not None and id(parameter) in chosen:
-                    proximal_map(parameter, rate * self.l1, rate * self.l2)
+                    l1 = rate * self.l1 if self.l1 > 0.0 else 0.0
+                    l2 = rate * self.l2 if self.l2 > 0.0 else 0.0
+                    proximal_map(parameter, l1, l2)
 
     @override
     def on_train_batch_end(

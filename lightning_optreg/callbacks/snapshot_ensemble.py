@@ -22,45 +22,12 @@ from typing_extensions import override
 from lightning_optreg.callbacks.averaged_forward import Average, AveragedForward, Stage, find_network
 from lightning_optreg.callbacks.kept_weights import in_form_of
 from lightning_optreg.callbacks.noise_marginalization import describe_spread
+from lightning_optreg.cosine_cycles import cosine_factor, cycle_ends
 from lightning_optreg.full_rates import full_rates
+from lightning_optreg.optimizers.rates import set_rate
 from lightning_optreg.trust import read_plain
 
 __all__ = ["SnapshotEnsemble", "cosine_factor", "cycle_ends", "snapshots"]
-
-
-def cycle_ends(total_steps: int, cycles: int) -> list[int]:
-    """Give the numbers of steps after which the cycles end: ceil(k T / M) for k = 1, ..., M.
-
-    Args:
-        total_steps: T, at least `cycles`.
-        cycles: M, at least 1.
-
-    Example:
-        >>> cycle_ends(10, 3)
-        [4, 7, 10]
-    """
-    return [-(-k * total_steps // cycles) for k in range(1, cycles + 1)]
-
-
-def cosine_factor(step: int, ends: Sequence[int]) -> float:
-    """Factor of the rate in a step: 1/2 (cos(pi s / C) + 1), s steps into a cycle of length C.
-
-    With cycles of one length C it is the paper's alpha(t) = alpha_0 / 2 (cos(pi mod(t - 1, C) / C) + 1), t
-    counted from 1. In the authors' code the last cycle begins in its middle if T is no multiple of M.
-
-    Args:
-        step: Steps made before, at least 0.
-        ends: See `cycle_ends`; after the last one the last cycle's end is kept.
-
-    Example:
-        >>> [round(cosine_factor(step, [2, 4]), 2) for step in range(5)]
-        [1.0, 0.5, 1.0, 0.5, 0.0]
-    """
-    cycle = bisect_right(ends, step)
-    if cycle == len(ends):
-        return 0.0
-    begin = ends[cycle - 1] if cycle > 0 else 0
-    return 0.5 * (math.cos(math.pi * (step - begin) / (ends[cycle] - begin)) + 1.0)
 
 
 def snapshots(folder: str | Path) -> list[Path]:
@@ -230,10 +197,7 @@ class SnapshotEnsemble(AveragedForward):
         self._factor = factor
         for optimizer, rates in zip(optimizers, self._full_rates, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                if isinstance(group["lr"], Tensor):
-                    group["lr"].fill_(rate * factor)
-                else:
-                    group["lr"] = rate * factor
+                set_rate(group, rate * factor)
 
     @override
     def on_train_batch_end(
