@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
+from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
 
+from lightning_optreg.calibration import CalibrationError
 from lightning_optreg.callbacks.noise_free import NoiseFree, warn_of_noise
 from lightning_optreg.data.processes import of_all_processes
 from lightning_optreg.first_batch import checked_loss, checked_scores
@@ -54,7 +55,7 @@ class ImageClassifier(VettedLoading, LightningModule):
     steps `train/loss_step`; in validation `val/loss`, `val/accuracy` and `val/top5` (the true class is among
     the 5 with the highest scores: always 1 if K <= 5); in the test `test/loss`, `test/accuracy`, `test/top5`,
     `test/nll` (mean negative log-likelihood, in nats), `test/brier` (see `brier_score`) and
-    `test/calibration_error` (expected calibration error: 15 bins, l1 norm). All are means over images, over
+    `test/calibration_error` (see `CalibrationError`). All are means over images, over
     all processes. A prediction is the softmax of the scores.
 
     `ImageClassifier.load_from_checkpoint(path)` builds network, loss and optimizer too from a checkpoint that
@@ -149,8 +150,7 @@ class ImageClassifier(VettedLoading, LightningModule):
         )
         self.val_metrics = accuracies.clone(prefix="val/")
         self.test_metrics = accuracies.clone(prefix="test/")
-        calibration = MulticlassCalibrationError(num_classes, n_bins=15, norm="l1", validate_args=False)
-        self.test_metrics.add_metrics({"calibration_error": calibration})
+        self.test_metrics.add_metrics({"calibration_error": CalibrationError()})
         self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
         self.test_nll, self.test_brier = MeanMetric(), MeanMetric()
         # Of this process in this epoch: sum of losses and right predictions, and the number of images. No
@@ -198,7 +198,9 @@ class ImageClassifier(VettedLoading, LightningModule):
             optimizer = make(groups)
         if self.lr is not None:
             for group in optimizer.param_groups:
-                group["lr"] = self.lr
+                # Not written into a tensor, which may be the user's: other optimizers are made with it.
+                old = group["lr"]
+                group["lr"] = torch.full_like(old, self.lr) if isinstance(old, Tensor) else self.lr
         self._lr_in_use = self.lr
         if self.make_lr_scheduler is None:
             return optimizer

@@ -1,4 +1,7 @@
-"""Learning-rate schedules that torch has not got in a form a configuration can name."""
+"""Learning-rate schedules that torch has not got in a form a configuration can name.
+
+They chain (`torch.optim.lr_scheduler.ChainedScheduler`) and follow each other (`SequentialLR`) as torch's do.
+"""
 
 import math
 from bisect import bisect_right
@@ -10,10 +13,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from typing_extensions import override
 
+from lightning_optreg.cosine_cycles import cosine_factor, cycle_ends
+from lightning_optreg.factor_schedule import FactorSchedule, rates
+from lightning_optreg.optimizers.rates import set_rate
+
 __all__ = ["InverseTimeDecay", "SnapshotCosine", "Warmup", "WarmupMultiStepLR"]
 
 
-class WarmupMultiStepLR(LRScheduler):
+class WarmupMultiStepLR(FactorSchedule):
     """Piecewise constant rate: low at first, then the optimizer's own, then lower at each milestone.
 
     With the optimizer's rate eta, at time t (epochs, or steps with `lr_interval: step`):
@@ -71,17 +78,19 @@ class WarmupMultiStepLR(LRScheduler):
         super().__init__(optimizer)
 
     @override
-    def get_lr(self) -> list[float | Tensor]:
-        """Return the rate of each parameter group at the present time."""
-        time = self.last_epoch
+    def multiple(self, time: int) -> float:
+        """Give the multiple of eta at a time."""
         if time < self.warmup:
-            factor = self.warmup_factor
-        else:
-            factor = self.gamma ** bisect_right(self.milestones, time)
-        return [rate * factor for rate in self.base_lrs]
+            return self.warmup_factor
+        return float(self.gamma ** bisect_right(self.milestones, time))
+
+    @override
+    def rises(self, time: int) -> bool:
+        """Tell whether the warm-up lasts."""
+        return time < self.warmup
 
 
-class InverseTimeDecay(LRScheduler):
+class InverseTimeDecay(FactorSchedule):
     """The annealing that theory asks of SGD: eta_t = eta_0 / (1 + t / t0)^power.
 
     With power in (0.5, 1] the rates satisfy Robbins and Monro's conditions, sum eta_t = inf and
@@ -122,18 +131,18 @@ class InverseTimeDecay(LRScheduler):
         super().__init__(optimizer)
 
     @override
-    def get_lr(self) -> list[float | Tensor]:
-        """Return the rate of each parameter group at the present time."""
-        factor = (1.0 + self.last_epoch / self.t0) ** -self.power
-        return [rate * factor for rate in self.base_lrs]
+    def multiple(self, time: int) -> float:
+        """Give the multiple of eta_0 at a time."""
+        return float((1.0 + time / self.t0) ** -self.power)
 
 
-class SnapshotCosine(LRScheduler):
-    """Cosine annealing in M cycles of C = ceil(T / M): eta_t = eta_0 / 2 (cos(pi (t mod C) / C) + 1).
+class SnapshotCosine(FactorSchedule):
+    """Cosine annealing in M cycles: eta_t = eta_0 / 2 (cos(pi s / C) + 1), s steps into a cycle of C.
 
     To be stepped by iterations (`lr_interval: step`), as in the paper: the first of a cycle has the full
-    rate, the last is near 0, and there the weights are worth a snapshot (`is_cycle_end`). The last cycle ends
-    with T, so it is the shorter one if M does not divide T: its rate falls as the others' and ends higher.
+    rate, the last is near 0, and there the weights are worth a snapshot (`is_cycle_end`). Cycle k ends with
+    iteration ceil(k T / M): there are M, and where M does not divide T they differ by one iteration at most.
+    (The paper's cycles are of ceil(T / M), which are fewer than M for many T: three of four for T = 9.)
     torch's `CosineAnnealingWarmRestarts` has the same cosine for cycles of a length that one has to work out.
 
     Args:
@@ -146,7 +155,7 @@ class SnapshotCosine(LRScheduler):
 
     Source:
         Huang, Li, Pleiss, Liu, Hopcroft and Weinberger 2017, "Snapshot ensembles: train 1, get M for free"
-        (arXiv:1704.00109), equation 2, whose t counts from 1.
+        (arXiv:1704.00109), equation 2, whose t counts from 1, where M divides T.
 
     Example:
         >>> import torch
@@ -170,7 +179,7 @@ class SnapshotCosine(LRScheduler):
 
     @property
     def cycle_steps(self) -> int:
-        """Iterations of a cycle, C."""
+        """Iterations of the longest cycle, ceil(T / M)."""
         return math.ceil(self.total_steps / self.cycles)
 
     def is_cycle_end(self, steps: int) -> bool:
@@ -179,24 +188,28 @@ class SnapshotCosine(LRScheduler):
         Args:
             steps: Iterations made, at least 1.
         """
-        return steps % self.cycle_steps == 0 or steps == self.total_steps
+        return (steps - 1) % self.total_steps + 1 in cycle_ends(self.total_steps, self.cycles)
 
     @override
-    def get_lr(self) -> list[float | Tensor]:
-        """Return the rate of each parameter group at the present time."""
-        # What is stepped beyond T goes on in cycles
-        place = (self.last_epoch % self.cycle_steps) / self.cycle_steps
-        factor = 0.5 * (math.cos(math.pi * place) + 1.0)
-        return [rate * factor for rate in self.base_lrs]
+    def multiple(self, time: int) -> float:
+        """Give the multiple of eta_0 at a time; what is stepped beyond T goes on in cycles."""
+        return cosine_factor(time % self.total_steps, cycle_ends(self.total_steps, self.cycles))
+
+    @override
+    def rises(self, time: int) -> bool:
+        """Tell that another cycle follows."""
+        return True
 
 
-class Warmup(LRScheduler):
+class Warmup(FactorSchedule):
     """A rising rate before any other schedule: eta'_0 (f + (1 - f) t / n) for t < n, then eta'_{t - n}.
 
     eta' is the other schedule's rate, f the factor to start from and n the warm-up's length; the other
     schedule begins when the warm-up is over. torch's `SequentialLR` needs the number of steps twice and both
     schedules on one optimizer, cannot be written as a configuration's argument, and cannot hold
-    `ReduceLROnPlateau`; here that works too: during the warm-up it sees no values.
+    `ReduceLROnPlateau`; here that works too: during the warm-up it sees no values. Within a `SequentialLR` or
+    a `ChainedScheduler` its goal is the rate that the optimizer began with, not what schedules made before it
+    have lowered that to; there, nothing can tell a plateau schedule its values.
 
     Args:
         optimizer: Its learning rates are scheduled.
@@ -235,18 +248,38 @@ class Warmup(LRScheduler):
         if not 0.0 <= factor <= 1.0:
             raise ValueError(f"Warmup: factor must be in [0, 1], got {factor}")
         self.warmup, self.factor = warmup, factor
+        # Schedules that were made before, to be chained with this one or to come before it, have changed the
+        # rates; the goal is that of the rates that the optimizer began with.
+        begun = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
+        before = [
+            float(rate / start) if start > 0.0 else 1.0
+            for rate, start in zip(rates(optimizer), begun, strict=True)
+        ]
+        for group, start in zip(optimizer.param_groups, begun, strict=True):
+            set_rate(group, start)
         self.schedule = None if schedule is None else schedule(optimizer)
         # What the other schedule begins with: not always the optimizer's rate (OneCycleLR, its own warm-ups).
-        self._goal = [float(group["lr"]) for group in optimizer.param_groups]
+        self._goal = rates(optimizer)
+        for group, rate, others in zip(optimizer.param_groups, self._goal, before, strict=True):
+            set_rate(group, rate * others)
         super().__init__(optimizer)
 
     @override
-    def get_lr(self) -> list[float | Tensor]:
-        """Return the rate of each parameter group at the present time."""
-        if self.last_epoch >= self.warmup:
-            return [group["lr"] for group in self.optimizer.param_groups]
-        place = self.factor + (1.0 - self.factor) * self.last_epoch / self.warmup
-        return [rate * place for rate in self._goal]
+    def first_rates(self) -> list[float | Tensor]:
+        """Give the rates that the other schedule begins with."""
+        return self._goal
+
+    @override
+    def multiple(self, time: int) -> float:
+        """Give the multiple of the other schedule's first rate at a time; 1 when the warm-up is over."""
+        if time >= self.warmup:
+            return 1.0
+        return self.factor + (1.0 - self.factor) * time / self.warmup
+
+    @override
+    def rises(self, time: int) -> bool:
+        """Tell whether the warm-up lasts."""
+        return time < self.warmup
 
     @override
     def step(self, metrics: Any = None, epoch: int | None = None) -> None:  # type: ignore[override]
@@ -259,24 +292,17 @@ class Warmup(LRScheduler):
         Raises:
             ValueError: If there is a plateau schedule and no value for it.
         """
-        time = self.last_epoch + 1
-        if time > self.warmup:
-            self.last_epoch = time
-            if isinstance(self.schedule, ReduceLROnPlateau):
-                if metrics is None:
-                    raise ValueError("Warmup: ReduceLROnPlateau needs step(metrics)")
-                self.schedule.step(metrics)
-            elif self.schedule is not None:
-                self.schedule.step()
-            self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+        if self.last_epoch < self.warmup:
+            super().step()
             return
-        if time == self.warmup:  # the other schedule's first rate
-            self.last_epoch = time
-            for group, rate in zip(self.optimizer.param_groups, self._goal, strict=True):
-                group["lr"] = rate
-            self._last_lr = list(self._goal)
-            return
-        super().step()
+        self.last_epoch += 1
+        if isinstance(self.schedule, ReduceLROnPlateau):
+            if metrics is None:
+                raise ValueError("Warmup: ReduceLROnPlateau needs step(metrics)")
+            self.schedule.step(metrics)
+        elif self.schedule is not None:
+            self.schedule.step()
+        self._last_lr = rates(self.optimizer)
 
     @override
     def state_dict(self) -> dict[str, Any]:

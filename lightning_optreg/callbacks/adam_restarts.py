@@ -7,6 +7,7 @@ Denkowski and Neubig 2017, "Stronger baselines for trustable results in neural m
 import math
 from typing import Any, Literal
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
@@ -15,6 +16,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_optreg.callbacks.kept_weights import ValidatedWeights, put_weights
+from lightning_optreg.optimizers.rates import set_rate
 from lightning_optreg.optimizers.update_rule import UpdateRule
 
 __all__ = ["AdamRestarts"]
@@ -45,7 +48,8 @@ class AdamRestarts(Callback):
     Raises:
         ValueError: If a value is out of its range.
         MisconfigurationException: Before the first step, if the module has a learning-rate schedule, which
-            would undo the factor, or if the strategy shards parameters; later, if there is no such value.
+            would undo the factor, or no optimizer, or if the strategy shards parameters; later, if there is
+            no such value.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -78,6 +82,7 @@ class AdamRestarts(Callback):
         self.monitor, self.mode, self.min_delta = monitor, mode, min_delta
         self.patience, self.factor, self.max_restarts = patience, factor, max_restarts
         self.first_patience = patience if first_patience is None else first_patience
+        self._validated = ValidatedWeights(torch.clone)
         self._begin()
 
     def _begin(self) -> None:
@@ -99,11 +104,21 @@ class AdamRestarts(Callback):
             raise MisconfigurationException(
                 f"AdamRestarts: {type(trainer.strategy).__name__} shards parameters, which cannot be put back"
             )
+        if not any(optimizer.param_groups for optimizer in trainer.optimizers):
+            raise MisconfigurationException(
+                "AdamRestarts: the module has no optimizer, which it could restart"
+            )
         if trainer.lr_scheduler_configs:
             raise MisconfigurationException(
                 "AdamRestarts: the module has a learning-rate schedule, which would undo the factor; leave "
                 "one of them out"
             )
+
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the weights that are validated, if something may change them before they are judged."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._validated.begin(trainer, pl_module)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -119,14 +134,14 @@ class AdamRestarts(Callback):
         value = value if self.mode == "min" else -value
         if value < self._best - self.min_delta:
             self._best, self._bad_checks = value, 0
-            self._weights = {name: tensor.clone() for name, tensor in pl_module.state_dict().items()}
+            self._weights = self._validated.take(pl_module)
             return
         self._bad_checks += 1
         if self._bad_checks < (self.first_patience if self.restarts == 0 else self.patience):
             return
         self._bad_checks = 0
         if self._weights:  # none if the value never was a number
-            pl_module.load_state_dict(self._weights)
+            put_weights(pl_module, self._weights)
         if self.restarts == self.max_restarts:
             trainer.should_stop = True
             rank_zero_info(f"AdamRestarts: {self.monitor} stalls after the last restart; the run ends")
@@ -138,16 +153,16 @@ class AdamRestarts(Callback):
             else:
                 optimizer.state.clear()
             for group in optimizer.param_groups:
-                group["lr"] = group["lr"] * self.factor
-        rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+                set_rate(group, group["lr"] * self.factor)
+        rates = [float(group["lr"]) for optimizer in trainer.optimizers for group in optimizer.param_groups]
         rank_zero_info(
-            f"AdamRestarts: restart {self.restarts} from the best weights, with learning rate {rate:.4g}"
+            f"AdamRestarts: restart {self.restarts} from the best weights, with learning rate {rates[0]:.4g}"
         )
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log how often it has restarted."""
-        pl_module.log("optreg/adam_restarts/restarts", float(self.restarts), sync_dist=True)
+        pl_module.log("optreg/adam_restarts/restarts", float(self.restarts), sync_dist=True, batch_size=1)
 
     @override
     def state_dict(self) -> dict[str, Any]:

@@ -32,8 +32,9 @@ class AdamToSGD(Callback):
     average Lambda_k (see `lightning_optreg.optimizers.RateEstimate`).
 
     SGD begins without momentum at `lr`, or at (1 - momentum) Lambda_k if none is given, which is SWATS's
-    second phase; the switch then waits for a positive estimate. Every group gets this rate, and keeps its
-    weight decay, which SGD couples: lambda * theta is added to the gradient. Schedules go on and scale the
+    second phase; the switch then waits for a positive estimate. The group with the largest rate gets it, and
+    the others keep their ratios to that. Groups keep their weight decay, which SGD couples: lambda * theta is
+    added to the gradient. Schedules go on and scale the
     new rate as they would have scaled the old one. Adam's state is freed.
 
     It is right under gradient accumulation, clipping, AMP and DDP (the ranks decide together), with manual
@@ -50,7 +51,7 @@ class AdamToSGD(Callback):
         mode: Whether the monitored value should fall ("min") or rise ("max").
         patience: Validations without improvement after which to switch, at least 1.
         min_delta: What counts as an improvement is more than this, at least 0.
-        lr: SGD's learning rate at the switch, above 0. None: estimated.
+        lr: SGD's learning rate at the switch, above 0, that of the group with the largest. None: estimated.
         momentum: Of SGD, in [0, 1). Default: 0.9, which is SWATS's beta1.
         nesterov: Use Nesterov's form of momentum.
         weight_decay: Of SGD, at least 0. None: that of each group.
@@ -62,8 +63,9 @@ class AdamToSGD(Callback):
     Raises:
         TypeError: If a whole number is not one.
         ValueError: If a value is out of its range or more than one time is given.
-        MisconfigurationException: Before the first step, if the optimizer has no `betas`, as those of Adam's
-            type have, or if the strategy shards parameters; at the switch, if a schedule is at a rate of 0.
+        MisconfigurationException: Before the first step, if there is no optimizer, or it has no `betas`, as
+            those of Adam's type have, or if the strategy shards parameters; at the switch, if a schedule is
+            at a rate of 0.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -156,7 +158,12 @@ class AdamToSGD(Callback):
                 f"{len(trainer.optimizers)} optimizer(s)"
             )
         optimizer = trainer.optimizers[self.optimizer_index]
-        if not all("betas" in group for group in optimizer.param_groups):
+        if not optimizer.param_groups:  # what Lightning has for a module that configures none
+            raise MisconfigurationException("AdamToSGD: the module has no optimizer, which it could replace")
+        # A resumed run's groups may be SGD's already, where a callback has put them back that had added some.
+        if "betas" not in optimizer.defaults and not all(
+            "betas" in group for group in optimizer.param_groups
+        ):
             raise MisconfigurationException(
                 f"AdamToSGD: the optimizer must be of Adam's type (its groups have betas), got "
                 f"{type(optimizer).__name__}"
@@ -190,7 +197,7 @@ class AdamToSGD(Callback):
         """Log the estimate as often as other values of a step."""
         every_n_steps: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
         if self._meter is not None and every_n_steps > 0 and trainer.global_step % every_n_steps == 0:
-            pl_module.log("optreg/adam_to_sgd/rate_estimate", self._meter.rate)
+            pl_module.log("optreg/adam_to_sgd/rate_estimate", self._meter.rate, batch_size=1)
 
     # ---- when ----------------------------------------------------------------------------------------------
 
@@ -239,7 +246,7 @@ class AdamToSGD(Callback):
                 return
             rate = (1.0 - self.momentum) * estimate
         self._replace(trainer, rate)
-        pl_module.log("optreg/adam_to_sgd/lr", rate)
+        pl_module.log("optreg/adam_to_sgd/lr", rate, batch_size=1)
         rank_zero_info(
             f"AdamToSGD: SGD with learning rate {rate:.4g} and momentum {self.momentum} goes on from "
             f"step {trainer.global_step}, epoch {trainer.current_epoch}"
@@ -248,15 +255,18 @@ class AdamToSGD(Callback):
     def _replace(self, trainer: Trainer, rate: float, *, restoring: bool = False) -> None:
         self._stop_measuring()
         adam = trainer.optimizers[self.optimizer_index]
+        rates = [float(group["lr"]) for group in adam.param_groups]
+        largest = max(rates)
         groups = [
             {
                 "params": group["params"],
+                "lr": rate * (own / largest if largest > 0.0 else 1.0),
                 "weight_decay": group.get("weight_decay", 0.0)
                 if self.weight_decay is None
                 else self.weight_decay,
                 "maximize": group.get("maximize", False),
             }
-            for group in adam.param_groups
+            for group, own in zip(adam.param_groups, rates, strict=True)
         ]
         sgd = torch.optim.SGD(groups, lr=rate, momentum=self.momentum, nesterov=self.nesterov)
         try:

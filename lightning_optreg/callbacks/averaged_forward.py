@@ -13,12 +13,14 @@ from typing import Any, ClassVar, Literal
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_optreg.callbacks.averaged_passes import Average, Passes, average_outputs
 
-__all__ = ["Average", "AveragedForward", "Stage", "average_outputs", "find_network"]
+__all__ = ["Average", "AveragedForward", "Stage", "average_outputs", "find_network", "makes_layers_later"]
 
 Stage = Literal["validate", "test", "predict"]
 
@@ -63,6 +65,14 @@ def find_network(module: nn.Module, name: str | None, part: str) -> nn.Module:
             f"parameters: say by net=... which is the network, out of {', '.join(children) or 'none'}"
         )
     return module
+
+
+def makes_layers_later(pl_module: LightningModule) -> bool:
+    """Tell whether a module may have other layers after the callbacks' `setup` than in it.
+
+    Lightning calls its `setup` and `configure_model` after theirs.
+    """
+    return is_overridden("configure_model", pl_module) or is_overridden("setup", pl_module)
 
 
 class AveragedForward(Callback):
@@ -132,11 +142,42 @@ class AveragedForward(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the network before anything runs, and others that average it."""
+        """Look at the module, if it has its layers already."""
+        if not makes_layers_later(pl_module):
+            self.look(trainer, pl_module)
+
+    def look(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the network, and others that average it, before anything runs."""
         network = find_network(pl_module, self.net, type(self).__name__)
         for other in _averaging(trainer, self.stages):
             if other is not self:
                 self._check(network, other, find_network(pl_module, other.net, type(other).__name__))
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the module, if it had no layers before."""
+        super().on_fit_start(trainer, pl_module)
+        self._look_later(trainer, pl_module)
+
+    def _look_later(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if makes_layers_later(pl_module):
+            self.look(trainer, pl_module)
+
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the module, if it had no layers before."""
+        if trainer.state.fn != TrainerFn.FITTING:  # it was done when the fit began
+            self._look_later(trainer, pl_module)
+
+    @override
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the module, if it had no layers before."""
+        self._look_later(trainer, pl_module)
+
+    @override
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the module, if it had no layers before."""
+        self._look_later(trainer, pl_module)
 
     def _check(self, network: nn.Module, other: "AveragedForward", theirs: nn.Module) -> None:
         name, its_name = type(self).__name__, type(other).__name__

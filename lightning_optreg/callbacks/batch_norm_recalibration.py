@@ -17,9 +17,10 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lightning_optreg.callbacks.averaged_forward import find_network
+from lightning_optreg.callbacks.averaged_forward import find_network, makes_layers_later
 from lightning_optreg.callbacks.early_stopping import EarlyStopping
 from lightning_optreg.callbacks.kept_generators import kept_generators
+from lightning_optreg.callbacks.moved_batch import move_batch
 
 __all__ = ["BatchNormRecalibration", "batch_norms", "recalibrate"]
 
@@ -91,6 +92,13 @@ def recalibrate(
     return count
 
 
+def _check_loader(loader: Any) -> None:
+    if not isinstance(loader, Iterable) or isinstance(loader, (list, tuple, dict)):
+        raise MisconfigurationException(
+            f"BatchNormRecalibration: needs one training loader, got {type(loader).__name__}"
+        )
+
+
 class BatchNormRecalibration(Callback):
     """Give batch normalisation the population statistics of the training data, for the weights as they are.
 
@@ -116,8 +124,9 @@ class BatchNormRecalibration(Callback):
 
     Raises:
         ValueError: If a value is out of its range.
-        MisconfigurationException: Before the first step, if the network has no batch normalisation, or a
-            callback that changes the weights at the end stands behind this one.
+        MisconfigurationException: Before the first step, if the network has no batch normalisation, there are
+            several training loaders or no such inputs in a batch, or a callback that changes the weights at
+            the end stands behind this one.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -146,13 +155,9 @@ class BatchNormRecalibration(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the layers, and what else is done to the weights at the end."""
-        network = find_network(pl_module, self.net, "BatchNormRecalibration")
-        if not batch_norms(network):
-            raise MisconfigurationException(
-                f"BatchNormRecalibration: {type(network).__name__} has no batch normalisation with running "
-                "statistics"
-            )
+        """Find the layers, if they are there already, and what else is done to the weights at the end."""
+        if not makes_layers_later(pl_module):
+            self._find(pl_module)
         callbacks = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
         for later in callbacks[callbacks.index(self) + 1 :]:
             averages = isinstance(later, lightning_callbacks.WeightAveraging)
@@ -162,18 +167,52 @@ class BatchNormRecalibration(Callback):
                     "weights at the end"
                 )
 
-    def _recalibrate(self, trainer: Trainer, pl_module: LightningModule, loader: Any) -> None:
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the layers, which the module may have made since."""
+        self._find(pl_module)
+
+    def _find(self, pl_module: LightningModule) -> nn.Module:
         network = find_network(pl_module, self.net, "BatchNormRecalibration")
-        if not isinstance(loader, Iterable) or isinstance(loader, (list, tuple, dict)):
+        if not batch_norms(network):
             raise MisconfigurationException(
-                f"BatchNormRecalibration: needs one training loader, got {type(loader).__name__}"
+                f"BatchNormRecalibration: {type(network).__name__} has no batch normalisation with running "
+                "statistics"
             )
+        return network
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse loaders that could not be gone through at the end."""
+        if "fit" in self.stages:
+            _check_loader(trainer.train_dataloader)
+
+    @override
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Refuse batches in which the inputs are not where they are said to be."""
+        if "fit" in self.stages and batch_idx == 0 and batch is not None:  # None with dataloader_iter
+            self._inputs(batch)
+
+    def _inputs(self, batch: Any) -> Any:
+        if isinstance(batch, Tensor):
+            return batch
+        try:
+            return batch[self.images]
+        except (IndexError, KeyError, TypeError) as error:
+            raise MisconfigurationException(
+                f"BatchNormRecalibration: images={self.images!r} is not in a training batch, "
+                f"a {type(batch).__name__}{f' with {list(batch)}' if isinstance(batch, dict) else ''}"
+            ) from error
+
+    def _recalibrate(self, trainer: Trainer, pl_module: LightningModule, loader: Any) -> None:
+        network = self._find(pl_module)
+        _check_loader(loader)
 
         def inputs() -> Iterable[Tensor]:
             for batch in islice(loader, self.batches):
-                # A converted batch may be of another kind than the transferred one, so after it.
-                moved = trainer.strategy.batch_to_device(batch, pl_module.device, dataloader_idx=0)
-                yield moved if isinstance(moved, Tensor) else moved[self.images]
+                yield self._inputs(move_batch(trainer, pl_module, batch))
 
         data = trainer.datamodule  # type: ignore[attr-defined]  # a connector sets it
         held = {"module": pl_module, "loader": loader, "data": data}

@@ -14,6 +14,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
+from lightning_optreg.optimizers.rates import set_rate
+
 __all__ = ["BatchSizeGrowth", "noise_scale"]
 
 
@@ -122,7 +124,7 @@ class BatchSizeGrowth(Callback):
         if self.growth(epoch) == self.growth(epoch - 1):
             for optimizer in trainer.optimizers:
                 for group in optimizer.param_groups:
-                    group["lr"] = group["lr"] / self.factor
+                    set_rate(group, group["lr"] / self.factor)
             rank_zero_info(f"BatchSizeGrowth: learning rate divided by {self.factor} in epoch {epoch}")
         else:
             rank_zero_info(f"BatchSizeGrowth: {self.growth(epoch)} times the first batch in epoch {epoch}")
@@ -130,9 +132,8 @@ class BatchSizeGrowth(Callback):
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the growth."""
-        pl_module.log(
-            "optreg/batch_size_growth/growth", float(self.growth(trainer.current_epoch)), sync_dist=True
-        )
+        growth = float(self.growth(trainer.current_epoch))
+        pl_module.log("optreg/batch_size_growth/growth", growth, sync_dist=True, batch_size=1)
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
@@ -110,6 +111,13 @@ class ChangedBatch(SeededCallback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Agree on a seed, and see how many classes there are."""
         super().on_fit_start(trainer, pl_module)
+        if self.active and is_param_in_hook_signature(
+            pl_module.training_step, "dataloader_iter", explicit=True
+        ):
+            raise MisconfigurationException(
+                f"{type(self).__name__}: changes a batch before training_step gets it, so that must take a "
+                "batch, not dataloader_iter"
+            )
         datamodule = trainer.datamodule  # type: ignore[attr-defined]  # a connector sets it
         found = (getattr(owner, "num_classes", None) for owner in (self, pl_module, datamodule))
         self._classes = next((k for k in found if isinstance(k, int)), None)

@@ -158,11 +158,15 @@ class Curriculum(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget an earlier run, and look for the network before anything else happens."""
+        """Forget an earlier run."""
         if stage == "fit":
             self._reset()
-            if self._asks_network:
-                find_network(pl_module, self.net, "Curriculum")
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look for the network, which the module may have made since `setup`."""
+        if self._asks_network:
+            find_network(pl_module, self.net, "Curriculum")
 
     @property
     def _asks_network(self) -> bool:
@@ -264,7 +268,9 @@ class Curriculum(Callback):
         values = {"images": float(size)}
         if self.order != "random":
             values["score"] = float(self._means[size - 1])
-        pl_module.log_dict({f"optreg/curriculum/{name}": value for name, value in values.items()})
+        pl_module.log_dict(
+            {f"optreg/curriculum/{name}": value for name, value in values.items()}, batch_size=1
+        )
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

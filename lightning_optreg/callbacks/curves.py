@@ -61,8 +61,9 @@ class Curves(Callback):
         self._take_training_values(trainer)
         self._ended = None
         point = self._point(trainer.current_epoch)
-        if trainer.optimizers:
-            point["learning_rate"] = float(trainer.optimizers[0].param_groups[0]["lr"])
+        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        if groups:  # a module may have no optimizer
+            point["learning_rate"] = float(groups[0]["lr"])
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -17,6 +17,9 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_optreg.callbacks.after_exception import AfterException
+from lightning_optreg.callbacks.kept_weights import ValidatedWeights, put_weights
+
 __all__ = ["EarlyStopping", "generalization_loss", "training_progress"]
 
 Criterion = Literal["patience", "GL", "PQ", "UP"]
@@ -55,31 +58,36 @@ class EarlyStopping(lightning_callbacks.EarlyStopping):
 
     Lightning's `EarlyStopping` with four additions; without them it does what Lightning's does.
 
-    - `restore_best`: when the fit ends, however it ends, the module gets the weights and buffers of its best
-      validation back. A later `trainer.test()` sees them; checkpoints keep the weights of their own time,
+    - `restore_best`: when the fit ends, be it by an exception or Ctrl+C, the module gets the weights and
+      buffers of its best validation back, which is the one with the lowest (highest) value, whatever
+      `min_delta` says. A later `trainer.test()` sees them; checkpoints keep the weights of their own time,
       with the best ones in this callback's state.
     - `criterion`: "patience", or one of Prechelt's, t counting validations and strips being k of them.
-      "GL": GL(t) = 100 (E_va(t) / E_opt(t) - 1) > alpha. "PQ": at the end of a strip GL(t) / P_k(t) > alpha,
-      P_k(t) = 1000 (sum E_tr / (k min E_tr) - 1) over the strip, so as long as training makes progress the
-      error may rise. "UP": at the end of s strips in succession the error is above that of the one before.
+      "GL": GL(t) = 100 (E_va(t) / E_opt(t) - 1) > alpha, E_opt(t) being the lowest error so far. "PQ": at
+      the end of a strip GL(t) / P_k(t) > alpha, P_k(t) = 1000 (sum E_tr / (k min E_tr) - 1) over the strip,
+      so as long as training makes progress the error may rise. "UP": at the end of s strips in succession the
+      error is above that of the one before.
     - `smoothing`: what is judged is the moving average m_t / (1 - s^t), m_t = s m_{t-1} + (1 - s) E_va(t).
     - All processes judge the first one's value, so they stop together although the metric may not have been
       reduced over them.
 
     All of it is in the callback's state: a resumed run stops when the uninterrupted one would have stopped.
-    A new fit begins anew, also with the same object. Logs `optreg/early_stopping/best`, and `wait`, `GL`,
-    `PQ` or `rises`, whichever decides.
+    A new fit begins anew, also with the same object. A run that ends before its first validation (by
+    `max_steps`, say) is not asked for the value. Logs `optreg/early_stopping/best`, and `wait`, `GL`, `PQ` or
+    `rises`, whichever decides.
 
     In a YAML of a LightningCLI of your own, the full path `lightning_optreg.callbacks.EarlyStopping` tells it
     from Lightning's; this package's command line takes the short name for this one.
 
     Args:
         monitor: Name of a logged value.
-        min_delta: What counts as an improvement is more than this, at least 0.
-        patience: Checks without improvement before the end, at least 1; for the criterion of that name.
+        min_delta: What counts as an improvement is more than this; below 0, what is worse by less than it
+            counts too.
+        patience: Checks without improvement before the end, at least 0, which does what 1 does; for the
+            criterion of that name.
         verbose: Whether improvements and the end are reported.
         mode: Whether the value should fall ("min") or rise ("max"). GL and PQ need "min".
-        strict: Whether a missing value is an error.
+        strict: Whether a missing value is an error, from the first validation on.
         check_finite: Whether a value that is not finite ends the run.
         stopping_threshold: A value this good ends the run. None: none does.
         divergence_threshold: A value this bad ends the run. None: none does.
@@ -110,7 +118,7 @@ class EarlyStopping(lightning_callbacks.EarlyStopping):
         self,
         monitor: str = "val/loss",
         min_delta: float = 0.0,
-        patience: int = 3,
+        patience: float = 3,
         verbose: bool = False,
         mode: Literal["min", "max"] = "min",
         strict: bool = True,
@@ -129,9 +137,11 @@ class EarlyStopping(lightning_callbacks.EarlyStopping):
     ) -> None:
         if mode not in ("min", "max"):
             raise ValueError(f"EarlyStopping: mode must be min or max, got {mode!r}")
-        if not 0.0 <= min_delta < math.inf:
-            raise ValueError(f"EarlyStopping: min_delta must be >= 0, got {min_delta}")
-        for name, count in (("patience", patience), ("strip", strip), ("successive", successive)):
+        if not math.isfinite(min_delta):
+            raise ValueError(f"EarlyStopping: min_delta must be finite, got {min_delta}")
+        if not (isinstance(patience, (int, float)) and patience >= 0):
+            raise ValueError(f"EarlyStopping: patience must be a number >= 0, got {patience}")
+        for name, count in (("strip", strip), ("successive", successive)):
             if not (isinstance(count, int) and count >= 1):
                 raise ValueError(f"EarlyStopping: {name} must be a whole number >= 1, got {count}")
         if criterion not in ("patience", "GL", "PQ", "UP"):
@@ -151,7 +161,7 @@ class EarlyStopping(lightning_callbacks.EarlyStopping):
         super().__init__(
             monitor,
             min_delta,
-            patience if criterion == "patience" else _NEVER,
+            math.ceil(patience) if criterion == "patience" and patience < _NEVER else _NEVER,
             verbose,
             mode,
             strict,
@@ -164,6 +174,8 @@ class EarlyStopping(lightning_callbacks.EarlyStopping):
         self.restore_best, self.criterion, self.alpha = restore_best, criterion, alpha
         self.strip, self.successive = strip, successive
         self.train_monitor, self.smoothing = train_monitor, smoothing
+        self._validated = ValidatedWeights(lambda weight: weight.cpu().clone())
+        self._after_exception = AfterException(self._restore)
         self._begin()
 
     def _begin(self) -> None:
@@ -172,14 +184,18 @@ class EarlyStopping(lightning_callbacks.EarlyStopping):
         self._strip_end: float | None = None
         self._rises = 0
         self._quantities: dict[str, float] = {}
+        self._best: float | None = None  # the best value; `best_score` is the last one better by min_delta
         self._weights: dict[str, Tensor] = {}
-        self._restored = False
+        self._restored = self._has_validated = False
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier fit; a checkpoint's state comes after this."""
         super().setup(trainer, pl_module, stage)
+        self._after_exception.leave(trainer)
         if stage == "fit":
+            if self.restore_best:
+                self._after_exception.stand_last(trainer)
             self.wait_count = self.stopped_epoch = 0
             self.best_score = torch.tensor(math.inf if self.mode == "min" else -math.inf)
             self.stopping_reason, self.stopping_reason_message = EarlyStoppingReason.NOT_STOPPED, None
@@ -206,25 +222,54 @@ class EarlyStopping(lightning_callbacks.EarlyStopping):
                 )
 
     @override
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Let go of what was validated: the weights go on from here."""
+        self._validated.forget()
+
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the weights that are validated, if something may change them before they are judged."""
+        if self.restore_best and not self._should_skip_check(trainer):
+            self._validated.begin(trainer, pl_module)
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check, if it is time."""
+        self._has_validated = self._has_validated or not self._should_skip_check(trainer)
+        super().on_validation_end(trainer, pl_module)
+
+    @override
     def _run_early_stopping_check(self, trainer: Trainer) -> None:
         # Private, but between the monitored value and the decision Lightning 2.6 has no public hook.
         logs = trainer.callback_metrics
+        may_come = trainer.enable_validation and not self._has_validated
+        if self.monitor not in logs and may_come:
+            return
         if trainer.fast_dev_run or not self._validate_condition_metric(logs):  # type: ignore[attr-defined]
             return
         current = logs[self.monitor].squeeze()
         # One value for all processes: each would otherwise count its own improvements and keep its own best.
         value = self._smoothed(float(trainer.strategy.broadcast(float(current))))
-        current = torch.as_tensor(value, dtype=current.dtype, device=current.device)
-        before = self.best_score
+        # Averages are compared as they are: rounded to the metric's type, some would not differ any more.
+        current = (
+            torch.as_tensor(value, dtype=current.dtype, device=current.device)
+            if self.smoothing == 0.0
+            else torch.tensor(value, dtype=torch.float64)
+        )
         stop, reason = self._evaluate_stopping_criteria(current)
-        if math.isfinite(value):
+        if self._is_best(value):
+            self._best = value
+            if self.stopping_reason == EarlyStoppingReason.STOPPING_THRESHOLD:
+                self.best_score = current  # Lightning leaves it as it was
+            if self.restore_best:
+                self._weights = self._validated.take(trainer.lightning_module)
+        if math.isfinite(value) and self._best is not None:
             train_error = self._train_error(trainer)
-            if self.criterion != "patience" and self._is_over(value, float(self.best_score), train_error):
+            if self.criterion != "patience" and self._is_over(value, self._best, train_error):
                 stop, reason = True, f"{self.criterion} says so: {self._quantities}"
                 self.stopping_reason = EarlyStoppingReason.PATIENCE_EXHAUSTED
-        if self.restore_best and self.best_score is not before:
-            module = trainer.lightning_module
-            self._weights = {name: w.detach().cpu().clone() for name, w in module.state_dict().items()}
         stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
         trainer.should_stop = trainer.should_stop or stop
         if stop:
@@ -232,6 +277,11 @@ class EarlyStopping(lightning_callbacks.EarlyStopping):
             self.stopping_reason_message = reason
         if reason and self.verbose:
             self._log_info(trainer, reason, self.log_rank_zero_only)
+
+    def _is_best(self, value: float) -> bool:
+        if not math.isfinite(value):
+            return False
+        return self._best is None or (value < self._best if self.mode == "min" else value > self._best)
 
     def _smoothed(self, value: float) -> float:
         if not math.isfinite(value):
@@ -285,9 +335,10 @@ class EarlyStopping(lightning_callbacks.EarlyStopping):
         """Check, if it is time, and log what decides."""
         super().on_train_epoch_end(trainer, pl_module)
         decides = {"wait": float(self.wait_count)} if self.criterion == "patience" else self._quantities
-        for name, value in {"best": float(self.best_score), **decides}.items():
+        best = {} if self._best is None else {"best": self._best}
+        for name, value in {**best, **decides}.items():
             if math.isfinite(value):
-                pl_module.log(f"optreg/early_stopping/{name}", value, sync_dist=True)
+                pl_module.log(f"optreg/early_stopping/{name}", value, sync_dist=True, batch_size=1)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -299,9 +350,15 @@ class EarlyStopping(lightning_callbacks.EarlyStopping):
         """Do so too if the run had ended before it was resumed, so that training did not begin."""
         self._restore(pl_module)
 
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave the trainer's callbacks as they were."""
+        self._after_exception.leave(trainer)
+        self._validated.forget()
+
     def _restore(self, pl_module: LightningModule) -> None:
         if self.restore_best and self._weights and not self._restored:
-            pl_module.load_state_dict(self._weights)
+            put_weights(pl_module, self._weights)
             self._restored = True
 
     @override
@@ -315,6 +372,7 @@ class EarlyStopping(lightning_callbacks.EarlyStopping):
             "strip_end": self._strip_end,
             "rises": self._rises,
             "quantities": dict(self._quantities),
+            "best": self._best,
             "weights": dict(self._weights),
         }
 
@@ -324,6 +382,8 @@ class EarlyStopping(lightning_callbacks.EarlyStopping):
         patience = self.patience
         super().load_state_dict(state_dict)
         self.patience = patience  # as it is configured now
+        before = float(self.best_score)  # all that Lightning and earlier versions of this package kept
+        self._best = state_dict.get("best", before if math.isfinite(before) else None)
         if "checks" not in state_dict:
             return
         self._checks, self._average = state_dict["checks"], state_dict["average"]

@@ -455,7 +455,7 @@ _LEFT_OUT = {Moment.BATCH_END.name: "on_train_batch_end", Moment.VALIDATION_END.
 def _early_stopping_ended(trainer: Trainer) -> bool:
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning's connector
     return any(
-        callback.wait_count >= callback.patience
+        callback.wait_count >= max(callback.patience, 1)  # with 0 it stops as with 1
         or bool(callback.stopped_epoch)
         or callback.stopping_reason != EarlyStoppingReason.NOT_STOPPED
         for callback in callbacks

@@ -14,11 +14,11 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.data import extract_batch_size
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_optreg.callbacks.moved_batch import move_batch
 from lightning_optreg.callbacks.noise_free import NoiseFree, compares_losses
 from lightning_optreg.callbacks.running_gradient import RunningMean, with_gradients
 from lightning_optreg.callbacks.throughput import Throughput
@@ -53,7 +53,8 @@ class FullBatch(NoiseFree):
     Raises:
         TypeError: If noise_free is not a truth value.
         MisconfigurationException: Before the first step: with manual optimization,
-            `accumulate_grad_batches`, a gradient scaler (16-mixed) or several training loaders; and, where
+            `accumulate_grad_batches`, a gradient scaler (16-mixed), several training loaders or a
+            `training_step` that takes `dataloader_iter`; and, where
             the optimizer compares losses, with reduced precision (differences of losses are lost in rounding)
             or `gradient_clip_val` (clipped gradients are not those of the loss); LBFGS with parameters in
             channels-last layout; and `Newton` on several processes.
@@ -87,6 +88,10 @@ class FullBatch(NoiseFree):
             _refuse("accumulates over the whole set itself: set accumulate_grad_batches to 1")
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             _refuse("does not work with a gradient scaler: use precision 32-true or bf16-mixed")
+        if is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True):
+            _refuse(
+                "gives training_step one batch after the other, so it must take a batch, not dataloader_iter"
+            )
         limit: int | float = trainer.limit_train_batches
         if limit != 0 and self._limit is None:
             self._limit = limit
@@ -131,6 +136,7 @@ class FullBatch(NoiseFree):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Begin a step, with an epoch's only batch."""
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         self._evaluations = 0
 
     def _evaluate(self, trainer: Trainer, module: LightningModule) -> Tensor:
@@ -184,12 +190,8 @@ class FullBatch(NoiseFree):
             stop = self._limit
         elif self._limit is not None and self._limit < 1.0:
             stop = int(len(loader) * self._limit)
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # a connector sets it
-        hooks: Any = data if data is not None and is_overridden("on_before_batch_transfer", data) else module
         for batch in islice(iter(loader), stop):
-            batch = trainer.precision_plugin.convert_input(batch)
-            batch = hooks.on_before_batch_transfer(batch, 0)
-            yield trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+            yield move_batch(trainer, module, batch)
 
     def _parts(self, trainer: Trainer, module: LightningModule) -> Iterator[Tensor]:
         """What the chunks add to the loss, with their graphs, for second derivatives."""
@@ -206,7 +208,8 @@ class FullBatch(NoiseFree):
         """Log the step."""
         if self._loss is not None:
             values = {"loss": self._loss, "evaluations": torch.tensor(float(self._evaluations))}
-            pl_module.log_dict({f"optreg/full_batch/{name}": value for name, value in values.items()})
+            named = {f"optreg/full_batch/{name}": value for name, value in values.items()}
+            pl_module.log_dict(named, batch_size=1)
             passes = self._evaluations * self._images - extract_batch_size(batch)
             for callback in trainer.callbacks:  # type: ignore[attr-defined]  # a connector sets it
                 if isinstance(callback, Throughput):  # which counts the one batch that it hears of

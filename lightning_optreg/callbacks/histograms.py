@@ -25,8 +25,9 @@ class Histograms(Callback):
     """Logs histograms of each parameter's gradient, of the parameters themselves, or of both.
 
     They are taken just before an optimizer step: gradients are complete (accumulated, averaged over
-    processes, unscaled) and not yet clipped. Entries that are not finite are left out. In the logs the names
-    are `gradients/<parameter>` and `parameters/<parameter>`.
+    processes, unscaled) and not yet clipped. Entries that are not finite are left out, and of a sparse
+    gradient (that of `Embedding(sparse=True)`) those that it does not hold. In the logs the names are
+    `gradients/<parameter>` and `parameters/<parameter>`.
 
     Args:
         of: `gradients`, `parameters` or `all`.
@@ -101,5 +102,6 @@ class Histograms(Callback):
 
 
 def _finite_values(tensor: Tensor) -> NDArray[np.float32]:
-    values: NDArray[np.float32] = tensor.float().flatten().cpu().numpy()
+    dense = tensor.coalesce().values() if tensor.is_sparse else tensor
+    values: NDArray[np.float32] = dense.float().flatten().cpu().numpy()
     return values[np.isfinite(values)]

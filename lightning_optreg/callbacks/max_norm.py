@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from lightning_optreg.callbacks.chosen_parameters import Chosen, check_choice, choose_parameters
+from lightning_optreg.callbacks.chosen_parameters import Chosen, ChosenParameters, check_choice
 from lightning_optreg.callbacks.step_hooks import StepHooks
 
 __all__ = ["MaxNorm", "project", "unit_norms"]
@@ -110,10 +110,10 @@ class MaxNorm(Callback):
     A unit is a row of a linear layer, a filter of a convolution (an output channel of a transposed one) or an
     entry of an embedding. Biases and normalisation layers are left out unless named. It works with any
     optimizer, manual optimization and several optimizers included, and does nothing when a gradient scaler
-    skips a step. The weights that training starts with are projected too, but not those of a checkpoint of a
-    run with the same bound, so a resumed run equals one that never stopped. Norms exceed c by rounding at
-    most. Logs `optreg/max_norm/at_bound`, the share of units at the bound, and `optreg/max_norm/largest`, the
-    largest norm.
+    skips a step. Frozen layers are left alone, until an optimizer trains them. The weights that training
+    starts with are projected too, but not those of a checkpoint of a run with the same bound, so a resumed
+    run equals one that never stopped. Norms exceed c by rounding at most. Logs `optreg/max_norm/at_bound`,
+    the share of units at the bound, and `optreg/max_norm/largest`, the largest norm.
 
     Args:
         max_norm: c, above 0. Default: 3. With infinity nothing happens.
@@ -124,8 +124,8 @@ class MaxNorm(Callback):
     Raises:
         ValueError: If max_norm is not above 0.
         TypeError: If names or types are no lists of texts.
-        MisconfigurationException: Before the first step, if no parameter is chosen, if a named one has a
-            single dimension, or if the strategy shards parameters.
+        MisconfigurationException: Before the first step, if no parameter is chosen, frozen ones included, if
+            a named one has a single dimension, or if the strategy shards parameters.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -137,7 +137,7 @@ class MaxNorm(Callback):
             raise ValueError(f"MaxNorm: max_norm must be > 0, got {max_norm}")
         check_choice("MaxNorm", names, types)
         self.max_norm, self.names, self.types = max_norm, list(names), list(types)
-        self._chosen: dict[int, Chosen] = {}
+        self._chosen: ChosenParameters | None = None
         self._hooks = StepHooks(self._project)
         self._projected: dict[str, Any] | None = None
 
@@ -150,6 +150,7 @@ class MaxNorm(Callback):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the parameters and project them."""
+        self._chosen = None
         if self.max_norm == inf:
             return
         if isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
@@ -157,17 +158,16 @@ class MaxNorm(Callback):
                 f"MaxNorm: {type(trainer.strategy).__name__} shards parameters, so no process knows a unit's "
                 "norm"
             )
-        chosen = choose_parameters("MaxNorm", pl_module, self.names, self.types)
-        for name, parameter, _ in chosen:
+        self._chosen = ChosenParameters("MaxNorm", pl_module, self.names, self.types)
+        for name, parameter, _ in self._chosen.all():
             if parameter.ndim < 2 and self.names:
                 raise MisconfigurationException(
                     f"MaxNorm: {name} has one dimension, so no units; leave it out"
                 )
-        self._chosen = {id(each.parameter): each for each in chosen if each.parameter.ndim >= 2}
-        if not self._chosen:
+        if not _with_units(self._chosen.all()):
             raise MisconfigurationException("MaxNorm: no trainable weight has two dimensions or more")
         if self._projected != self.state_dict():
-            for each in self._chosen.values():
+            for each in _with_units(self._chosen.now()):
                 project(each.parameter, self.max_norm, _groups(each.layer))
 
     @override
@@ -179,10 +179,9 @@ class MaxNorm(Callback):
             self._hooks.attach(optimizer)
 
     def _project(self, optimizer: Optimizer) -> None:
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                if (chosen := self._chosen.get(id(parameter))) is not None:
-                    project(parameter, self.max_norm, _groups(chosen.layer))
+        if self._chosen is not None:
+            for each in _with_units(self._chosen.of(optimizer)):
+                project(each.parameter, self.max_norm, _groups(each.layer))
 
     @override
     def on_train_batch_end(
@@ -190,29 +189,37 @@ class MaxNorm(Callback):
     ) -> None:
         """Log how many units are at the bound as often as other values of a step."""
         every_n_steps: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
-        if self.max_norm == inf or every_n_steps == 0 or trainer.global_step % every_n_steps:
+        if self._chosen is None or every_n_steps == 0 or trainer.global_step % every_n_steps:
+            return
+        chosen = _with_units(self._chosen.now())
+        if not chosen:
             return
         with torch.no_grad():
             norms = torch.cat(
                 [
                     unit_norms(each.parameter, _groups(each.layer)).flatten().to(pl_module.device)
-                    for each in self._chosen.values()
+                    for each in chosen
                 ]
             )
-        rounding = max(torch.finfo(each.parameter.dtype).eps for each in self._chosen.values())
+        rounding = max(torch.finfo(each.parameter.dtype).eps for each in chosen)
         at_bound = norms >= self.max_norm * (1.0 - 4.0 * rounding)  # a projected unit's norm is rounded
-        pl_module.log("optreg/max_norm/at_bound", at_bound.float().mean())
-        pl_module.log("optreg/max_norm/largest", norms.max())
+        # Of a step that takes dataloader_iter Lightning asks for a batch size; the values depend on none.
+        pl_module.log("optreg/max_norm/at_bound", at_bound.float().mean(), batch_size=1)
+        pl_module.log("optreg/max_norm/largest", norms.max(), batch_size=1)
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave the optimizers as they were."""
-        self._hooks.close()
+        self._close()
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave them so then too: Lightning calls no `teardown`."""
+        self._close()
+
+    def _close(self) -> None:
         self._hooks.close()
+        self._chosen = None
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -223,6 +230,10 @@ class MaxNorm(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take down how those of the checkpoint were."""
         self._projected = dict(state_dict)
+
+
+def _with_units(chosen: list[Chosen]) -> list[Chosen]:
+    return [each for each in chosen if each.parameter.ndim >= 2]
 
 
 def _groups(layer: nn.Module) -> int | None:

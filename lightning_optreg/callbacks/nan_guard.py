@@ -90,6 +90,9 @@ class NaNGuard(Callback):
         """Begin to keep the inputs of the module's children, and find the running statistics."""
         self._recorder = Recorder(pl_module)
         self._losses = []
+        self._find_statistics(pl_module)
+
+    def _find_statistics(self, pl_module: LightningModule) -> None:
         self._statistics = []
         if self.action == "skip":
             norms = [m for m in pl_module.modules() if isinstance(getattr(m, "running_mean", None), Tensor)]
@@ -102,6 +105,8 @@ class NaNGuard(Callback):
     ) -> None:
         """Take down what the statistics and the random numbers are."""
         self._batch_idx = batch_idx
+        if batch_idx == 0:  # layers may be others than in the last epoch
+            self._find_statistics(pl_module)
         if self._recorder is not None:
             self._recorder.begin(pl_module.device)
         if self._statistics and not self._losses:
@@ -181,7 +186,7 @@ class NaNGuard(Callback):
         """Log how many steps were skipped as often as other values of a step."""
         every_n_steps: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
         if self.action == "skip" and every_n_steps > 0 and trainer.global_step % every_n_steps == 0:
-            pl_module.log("optreg/nan_guard/skipped", float(self.skipped))
+            pl_module.log("optreg/nan_guard/skipped", float(self.skipped), batch_size=1)
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

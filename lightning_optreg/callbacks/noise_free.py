@@ -163,10 +163,7 @@ class NoiseFree(Callback):
         """Turn off, list, and warn of what is left."""
         off: list[str] = []
         if self.layers:
-            layers = [layer for layer in noise_layers(pl_module, None) if _is_on(layer)]
-            self._layers = [layer for layer in layers if layer.training and not _is_stubborn(layer)]
-            off += _by_class(pl_module, self._layers)
-            self._silence()
+            off += _by_class(pl_module, self._silence_new(pl_module))
         augmentation = _augmentation(_data(trainer)) if self.augmentation else ""
         if augmentation:
             self._turn_off(_data(trainer), "augmenting")
@@ -194,6 +191,16 @@ class NoiseFree(Callback):
         self._turn_off(holder, "shuffle")
         return True
 
+    def _silence_new(self, pl_module: LightningModule) -> list[nn.Module]:
+        """Turn off the noise layers that are on and were not when it was done last."""
+        layers = [layer for layer in noise_layers(pl_module, None) if _is_on(layer)]
+        known = {id(layer) for layer in self._layers}
+        new = [layer for layer in layers if layer.training and not _is_stubborn(layer)]
+        new = [layer for layer in new if id(layer) not in known]
+        self._layers = [*self._layers, *new]
+        self._silence()
+        return new
+
     def _silence(self) -> None:
         for layer in self._layers:
             # The attribute, not eval(): layers within it, such as batch normalisation, stay as they are.
@@ -204,6 +211,16 @@ class NoiseFree(Callback):
         """Turn off again what is back: layers put into training mode, and shuffling in a new loader."""
         self._silence()
         self._stop_shuffling(trainer)
+
+    @override
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Turn off layers, too, that were made or set free since the last epoch."""
+        if self.layers and batch_idx == 0:
+            new = _by_class(pl_module, self._silence_new(pl_module))
+            if new:
+                rank_zero_info(f"{type(self).__name__}: turned off: {'; '.join(new)}")
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -174,9 +174,9 @@ class NoiseMarginalization(AveragedForward):
         self._before: list[bool] = []  # which of them were noisy without this, while they are on
 
     @override
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def look(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the network and its noise layers before anything runs."""
-        super().setup(trainer, pl_module, stage)
+        super().look(trainer, pl_module)
         network = find_network(pl_module, self.net, "NoiseMarginalization")
         if not noise_layers(network, self.layers):
             sought = "none is known" if self.layers is None else f"none matches layers={list(self.layers)}"

@@ -176,10 +176,15 @@ class NoisyEnsemble(AveragedForward, SeededCallback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the blocks before anything runs, and put the hooks in place."""
+        """Agree on a seed, and look at the module, if it has its layers already."""
         super().setup(trainer, pl_module, stage)
         if stage != "fit":  # a fit may go on with a checkpoint's
             self.run_seed.settle(trainer)
+
+    @override
+    def look(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the blocks before anything runs, and put the hooks in place."""
+        super().look(trainer, pl_module)
         found = self._blocks(pl_module)
         if self.noise > 0.0 and not self._block_handles:
             # A compiled network may call it. (torch 2.14 gives `disable` no types.)
@@ -226,7 +231,7 @@ class NoisyEnsemble(AveragedForward, SeededCallback):
         stds, self._stds = self._stds, []
         if stds:
             value = torch.stack([std.to(pl_module.device) for std in stds]).mean()
-            pl_module.log("optreg/noisy_ensemble/std", value)
+            pl_module.log("optreg/noisy_ensemble/std", value, batch_size=1)
 
     @override
     def inputs(self, images: Tensor) -> Iterator[Tensor]:

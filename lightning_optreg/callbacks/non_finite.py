@@ -49,14 +49,26 @@ class Recorder:
         self.module = module
         self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
         self.random_state: dict[str, Any] | None = None
+        self._children: dict[str, nn.Module] = {}
+        self._handles: list[RemovableHandle] = []
+        self._follow()
+
+    def _follow(self) -> None:
+        """Put hooks on the children that the module has now."""
+        children = dict(self.module.named_children())
+        if children == self._children:
+            return
+        self.close()
+        self._children = children
         self._handles = [
             # A compiled child may call it. (torch 2.14 gives `disable` no types.)
             child.register_forward_pre_hook(torch.compiler.disable(self._keep(name)), with_kwargs=True)  # type: ignore[no-untyped-call]
-            for name, child in module.named_children()
+            for name, child in children.items()
         ]
 
     def begin(self, device: torch.device) -> None:
         """Begin with another batch."""
+        self._follow()
         self.calls.clear()
         self.random_state = {"torch": torch.get_rng_state()}
         if device.type not in ("cpu", "meta"):
@@ -70,7 +82,7 @@ class Recorder:
         """Take the hooks away."""
         for handle in self._handles:
             handle.remove()
-        self._handles = []
+        self._handles, self._children = [], {}
         self.calls.clear()
 
     def _keep(self, name: str) -> Callable[..., None]:

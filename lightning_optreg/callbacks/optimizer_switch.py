@@ -15,6 +15,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from typing_extensions import override
 
+from lightning_optreg.factor_schedule import rates
+from lightning_optreg.optimizers.rates import set_rate
+
 __all__ = ["CarriedOnSchedule", "replace_optimizer"]
 
 
@@ -36,12 +39,12 @@ def replace_optimizer(trainer: Trainer, old: Optimizer, new: Optimizer, *, resto
     scales = [1.0 for _ in new.param_groups]
     schedules = [config for config in trainer.lr_scheduler_configs if config.scheduler.optimizer is old]
     if schedules and not restoring:
-        rates = [float(group["lr"]) for group in old.param_groups]
-        if not min(rates) > 0.0:
+        before = [float(group["lr"]) for group in old.param_groups]
+        if not min(before) > 0.0:
             raise MisconfigurationException(
                 "a schedule cannot be carried on from a learning rate of 0; switch before or after that"
             )
-        scales = [group["lr"] / rate for group, rate in zip(new.param_groups, rates, strict=True)]
+        scales = [float(group["lr"]) / rate for group, rate in zip(new.param_groups, before, strict=True)]
     for config in schedules:
         config.scheduler = CarriedOnSchedule(config.scheduler, new, scales)
     old.state.clear()
@@ -54,8 +57,8 @@ class CarriedOnSchedule(LRScheduler):
     """The schedule of a replaced optimizer, which goes on with its successor.
 
     It keeps counting on the old optimizer's groups, so that any schedule works as before, and gives the new
-    ones their rates: eta_new(t) = eta_old(t) * scale. What else a schedule changes, such as momentum, stays
-    with the old groups.
+    ones their rates: eta_new(t) = eta_old(t) * scale. Where others set a rate, the scale follows. What else a
+    schedule changes, such as momentum, stays with the old groups.
 
     Args:
         schedule: Any schedule; that of a plateau too.
@@ -79,22 +82,37 @@ class CarriedOnSchedule(LRScheduler):
         with warnings.catch_warnings():
             # torch misses the steps of the old optimizer between those of its schedule
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            self._follow()
             self.schedule.step(*args, **kwargs)
         self._pass_on()
+
+    def _follow(self) -> None:
+        """Let the schedule count on groups, too, that were added, and go on from rates that others set."""
+        old = self.schedule.optimizer
+        for group in self.optimizer.param_groups[len(old.param_groups) :]:
+            old.add_param_group({"params": list(group["params"]), "lr": group["lr"]})
+            self.scales.append(1.0)
+        for index, (new, counted) in enumerate(
+            zip(self.optimizer.param_groups, old.param_groups, strict=True)
+        ):
+            rate, scheduled = float(new["lr"]), float(counted["lr"])
+            if rate != scheduled * self.scales[index] and scheduled > 0.0:
+                self.scales[index] = rate / scheduled
 
     def _pass_on(self) -> None:
         groups = zip(self.optimizer.param_groups, self.schedule.optimizer.param_groups, strict=True)
         for (new, old), scale in zip(groups, self.scales, strict=True):
-            new["lr"] = float(old["lr"]) * scale
+            set_rate(new, float(old["lr"]) * scale)
 
     @override
     def get_last_lr(self) -> list[Any]:
         """Return the present rate of each group of the new optimizer."""
-        return [group["lr"] for group in self.optimizer.param_groups]
+        return rates(self.optimizer)
 
     @override
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the schedule, the scales, and the old groups, which schedules count in."""
+        self._follow()  # a resumed run has added groups before it loads this
         return {
             "schedule": self.schedule.state_dict(),
             "scales": list(self.scales),
@@ -104,9 +122,12 @@ class CarriedOnSchedule(LRScheduler):
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up such a state."""
+        self._follow()
         self.schedule.load_state_dict(state_dict["schedule"])
         self.scales = list(state_dict["scales"])
         for group, saved in zip(self.schedule.optimizer.param_groups, state_dict["groups"], strict=True):
+            for name in _settings(group).keys() - saved.keys():
+                del group[name]
             group.update(saved)
         self._pass_on()
 

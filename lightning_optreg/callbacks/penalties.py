@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 from typing_extensions import override
 
-from lightning_optreg.callbacks.chosen_parameters import Chosen, check_choice, choose_parameters
+from lightning_optreg.callbacks.chosen_parameters import ChosenParameters, check_choice
 from lightning_optreg.callbacks.step_hooks import StepHooks
 from lightning_optreg.optimizers import BFGS, Newton
+from lightning_optreg.optimizers.rates import rate_of
 
 __all__ = ["ElasticNet", "L1Penalty", "L2Penalty", "add_penalty_gradient", "penalty", "proximal_map"]
 
@@ -69,14 +70,14 @@ def add_penalty_gradient(
             torch._foreach_add_(list(gradients), [weight.sgn() for weight in weights], alpha=l1)
 
 
-def proximal_map(weight: Tensor, l1: float, l2: float) -> None:
+def proximal_map(weight: Tensor, l1: float | Tensor, l2: float | Tensor) -> None:
     """Put w, in place, where sum(l2 |v|^2 + l1 |v|) + |v - w|^2 / 2 is least.
 
     That is w = sign(w) max(|w| - l1, 0) / (1 + 2 l2).
 
     Args:
         weight: Any tensor.
-        l1: Coefficient of |w|, the learning rate included.
+        l1: Coefficient of |w|, the learning rate included; a number or a tensor () of the weight's device.
         l2: Coefficient of |w|^2, likewise.
 
     Example:
@@ -86,9 +87,10 @@ def proximal_map(weight: Tensor, l1: float, l2: float) -> None:
         tensor([ 1.5000,  0.0000, -0.5000])
     """
     with torch.no_grad():
-        if l1 > 0.0:
+        # A tensor is not asked for its value: that would make a device wait.
+        if isinstance(l1, Tensor) or l1 > 0.0:
             weight.copy_(weight.sgn() * (weight.abs() - l1).clamp_min_(0.0))
-        if l2 > 0.0:
+        if isinstance(l2, Tensor) or l2 > 0.0:
             weight.div_(1.0 + 2.0 * l2)
 
 
@@ -105,20 +107,18 @@ class _Penalty(Callback):
             raise TypeError(f"{type(self).__name__}: proximal must be true or false, got {proximal!r}")
         self.l1, self.l2, self.proximal = l1, l2, proximal
         self.names, self.types = list(names), list(types)
-        self._chosen: dict[int, Chosen] = {}
+        self._chosen: ChosenParameters | None = None
         self._hooks = StepHooks(self._shrink)
 
     @property
     def _active(self) -> bool:
         return self.l1 > 0.0 or self.l2 > 0.0
 
-    def _weights(self) -> list[Tensor]:
-        return [chosen.parameter for chosen in self._chosen.values()]
-
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the parameters, and refuse what cannot be right."""
         name = type(self).__name__
+        self._chosen = None
         if not self._active:
             return
         for optimizer in trainer.optimizers:
@@ -134,40 +134,43 @@ class _Penalty(Callback):
                 f"{name}: a fused optimizer unscales its gradients within its step, after the penalty; set "
                 "fused to false, or use precision bf16-mixed"
             )
-        chosen = choose_parameters(name, pl_module, self.names, self.types)
-        self._chosen = {id(each.parameter): each for each in chosen}
+        self._chosen = ChosenParameters(name, pl_module, self.names, self.types)
 
     @override
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         """Add the gradient, or see that the proximal map follows the step."""
-        if not self._active:
+        if self._chosen is None:
             return
         if self.proximal:
             self._hooks.attach(optimizer)
             return
         gradients, weights = [], []
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None or id(parameter) not in self._chosen:
-                    continue
-                if parameter.grad.is_sparse:
-                    raise MisconfigurationException(
-                        f"{type(self).__name__}: a sparse gradient would no longer be sparse; use dense ones "
-                        "(Embedding(sparse=False)), other names, or proximal=True"
-                    )
-                gradients.append(parameter.grad)
-                weights.append(parameter)
+        for _, parameter, _ in self._chosen.of(optimizer):
+            if parameter.grad is None:
+                continue
+            if parameter.grad.is_sparse:
+                raise MisconfigurationException(
+                    f"{type(self).__name__}: a sparse gradient would no longer be sparse; use dense ones "
+                    "(Embedding(sparse=False)), other names, or proximal=True"
+                )
+            gradients.append(parameter.grad)
+            weights.append(parameter)
         if gradients:
             add_penalty_gradient(gradients, weights, self.l1, self.l2)
 
     def _shrink(self, optimizer: Optimizer) -> None:
+        chosen = (
+            set() if self._chosen is None else {id(each.parameter) for each in self._chosen.of(optimizer)}
+        )
         for group in optimizer.param_groups:
-            rate = float(group["lr"])
+            rate = rate_of(group)
             for parameter in group["params"]:
-                if parameter.grad is not None and id(parameter) in self._chosen:
-                    proximal_map(parameter, rate * self.l1, rate * self.l2)
+                if parameter.grad is not None and id(parameter) in chosen:
+                    l1 = rate * self.l1 if self.l1 > 0.0 else 0.0
+                    l2 = rate * self.l2 if self.l2 > 0.0 else 0.0
+                    proximal_map(parameter, l1, l2)
 
     @override
     def on_train_batch_end(
@@ -175,23 +178,29 @@ class _Penalty(Callback):
     ) -> None:
         """Log the penalty and the share of zeros as often as other values of a step."""
         every_n_steps: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
-        if not (self._active and every_n_steps > 0 and trainer.global_step % every_n_steps == 0):
+        if self._chosen is None or every_n_steps == 0 or trainer.global_step % every_n_steps:
             return
-        weights = self._weights()
+        weights = [each.parameter for each in self._chosen.now()]
+        if not weights:
+            return
         nonzero = sum(torch.count_nonzero(weight).to(weights[0].device) for weight in weights)
         share = 1.0 - nonzero / sum(weight.numel() for weight in weights)
-        pl_module.log(f"optreg/{self._log_name}/penalty", penalty(weights, self.l1, self.l2))
-        pl_module.log(f"optreg/{self._log_name}/zeros", share)
+        pl_module.log(f"optreg/{self._log_name}/penalty", penalty(weights, self.l1, self.l2), batch_size=1)
+        pl_module.log(f"optreg/{self._log_name}/zeros", share, batch_size=1)
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave the optimizers as they were."""
-        self._hooks.close()
+        self._close()
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave them so then too: Lightning calls no `teardown`."""
+        self._close()
+
+    def _close(self) -> None:
         self._hooks.close()
+        self._chosen = None
 
 
 def _check(name: str, argument: str, value: float) -> None:
@@ -205,7 +214,8 @@ class L1Penalty(_Penalty):
     The gradient lambda sign(w) is added once a step, before gradient clipping, so that clipping sees the
     gradient of the whole loss; unscaled under AMP, and once for all accumulated batches. The loss that the
     module logs lacks the penalty. With manual optimization it comes right before the step, thus after a
-    clipping of the module's own. Parameters without a gradient in a step are left alone.
+    clipping of the module's own. Parameters without a gradient in a step are left alone, so frozen layers
+    are until they are set free.
 
     A gradient step passes zero without staying there. With `proximal` the gradient is left as it is, and
     after each step w = sign(w) max(|w| - lr lambda, 0), with the learning rate of the parameter's group:

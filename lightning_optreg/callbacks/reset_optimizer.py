@@ -10,6 +10,8 @@ from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from typing_extensions import override
 
+from lightning_optreg.optimizers.rates import set_rate
+
 __all__ = ["ResetOptimizer"]
 
 
@@ -70,8 +72,9 @@ class ResetOptimizer(Callback):
         self._checkpoint["lr_schedulers"] = [config.scheduler.state_dict() for config in configs]
         self._checkpoint["optimizer_states"] = [optimizer.state_dict() for optimizer in trainer.optimizers]
         self._checkpoint = None
-        rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
-        rank_zero_info(f"ResetOptimizer: the optimizer starts anew, with learning rate {rates[0]:.6g}")
+        rates = [float(group["lr"]) for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        if rates:  # a module may have no optimizer
+            rank_zero_info(f"ResetOptimizer: the optimizer starts anew, with learning rate {rates[0]:.6g}")
 
 
 def _place(checkpoint: dict[str, Any], config: LRSchedulerConfig, state: dict[str, Any] | None) -> int:
@@ -101,4 +104,4 @@ def _take_over(scheduler: ReduceLROnPlateau, state: dict[str, Any]) -> None:
     for name in ("best", "num_bad_epochs", "cooldown_counter", "last_epoch", "_last_lr"):
         setattr(scheduler, name, state[name])
     for group, rate in zip(scheduler.optimizer.param_groups, state["_last_lr"], strict=True):
-        group["lr"] = rate
+        set_rate(group, rate)

@@ -20,45 +20,14 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from lightning_optreg.callbacks.averaged_forward import Average, AveragedForward, Stage, find_network
+from lightning_optreg.callbacks.kept_weights import in_form_of
 from lightning_optreg.callbacks.noise_marginalization import describe_spread
+from lightning_optreg.cosine_cycles import cosine_factor, cycle_ends
+from lightning_optreg.full_rates import full_rates
+from lightning_optreg.optimizers.rates import set_rate
 from lightning_optreg.trust import read_plain
 
 __all__ = ["SnapshotEnsemble", "cosine_factor", "cycle_ends", "snapshots"]
-
-
-def cycle_ends(total_steps: int, cycles: int) -> list[int]:
-    """Give the numbers of steps after which the cycles end: ceil(k T / M) for k = 1, ..., M.
-
-    Args:
-        total_steps: T, at least `cycles`.
-        cycles: M, at least 1.
-
-    Example:
-        >>> cycle_ends(10, 3)
-        [4, 7, 10]
-    """
-    return [-(-k * total_steps // cycles) for k in range(1, cycles + 1)]
-
-
-def cosine_factor(step: int, ends: Sequence[int]) -> float:
-    """Factor of the rate in a step: 1/2 (cos(pi s / C) + 1), s steps into a cycle of length C.
-
-    With cycles of one length C it is the paper's alpha(t) = alpha_0 / 2 (cos(pi mod(t - 1, C) / C) + 1), t
-    counted from 1. In the authors' code the last cycle begins in its middle if T is no multiple of M.
-
-    Args:
-        step: Steps made before, at least 0.
-        ends: See `cycle_ends`; after the last one the last cycle's end is kept.
-
-    Example:
-        >>> [round(cosine_factor(step, [2, 4]), 2) for step in range(5)]
-        [1.0, 0.5, 1.0, 0.5, 0.0]
-    """
-    cycle = bisect_right(ends, step)
-    if cycle == len(ends):
-        return 0.0
-    begin = ends[cycle - 1] if cycle > 0 else 0
-    return 0.5 * (math.cos(math.pi * (step - begin) / (ends[cycle] - begin)) + 1.0)
 
 
 def snapshots(folder: str | Path) -> list[Path]:
@@ -147,6 +116,7 @@ class SnapshotEnsemble(AveragedForward):
         self._taken = 0  # snapshots of this run
         self._fitting = self._resumed = False
         self._full_rates: list[list[float]] = []
+        self._factor: float | None = None  # of the last step
         self._seen: list[Optimizer] = []
         self._prefix = ""
         self._where = Path()
@@ -155,20 +125,26 @@ class SnapshotEnsemble(AveragedForward):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the network and the folder; a checkpoint's state comes after this."""
+        """Find network and folder, and forget an earlier run; a checkpoint's state comes after this."""
         super().setup(trainer, pl_module, stage)
-        network = find_network(pl_module, self.net, "SnapshotEnsemble")
-        name = next(name for name, module in pl_module.named_modules() if module is network)
-        self._prefix = f"{name}." if name else ""
         self._where = Path(self.folder) if self.folder else Path(trainer.default_root_dir, "snapshots")
         self._fitting = stage == "fit"
         if self._fitting:
             self._taken, self._resumed = 0, False
-            self._full_rates, self._seen = [], []
+            self._full_rates, self._seen, self._factor = [], [], None
+
+    @override
+    def look(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the network, and its name."""
+        super().look(trainer, pl_module)
+        network = find_network(pl_module, self.net, "SnapshotEnsemble")
+        name = next(name for name, module in pl_module.named_modules() if module is network)
+        self._prefix = f"{name}." if name else ""
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what cannot work."""
+        super().on_fit_start(trainer, pl_module)
         if not pl_module.automatic_optimization:
             raise MisconfigurationException("SnapshotEnsemble: needs automatic optimization")
         if isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
@@ -210,14 +186,18 @@ class SnapshotEnsemble(AveragedForward):
             # At first the rates that a checkpoint tells; an optimizer put in another's place has its own.
             if self._seen or not self._full_rates:
                 self._full_rates = [[float(g["lr"]) for g in o.param_groups] for o in optimizers]
+                self._factor = None
             self._seen = optimizers
         factor = cosine_factor(trainer.global_step, self._ends)
+        if self._factor is not None:  # groups may have been added since, or given other rates
+            self._full_rates = [
+                [float(rate) for rate in full_rates(optimizer, rates, self._factor, rises=True)]
+                for optimizer, rates in zip(optimizers, self._full_rates, strict=True)
+            ]
+        self._factor = factor
         for optimizer, rates in zip(optimizers, self._full_rates, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                if isinstance(group["lr"], Tensor):
-                    group["lr"].fill_(rate * factor)
-                else:
-                    group["lr"] = rate * factor
+                set_rate(group, rate * factor)
 
     @override
     def on_train_batch_end(
@@ -230,7 +210,7 @@ class SnapshotEnsemble(AveragedForward):
             trainer.save_checkpoint(self._where / f"snapshot{done}.ckpt", weights_only=True)
         every_n_steps: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
         if every_n_steps > 0 and trainer.global_step % every_n_steps == 0:
-            pl_module.log("optreg/snapshot_ensemble/members", float(self._taken))
+            pl_module.log("optreg/snapshot_ensemble/members", float(self._taken), batch_size=1)
 
     @override
     def inputs(self, images: Tensor) -> Iterator[Tensor]:
@@ -260,7 +240,7 @@ class SnapshotEnsemble(AveragedForward):
                 "the run's folder by folder=..."
             )
         paths = paths if self.members is None else paths[-self.members :]
-        self._states = [self._load(path) for path in paths]
+        self._states = [in_form_of(network.state_dict(), self._load(path)) for path in paths]
         self._own = _tensors(network)
 
     def _load(self, path: Path) -> dict[str, Tensor]:
@@ -285,13 +265,15 @@ class SnapshotEnsemble(AveragedForward):
     @override
     def state_dict(self) -> dict[str, Any]:
         """Return the full rates and the number of snapshots."""
-        return {"taken": self._taken, "full_rates": [list(rates) for rates in self._full_rates]}
+        full_rates = [list(rates) for rates in self._full_rates]
+        return {"taken": self._taken, "full_rates": full_rates, "factor": self._factor}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take them up."""
         self._taken, self._resumed = state_dict["taken"], True
         self._full_rates = [list(rates) for rates in state_dict["full_rates"]]
+        self._factor = state_dict.get("factor")
 
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:

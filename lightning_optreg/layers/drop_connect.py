@@ -117,8 +117,11 @@ def gaussian_relu(mu: Tensor, s: Tensor) -> Tensor:
 def gaussian_mean(activation: nn.Module, mu: Tensor, s: Tensor, samples: int) -> Tensor:
     """E[a(u)] for u ~ N(mu, s^2), as the mean over draws.
 
+    All draws go through a as rows of one batch (draws N, O), as the examples of a linear layer do: a may have
+    something of its own for each of the O outputs, as `PReLU(O)` and batch normalisation have.
+
     Args:
-        activation: The function a, element by element.
+        activation: The function a.
         mu: Means (N, O).
         s: Standard deviations (N, O).
         samples: Number of draws of each u, at least 1.
@@ -139,7 +142,8 @@ def gaussian_mean(activation: nn.Module, mu: Tensor, s: Tensor, samples: int) ->
     for first in range(0, samples, DRAWS_AT_A_TIME):
         draws = min(DRAWS_AT_A_TIME, samples - first)
         z = torch.randn(draws, *mu.shape, dtype=mu.dtype, device=mu.device)
-        total = total + activation(mu + s * z).sum(0)
+        a: Tensor = activation((mu + s * z).flatten(0, 1))
+        total = total + a.reshape(draws, *mu.shape).sum(0)
     return total / samples
 
 
@@ -167,8 +171,9 @@ class DropConnect(NoiseLayer, nn.Linear):
         p: Probability to drop a weight, in [0, 1). With 0 the layer is a linear one with activation and draws
             nothing. Default: 0.5, the paper's.
         bias: Whether there is a bias b. Default: True.
-        activation: The function a, a module that acts on each element; None is `torch.nn.ReLU`. Default:
-            None.
+        activation: The function a, a module that maps (N, out_features) to the same shape, each row by
+            itself in evaluation: `torch.nn.PReLU(out_features)`, a `Sequential` of batch normalisation and
+            ReLU. None is `torch.nn.ReLU`. Default: None.
         inference: `sampling`, `relu` or `mean`, see above. Default: sampling, the paper's. It draws in
             evaluation too; a ReLU has `relu`, which is exact, draws nothing and costs two matrix products.
         samples: Number of draws of `sampling`, at least 1, each with N x `out_features` evaluations of a.
@@ -228,10 +233,11 @@ class DropConnect(NoiseLayer, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (*, in_features) to activations (*, out_features)."""
-        if self.p == 0.0:
-            return self._activate(super().forward(input))
         v = input.reshape(-1, self.in_features)
-        r = self._draw(v) if self.noisy else self._infer(v)
+        if self.p == 0.0:
+            r = self._activate(super().forward(v))
+        else:
+            r = self._draw(v) if self.noisy else self._infer(v)
         return r.reshape(*input.shape[:-1], self.out_features)
 
     def _activate(self, u: Tensor) -> Tensor:

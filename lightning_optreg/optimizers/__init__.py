@@ -6,7 +6,8 @@ from lightning_optreg.optimizers.add_sign import AddSign
 from lightning_optreg.optimizers.bfgs import BFGS
 from lightning_optreg.optimizers.heavy_ball import HeavyBall
 from lightning_optreg.optimizers.lecture_adagrad import LectureAdagrad, LectureRMSprop
-from lightning_optreg.optimizers.lecture_adam import LectureAdaMax, LectureAMSGrad, LectureNAdam
+from lightning_optreg.optimizers.lecture_adam import LectureAdam, LectureAMSGrad, LectureNAdam
+from lightning_optreg.optimizers.lecture_adamax import LectureAdaMax
 from lightning_optreg.optimizers.nag import NAG
 from lightning_optreg.optimizers.nag_convex import NAGConvex
 from lightning_optreg.optimizers.nag_strongly_convex import NAGStronglyConvex
@@ -27,6 +28,7 @@ __all__ = [
     "LectureAMSGrad",
     "LectureAdaMax",
     "LectureAdagrad",
+    "LectureAdam",
     "LectureNAdam",
     "LectureRMSprop",
     "NAGConvex",

@@ -14,6 +14,7 @@ from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
 from lightning_optreg.optimizers.blocks import in_blocks
+from lightning_optreg.optimizers.rates import add_quotients_, add_scaled_, rate_of
 from lightning_optreg.optimizers.touched_rows import update_touched
 from lightning_optreg.optimizers.update_rule import UpdateRule
 
@@ -131,9 +132,9 @@ class AdaDelay(UpdateRule):
         self, group: dict[str, Any], parameter: Tensor, gradient: Tensor, state: dict[str, Any]
     ) -> None:
         """Change one parameter as the class says."""
-        alpha, beta, t = float(group["lr"]), group["beta"], group["steps"]
+        alpha, beta, t = rate_of(group), group["beta"], group["steps"]
         if group["variant"] == "sgd":
-            parameter.add_(gradient, alpha=-alpha / (beta + math.sqrt(t + self._delay)))
+            parameter.sub_(alpha / (beta + math.sqrt(t + self._delay)) * gradient)
             return
 
         def update(g: Tensor, theta: Tensor, n: Tensor) -> None:
@@ -154,9 +155,9 @@ class AdaDelay(UpdateRule):
         states: list[dict[str, Any]],
     ) -> None:
         """Change a list of parameters as the class says."""
-        alpha, beta, t = float(group["lr"]), group["beta"], group["steps"]
+        alpha, beta, t = rate_of(group), group["beta"], group["steps"]
         if group["variant"] == "sgd":
-            torch._foreach_add_(parameters, gradients, alpha=-alpha / (beta + math.sqrt(t + self._delay)))
+            add_scaled_(parameters, gradients, -alpha / (beta + math.sqrt(t + self._delay)))
             return
         for theta, g, n in in_blocks(parameters, gradients, [state["sum"] for state in states]):
             torch._foreach_addcmul_(n, g, g)
@@ -164,4 +165,4 @@ class AdaDelay(UpdateRule):
             if self._delay:
                 torch._foreach_mul_(root, math.sqrt((t + self._delay) / t))
             torch._foreach_add_(root, beta)
-            torch._foreach_addcdiv_(theta, g, root, value=-alpha)
+            add_quotients_(theta, g, root, -alpha)

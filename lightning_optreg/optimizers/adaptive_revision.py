@@ -12,6 +12,7 @@ from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
 from lightning_optreg.optimizers.blocks import in_blocks
+from lightning_optreg.optimizers.rates import add_quotients_, rate_of
 from lightning_optreg.optimizers.touched_rows import update_touched
 from lightning_optreg.optimizers.update_rule import UpdateRule
 
@@ -132,7 +133,7 @@ class AdaptiveRevision(UpdateRule):
         self, group: dict[str, Any], parameter: Tensor, gradient: Tensor, state: dict[str, Any]
     ) -> None:
         """Change one parameter as the class says."""
-        alpha = float(group["lr"])
+        alpha = rate_of(group)
 
         def update(
             g: Tensor, theta: Tensor, gbar: Tensor, z: Tensor, z_max: Tensor, old: Tensor | None = None
@@ -162,24 +163,24 @@ class AdaptiveRevision(UpdateRule):
         states: list[dict[str, Any]],
     ) -> None:
         """Change a list of parameters as the class says."""
-        alpha = float(group["lr"])
+        alpha = rate_of(group)
         kept = ([state[name] for state in states] for name in ("gbar", "z", "z_max"))
         if self._read is None:
             for theta, g, gbar, z, z_max in in_blocks(parameters, gradients, *kept):
                 torch._foreach_addcmul_(z, g, g)
                 torch._foreach_maximum_(z_max, z)
-                torch._foreach_addcdiv_(theta, g, torch._foreach_sqrt(z_max), value=-alpha)
+                add_quotients_(theta, g, torch._foreach_sqrt(z_max), -alpha)
                 torch._foreach_add_(gbar, g)
             return
         read = [self._read[id(state)] for state in states]
         for theta, g, gbar, z, z_max, old in in_blocks(parameters, gradients, *kept, read):
             between = torch._foreach_sub(gbar, old)
-            torch._foreach_addcdiv_(theta, between, torch._foreach_sqrt(z_max), value=alpha)
+            add_quotients_(theta, between, torch._foreach_sqrt(z_max), alpha)
             torch._foreach_addcmul_(z, g, g)
             torch._foreach_addcmul_(z, g, between, value=2)
             torch._foreach_maximum_(z_max, z)
             torch._foreach_add_(between, g)
-            torch._foreach_addcdiv_(theta, between, torch._foreach_sqrt(z_max), value=-alpha)
+            add_quotients_(theta, between, torch._foreach_sqrt(z_max), -alpha)
             torch._foreach_add_(gbar, g)
 
 

@@ -11,6 +11,7 @@ from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
 from lightning_optreg.optimizers.blocks import in_blocks
+from lightning_optreg.optimizers.rates import add_products_, add_scaled_, rate_of
 from lightning_optreg.optimizers.sign_decay import Decay
 from lightning_optreg.optimizers.sign_rule import SignRule
 
@@ -94,7 +95,7 @@ class AddSign(SignRule):
         """Change one parameter as the class says."""
         m = state["exp_avg"].lerp_(gradient, 1 - group["beta"])
         factor = group["alpha"] + self.decay_now(group) * m.sign() * gradient.sign()
-        parameter.sub_(float(group["lr"]) * factor * gradient)
+        parameter.sub_(rate_of(group) * factor * gradient)
 
     @override
     def update_tensors(
@@ -105,9 +106,9 @@ class AddSign(SignRule):
         states: list[dict[str, Any]],
     ) -> None:
         """Change a list of parameters as the class says."""
-        alpha, f, rate = group["alpha"], self.decay_now(group), float(group["lr"])
+        alpha, f, rate = group["alpha"], self.decay_now(group), rate_of(group)
         for theta, g, m in in_blocks(parameters, gradients, [state["exp_avg"] for state in states]):
             torch._foreach_lerp_(m, g, 1 - group["beta"])
-            torch._foreach_add_(theta, g, alpha=-rate * alpha)
+            add_scaled_(theta, g, -rate * alpha)
             size, sign = torch._foreach_abs(g), torch._foreach_sign(m)
-            torch._foreach_addcmul_(theta, size, sign, value=-rate * f)  # sign(g) g is |g|
+            add_products_(theta, size, sign, -rate * f)  # sign(g) g is |g|

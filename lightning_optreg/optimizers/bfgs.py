@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from lightning_optreg.optimizers.flat_vectors import flatten, move, only_group
 from lightning_optreg.optimizers.line_search import Point, armijo, strong_wolfe
+from lightning_optreg.optimizers.rates import add_missing, check_rate, own_settings
 
 __all__ = ["BFGS", "update_inverse"]
 
@@ -110,6 +111,7 @@ class BFGS(Optimizer):
         max_parameters: int = 5000,
     ) -> None:
         infinity = float("inf")
+        check_rate("BFGS", lr)
         if not 0.0 < lr < infinity:
             raise ValueError(f"BFGS: lr must be in (0, inf), got {lr}")
         if line_search not in ("strong_wolfe", "armijo", None):
@@ -147,6 +149,17 @@ class BFGS(Optimizer):
         only_group(self.param_groups, "BFGS", max_parameters, why)
 
     @override
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add the group of all parameters, with a learning rate of its own."""
+        super().add_param_group(param_group)
+        own_settings("BFGS", self.param_groups[-1])
+
+    @override
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        add_missing(self, but="differentiable")  # torch puts that among the defaults
+
+    @override
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Make `iterations` iterations.
 
@@ -158,6 +171,7 @@ class BFGS(Optimizer):
         """
         if closure is None:
             raise RuntimeError("BFGS: step needs a closure that computes the loss and calls backward")
+        only_group(self.param_groups, "BFGS")  # one may have been added since
         group = self.param_groups[0]
         state = self.state[group["params"][0]]
         first = None
@@ -199,7 +213,7 @@ class BFGS(Optimizer):
         if inverse is not None and not slope < 0.0:
             inverse, direction, slope = None, -g, -float(g.dot(g))
         here = Point(0.0, here.loss, g, slope)
-        step: float = group["lr"]
+        step = float(group["lr"])
         if inverse is None:
             step *= min(1.0, 1.0 / float(g.abs().sum()))
         there = self._search(lambda t: evaluate(t, start, direction), here, step)

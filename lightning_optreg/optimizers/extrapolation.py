@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from lightning_optreg.optimizers.blocks import in_blocks
 from lightning_optreg.optimizers.rate_estimate import inner_product
+from lightning_optreg.optimizers.rates import add_scaled_, rate_of
 from lightning_optreg.optimizers.update_rule import UpdateRule
 
 __all__ = ["Extrapolation", "Restart"]
@@ -72,7 +73,7 @@ class Extrapolation(UpdateRule):
         return count
 
     @abstractmethod
-    def coefficient(self, group: dict[str, Any]) -> float:
+    def coefficient(self, group: dict[str, Any]) -> float | Tensor:
         """Give c_k of a group, whose number of steps since the start is `group["k"]`."""
 
     @override
@@ -164,10 +165,10 @@ class Extrapolation(UpdateRule):
     ) -> None:
         """Change one parameter as the class says."""
         y = state["y"]
-        parameter.add_(gradient, alpha=-group["lr"])  # y_{k+1}
+        parameter.sub_(rate_of(group) * gradient)  # y_{k+1}
         movement = parameter - y
         y.copy_(parameter)
-        parameter.add_(movement, alpha=self.coefficient(group))
+        parameter.add_(self.coefficient(group) * movement)
 
     @override
     def update_tensors(
@@ -179,10 +180,10 @@ class Extrapolation(UpdateRule):
     ) -> None:
         """Change a list of parameters as the class says."""
         for x, g, y in in_blocks(parameters, gradients, [state["y"] for state in states]):
-            torch._foreach_add_(x, g, alpha=-group["lr"])
+            add_scaled_(x, g, -rate_of(group))
             movement = torch._foreach_sub(x, y)
             torch._foreach_copy_(y, x)
-            torch._foreach_add_(x, movement, alpha=self.coefficient(group))
+            add_scaled_(x, movement, self.coefficient(group))
 
 
 def _real(tensor: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """All parameters as one vector: what second-order methods compute with."""
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
 import torch
@@ -59,13 +60,13 @@ def move(parameters: Sequence[Tensor], start: Tensor, direction: Tensor, step: f
         parameter.copy_(value)
 
 
-def only_group(groups: Sequence[dict[str, Any]], name: str, largest: int, why: str) -> None:
+def only_group(groups: Sequence[dict[str, Any]], name: str, largest: float = inf, why: str = "") -> None:
     """Refuse what cannot be treated as one vector of limited length.
 
     Args:
         groups: An optimizer's parameter groups.
         name: The optimizer's name, for the message.
-        largest: Most numbers there may be.
+        largest: Most numbers there may be. Default: any number.
         why: What takes the memory and what to do about it, for the message.
 
     Raises:

@@ -11,6 +11,7 @@ from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
 from lightning_optreg.optimizers.blocks import in_blocks
+from lightning_optreg.optimizers.rates import add_scaled_, rate_of
 from lightning_optreg.optimizers.update_rule import UpdateRule
 
 __all__ = ["HeavyBall"]
@@ -83,7 +84,7 @@ class HeavyBall(UpdateRule):
     ) -> None:
         """Change one parameter as the class says."""
         d = state["displacement"]
-        d.mul_(group["momentum"]).add_(gradient, alpha=-group["lr"])
+        d.mul_(group["momentum"]).sub_(rate_of(group) * gradient)
         parameter.add_(d)
 
     @override
@@ -98,5 +99,5 @@ class HeavyBall(UpdateRule):
         displacements = [state["displacement"] for state in states]
         for x, g, d in in_blocks(parameters, gradients, displacements):
             torch._foreach_mul_(d, group["momentum"])
-            torch._foreach_add_(d, g, alpha=-group["lr"])
+            add_scaled_(d, g, -rate_of(group))
             torch._foreach_add_(x, d)

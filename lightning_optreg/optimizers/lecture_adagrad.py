@@ -12,6 +12,7 @@ from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
 from lightning_optreg.optimizers.blocks import in_blocks
+from lightning_optreg.optimizers.rates import add_quotients_, rate_of
 from lightning_optreg.optimizers.touched_rows import update_touched
 from lightning_optreg.optimizers.update_rule import UpdateRule
 
@@ -81,7 +82,7 @@ class LectureAdagrad(UpdateRule):
 
         def update(g: Tensor, theta: Tensor, total: Tensor) -> None:
             total.add_(g * g)
-            theta.sub_(float(group["lr"]) * g / (total + group["eps"]).sqrt())
+            theta.sub_(rate_of(group) * g / (total + group["eps"]).sqrt())
 
         if gradient.is_sparse:
             update_touched(gradient, [parameter, state["sum"]], update)
@@ -99,7 +100,7 @@ class LectureAdagrad(UpdateRule):
         """Change a list of parameters as the class says."""
         for theta, g, total in in_blocks(parameters, gradients, [state["sum"] for state in states]):
             torch._foreach_addcmul_(total, g, g)
-            _divide_by_root(theta, g, total, float(group["lr"]), group["eps"])
+            _divide_by_root(theta, g, total, rate_of(group), group["eps"])
 
 
 class LectureRMSprop(UpdateRule):
@@ -165,7 +166,7 @@ class LectureRMSprop(UpdateRule):
         """Change one parameter as the class says."""
         gamma, average = group["alpha"], state["square_avg"]
         average.mul_(gamma).add_((1 - gamma) * gradient * gradient)
-        parameter.sub_(float(group["lr"]) * gradient / (average + group["eps"]).sqrt())
+        parameter.sub_(rate_of(group) * gradient / (average + group["eps"]).sqrt())
 
     @override
     def update_tensors(
@@ -180,12 +181,12 @@ class LectureRMSprop(UpdateRule):
         for theta, g, average in in_blocks(parameters, gradients, [state["square_avg"] for state in states]):
             torch._foreach_mul_(average, gamma)
             torch._foreach_addcmul_(average, g, g, value=1 - gamma)
-            _divide_by_root(theta, g, average, float(group["lr"]), group["eps"])
+            _divide_by_root(theta, g, average, rate_of(group), group["eps"])
 
 
 def _divide_by_root(
-    theta: list[Tensor], g: list[Tensor], squares: list[Tensor], lr: float, eps: float
+    theta: list[Tensor], g: list[Tensor], squares: list[Tensor], lr: float | Tensor, eps: float
 ) -> None:
     root = torch._foreach_add(squares, eps)
     torch._foreach_sqrt_(root)
-    torch._foreach_addcdiv_(theta, g, root, value=-lr)
+    add_quotients_(theta, g, root, -lr)

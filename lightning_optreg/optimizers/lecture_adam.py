@@ -1,11 +1,10 @@
-"""AMSGrad, NAdam and AdaMax as the lecture writes them; each class says where torch's differs.
+"""Adam, AMSGrad and NAdam as the lecture writes them; each class says where torch's differs.
 
-Reddi, Kale and Kumar 2018, "On the Convergence of Adam and Beyond" (arXiv:1904.09237); Dozat 2016,
-"Incorporating Nesterov Momentum into Adam"; Kingma and Ba 2015, "Adam" (arXiv:1412.6980), section 7.1.
+Kingma and Ba 2015, "Adam: A Method for Stochastic Optimization" (arXiv:1412.6980); Reddi, Kale and Kumar
+2018, "On the Convergence of Adam and Beyond" (arXiv:1904.09237); Dozat 2016, "Incorporating Nesterov Momentum
+into Adam".
 """
 
-from collections import defaultdict
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,26 +13,99 @@ from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
 from lightning_optreg.optimizers.blocks import in_blocks
-from lightning_optreg.optimizers.update_rule import UpdateRule
+from lightning_optreg.optimizers.moments import Moments, by_step, zeros
+from lightning_optreg.optimizers.rates import add_quotients_, rate_of
 
-__all__ = ["LectureAMSGrad", "LectureAdaMax", "LectureNAdam"]
+__all__ = ["LectureAMSGrad", "LectureAdam", "LectureNAdam"]
 
 
-class _Moments(UpdateRule):
-    """A rule with two moments."""
+class LectureAdam(Moments):
+    """Adam with epsilon inside the root: theta = theta - eta / sqrt(v_hat + epsilon) m_hat.
+
+    m = beta1 m + (1 - beta1) g, v = beta2 v + (1 - beta2) g^2, m_hat = m / (1 - beta1^t) and
+    v_hat = v / (1 - beta2^t). This is the form of the lecture's table of methods. Its equation, the paper and
+    `torch.optim.Adam` divide by sqrt(v_hat) + epsilon. Inside the root, epsilon bounds the divisor by
+    sqrt(epsilon), 1e-4 at the default: gradients far below that make steps in proportion to them.
+
+    Args:
+        params: Parameters, or groups of them.
+        lr: Learning rate eta, at least 0. Default: 0.001.
+        betas: beta1 and beta2, decay rates of the moments, in [0, 1). Default: (0.9, 0.999).
+        eps: epsilon, at least 0. Default: 1e-8.
+        weight_decay: Factor lambda of the L2 term lambda/2 |theta|^2, at least 0 (coupled). Default: 0.
+        maximize: Climb instead of descend.
+        foreach: Use multi-tensor operations. None: yes, unless `differentiable`.
+        differentiable: Let gradients flow through the step.
+
+    Raises:
+        ValueError: If a value is out of its range.
+        RuntimeError: In a step, if a gradient is sparse.
+
+    Example:
+        >>> theta = torch.tensor([1.0], requires_grad=True)
+        >>> optimizer = LectureAdam([theta], lr=0.5, eps=12.0)
+        >>> theta.square().sum().backward()
+        >>> optimizer.step()  # 1 - 0.5 * 2 / sqrt(4 + 12)
+        >>> theta
+        tensor([0.7500], requires_grad=True)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 0.001,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+    ) -> None:
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, defaults, maximize=maximize, foreach=foreach, differentiable=differentiable)
 
     @override
-    def check_group(self, group: dict[str, Any]) -> None:
-        """Refuse settings that are out of range."""
-        name = type(self).__name__
-        if len(group["betas"]) != 2 or not all(0.0 <= beta < 1.0 for beta in group["betas"]):
-            raise ValueError(f"{name}: betas must be two numbers in [0, 1), got {group['betas']}")
-        if "eps" in group and not 0.0 <= group["eps"] < float("inf"):
-            raise ValueError(f"{name}: eps must be in [0, inf), got {group['eps']}")
-        group["betas"] = tuple(group["betas"])
+    def start_state(self, group: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
+        """Begin both moments at 0."""
+        return {"step": 0, **zeros(parameter, "exp_avg", "exp_avg_sq")}
+
+    @override
+    def update_tensor(
+        self, group: dict[str, Any], parameter: Tensor, gradient: Tensor, state: dict[str, Any]
+    ) -> None:
+        """Change one parameter as the class says."""
+        (beta1, beta2), m, v = group["betas"], state["exp_avg"], state["exp_avg_sq"]
+        state["step"] += 1
+        of_m, of_v = 1 - beta1 ** state["step"], 1 - beta2 ** state["step"]
+        m.lerp_(gradient, 1 - beta1)
+        v.mul_(beta2).add_((1 - beta2) * gradient * gradient)
+        parameter.sub_(rate_of(group) * (m / of_m / (v / of_v + group["eps"]).sqrt()))
+
+    @override
+    def update_tensors(
+        self,
+        group: dict[str, Any],
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        states: list[dict[str, Any]],
+    ) -> None:
+        """Change a list of parameters as the class says."""
+        (beta1, beta2), lr = group["betas"], rate_of(group)
+        for t, (thetas, gs, same) in by_step(parameters, gradients, states):
+            of_m, of_v = 1 - beta1**t, 1 - beta2**t
+            kept = ([state[name] for state in same] for name in ("exp_avg", "exp_avg_sq"))
+            for theta, g, m, v in in_blocks(thetas, gs, *kept):
+                torch._foreach_lerp_(m, g, 1 - beta1)
+                torch._foreach_mul_(v, beta2)
+                torch._foreach_addcmul_(v, g, g, value=1 - beta2)
+                root = torch._foreach_div(v, of_v)
+                torch._foreach_add_(root, group["eps"])
+                torch._foreach_sqrt_(root)
+                add_quotients_(theta, m, root, -lr / of_m)
 
 
-class LectureAMSGrad(_Moments):
+class LectureAMSGrad(Moments):
     """AMSGrad: theta = theta - eta m / (sqrt(v_hat) + epsilon), where v_hat is the largest v so far.
 
     m = beta1 m + (1 - beta1) g and v = beta2 v + (1 - beta2) g^2 are not corrected for their start at 0.
@@ -81,7 +153,7 @@ class LectureAMSGrad(_Moments):
     @override
     def start_state(self, group: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
         """Begin m, v and the largest v at 0."""
-        return _zeros(parameter, "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+        return zeros(parameter, "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
     @override
     def update_tensor(
@@ -93,7 +165,8 @@ class LectureAMSGrad(_Moments):
         m.lerp_(gradient, 1 - beta1)
         v.mul_(beta2).add_((1 - beta2) * gradient * gradient)
         largest.copy_(torch.where(v > largest, v, largest))
-        parameter.sub_(float(group["lr"]) * m / (largest.sqrt() + group["eps"]))
+        direction = m.clone() / (largest.sqrt() + group["eps"])  # a graph keeps what it divides
+        parameter.sub_(rate_of(group) * direction)
 
     @override
     def update_tensors(
@@ -104,7 +177,7 @@ class LectureAMSGrad(_Moments):
         states: list[dict[str, Any]],
     ) -> None:
         """Change a list of parameters as the class says."""
-        (beta1, beta2), lr = group["betas"], float(group["lr"])
+        (beta1, beta2), lr = group["betas"], rate_of(group)
         names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
         kept = ([state[name] for state in states] for name in names)
         for theta, g, m, v, largest in in_blocks(parameters, gradients, *kept):
@@ -114,10 +187,10 @@ class LectureAMSGrad(_Moments):
             torch._foreach_maximum_(largest, v)
             root = torch._foreach_sqrt(largest)
             torch._foreach_add_(root, group["eps"])
-            torch._foreach_addcdiv_(theta, m, root, value=-lr)
+            add_quotients_(theta, m, root, -lr)
 
 
-class LectureNAdam(_Moments):
+class LectureNAdam(Moments):
     """NAdam: theta = theta - eta / (sqrt(v_hat) + epsilon) (beta1 m_hat + (1 - beta1) / (1 - beta1^t) g).
 
     m_hat = m / (1 - beta1^t) and v_hat = v / (1 - beta2^t) are Adam's corrected moments. This is the form
@@ -165,7 +238,7 @@ class LectureNAdam(_Moments):
     @override
     def start_state(self, group: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
         """Begin both moments at 0."""
-        return {"step": 0, **_zeros(parameter, "exp_avg", "exp_avg_sq")}
+        return {"step": 0, **zeros(parameter, "exp_avg", "exp_avg_sq")}
 
     @override
     def update_tensor(
@@ -178,7 +251,7 @@ class LectureNAdam(_Moments):
         m.lerp_(gradient, 1 - beta1)
         v.mul_(beta2).add_((1 - beta2) * gradient * gradient)
         direction = beta1 * m / of_m + (1 - beta1) / of_m * gradient
-        parameter.sub_(float(group["lr"]) * direction / ((v / of_v).sqrt() + group["eps"]))
+        parameter.sub_(rate_of(group) * direction / ((v / of_v).sqrt() + group["eps"]))
 
     @override
     def update_tensors(
@@ -189,8 +262,8 @@ class LectureNAdam(_Moments):
         states: list[dict[str, Any]],
     ) -> None:
         """Change a list of parameters as the class says."""
-        (beta1, beta2), lr = group["betas"], float(group["lr"])
-        for t, (thetas, gs, same) in _by_step(parameters, gradients, states):
+        (beta1, beta2), lr = group["betas"], rate_of(group)
+        for t, (thetas, gs, same) in by_step(parameters, gradients, states):
             of_m, of_v = 1 - beta1**t, 1 - beta2**t
             kept = ([state[name] for state in same] for name in ("exp_avg", "exp_avg_sq"))
             for theta, g, m, v in in_blocks(thetas, gs, *kept):
@@ -200,106 +273,5 @@ class LectureNAdam(_Moments):
                 root = torch._foreach_sqrt(v)
                 torch._foreach_div_(root, of_v**0.5)
                 torch._foreach_add_(root, group["eps"])
-                torch._foreach_addcdiv_(theta, m, root, value=-lr * beta1 / of_m)
-                torch._foreach_addcdiv_(theta, g, root, value=-lr * (1 - beta1) / of_m)
-
-
-class LectureAdaMax(_Moments):
-    """AdaMax: u = max(beta2 u, |g|); theta = theta - alpha / (1 - beta1^t) m / u.
-
-    m = beta1 m + (1 - beta1) g. `torch.optim.Adamax` adds epsilon to |g| within the maximum. Here there is no
-    epsilon; where u is 0, as before the first gradient, the parameter stays as it is.
-
-    Args:
-        params: Parameters, or groups of them.
-        lr: Learning rate alpha, at least 0. Default: 0.002.
-        betas: beta1 and beta2, decay rates of the moments, in [0, 1). Default: (0.9, 0.999).
-        weight_decay: Factor lambda of the L2 term lambda/2 |theta|^2, at least 0 (coupled). Default: 0.
-        maximize: Climb instead of descend.
-        foreach: Use multi-tensor operations. None: yes, unless `differentiable`.
-        differentiable: Let gradients flow through the step.
-
-    Raises:
-        ValueError: If a value is out of its range.
-        RuntimeError: In a step, if a gradient is sparse.
-
-    Example:
-        >>> theta = torch.tensor([1.0, 0.0], requires_grad=True)
-        >>> optimizer = LectureAdaMax([theta], lr=0.25)
-        >>> theta.square().sum().backward()
-        >>> optimizer.step()  # the first step has length alpha
-        >>> theta
-        tensor([0.7500, 0.0000], requires_grad=True)
-    """
-
-    def __init__(
-        self,
-        params: ParamsT,
-        lr: float = 0.002,
-        betas: tuple[float, float] = (0.9, 0.999),
-        weight_decay: float = 0.0,
-        *,
-        maximize: bool = False,
-        foreach: bool | None = None,
-        differentiable: bool = False,
-    ) -> None:
-        defaults = {"lr": lr, "betas": betas, "weight_decay": weight_decay}
-        super().__init__(params, defaults, maximize=maximize, foreach=foreach, differentiable=differentiable)
-
-    @override
-    def start_state(self, group: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
-        """Begin m and u at 0."""
-        return {"step": 0, **_zeros(parameter, "exp_avg", "exp_inf")}
-
-    @override
-    def update_tensor(
-        self, group: dict[str, Any], parameter: Tensor, gradient: Tensor, state: dict[str, Any]
-    ) -> None:
-        """Change one parameter as the class says."""
-        (beta1, beta2), m, u = group["betas"], state["exp_avg"], state["exp_inf"]
-        state["step"] += 1
-        m.lerp_(gradient, 1 - beta1)
-        size = gradient.abs()
-        u.copy_(torch.where(beta2 * u > size, beta2 * u, size))
-        rate = float(group["lr"]) / (1 - beta1 ** state["step"])
-        parameter.sub_(rate * m / torch.where(u > 0, u, torch.inf))
-
-    @override
-    def update_tensors(
-        self,
-        group: dict[str, Any],
-        parameters: list[Tensor],
-        gradients: list[Tensor],
-        states: list[dict[str, Any]],
-    ) -> None:
-        """Change a list of parameters as the class says."""
-        (beta1, beta2), lr = group["betas"], float(group["lr"])
-        for t, (thetas, gs, same) in _by_step(parameters, gradients, states):
-            kept = ([state[name] for state in same] for name in ("exp_avg", "exp_inf"))
-            for theta, g, m, u in in_blocks(thetas, gs, *kept):
-                torch._foreach_lerp_(m, g, 1 - beta1)
-                torch._foreach_mul_(u, beta2)
-                torch._foreach_maximum_(u, torch._foreach_abs(g))
-                if beta2 > 0:
-                    divisor = list(
-                        torch._foreach_clamp_min(u, torch.finfo(u[0].dtype).tiny)
-                    )  # 0 / 0 becomes 0
-                else:  # u is |g|, and where that is 0 m need not be
-                    divisor = [x.masked_fill(x == 0, torch.inf) for x in u]
-                torch._foreach_addcdiv_(theta, m, divisor, value=-lr / (1 - beta1**t))
-
-
-def _zeros(parameter: Tensor, *names: str) -> dict[str, Any]:
-    return {name: torch.zeros_like(parameter, memory_format=torch.preserve_format) for name in names}
-
-
-def _by_step(
-    parameters: list[Tensor], gradients: list[Tensor], states: list[dict[str, Any]]
-) -> Iterator[tuple[int, tuple[list[Tensor], list[Tensor], list[dict[str, Any]]]]]:
-    """Count a step of each, and put together what has made as many: bias corrections are of each its own."""
-    found: dict[int, Any] = defaultdict(lambda: ([], [], []))
-    for place in zip(parameters, gradients, states, strict=True):
-        place[2]["step"] += 1
-        for column, piece in zip(found[place[2]["step"]], place, strict=True):
-            column.append(piece)
-    yield from found.items()
+                add_quotients_(theta, m, root, -lr * beta1 / of_m)
+                add_quotients_(theta, g, root, -lr * (1 - beta1) / of_m)

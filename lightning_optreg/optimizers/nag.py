@@ -14,6 +14,7 @@ from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
 from lightning_optreg.optimizers.blocks import in_blocks
+from lightning_optreg.optimizers.rates import add_scaled_, rate_of
 from lightning_optreg.optimizers.update_rule import UpdateRule
 
 __all__ = ["NAG"]
@@ -87,7 +88,7 @@ class NAG(UpdateRule):
         gamma, v = group["momentum"], state["velocity"]
         v.mul_(gamma)
         parameter.add_(v)  # theta
-        v.add_(gradient, alpha=group["lr"])
+        v.add_(rate_of(group) * gradient)
         parameter.add_(v, alpha=-(1 + gamma))  # theta - v, and gamma v further ahead
 
     @override
@@ -103,7 +104,7 @@ class NAG(UpdateRule):
         for theta, g, v in in_blocks(parameters, gradients, [state["velocity"] for state in states]):
             torch._foreach_mul_(v, gamma)
             torch._foreach_add_(theta, v)
-            torch._foreach_add_(v, g, alpha=group["lr"])
+            add_scaled_(v, g, rate_of(group))
             torch._foreach_add_(theta, v, alpha=-(1 + gamma))
 
     @contextmanager

@@ -3,13 +3,14 @@
 Nesterov 2004, "Introductory lectures on convex optimization", section 2.2; the lecture's NAG-SC.
 """
 
-import math
 from typing import Any
 
+from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
 from lightning_optreg.optimizers.extrapolation import Extrapolation, Restart
+from lightning_optreg.optimizers.rates import rate_of
 
 __all__ = ["NAGStronglyConvex"]
 
@@ -79,7 +80,7 @@ class NAGStronglyConvex(Extrapolation):
             )
 
     @override
-    def coefficient(self, group: dict[str, Any]) -> float:
+    def coefficient(self, group: dict[str, Any]) -> float | Tensor:
         """Give (1 - sqrt(mu s)) / (1 + sqrt(mu s)), with the present s."""
-        root = math.sqrt(group["mu"] * group["lr"])
+        root: float | Tensor = (group["mu"] * rate_of(group)) ** 0.5
         return (1 - root) / (1 + root)

@@ -26,6 +26,8 @@ from lightning_optreg.optimizers.derivatives import (
 )
 from lightning_optreg.optimizers.flat_vectors import flatten, move, only_group
 from lightning_optreg.optimizers.line_search import Point, armijo
+from lightning_optreg.optimizers.minres import minres
+from lightning_optreg.optimizers.rates import add_missing, check_rate, own_settings
 
 __all__ = ["Newton"]
 
@@ -52,7 +54,8 @@ class Newton(Optimizer):
       gradient is exactly 0).
     - "line_search": the direction is made to go downhill in the same way (`exact`), or is cut off at the
       first negative curvature (`free`); the step is halved from `lr` until Armijo's condition holds.
-    - None: the step as it stands. Saddle points attract it.
+    - None: the step as it stands, also where H is not positive definite; `free` then goes on with MINRES.
+      Saddle points attract it.
 
     Args:
         params: Parameters, in one group, all float32 or all float64.
@@ -104,6 +107,7 @@ class Newton(Optimizer):
         cg_iterations: int = 250,
     ) -> None:
         infinity = float("inf")
+        check_rate("Newton", lr)
         if not 0.0 < lr < infinity:
             raise ValueError(f"Newton: lr must be in (0, inf), got {lr}")
         if hessian not in ("exact", "free"):
@@ -144,6 +148,17 @@ class Newton(Optimizer):
         only_group(self.param_groups, "Newton", largest, why)
 
     @override
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add the group of all parameters, with a learning rate of its own."""
+        super().add_param_group(param_group)
+        own_settings("Newton", self.param_groups[-1])
+
+    @override
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        add_missing(self, but="differentiable")  # torch puts that among the defaults
+
+    @override
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Make one step.
 
@@ -155,6 +170,7 @@ class Newton(Optimizer):
         """
         if closure is None:
             raise RuntimeError("Newton: step needs a closure that returns the loss without calling backward")
+        only_group(self.param_groups, "Newton")  # one may have been added since
         objective: Objective = closure
         if self.objective is not None:
             objective = self.objective
@@ -169,7 +185,7 @@ class Newton(Optimizer):
             state["damping"] = _trust_region(problem, group, state["damping"])
         else:
             direction = problem.direction(group["damping"])
-            step = group["lr"]
+            step = float(group["lr"])
             if group["globalization"] == "line_search":
                 if direction is None:
                     direction = problem.downhill(group["damping"], group["damping_up"])
@@ -196,7 +212,7 @@ def _trust_region(problem: "_Problem", group: dict[str, Any], damping: float) ->
     for _ in range(_TRIES):
         direction = problem.direction(damping)
         if direction is not None:
-            step = direction * group["lr"]
+            step = direction * float(group["lr"])
             predicted = -float(problem.gradient.dot(step) + 0.5 * step.dot(problem.multiply(step)))
             problem.go(step, 1.0)
             actual = problem.loss - problem.value()
@@ -265,13 +281,15 @@ class _Problem:
         g, method = self.gradient, self.group["globalization"]
         if self._matrix is None:
             tolerance = self.group["cg_tolerance"]
-            solution = conjugate_gradient(
-                lambda v: self.multiply(v).add_(v, alpha=damping),
-                -g,
-                tolerance=min(0.5, float(g.norm()) ** 0.5) if tolerance is None else tolerance,
-                max_iterations=self.group["cg_iterations"],
-            )
-            return None if method == "trust_region" and not solution.curvature > 0.0 else solution.x
+            equation: Any = (lambda v: self.multiply(v).add_(v, alpha=damping), -g)
+            limits: Any = {
+                "tolerance": min(0.5, float(g.norm()) ** 0.5) if tolerance is None else tolerance,
+                "max_iterations": self.group["cg_iterations"],
+            }
+            solution = conjugate_gradient(*equation, **limits)
+            if solution.curvature > 0.0 or method == "line_search":
+                return solution.x
+            return None if method == "trust_region" else minres(*equation, **limits)
         damped = self._matrix.clone()
         damped.diagonal().add_(damping)
         if method is None:

@@ -12,6 +12,7 @@ from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
 from lightning_optreg.optimizers.blocks import in_blocks
+from lightning_optreg.optimizers.rates import add_products_, rate_of
 from lightning_optreg.optimizers.sign_decay import Decay
 from lightning_optreg.optimizers.sign_rule import SignRule
 
@@ -95,7 +96,7 @@ class PowerSign(SignRule):
         m = state["exp_avg"].lerp_(gradient, 1 - group["beta"])
         exponent = self.decay_now(group) * m.sign() * gradient.sign()
         factor = (math.log(group["base"]) * exponent).exp()
-        parameter.sub_(float(group["lr"]) * factor * gradient)
+        parameter.sub_(rate_of(group) * factor * gradient)
 
     @override
     def update_tensors(
@@ -106,7 +107,7 @@ class PowerSign(SignRule):
         states: list[dict[str, Any]],
     ) -> None:
         """Change a list of parameters as the class says."""
-        power, rate = group["base"] ** self.decay_now(group), float(group["lr"])
+        power, rate = group["base"] ** self.decay_now(group), rate_of(group)
         low, high = sorted((power, 1 / power))
         for theta, g, m in in_blocks(parameters, gradients, [state["exp_avg"] for state in states]):
             torch._foreach_lerp_(m, g, 1 - group["beta"])
@@ -118,4 +119,4 @@ class PowerSign(SignRule):
             torch._foreach_add_(factor, 1.0)
             torch._foreach_clamp_max_(factor, high)
             torch._foreach_clamp_min_(factor, low)
-            torch._foreach_addcmul_(theta, factor, g, value=-rate)
+            add_products_(theta, factor, g, -rate)

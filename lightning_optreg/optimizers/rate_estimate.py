@@ -105,9 +105,10 @@ def _product(x: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:
 class StepMeter:
     """Follows the steps of any optimizer of Adam's type and estimates SGD's rate from them.
 
-    A step is what the parameters move by. Weight decay that is coupled is part of the gradient, decay that is
-    decoupled (AdamW) is no part of the step. Gradients are those that the optimizer saw: clipped, unscaled,
-    accumulated. It holds a copy of the parameters.
+    A step is what the parameters move by. Groups keep the ratios of their rates: in p.g the part of a group
+    whose `lr` is r times the largest has the factor r. Weight decay that is coupled is part of the gradient,
+    decay that is decoupled (AdamW) is no part of the step. Gradients are those that the optimizer saw:
+    clipped, unscaled, accumulated. It holds a copy of the parameters.
 
     Args:
         optimizer: Followed from now on; its groups have `betas`.
@@ -147,7 +148,8 @@ class StepMeter:
     def _remember_parameters(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         # A closure has not been run yet, but it changes gradients only.
         parameters = [parameter.detach() for group in optimizer.param_groups for parameter in group["params"]]
-        if not self._before:
+        if [old.shape for old in self._before] != [parameter.shape for parameter in parameters]:
+            # The first step, or the first with parameters that were added in mid-run.
             self._before = [torch.empty_like(parameter) for parameter in parameters]
         torch._foreach_copy_(self._before, parameters)
 
@@ -156,7 +158,9 @@ class StepMeter:
         steps: list[Tensor] = []
         gradients: list[Tensor] = []
         before = iter(self._before)
-        for group in optimizer.param_groups:
+        rates = [float(group["lr"]) for group in optimizer.param_groups]
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            ratio = rate / max(rates) if max(rates) > 0.0 else 1.0
             decay = group.get("weight_decay", 0.0)
             decoupled = group.get("decoupled_weight_decay", False)
             for parameter in group["params"]:
@@ -167,9 +171,11 @@ class StepMeter:
                 if group.get("maximize"):
                     gradient = -gradient
                 if decay != 0.0 and decoupled:
-                    step = step.add_(old, alpha=float(group["lr"]) * decay)
+                    step = step.add_(old, alpha=rate * decay)
                 elif decay != 0.0:
                     gradient = gradient.add(old, alpha=decay)
+                if ratio != 1.0:
+                    gradient = gradient * ratio
                 steps.append(torch.view_as_real(step) if step.is_complex() else step)
                 gradients.append(torch.view_as_real(gradient) if gradient.is_complex() else gradient)
         if not steps:

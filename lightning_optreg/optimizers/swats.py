@@ -5,6 +5,7 @@ Keskar and Socher 2017, "Improving generalization performance by switching from 
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from typing_extensions import override
 
 from lightning_optreg.optimizers.blocks import in_blocks
 from lightning_optreg.optimizers.rate_estimate import RateEstimate, inner_product
+from lightning_optreg.optimizers.rates import add_scaled_, rate_of
 from lightning_optreg.optimizers.update_rule import UpdateRule
 
 __all__ = ["SWATS"]
@@ -26,7 +28,7 @@ class SWATS(UpdateRule):
     While phi = Adam, with g = grad J(theta) and k the number of steps:
 
         m = beta1 m + (1 - beta1) g,   a = beta2 a + (1 - beta2) g^2
-        p = -alpha sqrt(1 - beta2^k) / (1 - beta1^k) m / (sqrt(a) + eps),   theta = theta + p
+        p = -alpha sqrt(1 - beta2^j) / (1 - beta1^j) m / (sqrt(a) + eps),   theta = theta + p
         gamma = p.p / -(p.g),   lambda = beta2 lambda + (1 - beta2) gamma,   Lambda = lambda / (1 - beta2^k)
         if k > 1, |Lambda - gamma| < switch_eps and Lambda > 0:  phi = SGD, v = 0
 
@@ -34,12 +36,14 @@ class SWATS(UpdateRule):
 
         v = beta1 v + g,   theta = theta - (1 - beta1) Lambda v
 
-    The products p.p and p.g are over all parameters of all groups: there is one switch. Groups whose `lr` is
-    not the same get the same Lambda. A schedule goes on: SGD's rate is Lambda times the factor by which `lr`
-    has changed since the switch; a group whose `lr` is 0 at the switch is frozen then. Deciding needs one
-    number from the device in each step until the switch. Weight decay is coupled: lambda * theta is added to
-    g, in both phases, before everything else. Under DDP all ranks decide alike, as their gradients are equal;
-    with sharded parameters (FSDP) the products would be of the shards: use it without.
+    j is k, but for a parameter whose first gradient comes later, as of a layer that was frozen: it counts
+    from there. The products p.p and p.g are over all parameters of all groups: there is one switch. Groups
+    keep the ratios of their rates, before the switch and after it: with r the group's `lr` as a multiple of
+    the largest, its part of p.g has the factor r, and its SGD has the rate r Lambda; with one `lr` that is
+    the paper's. A schedule goes on: SGD's rate changes by the factors by which `lr` changes. Deciding needs
+    one number from the device in each step until the switch. Weight decay is coupled: lambda * theta is added
+    to g, in both phases, before everything else. Under DDP all ranks decide alike, as their gradients are
+    equal; with sharded parameters (FSDP) the products would be of the shards: use it without.
 
     Differences from the paper: `switch_eps` is a setting of its own, since the paper's 1e-9, which is also
     Adam's eps there, is below float32's resolution of a learning rate of 0.01; and Lambda has to be above 0.
@@ -123,9 +127,7 @@ class SWATS(UpdateRule):
             if group[name] != first[name]:
                 raise ValueError(f"SWATS: {name} must be the same in all groups, got {group[name]}")
         if group is not first:  # added later: it joins the phase of the others
-            group.update({name: first[name] for name in ("phase", "average", "steps")})
-            if first["phase"] == "sgd" and group["lr"] > 0.0:
-                group["sgd_per_lr"] = self.rate_estimate / group["lr"]
+            group.update({name: first[name] for name in ("phase", "average", "steps", "sgd_per_lr")})
 
     @override
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -143,6 +145,7 @@ class SWATS(UpdateRule):
         if self.phase == "sgd":
             return super().step(closure)
         self._products: list[Tensor] = []  # of p.p and p.g, on their devices
+        self._largest = max(float(group["lr"]) for group in self.param_groups)
         for group in self.param_groups:
             group["steps"] += 1
         loss = super().step(closure)
@@ -160,8 +163,10 @@ class SWATS(UpdateRule):
     @override
     def start_state(self, group: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
         """Begin the moments, or after the switch the velocity, at 0."""
-        names = ("exp_avg", "exp_avg_sq") if group["phase"] == "adam" else ("momentum_buffer",)
-        return {name: torch.zeros_like(parameter, memory_format=torch.preserve_format) for name in names}
+        adam = group["phase"] == "adam"
+        names = ("exp_avg", "exp_avg_sq") if adam else ("momentum_buffer",)
+        start = {name: torch.zeros_like(parameter, memory_format=torch.preserve_format) for name in names}
+        return {"step": 0, **start} if adam else start
 
     @override
     def update_tensor(
@@ -171,16 +176,18 @@ class SWATS(UpdateRule):
         beta1, beta2 = group["betas"]
         if group["phase"] == "sgd":
             v = state["momentum_buffer"].mul_(beta1).add_(gradient)
-            parameter.add_(v, alpha=-(1 - beta1) * group["sgd_per_lr"] * group["lr"])
+            parameter.sub_((1 - beta1) * group["sgd_per_lr"] * rate_of(group) * v)
             return
         m, a = state["exp_avg"], state["exp_avg_sq"]
+        t = _count(group, state)
         m.lerp_(gradient, 1 - beta1)
         a.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         if group["lr"] == 0.0:
             return
-        p = (m / a.sqrt().add_(group["eps"])).mul_(-_adam_rate(group))
+        p = (m / a.sqrt().add_(group["eps"])).mul_(-_adam_rate(group, t))
         parameter.add_(p)
-        self._products.append(torch.stack((inner_product([p], [p]), inner_product([p], [gradient]))))
+        ratio = float(group["lr"]) / self._largest
+        self._products.append(torch.stack((inner_product([p], [p]), ratio * inner_product([p], [gradient]))))
 
     @override
     def update_tensors(
@@ -191,15 +198,35 @@ class SWATS(UpdateRule):
         states: list[dict[str, Any]],
     ) -> None:
         """Change a list of parameters as the class says."""
-        beta1, beta2 = group["betas"]
+        beta1 = group["betas"][0]
         if group["phase"] == "sgd":
             v = [state["momentum_buffer"] for state in states]
             torch._foreach_mul_(v, beta1)
             torch._foreach_add_(v, gradients)
-            torch._foreach_add_(parameters, v, alpha=-(1 - beta1) * group["sgd_per_lr"] * group["lr"])
+            add_scaled_(parameters, v, -(1 - beta1) * group["sgd_per_lr"] * rate_of(group))
             return
-        moments = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq"))
-        for theta, g, m, a in in_blocks(parameters, gradients, *moments):
+        same: dict[int, list[int]] = defaultdict(list)  # places of those that have made as many steps
+        for place, state in enumerate(states):
+            same[_count(group, state)].append(place)
+        for t, places in same.items():
+            columns = (
+                parameters,
+                gradients,
+                *([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq")),
+            )
+            self._step_adam(group, t, *([column[place] for place in places] for column in columns))
+
+    def _step_adam(
+        self,
+        group: dict[str, Any],
+        t: int,
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        exp_avgs: list[Tensor],
+        exp_avg_sqs: list[Tensor],
+    ) -> None:
+        beta1, beta2 = group["betas"]
+        for theta, g, m, a in in_blocks(parameters, gradients, exp_avgs, exp_avg_sqs):
             torch._foreach_lerp_(m, g, 1 - beta1)
             torch._foreach_mul_(a, beta2)
             torch._foreach_addcmul_(a, g, g, value=1 - beta2)
@@ -209,10 +236,11 @@ class SWATS(UpdateRule):
             torch._foreach_add_(direction, group["eps"])
             torch._foreach_reciprocal_(direction)
             torch._foreach_mul_(direction, m)
-            rate = _adam_rate(group)  # p = -rate * direction
+            rate = _adam_rate(group, t)  # p = -rate * direction
             torch._foreach_add_(theta, direction, alpha=-rate)
             squared, times_gradient = inner_product(direction, direction), inner_product(direction, g)
-            self._products.append(torch.stack((rate * rate * squared, -rate * times_gradient)))
+            ratio = float(group["lr"]) / self._largest
+            self._products.append(torch.stack((rate * rate * squared, -rate * ratio * times_gradient)))
 
     def _consider_switch(self) -> None:
         if not self._products:
@@ -232,12 +260,19 @@ class SWATS(UpdateRule):
             return
         for group in self.param_groups:
             group["phase"] = "sgd"
-            group["sgd_per_lr"] = estimate.rate(beta2=beta2) / group["lr"] if group["lr"] > 0.0 else 0.0
+            group["sgd_per_lr"] = estimate.rate(beta2=beta2) / self._largest
         self.state.clear()  # the velocity begins at 0
 
 
-def _adam_rate(group: dict[str, Any]) -> float:
-    """Give alpha with the corrections of both moments, which begin at 0."""
+def _count(group: dict[str, Any], state: dict[str, Any]) -> int:
+    """Count a step of Adam's; a state that was saved without such a count has had all of the group's."""
+    t: int = state.get("step", group["steps"] - 1) + 1
+    state["step"] = t
+    return t
+
+
+def _adam_rate(group: dict[str, Any], t: int) -> float:
+    """Give alpha with the corrections of both moments, which begin at 0, in their step t."""
     beta1, beta2 = group["betas"]
-    rate: float = group["lr"] * math.sqrt(1 - beta2 ** group["steps"]) / (1 - beta1 ** group["steps"])
+    rate: float = float(group["lr"]) * math.sqrt(1 - beta2**t) / (1 - beta1**t)
     return rate

@@ -16,6 +16,8 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
+from lightning_optreg.optimizers.rates import add_missing, own_settings
+
 __all__ = ["UpdateRule"]
 
 _State = dict[str, Any]
@@ -27,6 +29,10 @@ class UpdateRule(Optimizer):
     A subclass defines `start_state`, `update_tensor` and `update_tensors`. Gradients reach these with the
     sign of a minimisation, with weight decay added, and complex numbers seen as pairs of real ones, so that
     real and imaginary part are treated as two parameters, as torch's optimizers do.
+
+    A learning rate may be a tensor with one element, as with torch's optimizers; each group has a copy of it,
+    which schedules write into. `lightning_optreg.optimizers.rates` has what a rule needs to compute with
+    either.
 
     Args:
         params: Parameters, or groups of them with settings of their own.
@@ -40,13 +46,14 @@ class UpdateRule(Optimizer):
         ValueError: If a setting is out of its range; a subclass checks its own in `check_group`.
 
     Example:
+        >>> from lightning_optreg.optimizers.rates import add_scaled_, rate_of
         >>> class Descent(UpdateRule):
         ...     def __init__(self, params, lr):
         ...         super().__init__(params, {"lr": lr})
         ...     def update_tensor(self, group, parameter, gradient, state):
-        ...         parameter.add_(gradient, alpha=-group["lr"])
+        ...         parameter.sub_(rate_of(group) * gradient)
         ...     def update_tensors(self, group, parameters, gradients, states):
-        ...         torch._foreach_add_(parameters, gradients, alpha=-group["lr"])
+        ...         add_scaled_(parameters, gradients, -rate_of(group))
         >>> theta = torch.tensor([1.0], requires_grad=True)
         >>> optimizer = Descent([theta], lr=0.5)
         >>> theta.square().sum().backward()
@@ -78,8 +85,7 @@ class UpdateRule(Optimizer):
         name = type(self).__name__
         if group["foreach"] and group["differentiable"]:
             raise ValueError(f"{name}: foreach must be None or False with differentiable, got True")
-        if isinstance(group.get("lr"), Tensor) and group["lr"].numel() != 1:
-            raise ValueError(f"{name}: Tensor lr must be 1-element, got {group['lr'].numel()}")
+        own_settings(name, group)
         for setting in ("lr", "weight_decay"):
             if setting in group and not 0.0 <= group[setting] < float("inf"):
                 raise ValueError(f"{name}: {setting} must be in [0, inf), got {group[setting]}")
@@ -88,9 +94,7 @@ class UpdateRule(Optimizer):
     @override
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        for group in self.param_groups:  # checkpoints of plainer classes know less
-            for name, value in self.defaults.items():
-                group.setdefault(name, value)
+        add_missing(self)
 
     # ---- what a subclass defines ---------------------------------------------------------------------------
 

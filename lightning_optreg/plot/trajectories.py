@@ -1,12 +1,14 @@
 """The way of an optimizer over a surface."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_optreg.optimizers import NAG
 from lightning_optreg.plot.surfaces import Surface
 
 __all__ = ["follow", "is_cut"]
@@ -17,8 +19,9 @@ _REACH = 100.0  # in half diagonals of the surface's window: what is farther off
 def follow(surface: Surface, make_optimizer: Callable[[list[Tensor]], Optimizer], steps: int) -> Tensor:
     """Let an optimizer run over a surface, in float64.
 
-    Both coordinates are one parameter tensor. Every step is given a closure, so optimizers that need one,
-    such as LBFGS, work too; these may evaluate f several times in a step.
+    What is followed is theta: of `NAG`, whose parameters are the look-ahead point between steps, what its
+    `at_theta` shows. Both coordinates are one parameter tensor. Every step is given a closure, so optimizers
+    that need one, such as LBFGS, work too; these may evaluate f several times in a step.
 
     Args:
         surface: The surface; the run begins at its start.
@@ -59,9 +62,11 @@ def follow(surface: Surface, make_optimizer: Callable[[list[Tensor]], Optimizer]
     points[0] = point.detach()
     for step in range(1, steps + 1):
         optimizer.step(closure)
-        if not (point.detach() - middle).norm() <= reach:  # not: a NaN is refused too
+        with optimizer.at_theta() if isinstance(optimizer, NAG) else nullcontext():
+            theta = point.detach().clone()
+        if not (theta - middle).norm() <= reach:  # not: a NaN is refused too
             break
-        points[step] = point.detach()
+        points[step] = theta
     return points
 
 

@@ -53,6 +53,7 @@ def pairs() -> dict[str, Pair]:
         "HeavyBall": Pair(optimizers.HeavyBall, MOMENTUM, 1),
         "LectureAMSGrad": Pair(optimizers.LectureAMSGrad, AMSGRAD, 3),
         "LectureAdaMax": Pair(optimizers.LectureAdaMax, partial(Adamax, foreach=True), 2),
+        "LectureAdam": Pair(optimizers.LectureAdam, ADAM, 2),
         "LectureAdagrad": Pair(optimizers.LectureAdagrad, ADAGRAD, 1),
         "LectureNAdam": Pair(optimizers.LectureNAdam, partial(NAdam, foreach=True), 2),
         "LectureRMSprop": Pair(optimizers.LectureRMSprop, RMSPROP, 1),

@@ -164,3 +164,73 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     for later in (EMAWeightAveraging(), EarlyStopping("loss", restore_best=True)):
         with pytest.raises(MisconfigurationException, match=f"put it behind {type(later).__name__}"):
             trainer_of(tmp_path, BatchNormRecalibration(), later).fit(Net())
+
+
+class Halves(Net):
+    """Gets its inputs twice as large, and halves them on the way to the device."""
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return [batch[0] / 2]
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(TensorDataset(2 * X), batch_size=8)
+
+    test_dataloader = train_dataloader
+
+
+@pytest.mark.filterwarnings("ignore:.*You are using .*precision:UserWarning")
+@pytest.mark.parametrize(
+    ("precision", "dtype", "tolerance"),
+    [
+        ("64-true", torch.float64, 1e-12),
+        ("bf16-true", torch.bfloat16, 0.1),
+        ("bf16-mixed", torch.float32, 0.1),
+    ],
+)
+@pytest.mark.parametrize("cls", [Net, Halves])
+@pytest.mark.parametrize("stage", ["fit", "test"])
+def test_in_any_precision(
+    precision: str, dtype: torch.dtype, tolerance: float, cls: type[Net], stage: str, tmp_path: Path
+) -> None:
+    module = cls()
+    trainer = trainer_of(tmp_path, BatchNormRecalibration(stages=[stage]), precision=precision)
+    if stage == "fit":
+        trainer.fit(module)
+    else:
+        trainer.test(module, verbose=False)
+    got = statistics(module)
+    assert {statistic.dtype for statistic in got} == {dtype}
+    first = module.net.double()[0]
+    means = [first(x) for x in X.double().split(8)]
+    wanted = torch.stack([u.mean(0) for u in means]).mean(0), torch.stack([u.var(0) for u in means]).mean(0)
+    for found, want in zip(got, wanted, strict=False):
+        torch.testing.assert_close(found.double(), want.detach(), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("argument", "batch"), [("x", "tensors"), (1, "tensors"), (0, "names"), ("y", "names")]
+)
+def test_inputs_that_are_elsewhere_are_refused_before_the_first_step(
+    argument: str | int, batch: str, tmp_path: Path
+) -> None:
+    class Named(Net):
+        def train_dataloader(self) -> Any:
+            return DataLoader([{"x": x} for x in X] if batch == "names" else TensorDataset(X), batch_size=8)
+
+    module = Named()
+    before = module.net[0].weight.detach().clone()
+    part = BatchNormRecalibration(images=argument)
+    with pytest.raises(
+        MisconfigurationException, match=f"^BatchNormRecalibration: images={argument!r} is not in"
+    ):
+        trainer_of(tmp_path, part).fit(module)
+    assert torch.equal(module.net[0].weight, before)
+
+
+def test_several_loaders_are_refused_before_the_first_step(tmp_path: Path) -> None:
+    module = Net()
+    loader = module.train_dataloader()
+    trainer = trainer_of(tmp_path, BatchNormRecalibration())
+    with pytest.raises(MisconfigurationException, match="needs one training loader, got list"):
+        trainer.fit(module, [loader, loader])
+    assert trainer.global_step == 0

@@ -96,6 +96,12 @@ CASES: list[tuple[dict[str, Any], int]] = [
     ({"criterion": "UP", "strip": 5, "successive": 2}, 12),  # never
     ({"patience": 3, "min_delta": 0.6}, 6),  # 2.0, 1.5, then 1.0 is the better by 0.6, and no more
     ({"stopping_threshold": 1.1}, 3),
+    ({"patience": 0}, 4),  # as 1
+    ({"patience": 2.5}, 6),  # as 3
+    ({"patience": 4, "min_delta": -0.05}, 12),  # 1.02 ... 1.06 and so on, each worse by less than 0.05
+    # With 2.0 as the lowest, which 1.5 is not better than by 0.6, GL would be below 0 until 1.0 comes.
+    ({"criterion": "GL", "alpha": 1.5, "min_delta": 0.6}, 4),
+    ({"criterion": "GL", "alpha": 1.5, "min_delta": 9.0}, 4),
     ({"criterion": "GL", "alpha": 90.0, "divergence_threshold": 1.35}, 1),
 ]
 
@@ -148,13 +154,161 @@ def test_best_weights_come_back_however_the_fit_ends(epochs: int, tmp_path: Path
     assert int(module.norm.num_batches_tracked) == 6  # type: ignore[arg-type]
 
 
-def test_by_default_it_is_lightnings(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "epochs"),
+    [
+        ({"patience": 4}, 7),
+        ({"patience": 0}, 4),
+        ({"patience": 3.0}, 6),
+        ({"patience": 2, "min_delta": -0.05}, 10),
+        ({"patience": float("inf")}, 12),
+    ],
+)
+def test_by_default_it_is_lightnings(arguments: dict[str, Any], epochs: int, tmp_path: Path) -> None:
     ours, theirs = Scripted(VAL), Scripted(VAL)
-    one = fit(tmp_path, ours, EarlyStopping("val", patience=4))
-    other = fit(tmp_path, theirs, lightning_callbacks.EarlyStopping("val", patience=4))
-    assert one.current_epoch == other.current_epoch == 7
+    one = fit(tmp_path, ours, EarlyStopping("val", **arguments))
+    other = fit(tmp_path, theirs, lightning_callbacks.EarlyStopping("val", **arguments))
+    assert one.current_epoch == other.current_epoch == epochs
     assert_identical(dict(ours.state_dict()), dict(theirs.state_dict()))
-    assert ours.count.item() == 7.0
+    assert ours.count.item() == float(epochs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "best"),
+    [
+        ({"stopping_threshold": 1.1}, 3.0),
+        ({"stopping_threshold": 1.6, "min_delta": 0.9}, 2.0),
+        ({"patience": 9, "min_delta": 0.9}, 3.0),  # 1.0 is the lowest, though 2.0 less 1.0 was no news before
+        ({"patience": 9, "min_delta": 5.0}, 3.0),
+        ({"patience": 9, "min_delta": -0.3}, 3.0),
+        ({"divergence_threshold": 1.9}, 1.0),
+    ],
+)
+@pytest.mark.parametrize("after_validation", [False, True])
+def test_the_best_weights_are_those_of_the_lowest_value(
+    arguments: dict[str, Any], best: float, after_validation: bool, tmp_path: Path
+) -> None:
+    stop = EarlyStopping("val", restore_best=True, check_on_train_epoch_end=not after_validation, **arguments)
+    module = Scripted(VAL)
+    trainer = fit(tmp_path, module, stop)
+    assert module.count.item() == best
+    if not after_validation:
+        assert trainer.callback_metrics["optreg/early_stopping/best"].item() == pytest.approx(
+            VAL[int(best) - 1]
+        )
+
+
+def test_the_threshold_that_is_reached_is_the_best_score(tmp_path: Path) -> None:
+    stop = EarlyStopping("val", stopping_threshold=1.1)
+    fit(tmp_path, Scripted(VAL), stop)
+    assert float(stop.best_score) == 1.0
+
+
+class Fails(Callback):
+    """Raises in the ninth epoch, in training or validation."""
+
+    def __init__(self, exception: BaseException, validating: bool) -> None:
+        self.exception, self.validating = exception, validating
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if not self.validating and trainer.current_epoch == 8:
+            raise self.exception
+
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if self.validating and trainer.current_epoch == 8:
+            raise self.exception
+
+
+class Saves(Callback):
+    """Saves where it stands when a fit fails."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.parametrize("validating", [False, True])
+@pytest.mark.parametrize(
+    ("exception", "seen"),
+    [(KeyboardInterrupt(), SystemExit), (RuntimeError("broken"), RuntimeError), (SystemExit(3), SystemExit)],
+)
+def test_an_exception_leaves_the_best_weights_and_a_checkpoint_of_its_own_time(
+    exception: BaseException, seen: type[BaseException], validating: bool, tmp_path: Path
+) -> None:
+    module = Scripted(VAL)
+    stop = EarlyStopping("val", patience=99, restore_best=True)
+    with pytest.raises(seen):
+        fit(
+            tmp_path,
+            module,
+            stop,
+            Fails(exception, validating),
+            Saves(tmp_path / "at_once.ckpt"),
+            ExactResume(save_on_sigterm=False),
+            ModelCheckpoint(tmp_path, save_on_exception=True, every_n_epochs=99),  # stands last
+            enable_checkpointing=True,
+        )
+    assert module.count.item() == 3.0
+    paths = list(tmp_path.glob("*.ckpt"))
+    assert len(paths) == 2
+    for path in paths:
+        saved = torch.load(path, weights_only=True)
+        assert saved["state_dict"]["count"].item() == (9.0 if validating else 8.5)
+        assert saved["callbacks"][stop.state_key]["weights"]["count"].item() == 3.0
+
+
+def test_a_fit_leaves_the_callbacks_of_the_trainer_as_they_were(tmp_path: Path) -> None:
+    stop = EarlyStopping("val", restore_best=True)
+    trainer = fit(tmp_path, Scripted(VAL), stop)
+    module = Scripted(VAL)
+    module.count.data.fill_(7.0)
+    trainer.validate(module, verbose=False)
+    assert module.count.item() == 7.0
+    assert trainer.callbacks == [stop]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 0.5, 0.9, 0.95])
+def test_what_always_improves_is_not_stopped_by_rounding(smoothing: float, tmp_path: Path) -> None:
+    errors = [2.0 - 1e-7 * epoch for epoch in range(12)]
+    for arguments in ({"criterion": "PQ", "strip": 1}, {"criterion": "GL", "alpha": 1e-9}, {"patience": 1}):
+        stop = EarlyStopping("val", train_monitor="train", smoothing=smoothing, **arguments)
+        assert fit(tmp_path, Scripted(errors, [1.0] * 12), stop).current_epoch == 12, arguments
+
+
+@pytest.mark.parametrize(
+    ("trainer", "argument"),
+    [
+        ({"max_steps": 1}, {}),
+        ({"max_time": {"seconds": 0}}, {}),
+        ({"check_val_every_n_epoch": 2, "max_epochs": 1}, {"check_on_train_epoch_end": True}),
+    ],
+)
+def test_a_run_may_end_before_its_first_validation(
+    trainer: dict[str, Any], argument: dict[str, Any], tmp_path: Path
+) -> None:
+    module = Scripted(VAL)
+    fit(tmp_path, module, EarlyStopping("val", restore_best=True, **argument), **trainer)
+    assert module.count.item() <= 1.0
+    with pytest.raises(RuntimeError, match="metric `loss` which is not available"):
+        fit(tmp_path, Scripted(VAL), EarlyStopping("loss", **argument), limit_val_batches=0)
+
+
+def test_a_patience_of_none_goes_on_after_a_resume(tmp_path: Path) -> None:
+    saver = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    fit(
+        tmp_path,
+        Scripted(VAL),
+        ExactResume(),
+        EarlyStopping("val", patience=0),
+        saver,
+        enable_checkpointing=True,
+    )
+    resumed = Scripted(VAL)
+    callbacks = [ExactResume(), EarlyStopping("val", patience=0)]
+    assert fit(tmp_path, resumed, *callbacks, ckpt_path=tmp_path / "step=4.ckpt").current_epoch == 4
+    assert resumed.count.item() == 4.0
 
 
 ALL: list[dict[str, Any]] = [

@@ -44,6 +44,7 @@ FIRST_ORDER: dict[str, Rule] = {
     "LectureAMSGrad": Rule({"lr": 0.02}, wrong=BETAS),
     "LectureAdaMax": Rule({"lr": 0.02}, wrong=BETAS),
     "LectureAdagrad": Rule({"lr": 0.02}, sparse=True, wrong=(({"eps": 0.0}, "eps"),)),
+    "LectureAdam": Rule({"lr": 0.02}, wrong=BETAS),
     "LectureNAdam": Rule({"lr": 0.02}, wrong=BETAS),
     "LectureRMSprop": Rule({"lr": 0.02}, wrong=(({"alpha": 1.0}, "alpha"), ({"eps": NAN}, "eps"))),
     "NAG": Rule({"lr": 0.02}, wrong=(({"momentum": 1.0}, "momentum"), ({"momentum": NAN}, "momentum"))),

@@ -35,6 +35,7 @@ class Part:
         acts: Whether the tables' network ends with other weights than without the part.
         idle: Settings at which it does not nevertheless, "" being that of `build`.
         on_images: Makes it for `tests.contracts.images`, one process or several. None: `build` does.
+        on_kinds: Makes it for the tables of kinds of modules and modes of trainers. None: `build` does.
         network: Which of the networks there it needs.
         ranks_differ: Why several processes end with other weights there than one does. None: they do not.
         evaluates: Makes it where it has most to do in evaluation, of a network of one output. None: `build`
@@ -57,10 +58,16 @@ class Part:
     acts: bool = True
     idle: tuple[str, ...] = ()
     on_images: Build | None = None
+    on_kinds: Build | None = None
     network: Literal["plain", "dropout", "batch_norm"] = "plain"
     ranks_differ: str | None = None
     evaluates: Build | None = None
     wrong: tuple[tuple[dict[str, object], str], ...] = ()
+
+    @property
+    def anywhere(self) -> Build:
+        """Makes it for any kind of module."""
+        return self.on_kinds or self.build
 
 
 EVALUATION: tuple[Literal["validate", "test", "predict"], ...] = ("validate", "test", "predict")
@@ -171,6 +178,7 @@ CALLBACKS: dict[str, Part] = {
     "Curriculum": Part(
         lambda _: callbacks.Curriculum(),
         on_images=lambda _: callbacks.Curriculum(min_images=16),
+        on_kinds=lambda _: callbacks.Curriculum(order="random", min_images=4),
         refuses="the training loader, a .*, cannot be told which images to show: use a data module",
         own_loader=True,
         wrong=(
@@ -237,7 +245,8 @@ CALLBACKS: dict[str, Part] = {
         wrong=(
             ({"mode": "least"}, "mode"),
             ({"min_delta": float("nan")}, "min_delta"),
-            ({"patience": 0}, "patience"),
+            ({"patience": -1}, "patience"),
+            ({"patience": float("nan")}, "patience"),
             ({"criterion": "GP"}, "criterion"),
             ({"criterion": "GL", "mode": "max"}, "mode"),
             ({"criterion": "PQ"}, "train_monitor"),

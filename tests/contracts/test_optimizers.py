@@ -299,6 +299,141 @@ def test_wrong_values_are_refused_at_construction(name: str, arguments: dict[str
         make(name, [{"params": parameters(), **arguments}])
 
 
+@pytest.mark.parametrize("name", [*FIRST_ORDER, *SECOND_ORDER])
+def test_a_state_that_lacks_settings_gets_those_of_the_optimizer(name: str) -> None:
+    """Such as one that was saved before the class had them."""
+    params = parameters()
+    build = getattr(optimizers, name)
+    optimizer = build(params, maximize=True)
+    state = optimizer.state_dict()
+    settings = set(optimizer.defaults) - {"lr"}
+    for setting in settings:
+        state["param_groups"][0].pop(setting)
+    other = build(params, maximize=True)
+    other.load_state_dict(state)
+    assert all(other.param_groups[0][setting] == other.defaults[setting] for setting in settings)
+    before = loss_of(params).detach()
+
+    def closure() -> Tensor:
+        other.zero_grad()
+        loss = loss_of(params)
+        if name != "Newton":
+            loss.backward()
+        return loss
+
+    other.step(closure)
+    assert loss_of(params) > before
+
+
+# ---- learning rates that are tensors --------------------------------------------------------------------
+
+
+def with_schedule(
+    name: str, lr: Any, steps: int = 6, **options: Any
+) -> tuple[list[Tensor], list[dict[str, Any]]]:
+    """Train while torch's schedule changes the rate of two groups; a second-order rule takes only one."""
+    params = parameters()
+    groups = [{"params": params[:2]}, {"params": params[2:]}]
+    if name in SECOND_ORDER:
+        optimizer = getattr(optimizers, name)(params, lr=lr)
+    else:
+        optimizer = make(name, groups, **{**options, "lr": lr})
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.5, total_iters=4)
+    for _ in range(steps):
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = loss_of(params)
+            if name != "Newton":
+                loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        schedule.step()
+    return [p.detach() for p in params], optimizer.param_groups
+
+
+@pytest.mark.parametrize("name", [*FIRST_ORDER, *SECOND_ORDER])
+@pytest.mark.parametrize("shape", [(), (1,)], ids=str)
+@pytest.mark.parametrize("foreach", [False, True])
+def test_a_tensor_with_one_element_is_a_learning_rate(
+    name: str, shape: tuple[int, ...], foreach: bool
+) -> None:
+    """It does what the number does, and what the caller gave is not written into."""
+    lr = torch.full(shape, 0.01, dtype=torch.float64)
+    ours, groups = with_schedule(name, lr, foreach=foreach)
+    numbers, plain = with_schedule(name, 0.01, foreach=foreach)
+    assert_identical(ours, numbers)
+    assert torch.equal(lr, torch.full(shape, 0.01, dtype=torch.float64))
+    rates = [group["lr"] for group in groups]
+    assert all(isinstance(rate, Tensor) and rate.shape == shape for rate in rates)
+    assert [float(rate) for rate in rates] == [group["lr"] for group in plain]
+    assert len({rate.data_ptr() for rate in rates}) == len(rates)  # none writes into another's
+
+
+@pytest.mark.parametrize("name", [*FIRST_ORDER, *SECOND_ORDER])
+@pytest.mark.parametrize("numbers", [0, 2])
+def test_a_tensor_with_more_elements_is_no_learning_rate(name: str, numbers: int) -> None:
+    build = getattr(optimizers, name)
+    message = f"^{name}: Tensor lr must be 1-element, got {numbers}$"
+    with pytest.raises(ValueError, match=message):
+        build(parameters(), lr=torch.full((numbers,), 0.1))
+    with pytest.raises(ValueError, match=message):
+        build([{"params": parameters(), "lr": torch.full((numbers,), 0.1)}])
+
+
+@every_rule
+@pytest.mark.parametrize("foreach", [False, True])
+def test_a_rate_on_a_device_is_not_read_back(
+    name: str, foreach: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The meta device has no numbers to read; what is computed with a tensor is the same."""
+    if not FIRST_ORDER[name].reads_values:
+        params = [torch.zeros(3, 2, device="meta", requires_grad=True)]
+        optimizer = make(name, params, foreach=foreach)
+        optimizer.param_groups[0]["lr"] = torch.zeros(1, device="meta")
+        for _ in range(2):
+            params[0].grad = torch.zeros(3, 2, device="meta")
+            optimizer.step()
+    numbers, _ = with_schedule(name, 0.01, foreach=foreach)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # what else keeps it a tensor
+    ours, _ = with_schedule(name, torch.tensor([0.01], dtype=torch.float64), foreach=foreach)
+    torch.testing.assert_close(ours, numbers, rtol=1e-13, atol=1e-13)
+
+
+@every_rule
+def test_gradients_flow_to_the_rate(name: str) -> None:
+    if not takes(name, "differentiable"):
+        return
+
+    def three_steps(lr: Tensor) -> Tensor:
+        theta = torch.tensor([0.7, -1.2], dtype=torch.float64, requires_grad=True).clone()
+        optimizer = make(name, [theta], lr=lr, differentiable=True)
+        for _ in range(3):
+            theta.grad = theta - 3.0
+            optimizer.step()
+        return theta
+
+    lr = torch.tensor(0.02, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(three_steps, (lr,))
+
+
+@every_rule
+def test_other_settings_may_be_tensors_with_one_element(name: str) -> None:
+    """As torch's optimizers take them; a step computes with numbers."""
+    given = {key: value for key, value in FIRST_ORDER[name].arguments.items() if isinstance(value, float)}
+    given["weight_decay"] = 0.1
+    if takes(name, "betas"):
+        given["betas"] = (0.8, 0.9)
+    tensors = {
+        key: tuple(map(torch.tensor, value)) if isinstance(value, tuple) else torch.tensor(value)
+        for key, value in given.items()
+    }
+    torch.testing.assert_close(after(name, **given), after(name, **tensors), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=f"^{name}: Tensor weight_decay must be 1-element, got 2$"):
+        make(name, parameters(), weight_decay=torch.zeros(2))
+
+
 class With(Regression):
     """The regression of the resume tests with an optimizer of ours."""
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -111,9 +112,68 @@ def test_samples_are_drawn_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drop_connect, "DRAWS_AT_A_TIME", 4)
     calls = []
     activation = nn.Tanh()
-    activation.register_forward_hook(lambda module, inputs, output: calls.append(len(output)))
+    activation.register_forward_hook(lambda module, inputs, output: calls.append(output.shape))
     gaussian_mean(activation, torch.zeros(2, 3), torch.ones(2, 3), 10)
-    assert calls == [4, 4, 2]
+    assert calls == [(8, 3), (8, 3), (4, 3)]
+
+
+def prelu(outputs: int) -> nn.Module:
+    """A slope of its own for each output."""
+    activation = nn.PReLU(outputs).double()
+    nn.init.uniform_(activation.weight, 0.0, 2.0)
+    return activation
+
+
+def normalised(outputs: int) -> nn.Module:
+    """Batch normalisation with statistics and scales of its own for each output, then a ReLU."""
+    norm = nn.BatchNorm1d(outputs).double()
+    for tensor in (norm.running_mean, norm.running_var, norm.weight, norm.bias):
+        assert tensor is not None
+        nn.init.uniform_(tensor, 0.5, 2.0)
+    return nn.Sequential(norm, nn.ReLU())
+
+
+@pytest.mark.parametrize("make", [prelu, normalised])
+@pytest.mark.parametrize("examples", [1, 4, 7])  # also as many as there are outputs
+def test_an_activation_may_have_something_of_its_own_for_each_output(make: Any, examples: int) -> None:
+    """Its mean over the draws is the integral over N(mu, s^2), output by output."""
+    torch.manual_seed(0)
+    outputs = 4
+    activation = make(outputs).eval()
+    mu = torch.randn(examples, outputs, dtype=torch.float64)
+    s = torch.rand(examples, outputs, dtype=torch.float64) + 0.1
+    z = torch.linspace(-9, 9, 4001, dtype=torch.float64)
+    density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
+    wanted, spread = torch.empty_like(mu), torch.empty_like(mu)
+    for n, o in itertools.product(range(examples), range(outputs)):
+        u = torch.zeros(len(z), outputs, dtype=torch.float64)
+        u[:, o] = mu[n, o] + s[n, o] * z
+        a = activation(u)[:, o].detach()
+        wanted[n, o] = torch.trapezoid(a * density, z)
+        spread[n, o] = torch.trapezoid(a.square() * density, z) - wanted[n, o].square()
+    samples = 20_000
+    got = gaussian_mean(activation, mu, s, samples)
+    assert ((got - wanted).abs() <= 5 * (spread / samples).sqrt() + 1e-9).all()
+
+
+@pytest.mark.parametrize("make", [prelu, normalised])
+@pytest.mark.parametrize("p", [0.0, 0.4])
+@pytest.mark.parametrize("inference", ["sampling", "mean"])
+def test_such_activations_in_the_layer(make: Any, p: float, inference: Any) -> None:
+    """In training and in evaluation, whatever the leading dimensions; a step changes the statistics once."""
+    layer = DropConnect(6, 4, p=p, activation=make(4), inference=inference, samples=60).double()
+    for shape in ((5, 6), (2, 3, 6), (4, 4, 6)):
+        v = torch.randn(shape, dtype=torch.float64)
+        assert layer.train()(v).shape == (*shape[:-1], 4)
+        rows = layer.eval()(v)
+        assert rows.shape == (*shape[:-1], 4)
+        if p == 0.0:
+            u = F.linear(v.reshape(-1, 6), layer.weight, layer.bias)
+            torch.testing.assert_close(rows.reshape(-1, 4), layer.activation(u))
+    assert layer.eval()(torch.randn(6, dtype=torch.float64)).shape == (4,)
+    for module in layer.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            assert module.num_batches_tracked == 3
 
 
 def test_inference_is_nearer_to_the_mean_over_masks_than_dropouts() -> None:

@@ -78,6 +78,14 @@ def adam(
     return x - eta / (math.sqrt(v / (1 - beta2**t)) + eps) * (m / (1 - beta1**t))
 
 
+def adam_within(
+    k: State, x: float, g: float, t: int, *, eta: float, beta1: float, beta2: float, eps: float
+) -> float:
+    """The lecture's table has epsilon within the root."""
+    m, v = moments(k, g, beta1, beta2)
+    return x - eta / math.sqrt(v / (1 - beta2**t) + eps) * (m / (1 - beta1**t))
+
+
 def adamw(
     k: State, x: float, g: float, t: int, *, eta: float, beta1: float, beta2: float, eps: float, decay: float
 ) -> float:

@@ -24,6 +24,7 @@ from lightning_optreg.optimizers import (
     NAG,
     HeavyBall,
     LectureAdagrad,
+    LectureAdam,
     LectureAdaMax,
     LectureAMSGrad,
     LectureNAdam,
@@ -34,6 +35,7 @@ from tests.optimizers.lecture_rules import (
     adadelta,
     adagrad,
     adam,
+    adam_within,
     adamax,
     adamw,
     amsgrad,
@@ -80,6 +82,10 @@ LECTURE: dict[str, tuple[Make, Rule]] = {
         partial(LectureRMSprop, lr=LOW, alpha=0.8, eps=0.01),
         partial(rmsprop, eta=LOW, gamma=0.8, eps=0.01),
     ),
+    "LectureAdam": (
+        partial(LectureAdam, lr=LR, betas=PAIR, eps=0.01),
+        partial(adam_within, eta=LR, eps=0.01, **BETAS),
+    ),
     "LectureAMSGrad": (
         partial(LectureAMSGrad, lr=LR, betas=PAIR, eps=0.01),
         partial(amsgrad, eta=LR, eps=0.01, **BETAS),
@@ -95,6 +101,7 @@ DEFAULTS: dict[str, tuple[Make, Rule]] = {
     "Adam": (Adam, partial(adam, eta=0.001, beta1=0.9, beta2=0.999, eps=1e-8)),
     "LectureAdagrad": (LectureAdagrad, partial(adagrad, eta=0.01, eps=1e-8)),
     "LectureRMSprop": (LectureRMSprop, partial(rmsprop, eta=0.001, gamma=0.9, eps=1e-8)),
+    "LectureAdam": (LectureAdam, partial(adam_within, eta=0.001, beta1=0.9, beta2=0.999, eps=1e-8)),
     "LectureAMSGrad": (LectureAMSGrad, partial(amsgrad, eta=0.001, beta1=0.9, beta2=0.999, eps=1e-8)),
     "LectureNAdam": (LectureNAdam, partial(nadam, eta=0.002, beta1=0.9, beta2=0.999, eps=1e-8)),
     "LectureAdaMax": (LectureAdaMax, partial(adamax, eta=0.002, beta1=0.9, beta2=0.999)),
@@ -119,6 +126,11 @@ TORCH: dict[str, tuple[Make, Rule, Rule]] = {  # torch's own form, and the lectu
         partial(RMSprop, lr=0.001),
         partial(torch_rmsprop, eta=0.001, gamma=0.99, eps=1e-8),
         partial(rmsprop, eta=0.001, gamma=0.9, eps=1e-8),
+    ),
+    "Adam": (
+        partial(Adam, lr=LR, betas=PAIR, eps=0.01),
+        partial(adam, eta=LR, eps=0.01, **BETAS),
+        partial(adam_within, eta=LR, eps=0.01, **BETAS),
     ),
     "AMSGrad": (
         partial(Adam, lr=LR, betas=PAIR, eps=0.01, amsgrad=True),
@@ -216,7 +228,7 @@ def test_adamax_leaves_alone_what_has_no_slope() -> None:
 
 
 @both_paths
-@pytest.mark.parametrize("cls", [LectureNAdam, LectureAdaMax])
+@pytest.mark.parametrize("cls", [LectureAdam, LectureNAdam, LectureAdaMax])
 def test_each_parameter_is_corrected_by_its_own_steps(cls: Any, foreach: bool) -> None:
     """One without gradients at first goes on as if it had begun when they came."""
     early, late, alone = (torch.ones(2, dtype=torch.float64, requires_grad=True) for _ in range(3))
@@ -231,7 +243,9 @@ def test_each_parameter_is_corrected_by_its_own_steps(cls: Any, foreach: bool) -
     torch.testing.assert_close(late.detach(), alone.detach(), rtol=1e-15, atol=0)
 
 
-@pytest.mark.parametrize("cls", [LectureAdagrad, LectureRMSprop, LectureAMSGrad, LectureNAdam, LectureAdaMax])
+@pytest.mark.parametrize(
+    "cls", [LectureAdagrad, LectureRMSprop, LectureAdam, LectureAMSGrad, LectureNAdam, LectureAdaMax]
+)
 def test_gradients_flow_through_the_step(cls: Any) -> None:
     def three_steps(start: Tensor) -> Tensor:
         theta = start.clone()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_optreg.optimizers import Newton
 from lightning_optreg.optimizers.flat_vectors import flatten, unflatten
+from lightning_optreg.optimizers.minres import minres
 from tests.optimizers.problems import PROBLEMS, Problem
 
 DOWN = 0.3  # with 0.1 dampings come back to where they were, and rounding decides whether they are least
@@ -183,6 +184,47 @@ def test_the_hessian_free_direction_is_the_exact_one(name: str, damping: float) 
     assert (exact - start).norm() > 1e-4
 
 
+@pytest.mark.parametrize("signs", [(1, -1, 1, -1, 1), (-1, -1, -1, -1, -1), (1, 1, 1, 1, -1)])
+@pytest.mark.parametrize("damping", [0.0, 0.05])
+def test_the_hessian_free_step_as_it_stands_is_exact_where_the_hessian_is_not_positive(
+    signs: tuple[int, ...], damping: float
+) -> None:
+    """(H + lambda I) d = -g on an indefinite quadratic, against torch.linalg."""
+    q = torch.linalg.qr(torch.randn(5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))[0]
+    h = q @ torch.diag(torch.tensor(signs, dtype=torch.float64) * torch.arange(1, 6)) @ q.T
+    theta = torch.arange(1.0, 6.0, dtype=torch.float64).requires_grad_()
+    start = theta.detach().clone()
+    optimizer = Newton([theta], hessian="free", globalization=None, damping=damping, cg_tolerance=1e-12)
+    optimizer.step(lambda: 0.5 * theta @ h @ theta)
+    wanted = start - torch.linalg.solve(h + damping * torch.eye(5, dtype=torch.float64), h @ start)
+    torch.testing.assert_close(theta.detach(), wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("hessian", ["exact", "free"])
+def test_a_singular_hessian_that_the_gradient_leaves_is_refused(hessian: Any) -> None:
+    x, y = (torch.ones((), dtype=torch.float64, requires_grad=True) for _ in range(2))
+    with pytest.raises(RuntimeError, match=r"^Newton: H \+ 0 I is singular; use a larger damping$"):
+        Newton([x, y], hessian=hessian, globalization=None, cg_tolerance=1e-8).step(lambda: y - x.square())
+
+
+def test_minres_takes_the_smallest_residual_of_each_subspace() -> None:
+    """Against least squares on Krylov's space, for a matrix with eigenvalues of both signs."""
+    draw = torch.Generator().manual_seed(1)
+    a = torch.randn(8, 8, dtype=torch.float64, generator=draw)
+    a, b = a + a.T, torch.randn(8, dtype=torch.float64, generator=draw)
+    basis = [b]
+    for count in range(1, 9):
+        k = torch.linalg.qr(torch.stack(basis, dim=1))[0]
+        best = k @ torch.linalg.lstsq(a @ k, b[:, None]).solution[:, 0]
+        found = minres(a.mv, b, tolerance=0.0, max_iterations=count)
+        assert found is not None
+        torch.testing.assert_close(found, best, rtol=1e-8, atol=1e-8)
+        basis.append(a @ basis[-1])
+    assert torch.equal(
+        minres(a.mv, torch.zeros_like(b), tolerance=0.0, max_iterations=3), torch.zeros_like(b)
+    )
+
+
 def saddle(theta: list[Tensor]) -> Tensor:
     """Saddle at 0, minima at (0, +-1)."""
     x, y = theta
@@ -192,7 +234,7 @@ def saddle(theta: list[Tensor]) -> Tensor:
 @pytest.mark.parametrize("hessian", ["exact", "free"])
 def test_saddle_points(hessian: Any) -> None:
     problem = Problem(lambda: [torch.tensor(v, dtype=torch.float64) for v in (0.5, 0.1)], saddle, 0.0)
-    attracted = train(problem, 20, globalization=None)[-1]
+    attracted = train(problem, 20, globalization=None, hessian=hessian)[-1]
     torch.testing.assert_close(attracted, torch.zeros(2).double(), rtol=0, atol=1e-8)
     for method in ("trust_region", "line_search"):
         escaped = train(problem, 40, globalization=method, hessian=hessian)[-1]

@@ -147,7 +147,72 @@ def test_groups_share_betas_and_switch() -> None:
     optimizer.state.clear()
     optimizer.step()
     moved = [b - p.item() for b, p in zip(before, params, strict=True)]
-    assert moved == pytest.approx([0.1 * optimizer.rate_estimate] * 3)  # (1 - beta1) Lambda
+    # (1 - beta1) Lambda, times the groups' rates as multiples of the largest
+    assert moved == pytest.approx([0.1 * r * optimizer.rate_estimate for r in (0.1, 1.0, 0.1)])
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.parametrize("rates", [(0.01, 1e-8), (1e-8, 0.01), (0.01, 0.0), (0.004, 0.01)])
+def test_groups_keep_the_ratios_of_their_rates(rates: tuple[float, float], foreach: bool) -> None:
+    """gamma is the rate at which the SGD of these ratios has Adam's step as its projection."""
+    params = [torch.ones(2, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    groups = [{"params": [p], "lr": rate} for p, rate in zip(params, rates, strict=True)]
+    optimizer = SWATS(groups, betas=(0.0, 0.0), eps=0.0, switch_eps=1.0, foreach=foreach)
+    g = [torch.tensor([1.0, 3.0], dtype=torch.float64), torch.tensor([2.0, 5.0], dtype=torch.float64)]
+    for _ in range(2):
+        for p, gradient_ in zip(params, g, strict=True):
+            p.grad = gradient_.clone()
+        optimizer.step()
+    assert optimizer.phase == "sgd"
+    ratios = [rate / max(rates) for rate in rates]
+    # Without moments p = -rate sign(g), here over both groups.
+    squared = sum(2 * rate**2 for rate in rates)
+    along = sum(rate * r * float(x.sum()) for rate, r, x in zip(rates, ratios, g, strict=True))
+    assert optimizer.rate_estimate == pytest.approx(squared / along, rel=1e-12)
+    before = [p.detach().clone() for p in params]
+    for p, gradient_ in zip(params, g, strict=True):
+        p.grad = gradient_.clone()
+    optimizer.step()
+    for p, start, x, r in zip(params, before, g, ratios, strict=True):
+        torch.testing.assert_close(start - p.detach(), r * optimizer.rate_estimate * x, rtol=1e-6, atol=1e-14)
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+def test_a_gradient_that_comes_late_makes_a_first_step_of_the_rate(foreach: bool) -> None:
+    """As in Adam, whose corrections are of each parameter its own: |p| = lr, not 3.16 lr."""
+    params = [torch.ones(3, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    ours = SWATS(params, 0.01, eps=0.0, switch_eps=0.0, foreach=foreach)
+    others = [p.detach().clone().requires_grad_() for p in params]
+    torchs = torch.optim.Adam(others, 0.01, eps=0.0)
+    draw = torch.Generator().manual_seed(0)
+    for step in range(30):
+        for place in range(2):
+            late = place == 1 and step < 20
+            g = None if late else torch.randn(3, dtype=torch.float64, generator=draw)
+            for p in (params[place], others[place]):
+                p.grad = None if g is None else g.clone()
+        ours.step()
+        torchs.step()
+        if step == 20:
+            torch.testing.assert_close((1 - params[1].detach()).abs(), torch.full((3,), 0.01).double())
+    torch.testing.assert_close(params, others, rtol=1e-12, atol=1e-12)
+
+
+def test_a_state_without_counts_of_the_parameters_goes_on() -> None:
+    """As it was saved when a step's number was the group's alone."""
+    params = [torch.ones(3, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    optimizers = [SWATS([p], 0.01) for p in params]
+    for step in range(6):
+        for p in params:
+            p.grad = torch.full_like(p, step + 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+        if step == 2:
+            state = optimizers[1].state_dict()
+            del state["state"][0]["step"]
+            optimizers[1] = SWATS([params[1]], 0.01)
+            optimizers[1].load_state_dict(state)
+    assert torch.equal(*params)
 
 
 @pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1}, {"maximize": True}])

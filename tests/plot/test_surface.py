@@ -66,6 +66,21 @@ def test_surfaces_by_hand() -> None:
     assert {name: surface.function(*x).item() for name, surface in SURFACES.items()} == pytest.approx(by_hand)
 
 
+@pytest.mark.parametrize("name", ["ravine", "beale"])
+def test_of_nesterovs_method_theta_is_followed_not_the_point_ahead(name: str) -> None:
+    """v = gamma v + eta grad J(theta - gamma v), theta = theta - v, by hand."""
+    surface, eta, gamma = SURFACES[name], 1e-3, 0.9
+    theta = torch.tensor(surface.start, dtype=torch.float64)
+    v, wanted = torch.zeros(2, dtype=torch.float64), [theta]
+    for _ in range(30):
+        ahead = theta - gamma * v
+        v = gamma * v + eta * gradient(surface, (float(ahead[0]), float(ahead[1])))
+        theta = theta - v
+        wanted.append(theta)
+    got = follow(surface, read_specification(f"NAG:lr={eta},momentum={gamma}", name), 30)
+    torch.testing.assert_close(got, torch.stack(wanted), rtol=1e-10, atol=1e-10)
+
+
 def test_gradient_descent_on_a_quadratic_is_the_closed_form() -> None:
     rate, steps = 0.9, 50
     points = follow(SURFACES["ravine"], lambda params: torch.optim.SGD(params, lr=rate), steps)

@@ -1,0 +1,110 @@
+"""What the schedules share: each multiplies the rate by a factor of its own, whatever others make of it."""
+
+import math
+from abc import abstractmethod
+
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from typing_extensions import override
+
+from lightning_optreg.optimizers.rates import set_rate
+
+__all__ = ["FactorSchedule", "full_rate", "rates"]
+
+
+def rates(optimizer: Optimizer) -> list[float | Tensor]:
+    """Give the rate of each parameter group; those that are tensors are copied.
+
+    Args:
+        optimizer: Any optimizer.
+
+    Example:
+        >>> import torch
+        >>> rates(torch.optim.SGD([torch.zeros(1)], lr=torch.tensor(0.5)))
+        [tensor(0.5000)]
+    """
+    found = [group["lr"] for group in optimizer.param_groups]
+    return [rate.clone() if isinstance(rate, Tensor) else rate for rate in found]
+
+
+def full_rate(rate: float | Tensor, factor: float, largest: float = math.inf) -> float | Tensor:
+    """Give the full rate of a parameter group that is added while a schedule has the others at factor * full.
+
+    Args:
+        rate: What the group is added with: its rate at that time.
+        factor: Of the schedule at that time, in [0, 1].
+        largest: The full rate is not raised above this, the largest of the others: where the factor is near 0
+            for a moment, a rate that was not meant to be relative would become huge afterwards. Infinite
+            where the factor does not rise again.
+
+    Example:
+        >>> full_rate(0.01, 0.1), full_rate(0.01, 0.001, largest=0.5), full_rate(0.01, 0.0, largest=0.5)
+        (0.1, 0.5, 0.01)
+    """
+    now = float(rate)
+    if not (0.0 < factor < 1.0 and now > 0.0):
+        return rate
+    return rate * max(1.0, min(1.0 / factor, largest / now))
+
+
+class FactorSchedule(LRScheduler):
+    """A schedule eta_t = eta f(t): a step multiplies each group's present rate by f(t) / f(t - 1).
+
+    So it chains, as torch says of its own schedules: two in a `ChainedScheduler` make eta f(t) g(t), and a
+    rate that something else has lowered stays lowered. Parameter groups that come later join in with the rate
+    that they have (see `full_rate`). `SequentialLR` begins it with eta f(0), eta being what the optimizer
+    began with.
+
+    After a time with f = 0 nothing is left to be multiplied: it goes on from eta f(t), and what others have
+    made of the rate is lost.
+
+    Args:
+        optimizer: Its learning rates are scheduled; numbers stay numbers and tensors the same tensors.
+    """
+
+    _starts: bool = False
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._starts = True
+        super().__init__(optimizer)
+        del self._starts  # no part of the state
+
+    @abstractmethod
+    def multiple(self, time: int) -> float:
+        """Give f(t) of a time t = 0, 1, ..., at least 0."""
+
+    def rises(self, time: int) -> bool:
+        """Tell whether the factor rises again after a time, at least 0."""
+        return False
+
+    @override
+    def get_lr(self) -> list[float | Tensor]:
+        """Return the rate of each parameter group at the present time."""
+        time = self.last_epoch
+        self._take_in_new_groups(max(time - 1, 0))
+        if self._starts:
+            return [rate * self.multiple(time) for rate in rates(self.optimizer)]
+        before = self.multiple(time - 1) if time > 0 else 0.0
+        if before == 0.0:
+            return self._get_closed_form_lr()
+        return [rate * (self.multiple(time) / before) for rate in rates(self.optimizer)]
+
+    def _take_in_new_groups(self, time: int) -> None:
+        firsts, factor = self.first_rates(), self.multiple(time)
+        largest = max(map(float, firsts)) if firsts and self.rises(time) else math.inf
+        for group in self.optimizer.param_groups[len(firsts) :]:
+            first = full_rate(group["lr"], factor, largest)
+            first = first.clone() if isinstance(first, Tensor) else first
+            firsts.append(first)
+            group["initial_lr"] = first
+            set_rate(group, first * factor if factor > 0.0 else first)
+
+    # torch 2.14's SequentialLR begins schedules through this, and has no public way for it.
+    def _get_closed_form_lr(self) -> list[float | Tensor]:
+        self._take_in_new_groups(0)
+        return [rate * self.multiple(self.last_epoch) for rate in self.first_rates()]
+
+    def first_rates(self) -> list[float | Tensor]:
+        """Give eta of each group that the schedule has met, in a list that later ones are added to."""
+        return self.base_lrs

@@ -1,0 +1,28 @@
+"""Every callback in every mode of the trainer: it works, or refuses in a sentence before the first step."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.contracts.cells import ignore_advice
+from tests.contracts.modes import MODES, run_mode
+from tests.contracts.parts import CALLBACKS
+
+pytestmark = ignore_advice
+
+CELLS = [(mode, name) for mode in MODES for name in CALLBACKS]
+DIAGONAL = [
+    (list(MODES)[i % len(MODES)], list(CALLBACKS)[(i + 11) % len(CALLBACKS)])
+    for i in range(max(len(MODES), len(CALLBACKS)))
+]
+
+
+@pytest.mark.parametrize(("mode", "name"), DIAGONAL)
+def test_a_mode_and_a_callback(mode: str, name: str, tmp_path: Path) -> None:
+    run_mode(tmp_path, mode, lambda: [CALLBACKS[name].anywhere(tmp_path)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "name"), [cell for cell in CELLS if cell not in DIAGONAL])
+def test_every_mode_and_every_callback(mode: str, name: str, tmp_path: Path) -> None:
+    run_mode(tmp_path, mode, lambda: [CALLBACKS[name].anywhere(tmp_path)])
