@@ -27,6 +27,7 @@ SMALLER = {
     "googlenet": ["--model.net.width=0.05", "--model.net.aux_hidden=8"],
     "preact_resnet164": ["--model.net.depth=20"],
     "resnext29_8x64d": ["--model.net.depth=11", "--model.net.width=4"],
+    "resnet50": ["--model.net.depth=18", "--model.net.width=8", "--data.image_size=64"],
     "vgg16": ["--model.net.width=2", "--model.net.hidden=8"],
     "wide_resnet28_10": ["--model.net.widen_factor=1"],
     "zfnet": ["--model.net.channels=[2,4,4,4,4]", "--model.net.hidden=8"],
