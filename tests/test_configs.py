@@ -31,6 +31,7 @@ SMALLER = {
     "resnet56": ["--model.net.depth=8"],
     "resnet110": ["--model.net.depth=8"],
     "resnext29_8x64d": ["--model.net.depth=11", "--model.net.width=4"],
+    "resnet50": ["--model.net.depth=18", "--model.net.width=8", "--data.image_size=64"],
     "stochastic_depth110": ["--model.net.depth=8"],
     "vgg16": ["--model.net.width=2", "--model.net.hidden=8"],
     "wide_resnet28_10": ["--model.net.widen_factor=1"],

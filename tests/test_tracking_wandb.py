@@ -254,6 +254,22 @@ def test_fit_twice_in_one_process(tmp_path: Path) -> None:
     assert len(run.values("train/loss")) == 8
 
 
+def test_without_a_folder_every_run_is_a_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two scripts that happen to start in one folder have nothing to do with each other."""
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        trainer = make_trainer(tmp_path, RunWandbLogger(project="proof"), max_epochs=1)
+        trainer.fit(Model(), loader(), loader())
+        wandb.finish()
+    first, second = runs(tmp_path)
+    assert first.id != second.id
+    assert not list(tmp_path.rglob("wandb_run_id.txt"))
+    (tmp_path / "wandb_run_id.txt").write_text("kept\n")  # as earlier versions left it
+    assert RunWandbLogger().version is None
+    assert RunWandbLogger(".").version == "kept"  # the folder is asked for
+    assert RunWandbLogger(id="given").version == "given"
+
+
 def test_an_id_that_is_given_wins(tmp_path: Path) -> None:
     (tmp_path / "wandb_run_id.txt").write_text("kept\n")
     assert RunWandbLogger(tmp_path).version == "kept"

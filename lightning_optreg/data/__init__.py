@@ -19,6 +19,7 @@ from lightning_optreg.data.transforms import (
     RandomErasing,
     RandomHorizontalFlip,
     RandomResizedCrop,
+    RandomScaleCrop,
     TFColorJitter,
 )
 from lightning_optreg.data.views import Flips, MultiScale, RandomViews, TenCrop, Views
@@ -45,6 +46,7 @@ __all__ = [
     "RandomErasing",
     "RandomHorizontalFlip",
     "RandomResizedCrop",
+    "RandomScaleCrop",
     "RandomViews",
     "Source",
     "Statistics",

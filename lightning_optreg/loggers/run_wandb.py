@@ -20,17 +20,20 @@ class RunWandbLogger(WandbLogger):
     """Weights & Biases for a run's folder: a resumed run goes on in the W&B run that it began.
 
     The W&B run's id is kept in `wandb_run_id.txt` in the folder, where the next process finds it: the resumed
-    fit, and `test` after `fit`. All local files go to `wandb/` in the folder. The best checkpoint becomes an
-    artifact with the alias `best` when a fit ends; the last one, if it is another, with `latest`.
+    fit, and `test` after `fit`. Naming a folder asks for that. Without one every logger begins a run of its
+    own, unless an `id` is given, and leaves no such file. All local files go to `wandb/` in the folder. The
+    best checkpoint becomes an artifact with the alias `best` when a fit ends; the last one, if it is another,
+    with `latest`.
 
     W&B keeps what it has been sent: steps that a killed run logged past its last checkpoint stay in its
     history, and the resumed run logs them again. `metrics.csv` is the record without doubles.
 
     Args:
-        save_dir: The run's folder. The command line sets it.
+        save_dir: The run's folder. The command line sets it. None: there is none; local files go to `wandb/`
+            in the current folder.
         project: W&B project. Default: the environment variable `WANDB_PROJECT`, else `lightning_logs`.
         name: The run's name on W&B's pages. Default: W&B makes one up.
-        id: The W&B run's id. Default: the one kept in the folder, else W&B makes one up.
+        id: The W&B run's id. Default: the one kept in the run's folder, else W&B makes one up.
         entity: W&B user or team. Default: as W&B is set up.
         group: Shows several runs as one group, such as the folds of a cross-validation.
         job_type: Kind of run within a group.
@@ -55,7 +58,7 @@ class RunWandbLogger(WandbLogger):
 
     def __init__(
         self,
-        save_dir: str | Path = ".",
+        save_dir: str | Path | None = None,
         *,
         project: str | None = None,
         name: str | None = None,
@@ -73,11 +76,11 @@ class RunWandbLogger(WandbLogger):
                 check_name(text, f"RunWandbLogger: {argument}")
         if name is not None:
             check_inside(name, "RunWandbLogger: name")
-        self._id_file = Path(save_dir, "wandb_run_id.txt")
-        if id is None and self._id_file.exists():
+        self._id_file = None if save_dir is None else Path(save_dir, "wandb_run_id.txt")
+        if id is None and self._id_file is not None and self._id_file.exists():
             id = check_name(self._id_file.read_text(errors="replace").strip(), str(self._id_file))
         super().__init__(
-            save_dir=save_dir,
+            save_dir="." if save_dir is None else save_dir,
             project=project,
             name=name,
             id=id,
@@ -102,7 +105,7 @@ class RunWandbLogger(WandbLogger):
             return super().experiment
         import wandb  # optional; the constructor made sure of it
 
-        folder = self._id_file.parent
+        folder = Path(".") if self._id_file is None else self._id_file.parent
         is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)  # wandb writes to /tmp if it is missing
         try:
@@ -115,7 +118,7 @@ class RunWandbLogger(WandbLogger):
                 "With mode: offline (or WANDB_MODE=offline) it needs no account; "
                 "upload with `wandb sync` later."
             ) from error
-        if not run.disabled:
+        if self._id_file is not None and not run.disabled:
             with replacing(self._id_file) as temporary:
                 temporary.write_text(f"{run.id}\n")
         self._id_is_kept = True

@@ -25,6 +25,7 @@ from lightning_optreg.data.transforms import (
     RandomErasing,
     RandomHorizontalFlip,
     RandomResizedCrop,
+    RandomScaleCrop,
     TFColorJitter,
 )
 
@@ -89,6 +90,7 @@ ACTIVE: dict[str, Callable[[], BatchTransform]] = {
     "pca": lambda: PCAColorJitter(),
     "pca_std": lambda: PCAColorJitter(std=0.3, form="std"),
     "colour": lambda: ColorJitter(brightness=0.4, contrast=0.4),
+    "scale_crop": lambda: RandomScaleCrop((8, 7), scale=(8, 15)),
     "tf_colour": lambda: TFColorJitter(0.1, (0.5, 1.5), (0.2, 1.8)),
     "warp": lambda: RandomResizedCrop(rotation=20.0, shear=10.0, stretch=1.3),
     "warp_resized": lambda: RandomResizedCrop((9, 14), padding_mode="zeros"),
@@ -100,6 +102,7 @@ NEUTRAL: dict[str, Callable[[], BatchTransform]] = {
     "flip": lambda: RandomHorizontalFlip(p=0.0),
     "pca": lambda: PCAColorJitter(std=0.0),
     "colour": lambda: ColorJitter(),
+    "scale_crop": lambda: RandomScaleCrop((12, 10), scale=(10, 10)),
     "tf_colour": lambda: TFColorJitter(),
     "warp": lambda: RandomResizedCrop(scale=(1.0, 1.0), ratio=(1.0, 1.0)),
 }
@@ -248,7 +251,9 @@ def test_copies_and_shows_its_settings(make: Callable[[], BatchTransform]) -> No
     assert "=" in repr(transform)
 
 
-@pytest.mark.parametrize("make", [ACTIVE[k] for k in ("pca", "colour", "tf_colour", "warp", "warp_resized")])
+@pytest.mark.parametrize(
+    "make", [ACTIVE[k] for k in ("pca", "colour", "scale_crop", "tf_colour", "warp", "warp_resized")]
+)
 def test_8_bit_images_are_refused_where_floats_are_needed(make: Callable[[], BatchTransform]) -> None:
     with pytest.raises(TypeError, match=r"^\w+: images must be floating-point on \[0, 1\], got torch.uint8$"):
         ready(make())(pixels(4), draws(4))

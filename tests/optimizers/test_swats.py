@@ -241,3 +241,24 @@ def test_endless_settings_are_refused() -> None:
     for name in ("eps", "switch_eps"):
         with pytest.raises(ValueError, match=f"{name} must be in"):
             SWATS([torch.zeros(1, requires_grad=True)], **{name: math.inf})
+
+
+def test_meter_and_swats_agree_on_groups_with_rates_of_their_own() -> None:
+    problem = PROBLEMS["small_network"]
+    estimate, found = RateEstimate(), []
+
+    def groups(theta: list[Tensor]) -> list[dict[str, Any]]:
+        return [{"params": theta[:1], "lr": 0.002}, {"params": theta[1:], "lr": 0.01}]
+
+    def adam(theta: list[Tensor]) -> torch.optim.Adam:
+        optimizer = torch.optim.Adam(groups(theta), eps=0.0)
+        found.append(StepMeter(optimizer, estimate, 1e-5))
+        return optimizer
+
+    def swats(theta: list[Tensor]) -> SWATS:
+        found.append(SWATS(groups(theta), eps=0.0, switch_eps=0.0))
+        return found[-1]
+
+    run(problem, adam, 50)
+    run(problem, swats, 50)
+    assert found[0].rate == pytest.approx(found[1].rate_estimate, rel=1e-9)

@@ -10,6 +10,7 @@ from lightning_optreg.data.transforms.random_crop import RandomCrop
 from lightning_optreg.data.transforms.random_erasing import RandomErasing
 from lightning_optreg.data.transforms.random_horizontal_flip import RandomHorizontalFlip
 from lightning_optreg.data.transforms.random_resized_crop import RandomResizedCrop
+from lightning_optreg.data.transforms.random_scale_crop import RandomScaleCrop
 from lightning_optreg.data.transforms.tf_color_jitter import TFColorJitter
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "RandomErasing",
     "RandomHorizontalFlip",
     "RandomResizedCrop",
+    "RandomScaleCrop",
     "TFColorJitter",
 ]
