@@ -152,6 +152,7 @@ class BatchNormRecalibration(Callback):
         if isinstance(images, bool) or not isinstance(images, (int, str)):
             raise TypeError(f"BatchNormRecalibration: images must be an index or a key, got {images!r}")
         self.batches, self.stages, self.images, self.net = batches, tuple(stages), images, net
+        self._is_due = False
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -171,6 +172,7 @@ class BatchNormRecalibration(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the layers, which the module may have made since."""
         self._find(pl_module)
+        self._is_due = "fit" in self.stages
 
     def _find(self, pl_module: LightningModule) -> nn.Module:
         network = find_network(pl_module, self.net, "BatchNormRecalibration")
@@ -216,8 +218,12 @@ class BatchNormRecalibration(Callback):
 
         data = trainer.datamodule  # type: ignore[attr-defined]  # a connector sets it
         held = {"module": pl_module, "loader": loader, "data": data}
-        with kept_generators(pl_module.device, **held), trainer.precision_plugin.val_step_context():
-            count = recalibrate(network, inputs(), lambda s: trainer.strategy.reduce(s, reduce_op="mean"))
+
+        def go_through() -> int:
+            with kept_generators(pl_module.device, **held), trainer.precision_plugin.val_step_context():
+                return recalibrate(network, inputs(), lambda s: trainer.strategy.reduce(s, reduce_op="mean"))
+
+        count = go_through() or go_through()  # a loader that was resumed at its end has nothing left at first
         layers = len(batch_norms(network))
         rank_zero_info(f"BatchNormRecalibration: statistics of {layers} layers over {count} batches")
 
@@ -225,6 +231,13 @@ class BatchNormRecalibration(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Do it for the final weights."""
         if "fit" in self.stages:
+            self._recalibrate(trainer, pl_module, trainer.train_dataloader)
+            self._is_due = False
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Do so too for a checkpoint of the run's last step, from which training does not begin again."""
+        if self._is_due and trainer.ckpt_path is not None and trainer.train_dataloader is not None:
             self._recalibrate(trainer, pl_module, trainer.train_dataloader)
 
     def _before(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
