@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader, TensorDataset
@@ -234,3 +234,20 @@ def test_several_loaders_are_refused_before_the_first_step(tmp_path: Path) -> No
     with pytest.raises(MisconfigurationException, match="needs one training loader, got list"):
         trainer.fit(module, [loader, loader])
     assert trainer.global_step == 0
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_a_run_resumed_at_its_end_is_recalibrated_too(tmp_path: Path) -> None:
+    """From a checkpoint of the last epoch's end Lightning does not begin to train again."""
+    saver = ModelCheckpoint(tmp_path, "last", enable_version_counter=False)
+    straight, resumed = Net(), Net()
+    trainer_of(tmp_path, BatchNormRecalibration(), saver, max_epochs=1, enable_checkpointing=True).fit(
+        straight
+    )
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    trainer_of(tmp_path, BatchNormRecalibration(), max_epochs=1).fit(
+        resumed, ckpt_path=tmp_path / "last.ckpt"
+    )
+    assert not torch.equal(saved["net.1.running_mean"], straight.state_dict()["net.1.running_mean"])
+    for name, value in straight.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], value)
