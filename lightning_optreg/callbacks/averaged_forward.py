@@ -11,11 +11,12 @@ from typing import Any, Literal
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
+from lightning_optreg.callbacks.of_a_kind import OfAKind
 from lightning_optreg.callbacks.random_state import collect_random_state, restore_random_state
 
 __all__ = ["Average", "AveragedForward", "Stage", "average_outputs", "find_network"]
@@ -89,7 +90,7 @@ def find_network(module: nn.Module, name: str | None, part: str) -> nn.Module:
     return module
 
 
-class AveragedForward(Callback):
+class AveragedForward(OfAKind):
     """Base of callbacks under which a network's output in evaluation is an average over passes.
 
     Random numbers drawn in evaluation come from generators seeded for it, and afterwards all generators stand
@@ -135,6 +136,7 @@ class AveragedForward(Callback):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the network before anything runs."""
+        super().setup(trainer, pl_module, stage)
         find_network(pl_module, self.net, type(self).__name__)
 
     def _start(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
@@ -194,7 +196,7 @@ class AveragedForward(Callback):
         values, images = quantities[-1]
         for name, value in values.items():
             pl_module.log(
-                f"optreg/{self._log_name}/{name}",
+                f"{self._log_path(self._log_name)}/{name}",
                 value,
                 on_step=False,
                 on_epoch=True,

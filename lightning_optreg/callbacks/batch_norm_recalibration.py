@@ -143,10 +143,12 @@ class BatchNormRecalibration(Callback):
         if isinstance(images, bool) or not isinstance(images, (int, str)):
             raise TypeError(f"BatchNormRecalibration: images must be an index or a key, got {images!r}")
         self.batches, self.stages, self.images, self.net = batches, tuple(stages), images, net
+        self._tried = False
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the layers, and what else is done to the weights at the end."""
+        self._tried = False
         network = find_network(pl_module, self.net, "BatchNormRecalibration")
         if not batch_norms(network):
             raise MisconfigurationException(
@@ -162,25 +164,80 @@ class BatchNormRecalibration(Callback):
                     "weights at the end"
                 )
 
-    def _recalibrate(self, trainer: Trainer, pl_module: LightningModule, loader: Any) -> None:
-        network = find_network(pl_module, self.net, "BatchNormRecalibration")
+    @staticmethod
+    def _check_loader(loader: Any) -> None:
         if not isinstance(loader, Iterable) or isinstance(loader, (list, tuple, dict)):
             raise MisconfigurationException(
                 f"BatchNormRecalibration: needs one training loader, got {type(loader).__name__}"
             )
+
+    def _inputs(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> Tensor:
+        """What the network gets of a batch; of the first one it is seen whether it takes it."""
+        if isinstance(batch, Tensor):
+            found = batch
+        else:
+            known = list(batch) if isinstance(batch, dict) else list(range(len(batch)))
+            if self.images not in known:
+                raise MisconfigurationException(
+                    f"BatchNormRecalibration: images={self.images!r} is not in a training batch, which has "
+                    f"{known}"
+                )
+            found = batch[self.images]
+        if not self._tried:
+            self._tried = True
+            self._try(trainer, pl_module, found)
+        return found
+
+    def _try(self, trainer: Trainer, pl_module: LightningModule, inputs: Any) -> None:
+        network = find_network(pl_module, self.net, "BatchNormRecalibration")
+        modes = [(module, module.training) for module in network.modules()]
+        network.eval()
+        random_state = collect_random_state(pl_module.device)
+        try:
+            with trainer.precision_plugin.val_step_context(), torch.no_grad():
+                network(inputs)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise MisconfigurationException(
+                f"BatchNormRecalibration: {type(network).__name__} does not take images={self.images!r} of a "
+                f"training batch, a {type(inputs).__name__}: {str(error).splitlines()[0]}"
+            ) from error
+        finally:
+            restore_random_state(random_state, pl_module.device)
+            for module, training in modes:
+                module.training = training
+
+    def _recalibrate(self, trainer: Trainer, pl_module: LightningModule, loader: Any) -> None:
+        network = find_network(pl_module, self.net, "BatchNormRecalibration")
+        self._check_loader(loader)
         random_state = collect_random_state(pl_module.device)
 
         def inputs() -> Iterable[Tensor]:
             for batch in islice(loader, self.batches):
                 # A converted batch may be of another kind than the transferred one, so after it.
                 moved = trainer.strategy.batch_to_device(batch, pl_module.device, dataloader_idx=0)
-                yield moved if isinstance(moved, Tensor) else moved[self.images]
+                yield self._inputs(trainer, pl_module, moved)
 
         with trainer.precision_plugin.val_step_context():
             count = recalibrate(network, inputs(), lambda s: trainer.strategy.reduce(s, reduce_op="mean"))
         restore_random_state(random_state, pl_module.device)
         layers = len(batch_norms(network))
         rank_zero_info(f"BatchNormRecalibration: statistics of {layers} layers over {count} batches")
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse several loaders, before the end of the fit."""
+        if "fit" in self.stages:
+            self._check_loader(trainer.train_dataloader)
+
+    @override
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """See before the first step whether the network takes what will be given to it at the end."""
+        if "fit" in self.stages and not self._tried and batch is not None:
+            self._inputs(trainer, pl_module, batch)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

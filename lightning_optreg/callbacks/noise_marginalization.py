@@ -172,6 +172,7 @@ class NoiseMarginalization(AveragedForward):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the network and its noise layers before anything runs."""
+        super().setup(trainer, pl_module, stage)
         network = find_network(pl_module, self.net, "NoiseMarginalization")
         if not noise_layers(network, self.layers):
             sought = "none is known" if self.layers is None else f"none matches layers={list(self.layers)}"

@@ -120,6 +120,8 @@ class SnapshotEnsemble(AveragedForward):
         >>> trainer = Trainer(max_epochs=50, callbacks=[ensemble], accelerator="cpu", logger=False)
     """
 
+    only_one = "since each sets the learning rate"
+
     def __init__(
         self,
         cycles: int = 5,

@@ -38,6 +38,8 @@ class Part:
         on_kinds: Makes it for the tables of kinds of modules and modes of trainers. None: `build` does.
         network: Which of the networks there it needs.
         ranks_differ: Why several processes end with other weights there than one does. None: they do not.
+        second: Makes another one beside the first. None: `anywhere` does.
+        alone: What it says if there are two of them.
         wrong: Wrong arguments, each with a part of the message that must name them.
     """
 
@@ -59,6 +61,8 @@ class Part:
     on_kinds: Build | None = None
     network: Literal["plain", "dropout", "batch_norm"] = "plain"
     ranks_differ: str | None = None
+    second: Build | None = None
+    alone: str | None = None
     wrong: tuple[tuple[dict[str, object], str], ...] = ()
 
     @property
@@ -99,6 +103,7 @@ CALLBACKS: dict[str, Part] = {
         },
         on_images=lambda _: callbacks.AdamRestarts(patience=1, min_delta=0.3),
         no_schedule=True,
+        alone="one of them only",
         wrong=(
             ({"mode": "least"}, "mode"),
             ({"patience": 0}, "patience"),
@@ -116,6 +121,7 @@ CALLBACKS: dict[str, Part] = {
             "by its criterion": lambda _: callbacks.AdamToSGD(tolerance=10.0),
         },
         adam=True,
+        alone="two of them would replace optimizer 0",
         wrong=(
             ({"at_epoch": 1, "at_step": 2}, "at_epoch"),
             ({"at_step": -1}, "at_step"),
@@ -161,6 +167,7 @@ CALLBACKS: dict[str, Part] = {
         lambda _: callbacks.BatchSizeGrowth([1], factor=2),
         neutral=lambda _: callbacks.BatchSizeGrowth(),
         refuses_manual="needs automatic optimization",
+        alone="one of them only",
         wrong=(
             ({"milestones": [2, 1]}, "milestones"),
             ({"milestones": [0]}, "milestones"),
@@ -174,6 +181,7 @@ CALLBACKS: dict[str, Part] = {
         on_kinds=lambda _: callbacks.Curriculum(order="random", min_images=4),
         refuses="the training loader, a .*, cannot be told which images to show: use a data module",
         own_loader=True,
+        alone="one of them only",
         wrong=(
             ({"scoring": "entropy"}, "scoring"),
             ({"scoring": "loss"}, "reference"),
@@ -195,6 +203,7 @@ CALLBACKS: dict[str, Part] = {
     "Curves": Part(
         lambda _: callbacks.Curves(),
         acts=False,
+        second=lambda _: callbacks.Curves("other.png"),
         wrong=(
             ({"filename": "curves.txt"}, "filename"),
             ({"filename": "../curves.png"}, "filename"),
@@ -208,6 +217,7 @@ CALLBACKS: dict[str, Part] = {
         settings={RUNS_SEED: lambda _: callbacks.CutMix(num_classes=3)},
         on_images=lambda _: callbacks.CutMix(p=0.8),
         boring=NO_LIST,
+        second=lambda _: callbacks.CutMix(num_classes=3, p=0.5),
         wrong=(
             ({"alpha": float("nan")}, "alpha"),
             ({"p": 1.5}, "p"),
@@ -235,6 +245,7 @@ CALLBACKS: dict[str, Part] = {
         },
         idle=("GL", "PQ", "UP"),
         on_images=lambda _: callbacks.EarlyStopping(patience=2, restore_best=True, smoothing=0.5),
+        second=lambda _: callbacks.EarlyStopping("val_loss", patience=3, strict=False),
         wrong=(
             ({"mode": "least"}, "mode"),
             ({"min_delta": float("nan")}, "min_delta"),
@@ -252,6 +263,7 @@ CALLBACKS: dict[str, Part] = {
         lambda _: callbacks.ElasticNet(0.01, beta=2.0),
         neutral=lambda _: callbacks.ElasticNet(0.0),
         settings={"proximal": lambda _: callbacks.ElasticNet(0.1, proximal=True)},
+        second=lambda _: callbacks.ElasticNet(0.02, beta=2.0),
         wrong=(
             *CHOICE,
             ({"lambd": -1.0}, "lambd"),
@@ -262,12 +274,14 @@ CALLBACKS: dict[str, Part] = {
     "ExactResume": Part(
         lambda _: callbacks.ExactResume(),
         acts=False,
+        alone="leave out all but one",
         wrong=(({"save_on_sigterm": "yes"}, "save_on_sigterm"),),
     ),
     "FullBatch": Part(
         lambda _: callbacks.FullBatch(),
         refuses_manual="needs automatic optimization",
         whole_epochs=True,
+        alone="one of them only",
         wrong=(({"noise_free": "yes"}, "noise_free"),),
     ),
     "GradientNoise": Part(
@@ -275,6 +289,7 @@ CALLBACKS: dict[str, Part] = {
         neutral=lambda _: callbacks.GradientNoise(eta=0.0),
         settings={RUNS_SEED: lambda _: callbacks.GradientNoise(eta=0.01)},
         on_images=lambda _: callbacks.GradientNoise(eta=0.01),
+        second=lambda _: callbacks.GradientNoise(eta=0.02),
         wrong=(
             ({"eta": -1.0}, "eta"),
             ({"eta": float("nan")}, "eta"),
@@ -291,12 +306,14 @@ CALLBACKS: dict[str, Part] = {
         lambda _: callbacks.L1Penalty(0.1, proximal=True),
         neutral=lambda _: callbacks.L1Penalty(0.0),
         settings={"gradient": lambda _: callbacks.L1Penalty(0.1)},
+        second=lambda _: callbacks.L1Penalty(0.2, types=["Linear"]),
         wrong=(*CHOICE, ({"lambd": float("nan")}, "lambd"), ({"proximal": "yes"}, "proximal")),
     ),
     "L2Penalty": Part(
         lambda _: callbacks.L2Penalty(0.01),
         neutral=lambda _: callbacks.L2Penalty(0.0),
         settings={"proximal": lambda _: callbacks.L2Penalty(0.5, proximal=True)},
+        second=lambda _: callbacks.L2Penalty(0.02, types=["Linear"]),
         wrong=(*CHOICE, ({"lambd": float("inf")}, "lambd"), ({"proximal": None}, "proximal")),
     ),
     "LabelSmoothing": Part(
@@ -309,6 +326,7 @@ CALLBACKS: dict[str, Part] = {
         lambda _: callbacks.MaxNorm(0.5),
         neutral=lambda _: callbacks.MaxNorm(1e6),
         settings={f"{bound}": lambda _, bound=bound: callbacks.MaxNorm(bound) for bound in (0.1, 0.55)},
+        second=lambda _: callbacks.MaxNorm(0.3, types=["Linear"]),
         wrong=(*CHOICE, ({"max_norm": 0.0}, "max_norm"), ({"max_norm": float("nan")}, "max_norm")),
     ),
     "MixUp": Part(
@@ -317,6 +335,7 @@ CALLBACKS: dict[str, Part] = {
         settings={RUNS_SEED: lambda _: callbacks.MixUp(0.4, p=0.8, num_classes=3)},
         on_images=lambda _: callbacks.MixUp(p=0.8),
         boring=NO_LIST,
+        second=lambda _: callbacks.MixUp(0.4, p=0.8, num_classes=3),
         wrong=(
             ({"alpha": -1.0}, "alpha"),
             ({"p": float("nan")}, "p"),
@@ -329,6 +348,7 @@ CALLBACKS: dict[str, Part] = {
         settings={"skips": lambda _: Poisoned("skip")},
         idle=("",),
         on_images=lambda _: Poisoned("skip"),
+        alone="one of them only",
         wrong=(({"action": "ignore"}, "action"), ({"max_skips": 0}, "max_skips")),
     ),
     "NoiseFree": Part(
@@ -343,6 +363,7 @@ CALLBACKS: dict[str, Part] = {
         acts=False,
         network="dropout",
         ranks_differ="the layers whose noise it averages draw from each process's own generator",
+        second=lambda _: callbacks.NoiseMarginalization(2, stages=["test"], average="outputs"),
         wrong=(
             ({"samples": 0}, "samples"),
             ({"layers": []}, "layers"),
@@ -350,7 +371,9 @@ CALLBACKS: dict[str, Part] = {
             ({"average": "median"}, "average"),
         ),
     ),
-    "ResetOptimizer": Part(lambda _: callbacks.ResetOptimizer(), resumes=False, acts=False),
+    "ResetOptimizer": Part(
+        lambda _: callbacks.ResetOptimizer(), resumes=False, acts=False, alone="one of them only"
+    ),
     "NoisyEnsemble": Part(
         lambda _: callbacks.NoisyEnsemble(
             0.3, blocks=["0", "BasicBlock"], samples=2, average="outputs", stages=["validate"], seed=5
@@ -364,6 +387,7 @@ CALLBACKS: dict[str, Part] = {
         on_images=lambda _: callbacks.NoisyEnsemble(0.3, blocks=["Block"], samples=2, stages=["validate"]),
         ranks_differ="each process draws the noise of its own rows",
         boring="has no residual blocks",
+        second=lambda _: callbacks.NoisyEnsemble(0.2, blocks=["1"]),
         wrong=(
             ({"noise": float("nan")}, "noise"),
             ({"relative_to": "pixel"}, "relative_to"),
@@ -376,6 +400,7 @@ CALLBACKS: dict[str, Part] = {
     "PredictionWriter": Part(
         lambda _: callbacks.PredictionWriter(),
         acts=False,
+        second=lambda _: callbacks.PredictionWriter("other.csv"),
         wrong=(({"path": "predictions.txt"}, "path"), ({"path": "a/../../predictions.csv"}, "path")),
     ),
     "SnapshotEnsemble": Part(
@@ -386,6 +411,7 @@ CALLBACKS: dict[str, Part] = {
         },
         no_schedule=True,
         refuses_manual="needs automatic optimization",
+        alone="one of them only",
         wrong=(
             ({"cycles": 0}, "cycles"),
             ({"members": 0}, "members"),
@@ -396,13 +422,14 @@ CALLBACKS: dict[str, Part] = {
     "TestTimeAugmentation": Part(
         lambda _: callbacks.TestTimeAugmentation(data.Flips(), stages=["validate"], average="outputs"),
         acts=False,
+        second=lambda _: callbacks.TestTimeAugmentation(data.Flips(), stages=["test"]),
         wrong=(
             ({"views": "TenCrop"}, "views"),
             ({"stages": []}, "stages"),
             ({"average": "median"}, "average"),
         ),
     ),
-    "Throughput": Part(lambda _: callbacks.Throughput(), acts=False),
+    "Throughput": Part(lambda _: callbacks.Throughput(), acts=False, alone="one of them only"),
 }
 
 
