@@ -34,9 +34,16 @@ class OfAKind(Callback):
                 raise MisconfigurationException(
                     f"{family.__name__}: a trainer can have one of them only, {self.only_one}; leave one out"
                 )
-        alike = [callback for callback in callbacks if type(callback) is type(self)]
-        self._number = alike.index(self)
-        self._place = [each for each in alike if each._own_key == self._own_key].index(self)
+        before: list[OfAKind] = []
+        for callback in callbacks:
+            if callback is self:
+                break
+            if type(callback) is type(self):
+                before.append(callback)
+        else:  # it is called by hand, for a trainer that does not have it
+            before = []
+        self._number = len(before)
+        self._place = sum(each._own_key == self._own_key for each in before)
 
     @property
     def _own_key(self) -> str:
