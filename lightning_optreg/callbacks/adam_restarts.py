@@ -9,21 +9,23 @@ from typing import Any, Literal
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_optreg.callbacks.barebones import refuse_barebones
 from lightning_optreg.callbacks.kept_weights import ValidatedWeights, put_weights
+from lightning_optreg.callbacks.of_a_kind import OfAKind
 from lightning_optreg.optimizers.rates import set_rate
 from lightning_optreg.optimizers.update_rule import UpdateRule
 
 __all__ = ["AdamRestarts"]
 
 
-class AdamRestarts(Callback):
+class AdamRestarts(OfAKind):
     """Restart the optimizers from the best weights when a monitored value has stopped to improve.
 
     After `patience` validations without improvement: the weights (and buffers) of the best validation are
@@ -55,6 +57,8 @@ class AdamRestarts(Callback):
         >>> from lightning.pytorch import Trainer
         >>> trainer = Trainer(callbacks=[AdamRestarts("val/loss")], accelerator="cpu", logger=False)
     """
+
+    only_one = "since each would undo what the other restarts from"
 
     def __init__(
         self,
@@ -94,12 +98,14 @@ class AdamRestarts(Callback):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier fit; a checkpoint's state comes after this."""
+        super().setup(trainer, pl_module, stage)
         if stage == "fit":
             self._begin()
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what would undo it."""
+        refuse_barebones(trainer, "AdamRestarts", self.monitor)
         if isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
             raise MisconfigurationException(
                 f"AdamRestarts: {type(trainer.strategy).__name__} shards parameters, which cannot be put back"

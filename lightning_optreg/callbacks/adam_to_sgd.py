@@ -10,19 +10,21 @@ from typing import Any, Literal
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
+from lightning_optreg.callbacks.barebones import refuse_barebones
+from lightning_optreg.callbacks.of_a_kind import OfAKind
 from lightning_optreg.callbacks.optimizer_switch import replace_optimizer
 from lightning_optreg.optimizers.rate_estimate import RateEstimate, StepMeter
 
 __all__ = ["AdamToSGD"]
 
 
-class AdamToSGD(Callback):
+class AdamToSGD(OfAKind):
     """Replace an optimizer of Adam's type by SGD with momentum in mid-run.
 
     When: before the first batch of an epoch (`at_epoch`), before the batch that follows a number of optimizer
@@ -142,12 +144,22 @@ class AdamToSGD(Callback):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier fit; a checkpoint's state comes after this."""
+        super().setup(trainer, pl_module, stage)
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+        replaced = [callback.optimizer_index for callback in callbacks if isinstance(callback, AdamToSGD)]
+        if replaced.count(self.optimizer_index) > 1:
+            raise MisconfigurationException(
+                f"AdamToSGD: two of them would replace optimizer {self.optimizer_index}; give each an "
+                "optimizer_index of its own"
+            )
         if stage == "fit":
             self._begin()
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the optimizer; on a resume from after the switch, put SGD in place for its state."""
+        if self.monitor is not None:
+            refuse_barebones(trainer, "AdamToSGD", self.monitor)
         if isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
             raise MisconfigurationException(
                 f"AdamToSGD: {type(trainer.strategy).__name__} shards parameters, which cannot be switched"
@@ -197,7 +209,7 @@ class AdamToSGD(Callback):
         """Log the estimate as often as other values of a step."""
         every_n_steps: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
         if self._meter is not None and every_n_steps > 0 and trainer.global_step % every_n_steps == 0:
-            pl_module.log("optreg/adam_to_sgd/rate_estimate", self._meter.rate, batch_size=1)
+            pl_module.log(f"{self._log_path('adam_to_sgd')}/rate_estimate", self._meter.rate, batch_size=1)
 
     # ---- when ----------------------------------------------------------------------------------------------
 
@@ -246,7 +258,7 @@ class AdamToSGD(Callback):
                 return
             rate = (1.0 - self.momentum) * estimate
         self._replace(trainer, rate)
-        pl_module.log("optreg/adam_to_sgd/lr", rate, batch_size=1)
+        pl_module.log(f"{self._log_path('adam_to_sgd')}/lr", rate, batch_size=1)
         rank_zero_info(
             f"AdamToSGD: SGD with learning rate {rate:.4g} and momentum {self.momentum} goes on from "
             f"step {trainer.global_step}, epoch {trainer.current_epoch}"

@@ -12,13 +12,14 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_optreg.callbacks.averaged_passes import Average, Passes, average_outputs
+from lightning_optreg.callbacks.of_a_kind import OfAKind
 
 __all__ = ["Average", "AveragedForward", "Stage", "average_outputs", "find_network", "makes_layers_later"]
 
@@ -75,7 +76,7 @@ def makes_layers_later(pl_module: LightningModule) -> bool:
     return is_overridden("configure_model", pl_module) or is_overridden("setup", pl_module)
 
 
-class AveragedForward(Callback):
+class AveragedForward(OfAKind):
     """Base of callbacks under which a network's output in evaluation is an average over passes.
 
     Several of them on one network make the passes of their product, in whatever order they stand, and the
@@ -142,7 +143,8 @@ class AveragedForward(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Look at the module, if it has its layers already."""
+        """Find out which of its class this is, and look at the module, if it has its layers already."""
+        super().setup(trainer, pl_module, stage)
         if not makes_layers_later(pl_module):
             self.look(trainer, pl_module)
 
@@ -237,13 +239,9 @@ class AveragedForward(Callback):
         if not log:
             return
         values, images = quantities[-1]
-        twins = [other for other in _averaging(trainer, [stage]) if other._log_name == self._log_name]
-        where = self._log_name
-        if len(twins) > 1:  # of other networks
-            where += f"/{self.net or type(self._network).__name__}"
         for name, value in values.items():
             pl_module.log(
-                f"optreg/{where}/{name}",
+                f"{self._log_path(self._log_name)}/{name}",
                 value,
                 on_step=False,
                 on_epoch=True,

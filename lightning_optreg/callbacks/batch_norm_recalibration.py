@@ -152,11 +152,12 @@ class BatchNormRecalibration(Callback):
         if isinstance(images, bool) or not isinstance(images, (int, str)):
             raise TypeError(f"BatchNormRecalibration: images must be an index or a key, got {images!r}")
         self.batches, self.stages, self.images, self.net = batches, tuple(stages), images, net
-        self._is_due = False
+        self._is_due = self._tried = False
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the layers, if they are there already, and what else is done to the weights at the end."""
+        self._tried = False
         if not makes_layers_later(pl_module):
             self._find(pl_module)
         callbacks = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
@@ -193,20 +194,45 @@ class BatchNormRecalibration(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Refuse batches in which the inputs are not where they are said to be."""
-        if "fit" in self.stages and batch_idx == 0 and batch is not None:  # None with dataloader_iter
-            self._inputs(batch)
+        """See before the first step whether the network takes what will be given to it at the end."""
+        if "fit" in self.stages and not self._tried and batch is not None:  # None with dataloader_iter
+            self._inputs(trainer, pl_module, batch)
 
-    def _inputs(self, batch: Any) -> Any:
+    def _inputs(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> Tensor:
+        """What the network gets of a batch; of the first one it is seen whether it takes it."""
         if isinstance(batch, Tensor):
-            return batch
+            found = batch
+        else:
+            known = list(batch) if isinstance(batch, dict) else list(range(len(batch)))
+            if self.images not in known:
+                raise MisconfigurationException(
+                    f"BatchNormRecalibration: images={self.images!r} is not in a training batch, which has "
+                    f"{known}"
+                )
+            found = batch[self.images]
+        if not self._tried:
+            self._tried = True
+            self._try(trainer, pl_module, found)
+        return found
+
+    def _try(self, trainer: Trainer, pl_module: LightningModule, inputs: Any) -> None:
+        network = find_network(pl_module, self.net, "BatchNormRecalibration")
+        modes = [(module, module.training) for module in network.modules()]
+        network.eval()
+        with_generators = kept_generators(pl_module.device, module=pl_module)
         try:
-            return batch[self.images]
-        except (IndexError, KeyError, TypeError) as error:
+            with with_generators, trainer.precision_plugin.val_step_context(), torch.no_grad():
+                network(inputs)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError, ValueError) as error:
             raise MisconfigurationException(
-                f"BatchNormRecalibration: images={self.images!r} is not in a training batch, "
-                f"a {type(batch).__name__}{f' with {list(batch)}' if isinstance(batch, dict) else ''}"
+                f"BatchNormRecalibration: {type(network).__name__} does not take images={self.images!r} of a "
+                f"training batch, a {type(inputs).__name__}: {str(error).splitlines()[0]}"
             ) from error
+        finally:
+            for module, training in modes:
+                module.training = training
 
     def _recalibrate(self, trainer: Trainer, pl_module: LightningModule, loader: Any) -> None:
         network = self._find(pl_module)
@@ -214,7 +240,7 @@ class BatchNormRecalibration(Callback):
 
         def inputs() -> Iterable[Tensor]:
             for batch in islice(loader, self.batches):
-                yield self._inputs(move_batch(trainer, pl_module, batch))
+                yield self._inputs(trainer, pl_module, move_batch(trainer, pl_module, batch))
 
         data = trainer.datamodule  # type: ignore[attr-defined]  # a connector sets it
         held = {"module": pl_module, "loader": loader, "data": data}

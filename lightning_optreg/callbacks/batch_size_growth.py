@@ -10,10 +10,12 @@ from bisect import bisect_right
 from collections.abc import Sequence
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
+from lightning_optreg.callbacks.of_a_kind import OfAKind
 from lightning_optreg.optimizers.rates import set_rate
 
 __all__ = ["BatchSizeGrowth", "noise_scale"]
@@ -35,7 +37,7 @@ def noise_scale(lr: float, batch_size: int, images: int, momentum: float = 0.0) 
     return lr / (1.0 - momentum) * (images / batch_size - 1.0)
 
 
-class BatchSizeGrowth(Callback):
+class BatchSizeGrowth(OfAKind):
     """Multiply the batch at milestones, where a schedule would divide the learning rate.
 
     From each milestone on a step takes `factor` times as many batches of the loader: they are accumulated, so
@@ -67,6 +69,8 @@ class BatchSizeGrowth(Callback):
         >>> trainer = Trainer(callbacks=[growth], accelerator="cpu", logger=False)
     """
 
+    only_one = "since each sets by how much to accumulate"
+
     def __init__(
         self, milestones: Sequence[int] = (), factor: int = 5, max_growth: int | None = None
     ) -> None:
@@ -96,6 +100,12 @@ class BatchSizeGrowth(Callback):
             raise MisconfigurationException(
                 "BatchSizeGrowth: a module with manual optimization makes its own steps; it needs automatic "
                 "optimization"
+            )
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+        if any(isinstance(callback, GradientAccumulationScheduler) for callback in callbacks):
+            raise MisconfigurationException(
+                "BatchSizeGrowth: GradientAccumulationScheduler sets by how much to accumulate, too; leave "
+                "one of them out"
             )
         lowers = bool(self.milestones) and self.growth(self.milestones[-1]) < self.factor ** len(
             self.milestones

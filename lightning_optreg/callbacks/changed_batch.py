@@ -101,7 +101,7 @@ class ChangedBatch(SeededCallback):
 
     def seed_of(self, place: Place) -> int:
         """Seed of a batch, the same on all processes; classes of callbacks have different ones."""
-        return mix(self.run_seed.value, *type(self).__name__.encode(), place.epoch, place.step)
+        return mix(self.seed_of_draws, *type(self).__name__.encode(), place.epoch, place.step)
 
     def draws(self, place: Place, tensor: Tensor) -> Draws:
         """Random numbers for the images of a batch, row by row."""

@@ -10,13 +10,14 @@ from typing import Any, Literal, get_args
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
 from lightning_optreg.callbacks.across_ranks import SHARDING
 from lightning_optreg.callbacks.averaged_forward import find_network
 from lightning_optreg.callbacks.image_scores import load_reference, score_images
+from lightning_optreg.callbacks.of_a_kind import OfAKind
 from lightning_optreg.callbacks.told_loader import batches_of_run, told_loader
 from lightning_optreg.data.curriculum import Pacing, PacingName, RankingOrder, epoch_passes, rank_images
 from lightning_optreg.data.loader import BatchLoader
@@ -27,7 +28,7 @@ __all__ = ["Curriculum", "Scoring"]
 Scoring = Literal["loss", "margin", "self_paced", "file"]
 
 
-class Curriculum(Callback):
+class Curriculum(OfAKind):
     """Show the easy images first: after t batches, batches come from the first g(t) images of a ranking.
 
     Every epoch has as many batches as without, so budgets are equal; it goes through the pool of g(t) images
@@ -95,6 +96,8 @@ class Curriculum(Callback):
         >>> trainer = Trainer(callbacks=[curriculum], accelerator="cpu", logger=False)
     """
 
+    only_one = "since each sets the loader's order"
+
     def __init__(
         self,
         scoring: Scoring = "self_paced",
@@ -159,6 +162,7 @@ class Curriculum(Callback):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier run."""
+        super().setup(trainer, pl_module, stage)
         if stage == "fit":
             self._reset()
 

@@ -3,17 +3,19 @@
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
+from lightning_optreg.callbacks.of_a_kind import OfAKind
 from lightning_optreg.figures.curves import draw_curves, is_accuracy, is_loss, is_validation
 from lightning_optreg.files import check_inside, replacing
 
 __all__ = ["Curves"]
 
 
-class Curves(Callback):
+class Curves(OfAKind):
     """Draws loss, accuracy and learning rate over the epochs when a fit ends or is stopped.
 
     It takes what any module logs for an epoch: each metric with `loss` or `acc` in its name (those with `val`
@@ -44,6 +46,17 @@ class Curves(Callback):
         self.history: list[dict[str, float]] = []
         self._ended: int | None = None  # epoch whose last values are still to come
         self._folder: Path | None = None  # before the fit begins
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse to draw over another one's picture."""
+        super().setup(trainer, pl_module, stage)
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+        names = [callback.filename for callback in callbacks if isinstance(callback, Curves)]
+        if names.count(self.filename) > 1:
+            raise MisconfigurationException(
+                f"Curves: two of them would draw {self.filename}; give each a filename of its own"
+            )
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -18,7 +18,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_optreg.callbacks.after_exception import AfterException
+from lightning_optreg.callbacks.barebones import refuse_barebones
 from lightning_optreg.callbacks.kept_weights import ValidatedWeights, put_weights
+from lightning_optreg.callbacks.of_a_kind import OfAKind
 
 __all__ = ["EarlyStopping", "generalization_loss", "training_progress"]
 
@@ -53,7 +55,7 @@ def training_progress(strip: Sequence[float]) -> float:
     return 1000.0 * (sum(strip) / (len(strip) * min(strip)) - 1.0)
 
 
-class EarlyStopping(lightning_callbacks.EarlyStopping):
+class EarlyStopping(OfAKind, lightning_callbacks.EarlyStopping):
     """Stop when the validation no longer gets better, by one of four criteria, and keep the best weights.
 
     Lightning's `EarlyStopping` with four additions; without them it does what Lightning's does.
@@ -205,6 +207,8 @@ class EarlyStopping(lightning_callbacks.EarlyStopping):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse to keep weights that could not be put back, or are not those that are validated."""
         self._restored = False
+        if self.strict:
+            refuse_barebones(trainer, "EarlyStopping", self.monitor)
         if not self.restore_best:
             return
         if isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
@@ -214,6 +218,11 @@ class EarlyStopping(lightning_callbacks.EarlyStopping):
             )
         averaging = (lightning_callbacks.WeightAveraging, lightning_callbacks.StochasticWeightAveraging)
         callbacks = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+        if sum(isinstance(each, EarlyStopping) and each.restore_best for each in callbacks) > 1:
+            raise MisconfigurationException(
+                "EarlyStopping: two of them would put their best weights back; set restore_best to true in "
+                "one only"
+            )
         for callback in callbacks:
             if isinstance(callback, averaging):
                 raise MisconfigurationException(
@@ -338,7 +347,9 @@ class EarlyStopping(lightning_callbacks.EarlyStopping):
         best = {} if self._best is None else {"best": self._best}
         for name, value in {**best, **decides}.items():
             if math.isfinite(value):
-                pl_module.log(f"optreg/early_stopping/{name}", value, sync_dist=True, batch_size=1)
+                pl_module.log(
+                    f"{self._log_path('early_stopping')}/{name}", value, sync_dist=True, batch_size=1
+                )
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -43,6 +43,8 @@ class FullBatch(NoiseFree):
     gone through in the step. What else the step changes, such as the running averages of batch normalisation
     or a metric of your own, it changes in every evaluation; batch normalisation uses each chunk's statistics.
 
+    Chunks for which the module gives no loss (None) are left out, as Lightning leaves such batches out.
+
     With several processes each goes through its share; loss and gradient are averaged over all, so all make
     the same decisions. `Newton` works on one process.
 
@@ -64,6 +66,8 @@ class FullBatch(NoiseFree):
         >>> trainer = Trainer(callbacks=[FullBatch()], accelerator="cpu", logger=False)
     """
 
+    only_one = "which makes the step of an epoch"
+
     def __init__(self, noise_free: bool = True) -> None:
         if not isinstance(noise_free, bool):
             raise TypeError(f"FullBatch: noise_free must be true or false, got {noise_free!r}")
@@ -80,10 +84,17 @@ class FullBatch(NoiseFree):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what does not go together, and make epochs of one batch."""
+        super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
         if not pl_module.automatic_optimization:
             _refuse("needs automatic optimization, since it makes the closure that the optimizer gets")
+        interval = trainer.val_check_interval
+        if isinstance(interval, int) and interval > 1 and trainer.check_val_every_n_epoch is not None:
+            _refuse(
+                f"an epoch has one step, so val_check_interval must be 1.0, got {interval}; or count steps "
+                "through all epochs by check_val_every_n_epoch=None"
+            )
         if trainer.accumulate_grad_batches != 1:
             _refuse("accumulates over the whole set itself: set accumulate_grad_batches to 1")
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
@@ -120,7 +131,7 @@ class FullBatch(NoiseFree):
         super().on_train_start(trainer, pl_module)
         self._step = pl_module.training_step
 
-        def training_step(batch: Any, batch_idx: int) -> Tensor:
+        def training_step(batch: Any, batch_idx: int) -> Tensor | None:
             return self._evaluate(trainer, pl_module)
 
         # On the instance, until the end of the fit: its class's own step is what `self._step` calls.
@@ -137,18 +148,23 @@ class FullBatch(NoiseFree):
     ) -> None:
         """Begin a step, with an epoch's only batch."""
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
-        self._evaluations = 0
+        self._evaluations, self._loss = 0, None
 
-    def _evaluate(self, trainer: Trainer, module: LightningModule) -> Tensor:
-        """Loss of the whole set, over all processes, with the gradient that its `backward` gives."""
+    def _evaluate(self, trainer: Trainer, module: LightningModule) -> Tensor | None:
+        """Loss of the whole set, over all processes, with the gradient that its `backward` gives.
+
+        None, by which Lightning leaves a step out, if the module gives no loss for any chunk.
+        """
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         mean = RunningMean(len(parameters))
         for loss, images in self._losses(trainer, module, quiet=self._evaluations > 0):
             with torch.autocast(module.device.type, enabled=False):
                 gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
             mean.add(loss.detach(), list(gradients), images)
+        if mean.loss is None and (trainer.world_size > 1 or any(map(compares_losses, trainer.optimizers))):
+            _refuse("training_step must return a loss, got None for each batch")
         if mean.loss is None:
-            _refuse("the training loader gave no batch")
+            return None
         reached = [(p, g) for p, g in zip(parameters, mean.gradients, strict=True) if g is not None]
         value, self._images = mean.loss, mean.images
         if trainer.world_size > 1:
@@ -176,6 +192,8 @@ class FullBatch(NoiseFree):
             for index, batch in enumerate(self._chunks(trainer, module)):
                 output = step(batch, index) if with_index else step(batch)
                 loss: Any = output.get("loss") if isinstance(output, dict) else output
+                if loss is None:  # the module leaves the batch out
+                    continue
                 if not isinstance(loss, Tensor):
                     _refuse(f"training_step must return a loss, got {type(loss).__name__}")
                 yield loss, extract_batch_size(batch)

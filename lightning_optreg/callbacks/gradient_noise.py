@@ -138,7 +138,9 @@ class GradientNoise(SeededCallback):
         """Log the standard deviation as often as other values of a step."""
         every_n_steps: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
         if self.eta > 0.0 and every_n_steps > 0 and trainer.global_step % every_n_steps == 0:
-            pl_module.log("optreg/gradient_noise/std", self._std(trainer.global_step - 1), batch_size=1)
+            pl_module.log(
+                f"{self._log_path('gradient_noise')}/std", self._std(trainer.global_step - 1), batch_size=1
+            )
 
     def _std(self, step: int) -> float:
         return noise_std(max(step, 0), self.eta, self.gamma)
@@ -158,6 +160,6 @@ class GradientNoise(SeededCallback):
         index = trainer.optimizers.index(optimizer) if optimizer in trainer.optimizers else 0
         for device, gradients in by_device.items():
             generator = torch.Generator(device).manual_seed(
-                mix(self.run_seed.value, trainer.global_step, index)
+                mix(self.seed_of_draws, trainer.global_step, index)
             )
             add_noise(gradients, self._std(trainer.global_step), generator)

@@ -10,13 +10,18 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from lightning_optreg.callbacks.chosen_parameters import Chosen, ChosenParameters, check_choice
+from lightning_optreg.callbacks.chosen_parameters import (
+    Chosen,
+    ChosenParameters,
+    check_choice,
+)
+from lightning_optreg.callbacks.of_a_kind import OfAKind
 from lightning_optreg.callbacks.step_hooks import StepHooks
 
 __all__ = ["MaxNorm", "project", "unit_norms"]
@@ -104,7 +109,7 @@ def _by_group(weight: Tensor, groups: int) -> Tensor:
     return weight.view(groups, -1, *weight.shape[1:])
 
 
-class MaxNorm(Callback):
+class MaxNorm(OfAKind):
     """Keep the norm of each unit's incoming weights at most c: after a step, w_j = w_j min(1, c / ||w_j||).
 
     A unit is a row of a linear layer, a filter of a convolution (an output channel of a transposed one) or an
@@ -144,6 +149,7 @@ class MaxNorm(Callback):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier fit; a checkpoint's state comes after this."""
+        super().setup(trainer, pl_module, stage)
         if stage == "fit":
             self._projected = None
 
@@ -204,8 +210,8 @@ class MaxNorm(Callback):
         rounding = max(torch.finfo(each.parameter.dtype).eps for each in chosen)
         at_bound = norms >= self.max_norm * (1.0 - 4.0 * rounding)  # a projected unit's norm is rounded
         # Of a step that takes dataloader_iter Lightning asks for a batch size; the values depend on none.
-        pl_module.log("optreg/max_norm/at_bound", at_bound.float().mean(), batch_size=1)
-        pl_module.log("optreg/max_norm/largest", norms.max(), batch_size=1)
+        pl_module.log(f"{self._log_path('max_norm')}/at_bound", at_bound.float().mean(), batch_size=1)
+        pl_module.log(f"{self._log_path('max_norm')}/largest", norms.max(), batch_size=1)
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

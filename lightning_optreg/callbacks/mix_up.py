@@ -91,7 +91,7 @@ class _Mixture(ChangedBatch):
         every_n_steps: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
         if self.active and every_n_steps > 0 and trainer.global_step % every_n_steps == 0:
             name = "mix_up" if isinstance(self, MixUp) else "cut_mix"
-            pl_module.log(f"optreg/{name}/lambda", self._share, batch_size=len(batch[self.images]))
+            pl_module.log(f"{self._log_path(name)}/lambda", self._share, batch_size=len(batch[self.images]))
 
 
 def _last(rows: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
@@ -18,11 +18,12 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from lightning_optreg.callbacks.non_finite import Recorder, all_finite, trace_backward, trace_forward
+from lightning_optreg.callbacks.of_a_kind import OfAKind
 
 __all__ = ["NaNGuard"]
 
 
-class NaNGuard(Callback):
+class NaNGuard(OfAKind):
     """End the run, or leave the batch out, when a loss or a gradient is not finite.
 
     Losses and gradients are looked at right before every optimizer step, before clipping: the weights are
@@ -56,6 +57,8 @@ class NaNGuard(Callback):
         >>> trainer = Trainer(callbacks=[NaNGuard(action="skip")], accelerator="cpu", logger=False)
     """
 
+    only_one = "which decides what is done with a batch"
+
     def __init__(self, action: Literal["stop", "skip"] = "stop", max_skips: int = 10) -> None:
         if action not in ("stop", "skip"):
             raise ValueError(f"NaNGuard: action must be stop or skip, got {action!r}")
@@ -73,6 +76,7 @@ class NaNGuard(Callback):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier fit; a checkpoint's state comes after this."""
+        super().setup(trainer, pl_module, stage)
         if stage == "fit":
             self.skipped = self._in_succession = 0
 

@@ -8,7 +8,7 @@ images, another augmentation, other units dropped) is such a difference too.
 from collections import defaultdict
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 from torch.optim import LBFGS, Optimizer
@@ -16,6 +16,7 @@ from torch.utils.data import DistributedSampler, RandomSampler
 from typing_extensions import override
 
 from lightning_optreg.callbacks.noise_marginalization import noise_layers
+from lightning_optreg.callbacks.of_a_kind import OfAKind
 from lightning_optreg.data.datamodule import ImageDataModule
 from lightning_optreg.data.loader import BatchLoader
 from lightning_optreg.layers import BatchNorm
@@ -119,7 +120,7 @@ def _shuffles(loader: Any) -> bool:
     return isinstance(sampler, RandomSampler) or (isinstance(sampler, DistributedSampler) and sampler.shuffle)
 
 
-class NoiseFree(Callback):
+class NoiseFree(OfAKind):
     """Turn off what makes the training loss random, and say on the console what that was.
 
     - Shuffling: batches come in the dataset's order. A `DataLoader(shuffle=True)` of your own cannot be

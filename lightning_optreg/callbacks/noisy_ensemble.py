@@ -208,7 +208,7 @@ class NoisyEnsemble(AveragedForward, SeededCallback):
         return gaussian_noise(output, std, self._generator)
 
     def _seed_generator(self, device: torch.device, *numbers: int) -> None:
-        self._generator = torch.Generator(device).manual_seed(mix(self.run_seed.value, *numbers))
+        self._generator = torch.Generator(device).manual_seed(mix(self.seed_of_draws, *numbers))
 
     @override
     def on_train_batch_start(
@@ -231,7 +231,7 @@ class NoisyEnsemble(AveragedForward, SeededCallback):
         stds, self._stds = self._stds, []
         if stds:
             value = torch.stack([std.to(pl_module.device) for std in stds]).mean()
-            pl_module.log("optreg/noisy_ensemble/std", value, batch_size=1)
+            pl_module.log(f"{self._log_path(self._log_name)}/std", value, batch_size=1)
 
     @override
     def inputs(self, images: Tensor) -> Iterator[Tensor]:

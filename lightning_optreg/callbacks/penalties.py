@@ -13,12 +13,16 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 from typing_extensions import override
 
-from lightning_optreg.callbacks.chosen_parameters import ChosenParameters, check_choice
+from lightning_optreg.callbacks.chosen_parameters import (
+    ChosenParameters,
+    check_choice,
+)
+from lightning_optreg.callbacks.of_a_kind import OfAKind
 from lightning_optreg.callbacks.step_hooks import StepHooks
 from lightning_optreg.optimizers import BFGS, Newton
 from lightning_optreg.optimizers.rates import rate_of
@@ -94,7 +98,7 @@ def proximal_map(weight: Tensor, l1: float | Tensor, l2: float | Tensor) -> None
             weight.div_(1.0 + 2.0 * l2)
 
 
-class _Penalty(Callback):
+class _Penalty(OfAKind):
     """What the three penalties share: sum(l2 |w|^2 + l1 |w|) over the chosen parameters."""
 
     _log_name: str
@@ -185,8 +189,10 @@ class _Penalty(Callback):
             return
         nonzero = sum(torch.count_nonzero(weight).to(weights[0].device) for weight in weights)
         share = 1.0 - nonzero / sum(weight.numel() for weight in weights)
-        pl_module.log(f"optreg/{self._log_name}/penalty", penalty(weights, self.l1, self.l2), batch_size=1)
-        pl_module.log(f"optreg/{self._log_name}/zeros", share, batch_size=1)
+        pl_module.log(
+            f"{self._log_path(self._log_name)}/penalty", penalty(weights, self.l1, self.l2), batch_size=1
+        )
+        pl_module.log(f"{self._log_path(self._log_name)}/zeros", share, batch_size=1)
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -13,24 +13,27 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 from typing_extensions import override
 
 from lightning_optreg.callbacks.across_ranks import gather_ranks
+from lightning_optreg.callbacks.of_a_kind import OfAKind
 from lightning_optreg.files import check_inside, replacing
 
 __all__ = ["PredictionWriter"]
 
 
-class PredictionWriter(BasePredictionWriter):
+class PredictionWriter(OfAKind, BasePredictionWriter):
     """Writes what `trainer.predict` finds to one file, in the order of the images' positions in the dataset.
 
     Columns: `index` (position in the dataset), `prediction` (the most probable class), `class_name` (if the
     datamodule has `class_names`) and the probabilities `p_0` to `p_{K-1}`. Any module will do whose
-    `predict_step` returns probabilities (or scores) (N, K) of at least two classes. The index is the third
-    part of a batch `(x, y, index)`, as this package's datamodules give it, else what Lightning knows of its
-    DataLoader, else a running number. With several processes the first one writes the rows of all, each image
-    once.
+    `predict_step` returns probabilities (or scores) (N, K) of K >= 2 classes; or numbers (N,) or (N, 1), as
+    those of a regression: then `prediction` is the number, and there are no columns behind it. The index is
+    the third part of a batch `(x, y, index)`, as this package's datamodules give it, else what Lightning
+    knows of its DataLoader, else a running number. With several processes the first one writes the rows of
+    all, each image once.
 
     Args:
         path: Ending in `.csv`, or in `.parquet`, which needs pyarrow. A relative path is inside the run's
@@ -67,6 +70,22 @@ class PredictionWriter(BasePredictionWriter):
         self._quiet = ExitStack()
 
     @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse to write over another one's table, and a step that fetches its batches itself."""
+        if is_param_in_hook_signature(pl_module.predict_step, "dataloader_iter", explicit=True):
+            raise MisconfigurationException(
+                "PredictionWriter: it must see the batches, which predict_step(dataloader_iter) fetches "
+                "itself"
+            )
+        super().setup(trainer, pl_module, stage)
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+        paths = [callback.path for callback in callbacks if isinstance(callback, PredictionWriter)]
+        if paths.count(self.path) > 1:
+            raise MisconfigurationException(
+                f"PredictionWriter: two of them would write {self.path}; give each a path of its own"
+            )
+
+    @override
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin with no rows; find out where they go while all processes take part."""
         if trainer.predict_loop.num_dataloaders > 1:
@@ -92,12 +111,14 @@ class PredictionWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         """Keep a batch's rows."""
-        if not (isinstance(prediction, Tensor) and prediction.ndim == 2 and prediction.shape[1] >= 2):
+        if not (isinstance(prediction, Tensor) and prediction.ndim in (1, 2)):
             got = tuple(prediction.shape) if isinstance(prediction, Tensor) else type(prediction).__name__
             raise MisconfigurationException(
-                "PredictionWriter: predict_step must return class probabilities (N, K) of K >= 2 classes, "
-                f"got {got}"
+                "PredictionWriter: predict_step must return class probabilities (N, K), or numbers (N,) or "
+                f"(N, 1), got {got}"
             )
+        if prediction.ndim == 1:
+            prediction = prediction[:, None]
         count = len(prediction)
         index = _index_in_batch(batch, count)
         if index is None and batch_indices is not None and len(batch_indices) == count:
@@ -143,8 +164,8 @@ class PredictionWriter(BasePredictionWriter):
 
 class _Table(NamedTuple):
     positions: Tensor  # int64 (N,), ascending
-    probabilities: Tensor  # float32 (N, K)
-    predictions: Tensor  # int64 (N,)
+    probabilities: Tensor  # float32 (N, K); (N, 0) of a regression
+    predictions: Tensor  # int64 (N,); of a regression float32
     class_names: list[str] | None  # of the predictions
 
 
@@ -166,6 +187,8 @@ def _table(index: list[Tensor], probabilities: list[Tensor], class_names: Sequen
     first = torch.ones_like(every, dtype=torch.bool)
     first[1:] = every[1:] != every[:-1]
     rows = rows[order[first]]
+    if rows.shape[1] == 1:
+        return _Table(every[first], rows[:, :0], rows[:, 0], None)
     predictions = rows.argmax(dim=1)
     named = class_names is not None and len(class_names) == rows.shape[1]
     names = [str(class_names[k]) for k in predictions.tolist()] if named and class_names else None
@@ -173,10 +196,11 @@ def _table(index: list[Tensor], probabilities: list[Tensor], class_names: Sequen
 
 
 def _write_csv(table: _Table, path: Path) -> None:
-    columns: list[Sequence[Any]] = [table.positions.tolist(), table.predictions.tolist()]
+    # NumPy prints a float32 with as many digits as tell it from its neighbours
+    predictions = [str(prediction) for prediction in table.predictions.numpy()]
+    columns: list[Sequence[Any]] = [table.positions.tolist(), predictions]
     if table.class_names is not None:
         columns.append(table.class_names)
-    # NumPy prints a float32 with as many digits as tell it from its neighbours
     columns += [[str(p) for p in column] for column in table.probabilities.T.numpy()]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")

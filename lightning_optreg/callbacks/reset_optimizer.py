@@ -4,18 +4,19 @@ import warnings
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from typing_extensions import override
 
+from lightning_optreg.callbacks.of_a_kind import OfAKind
 from lightning_optreg.optimizers.rates import set_rate
 
 __all__ = ["ResetOptimizer"]
 
 
-class ResetOptimizer(Callback):
+class ResetOptimizer(OfAKind):
     """Start the optimizers anew when `trainer.fit(..., ckpt_path=...)` continues a checkpoint.
 
     Weights, step, epoch and loader are the checkpoint's. The optimizers are those that the module configures
@@ -36,12 +37,15 @@ class ResetOptimizer(Callback):
         >>> trainer = Trainer(callbacks=[ResetOptimizer()], accelerator="cpu", logger=False)
     """
 
+    only_one = "since each would move the schedules forward"
+
     def __init__(self) -> None:
         self._checkpoint: dict[str, Any] | None = None
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget the checkpoint of an earlier test."""
+        super().setup(trainer, pl_module, stage)
         self._checkpoint = None
 
     @override

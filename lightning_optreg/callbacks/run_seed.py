@@ -2,9 +2,11 @@
 
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
 
+from lightning_optreg.callbacks.of_a_kind import OfAKind
+from lightning_optreg.data.draws import mix
 from lightning_optreg.data.processes import RunSeed
 
 __all__ = ["SeededCallback"]
@@ -12,7 +14,7 @@ __all__ = ["SeededCallback"]
 _KEY = "lightning_optreg_seeds"
 
 
-class SeededCallback(Callback):
+class SeededCallback(OfAKind):
     """Base of callbacks that draw from a seed of their own or from the run's, which checkpoints keep.
 
     Not in the callback's state: Lightning refuses two callbacks of a kind whose states have the same key.
@@ -24,6 +26,13 @@ class SeededCallback(Callback):
     def __init__(self, seed: int | None) -> None:
         self.run_seed = RunSeed(seed)
 
+    @property
+    def seed_of_draws(self) -> int:
+        """What it draws from: a second one of its class, of the run's seed, draws other numbers."""
+        if self._number == 0 or self.run_seed.given is not None:
+            return self.run_seed.value
+        return mix(self.run_seed.value, self._number)
+
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Agree on a seed."""
@@ -34,18 +43,17 @@ class SeededCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep the seed."""
-        checkpoint.setdefault(_KEY, {})[self._name(trainer)] = self.run_seed.value
+        checkpoint.setdefault(_KEY, {})[self._name] = self.run_seed.value
 
     @override
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Go on with it, unless another one is given."""
-        before = checkpoint.get(_KEY, {}).get(self._name(trainer))
+        before = checkpoint.get(_KEY, {}).get(self._name)
         if before is not None:
             self.run_seed.load(before, type(self).__name__)
 
-    def _name(self, trainer: Trainer) -> str:
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
-        alike = [callback for callback in callbacks if type(callback) is type(self)]
-        return f"{type(self).__name__}-{alike.index(self)}"
+    @property
+    def _name(self) -> str:
+        return f"{type(self).__name__}-{self._number}"

@@ -12,6 +12,7 @@ class RunningMean:
     """Weighted mean of losses and gradients, one chunk after another: m <- m + (n_k / N_k)(g_k - m).
 
     N_k is the number of images up to chunk k. A single chunk's mean is the chunk's, to the last bit.
+    Sparse gradients, of embeddings, stay sparse.
 
     Attributes:
         images: N_k.
@@ -42,6 +43,8 @@ class RunningMean:
                 self.gradients[index] = None if gradient is None else gradient * share
             elif gradient is None:
                 mean.mul_(1.0 - share)
+            elif mean.is_sparse or gradient.is_sparse:
+                self.gradients[index] = mean * (1.0 - share) + gradient * share
             else:
                 mean.lerp_(gradient, share)
 

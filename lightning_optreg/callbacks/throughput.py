@@ -5,18 +5,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.data import extract_batch_size
 from typing_extensions import override
 
+from lightning_optreg.callbacks.of_a_kind import OfAKind
 from lightning_optreg.files import replacing
 
 __all__ = ["Throughput"]
 
 
-class Throughput(Callback):
+class Throughput(OfAKind):
     """Times a fit, says the result at its end and writes it to `throughput.json` in the logger's folder.
 
     The clock runs from the first training step to the end of the fit and stands still during validation,
@@ -35,6 +36,8 @@ class Throughput(Callback):
         >>> speed.images_per_second
         8000.0
     """
+
+    only_one = "whose file another would write over"
 
     def __init__(self) -> None:
         self.images = 0

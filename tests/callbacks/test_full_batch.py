@@ -369,13 +369,41 @@ def test_refuses_a_gradient_scaler(tmp_path: Path) -> None:
         fit(tmp_path, Module().float(), precision=None, plugins=[plugin])
 
 
-def test_refuses_a_step_without_a_loss(tmp_path: Path) -> None:
-    class Silent(Module):
-        def training_step(self, batch: Any, batch_idx: int) -> Any:
-            return None
+class Silent(Module):
+    def on_train_epoch_end(self) -> None:
+        return
 
-    with pytest.raises(MisconfigurationException, match=r"^FullBatch: training_step must return a loss"):
-        fit(tmp_path, Silent())
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return None
+
+
+def test_an_optimizer_that_compares_losses_needs_one(tmp_path: Path) -> None:
+    with pytest.raises(MisconfigurationException, match=r"^FullBatch: training_step must return a loss, got"):
+        fit(tmp_path, Silent(lbfgs))
+
+
+@pytest.mark.filterwarnings("ignore:.*training_step. returned .None.")
+def test_chunks_without_a_loss_are_left_out(tmp_path: Path) -> None:
+    """As if they were not in the set; and if there is no other chunk, no step is made."""
+
+    def sgd(parameters: Any) -> Optimizer:
+        return torch.optim.SGD(parameters, lr=0.1)
+
+    class AtTimes(Module):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return None if batch_idx == 2 else super().training_step(batch, batch_idx)
+
+    def trained(module: Module, images: int) -> Tensor:
+        module.net.load_state_dict(start)
+        chunks = DataLoader(TensorDataset(*(part[:images] for part in data())), batch_size=8)
+        fit(tmp_path, module, data=chunks)
+        return module.net[0].weight.detach()
+
+    start = make_net().state_dict()
+    some = trained(AtTimes(sgd), 22)
+    assert torch.equal(some, trained(Module(sgd), 16))
+    assert not torch.equal(some, start["0.weight"])
+    assert torch.equal(trained(Silent(sgd), 22), start["0.weight"])
 
 
 # ---- with this package's data and classifier ---------------------------------------------------------------

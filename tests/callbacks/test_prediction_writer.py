@@ -64,6 +64,18 @@ def test_writes_anyones_predictions(tmp_path: Path) -> None:
     assert [int(row["index"]) for row in rows(tmp_path / "predictions.csv")] == list(range(11))
 
 
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
+def test_writes_the_numbers_of_a_regression(shape: tuple[int, ...], tmp_path: Path) -> None:
+    class Doubles(Scores):
+        def predict_step(self, batch: Any, batch_idx: int) -> Any:
+            return 2.0 * batch[0].view(shape)
+
+    predict(tmp_path, PredictionWriter(), Doubles())
+    table = rows(tmp_path / "predictions.csv")
+    assert list(table[0]) == ["index", "prediction"]
+    assert [float(row["prediction"]) for row in table] == pytest.approx((2.0 * NUMBERS).tolist())
+
+
 def test_index_of_a_shuffled_dataloader(tmp_path: Path) -> None:
     order = [3, 7, 1, 10, 0, 2, 4, 6, 5, 9, 8]
     predict(
@@ -145,14 +157,12 @@ class Wrong(LightningModule):
         return self.result
 
 
-@pytest.mark.parametrize(
-    ("result", "got"), [("text", "str"), (torch.zeros(4), r"\(4,\)"), (torch.zeros(4, 1), r"\(4, 1\)")]
-)
+@pytest.mark.parametrize(("result", "got"), [("text", "str"), (torch.zeros(4, 1, 2), r"\(4, 1, 2\)")])
 def test_refuses_what_is_no_table_and_leaves_the_old_file(result: Any, got: str, tmp_path: Path) -> None:
     (tmp_path / "predictions.csv").write_text("old")
     with pytest.raises(
         MisconfigurationException,
-        match=rf"must return class probabilities \(N, K\) of K >= 2 classes, got {got}",
+        match=rf"must return class probabilities \(N, K\), or numbers .*, got {got}",
     ):
         predict(tmp_path, PredictionWriter(), Wrong(result))
     assert (tmp_path / "predictions.csv").read_text() == "old"

@@ -365,6 +365,18 @@ class LoaderIterator(NoSchedule):
         batch, batch_idx, _ = next(dataloader_iter)
         return super().training_step(batch, batch_idx)
 
+    def validation_step(self, dataloader_iter: Any) -> None:  # type: ignore[override]
+        batch, batch_idx, _ = next(dataloader_iter)
+        super().validation_step(batch, batch_idx)
+
+    def test_step(self, dataloader_iter: Any) -> None:  # type: ignore[override]
+        batch, batch_idx, _ = next(dataloader_iter)
+        super().test_step(batch, batch_idx)
+
+    def predict_step(self, dataloader_iter: Any) -> Any:  # type: ignore[override]
+        batch, batch_idx, _ = next(dataloader_iter)
+        return super().predict_step(batch, batch_idx)
+
 
 class StopsEpochs(NoSchedule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:

@@ -40,6 +40,8 @@ class Part:
         ranks_differ: Why several processes end with other weights there than one does. None: they do not.
         evaluates: Makes it where it has most to do in evaluation, of a network of one output. None: `build`
             does.
+        second: Makes another one beside the first. None: `anywhere` does.
+        alone: What it says if there are two of them.
         wrong: Wrong arguments, each with a part of the message that must name them.
     """
 
@@ -62,6 +64,8 @@ class Part:
     network: Literal["plain", "dropout", "batch_norm"] = "plain"
     ranks_differ: str | None = None
     evaluates: Build | None = None
+    second: Build | None = None
+    alone: str | None = None
     wrong: tuple[tuple[dict[str, object], str], ...] = ()
 
     @property
@@ -105,6 +109,7 @@ CALLBACKS: dict[str, Part] = {
         },
         on_images=lambda _: callbacks.AdamRestarts(patience=1, min_delta=0.3),
         no_schedule=True,
+        alone="one of them only",
         wrong=(
             ({"mode": "least"}, "mode"),
             ({"patience": 0}, "patience"),
@@ -122,6 +127,7 @@ CALLBACKS: dict[str, Part] = {
             "by its criterion": lambda _: callbacks.AdamToSGD(tolerance=10.0),
         },
         adam=True,
+        alone="two of them would replace optimizer 0",
         wrong=(
             ({"at_epoch": 1, "at_step": 2}, "at_epoch"),
             ({"at_step": -1}, "at_step"),
@@ -168,6 +174,7 @@ CALLBACKS: dict[str, Part] = {
         lambda _: callbacks.BatchSizeGrowth([1], factor=2),
         neutral=lambda _: callbacks.BatchSizeGrowth(),
         refuses_manual="needs automatic optimization",
+        alone="one of them only",
         wrong=(
             ({"milestones": [2, 1]}, "milestones"),
             ({"milestones": [0]}, "milestones"),
@@ -181,6 +188,7 @@ CALLBACKS: dict[str, Part] = {
         on_kinds=lambda _: callbacks.Curriculum(order="random", min_images=4),
         refuses="the training loader, a .*, cannot be told which images to show: use a data module",
         own_loader=True,
+        alone="one of them only",
         wrong=(
             ({"scoring": "entropy"}, "scoring"),
             ({"scoring": "loss"}, "reference"),
@@ -202,6 +210,7 @@ CALLBACKS: dict[str, Part] = {
     "Curves": Part(
         lambda _: callbacks.Curves(),
         acts=False,
+        second=lambda _: callbacks.Curves("other.png"),
         wrong=(
             ({"filename": "curves.txt"}, "filename"),
             ({"filename": "../curves.png"}, "filename"),
@@ -215,6 +224,7 @@ CALLBACKS: dict[str, Part] = {
         settings={RUNS_SEED: lambda _: callbacks.CutMix(num_classes=3)},
         on_images=lambda _: callbacks.CutMix(p=0.8),
         boring=NO_LIST,
+        second=lambda _: callbacks.CutMix(num_classes=3, p=0.5),
         wrong=(
             ({"alpha": float("nan")}, "alpha"),
             ({"p": 1.5}, "p"),
@@ -242,6 +252,7 @@ CALLBACKS: dict[str, Part] = {
         },
         idle=("GL", "PQ", "UP"),
         on_images=lambda _: callbacks.EarlyStopping(patience=2, restore_best=True, smoothing=0.5),
+        second=lambda _: callbacks.EarlyStopping("val_loss", patience=3, strict=False),
         wrong=(
             ({"mode": "least"}, "mode"),
             ({"min_delta": float("nan")}, "min_delta"),
@@ -260,6 +271,7 @@ CALLBACKS: dict[str, Part] = {
         lambda _: callbacks.ElasticNet(0.01, beta=2.0),
         neutral=lambda _: callbacks.ElasticNet(0.0),
         settings={"proximal": lambda _: callbacks.ElasticNet(0.1, proximal=True)},
+        second=lambda _: callbacks.ElasticNet(0.02, beta=2.0),
         wrong=(
             *CHOICE,
             ({"lambd": -1.0}, "lambd"),
@@ -270,12 +282,14 @@ CALLBACKS: dict[str, Part] = {
     "ExactResume": Part(
         lambda _: callbacks.ExactResume(),
         acts=False,
+        alone="leave out all but one",
         wrong=(({"save_on_sigterm": "yes"}, "save_on_sigterm"),),
     ),
     "FullBatch": Part(
         lambda _: callbacks.FullBatch(),
         refuses_manual="needs automatic optimization",
         whole_epochs=True,
+        alone="one of them only",
         wrong=(({"noise_free": "yes"}, "noise_free"),),
     ),
     "GradientNoise": Part(
@@ -283,6 +297,7 @@ CALLBACKS: dict[str, Part] = {
         neutral=lambda _: callbacks.GradientNoise(eta=0.0),
         settings={RUNS_SEED: lambda _: callbacks.GradientNoise(eta=0.01)},
         on_images=lambda _: callbacks.GradientNoise(eta=0.01),
+        second=lambda _: callbacks.GradientNoise(eta=0.02),
         wrong=(
             ({"eta": -1.0}, "eta"),
             ({"eta": float("nan")}, "eta"),
@@ -299,12 +314,14 @@ CALLBACKS: dict[str, Part] = {
         lambda _: callbacks.L1Penalty(0.1, proximal=True),
         neutral=lambda _: callbacks.L1Penalty(0.0),
         settings={"gradient": lambda _: callbacks.L1Penalty(0.1)},
+        second=lambda _: callbacks.L1Penalty(0.2, types=["Linear"]),
         wrong=(*CHOICE, ({"lambd": float("nan")}, "lambd"), ({"proximal": "yes"}, "proximal")),
     ),
     "L2Penalty": Part(
         lambda _: callbacks.L2Penalty(0.01),
         neutral=lambda _: callbacks.L2Penalty(0.0),
         settings={"proximal": lambda _: callbacks.L2Penalty(0.5, proximal=True)},
+        second=lambda _: callbacks.L2Penalty(0.02, types=["Linear"]),
         wrong=(*CHOICE, ({"lambd": float("inf")}, "lambd"), ({"proximal": None}, "proximal")),
     ),
     "LabelSmoothing": Part(
@@ -317,6 +334,7 @@ CALLBACKS: dict[str, Part] = {
         lambda _: callbacks.MaxNorm(0.5),
         neutral=lambda _: callbacks.MaxNorm(1e6),
         settings={f"{bound}": lambda _, bound=bound: callbacks.MaxNorm(bound) for bound in (0.1, 0.55)},
+        second=lambda _: callbacks.MaxNorm(0.3, types=["Linear"]),
         wrong=(*CHOICE, ({"max_norm": 0.0}, "max_norm"), ({"max_norm": float("nan")}, "max_norm")),
     ),
     "MixUp": Part(
@@ -325,6 +343,7 @@ CALLBACKS: dict[str, Part] = {
         settings={RUNS_SEED: lambda _: callbacks.MixUp(0.4, p=0.8, num_classes=3)},
         on_images=lambda _: callbacks.MixUp(p=0.8),
         boring=NO_LIST,
+        second=lambda _: callbacks.MixUp(0.4, p=0.8, num_classes=3),
         wrong=(
             ({"alpha": -1.0}, "alpha"),
             ({"p": float("nan")}, "p"),
@@ -337,6 +356,7 @@ CALLBACKS: dict[str, Part] = {
         settings={"skips": lambda _: Poisoned("skip")},
         idle=("",),
         on_images=lambda _: Poisoned("skip"),
+        alone="one of them only",
         wrong=(({"action": "ignore"}, "action"), ({"max_skips": 0}, "max_skips")),
     ),
     "NoiseFree": Part(
@@ -352,6 +372,7 @@ CALLBACKS: dict[str, Part] = {
         network="dropout",
         ranks_differ="the layers whose noise it averages draw from each process's own generator",
         evaluates=lambda _: callbacks.NoiseMarginalization(3, stages=EVALUATION, average="outputs"),
+        second=lambda _: callbacks.NoiseMarginalization(2, stages=["test"], average="outputs"),
         wrong=(
             ({"samples": 0}, "samples"),
             ({"layers": []}, "layers"),
@@ -359,7 +380,9 @@ CALLBACKS: dict[str, Part] = {
             ({"average": "median"}, "average"),
         ),
     ),
-    "ResetOptimizer": Part(lambda _: callbacks.ResetOptimizer(), resumes=False, acts=False),
+    "ResetOptimizer": Part(
+        lambda _: callbacks.ResetOptimizer(), resumes=False, acts=False, alone="one of them only"
+    ),
     "NoisyEnsemble": Part(
         lambda _: callbacks.NoisyEnsemble(
             0.3, blocks=["0", "BasicBlock"], samples=2, average="outputs", stages=["validate"], seed=5
@@ -378,6 +401,7 @@ CALLBACKS: dict[str, Part] = {
         on_images=lambda _: callbacks.NoisyEnsemble(0.3, blocks=["Block"], samples=2, stages=["validate"]),
         ranks_differ="each process draws the noise of its own rows",
         boring="has no residual blocks",
+        second=lambda _: callbacks.NoisyEnsemble(0.2, blocks=["1"]),
         wrong=(
             ({"noise": float("nan")}, "noise"),
             ({"relative_to": "pixel"}, "relative_to"),
@@ -390,6 +414,7 @@ CALLBACKS: dict[str, Part] = {
     "PredictionWriter": Part(
         lambda _: callbacks.PredictionWriter(),
         acts=False,
+        second=lambda _: callbacks.PredictionWriter("other.csv"),
         wrong=(({"path": "predictions.txt"}, "path"), ({"path": "a/../../predictions.csv"}, "path")),
     ),
     "SnapshotEnsemble": Part(
@@ -403,6 +428,7 @@ CALLBACKS: dict[str, Part] = {
         evaluates=lambda _: callbacks.SnapshotEnsemble(cycles=2, stages=EVALUATION, average="outputs"),
         no_schedule=True,
         refuses_manual="needs automatic optimization",
+        alone="one of them only",
         wrong=(
             ({"cycles": 0}, "cycles"),
             ({"members": 0}, "members"),
@@ -417,13 +443,14 @@ CALLBACKS: dict[str, Part] = {
             data.Flips(), stages=EVALUATION, average="outputs"
         ),
         acts=False,
+        second=lambda _: callbacks.TestTimeAugmentation(data.Flips(), stages=["test"]),
         wrong=(
             ({"views": "TenCrop"}, "views"),
             ({"stages": []}, "stages"),
             ({"average": "median"}, "average"),
         ),
     ),
-    "Throughput": Part(lambda _: callbacks.Throughput(), acts=False),
+    "Throughput": Part(lambda _: callbacks.Throughput(), acts=False, alone="one of them only"),
 }
 
 

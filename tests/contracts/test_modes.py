@@ -16,8 +16,15 @@ DIAGONAL = [
     for i in range(max(len(MODES), len(CALLBACKS)))
 ]
 
+DIAGONAL += [("barebones", "AdamRestarts"), ("validation in mid-epoch", "FullBatch")]
+SLOW = {"batch-size finder"}
+"""Modes that take seconds by themselves."""
 
-@pytest.mark.parametrize(("mode", "name"), DIAGONAL)
+
+@pytest.mark.parametrize(
+    ("mode", "name"),
+    [pytest.param(*cell, marks=[pytest.mark.slow] if cell[0] in SLOW else []) for cell in DIAGONAL],
+)
 def test_a_mode_and_a_callback(mode: str, name: str, tmp_path: Path) -> None:
     run_mode(tmp_path, mode, lambda: [CALLBACKS[name].anywhere(tmp_path)])
 
