@@ -234,8 +234,8 @@ def test_two_in_different_stages_or_of_different_networks(folder: Path) -> None:
         folder, NoiseMarginalization(2, net="net"), NoiseMarginalization(3, net="other", average="outputs")
     )
     trainer.test(Two(), verbose=False)
-    assert "optreg/noise_marginalization/net/mutual_information" in trainer.callback_metrics
-    assert "optreg/noise_marginalization/other/std" in trainer.callback_metrics
+    assert "optreg/noise_marginalization/mutual_information" in trainer.callback_metrics
+    assert "optreg/noise_marginalization-1/std" in trainer.callback_metrics
     module = Classifier()
     callbacks = [NoiseMarginalization(2, stages=["validate"]), NoiseMarginalization(3, stages=["test"])]
     trainer = trainer_of(folder, *callbacks)

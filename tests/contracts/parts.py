@@ -366,7 +366,7 @@ CALLBACKS: dict[str, Part] = {
         wrong=tuple(({name: 1}, name) for name in ("shuffling", "augmentation", "layers")),
     ),
     "NoiseMarginalization": Part(
-        lambda _: callbacks.NoiseMarginalization(3, stages=["validate", "test"], average="outputs"),
+        lambda _: callbacks.NoiseMarginalization(3, stages=["validate"], average="outputs"),
         refuses="has no noise layers to average out",
         acts=False,
         network="dropout",

@@ -132,8 +132,9 @@ def test_each_optimizer_has_its_own_switch(kind: str, tmp_path: Path) -> None:
 def test_two_of_a_kind_draw_other_numbers(name: str, tmp_path: Path) -> None:
     built: list[Any] = [CALLBACKS[name].settings["from the run's seed"](tmp_path) for _ in range(2)]
     if name == "NoisyEnsemble":
-        built[1].blocks = ("4",)
-    run_cell(tmp_path, KINDS["no scheduler"], lambda: built, stages=["fit"])
+        built[1].blocks, built[1].stages = ("4",), ("test",)
+    outcome = run_cell(tmp_path, KINDS["no scheduler"], lambda: built, stages=["fit"])
+    assert not outcome.refusals
     assert built[0].seed_of_draws == built[0].run_seed.value == built[1].run_seed.value
     assert built[0].seed_of_draws != built[1].seed_of_draws
 
