@@ -362,6 +362,7 @@ def test_the_command_needs_no_lightning_and_no_torchvision() -> None:
     assert "61,706" in run.stdout
 
 
+@pytest.mark.slow
 def test_resnet_1202_takes_no_memory_for_its_weights() -> None:
     with torch.device("meta"):
         net = ResNet(input_shape=(3, 32, 32), depth=1202)

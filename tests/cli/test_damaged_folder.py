@@ -51,7 +51,13 @@ def test_a_link_in_place_of_the_lock_empties_nothing(
 
 @pytest.mark.parametrize(
     "content",
-    [b"\xff\xfe\x00\n", b"hello\nworld\n", b"epoch,step,x\n0,zz,1\n", b"step,x\n0\n", b"step,x\n0,1,2\n"],
+    [
+        b"\xff\xfe\x00\n",
+        pytest.param(b"hello\nworld\n", marks=pytest.mark.slow),
+        b"epoch,step,x\n0,zz,1\n",
+        pytest.param(b"step,x\n0\n", marks=pytest.mark.slow),
+        pytest.param(b"step,x\n0,1,2\n", marks=pytest.mark.slow),
+    ],
     ids=["no text", "another text", "no step", "too short", "too wide"],
 )
 def test_a_damaged_table_is_named(
@@ -69,7 +75,15 @@ def test_a_damaged_table_is_named(
         assert table.read_bytes() == content
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe12", b"day: 2020-13-45", b"[" * 5000])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xfe12",
+        pytest.param(b"day: 2020-13-45", marks=pytest.mark.slow),
+        pytest.param(b"[" * 5000, marks=pytest.mark.slow),
+    ],
+    ids=["no text", "a day that is none", "too deep"],
+)
 def test_a_damaged_configuration_is_another_one(
     content: bytes,
     run_folder: Path,

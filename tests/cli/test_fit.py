@@ -341,6 +341,7 @@ def test_a_network_of_torchvisions_trains_and_is_tested(
     assert again(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
 
 
+@pytest.mark.slow
 def test_two_processes_agree_on_the_folder(options: list[str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "lightning_optreg", "fit", *options]
     command += ["--trainer.strategy=ddp", "--trainer.devices=2"]

@@ -135,6 +135,7 @@ def test_the_first_nodes_folder_counts(trained: Path, fashion_mnist_dir: Path, t
     assert not (roots[1] / "version_0").exists()
 
 
+@pytest.mark.slow
 def test_nodes_that_share_the_folder_go_on(trained: Path, fashion_mnist_dir: Path, tmp_path: Path) -> None:
     shutil.copytree(trained, tmp_path / "version_0")
     more = ["--ckpt_path=auto", "--trainer.max_epochs=2"]

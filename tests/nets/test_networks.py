@@ -87,6 +87,13 @@ FOR_IMAGENET = {
 }
 FOR_CIFAR10 = {"DeepOBS3c3d": (3, 32, 32)}
 every_net = pytest.mark.parametrize("make", NETS.values(), ids=NETS.keys())
+# One of each kind of layers; the others, which take long, are slow tests.
+FEW = ("mlp", "lenet5_rbf", "resnet_b", "en_resnet", "resnext", "vgg_bn", "deepobs_2c2d")
+few_nets = pytest.mark.parametrize(
+    "make",
+    [pytest.param(make, marks=[pytest.mark.slow] * (name not in FEW)) for name, make in NETS.items()],
+    ids=NETS.keys(),
+)
 
 
 def default_shape(name: str) -> tuple[int, int, int]:
@@ -204,7 +211,7 @@ def test_export_with_any_batch_size(make: partial[Network], images: torch.Tensor
     torch.testing.assert_close(program.module()(images[:5]), net(images[:5]))
 
 
-@every_net
+@few_nets
 def test_onnx(make: partial[Network], images: torch.Tensor) -> None:
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
@@ -216,7 +223,7 @@ def test_onnx(make: partial[Network], images: torch.Tensor) -> None:
     torch.testing.assert_close(torch.from_numpy(scores), net(images[:5]), rtol=1e-4, atol=1e-4)
 
 
-@every_net
+@few_nets
 def test_training_separates_a_toy_problem(make: partial[Network]) -> None:
     torch.manual_seed(0)
     labels = torch.arange(4).repeat(8)

@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning_optreg import ImageClassifier
 from lightning_optreg.data import FashionMNISTDataModule
 from lightning_optreg.nets import Network
-from tests.nets.test_networks import NETS
+from tests.nets.test_networks import NETS, few_nets
 
 REAL = Path("/usr/share/datasets/fashion-mnist")
 pytestmark = [
@@ -57,7 +57,7 @@ def mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-@every_net
+@few_nets
 def test_the_loss_falls_on_a_part(make: Callable[..., Network]) -> None:
     losses = train(make, batch_size=32, steps=60)
     assert mean(losses[-15:]) < 0.9 * mean(losses[:5])

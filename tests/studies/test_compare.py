@@ -156,6 +156,7 @@ def test_a_killed_process_leaves_its_run_to_the_next(study: dict[str, Any], tmp_
     assert torch.load(checkpoint, weights_only=True)["epoch"] >= 0
 
 
+@pytest.mark.slow
 def test_workers_share_the_runs(study: dict[str, Any], tmp_path: Path) -> None:
     """Two processes that start at the same time on one storage: every run is done once."""
     study["epochs"], study["seeds"] = 1, [0]

@@ -235,6 +235,7 @@ def browse(page: Path, profile: Path) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium or Chrome to open the page with")
 def test_a_browser_draws_the_page(tmp_path: Path) -> None:
     result = large()
