@@ -76,7 +76,9 @@ class ImageClassifier(VettedLoading, LightningModule):
         no_decay: Spare biases and the parameters of normalisation layers from weight decay. Whether the rest
             decays by an L2 term in the gradient (SGD, Adam) or decoupled from it (AdamW) is the optimizer's
             matter; see `param_groups`.
-        channels_last: Keep images and weights in the channels-last layout, often faster for convolutions.
+        channels_last: Keep images and weights in the channels-last layout, often faster for convolutions. Not
+            for strided 1x1 convolutions of fewer than 8 channels: on CPUs without AVX-512 torch 2.14 writes
+            past the memory of their gradients (https://github.com/uxlfoundation/oneDNN/issues/6035).
         compile: Compile the network with `torch.compile` before training. Checkpoints stay the same.
         aux_weight: Weight of each auxiliary head's loss, at least 0. In training a network may return a
             tuple, its scores first, then those of auxiliary heads (`GoogLeNet`; torchvision's GoogLeNet and
