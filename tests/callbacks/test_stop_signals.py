@@ -179,7 +179,8 @@ def test_validations_of_different_lengths_are_finished_first(tmp_path: Path) -> 
 
 
 def test_an_interrupt_of_both_ends_both(tmp_path: Path) -> None:
-    processes = start(tmp_path, "interrupted", pause=PAUSE, callbacks=(Begun(tmp_path),))
+    # long batches, lest the run be over before a busy machine has sent both signals
+    processes = start(tmp_path, "interrupted", pause=20 * PAUSE, callbacks=(Begun(tmp_path),))
     processes.until(lambda: all((tmp_path / f"begun-{rank}").exists() for rank in range(2)))
     for rank in range(2):
         processes.send(rank, signal.SIGINT)
