@@ -192,7 +192,10 @@ class StopSignals(Callback):
     def _agree(self) -> tuple[bool, bool]:
         """Find out whether any process has been told to stop, and whether any to save for a requeue."""
         stop = signal.SIGTERM in self._received
-        told = self._most(torch.tensor([stop, len(self._received) > stop], dtype=torch.float))
+        requeue = len(self._received) > stop
+        if self._group is None:
+            return stop, requeue
+        told = self._most(torch.tensor([stop, requeue], dtype=torch.float))
         return bool(told[0]), bool(told[1])
 
     def _stop(self, trainer: Trainer, pl_module: LightningModule) -> None:
