@@ -92,6 +92,8 @@ class FactorSchedule(LRScheduler):
 
     def _take_in_new_groups(self, time: int) -> None:
         firsts, factor = self.first_rates(), self.multiple(time)
+        if len(firsts) >= len(self.optimizer.param_groups):
+            return  # before a rate that is a tensor is asked for its value: a device would be waited for
         largest = max(map(float, firsts)) if firsts and self.rises(time) else math.inf
         for group in self.optimizer.param_groups[len(firsts) :]:
             first = full_rate(group["lr"], factor, largest)

@@ -269,6 +269,23 @@ def test_a_rate_that_is_a_tensor_stays_that_tensor(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
+def test_a_rate_that_is_a_tensor_is_not_asked_for_its_value(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device would be waited for, at each step."""
+    schedule = OURS[name](optimizer_of(True))
+    schedule.optimizer.step()  # torch warns without one
+
+    def ask(rate: torch.Tensor) -> float:
+        raise AssertionError("the value of a tensor was asked for")
+
+    for asking in ("__float__", "__bool__", "item", "tolist"):
+        monkeypatch.setattr(torch.Tensor, asking, ask)
+    for _ in range(12):
+        schedule.step()
+
+
+@pytest.mark.parametrize("name", OURS)
 def test_what_else_lowers_the_rate_stays(name: str) -> None:
     """And a group that comes later is scheduled from the rate that it has."""
     optimizer = optimizer_of(False)

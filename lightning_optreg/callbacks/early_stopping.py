@@ -55,6 +55,10 @@ def training_progress(strip: Sequence[float]) -> float:
     return 1000.0 * (sum(strip) / (len(strip) * min(strip)) - 1.0)
 
 
+def _copy_on_the_cpu(weight: Tensor) -> Tensor:
+    return weight.cpu().clone()
+
+
 class EarlyStopping(OfAKind, lightning_callbacks.EarlyStopping):
     """Stop when the validation no longer gets better, by one of four criteria, and keep the best weights.
 
@@ -176,7 +180,7 @@ class EarlyStopping(OfAKind, lightning_callbacks.EarlyStopping):
         self.restore_best, self.criterion, self.alpha = restore_best, criterion, alpha
         self.strip, self.successive = strip, successive
         self.train_monitor, self.smoothing = train_monitor, smoothing
-        self._validated = ValidatedWeights(lambda weight: weight.cpu().clone())
+        self._validated = ValidatedWeights(_copy_on_the_cpu)
         self._after_exception = AfterException(self._restore)
         self._begin()
 

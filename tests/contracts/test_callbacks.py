@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import pickle
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -112,6 +113,14 @@ SETTINGS = {
     if part.resumes
     for of, build in {"": part.build, **part.settings}.items()
 }
+
+
+@every_callback
+def test_can_be_sent_to_a_spawned_process(name: str, tmp_path: Path) -> None:
+    built = CALLBACKS[name].build(tmp_path)
+    assert type(pickle.loads(pickle.dumps(built))) is type(built)
+
+
 every_setting = pytest.mark.parametrize("setting", SETTINGS)
 
 
