@@ -15,6 +15,7 @@ from tests.contracts.parts import CALLBACKS
 from tests.processes import in_processes, needs_gloo
 
 pytestmark = [
+    pytest.mark.slow,
     needs_gloo,
     pytest.mark.filterwarnings("ignore:NaNGuard. .*skipped:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:Lazy modules"),
