@@ -366,6 +366,10 @@ NAN = math.nan
             "RandomResizedCrop: padding_mode must be zeros, border or reflection, got 'reflect'",
         ),
         (lambda: RandomResizedCrop(size=-3), "RandomResizedCrop: size must be a number >= 1"),
+        # one number in the place of two
+        (lambda: RandomResizedCrop(ratio=1.0), "RandomResizedCrop: ratio must be"),  # type: ignore[arg-type]
+        (lambda: RandomErasing(scale=0.1), "RandomErasing: scale must be"),  # type: ignore[arg-type]
+        (lambda: TFColorJitter(contrast=0.5), "TFColorJitter: contrast must be"),  # type: ignore[arg-type]
     ],
 )
 def test_wrong_values_are_one_line_errors(make: Callable[[], object], message: str) -> None:

@@ -83,6 +83,7 @@ def test_evaluation_is_resize_and_middle(image: tuple[int, int], side: int) -> N
         ),
         ({"scale": (256.0, 480)}, "scale must be"),
         ({"scale": (256,)}, "scale must be"),
+        ({"scale": 256}, "scale must be"),
         ({"scale": (100, 480)}, "scale must be >= the window's short side, 224, got 100"),
         ({"evaluation_scale": 0}, "evaluation_scale must be a whole number >= 1, got 0"),
         ({"evaluation_scale": 200}, "evaluation_scale must be >= the window's short side, 224, got 200"),

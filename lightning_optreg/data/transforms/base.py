@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lightning_optreg.data.draws import Draws
 from lightning_optreg.data.statistics import Statistics
 
-__all__ = ["BatchTransform", "ColorShift", "image_size", "to_unit_range"]
+__all__ = ["BatchTransform", "ColorShift", "image_size", "is_pair", "to_unit_range"]
 
 
 class BatchTransform(nn.Module, ABC):
@@ -125,6 +125,11 @@ def image_size(
     if len(pair) != 2 or not min(pair) >= 1:
         raise ValueError(f"{owner}: size must be a number >= 1 or two of them (height, width), got {size}")
     return pair[0], pair[1]
+
+
+def is_pair(value: object) -> bool:
+    """Tell whether an argument is two values, as (low, high) is."""
+    return isinstance(value, (tuple, list)) and len(value) == 2
 
 
 def require_float(owner: nn.Module, images: Tensor) -> None:

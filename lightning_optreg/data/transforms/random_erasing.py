@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_optreg.data.draws import Draws
-from lightning_optreg.data.transforms.base import BatchTransform
+from lightning_optreg.data.transforms.base import BatchTransform, is_pair
 
 __all__ = ["RandomErasing", "Rectangles", "inside"]
 
@@ -95,7 +95,7 @@ class RandomErasing(BatchTransform):
         if not 0.0 <= p <= 1.0:
             raise ValueError(f"RandomErasing: p must be in [0, 1], got {p}")
         for name, pair, high in (("scale", scale, 1.0), ("ratio", ratio, math.inf)):
-            if len(pair) != 2 or not 0.0 < pair[0] <= pair[1] <= high or pair[1] == math.inf:
+            if not is_pair(pair) or not 0.0 < pair[0] <= pair[1] <= high or pair[1] == math.inf:
                 raise ValueError(
                     f"RandomErasing: {name} must be (low, high) with 0 < low <= high"
                     f"{' <= 1' if high == 1.0 else ' < inf'}, got {pair}"

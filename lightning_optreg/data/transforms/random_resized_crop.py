@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_optreg.data.draws import Draws
-from lightning_optreg.data.transforms.base import BatchTransform, image_size, require_float
+from lightning_optreg.data.transforms.base import BatchTransform, image_size, is_pair, require_float
 
 __all__ = ["Boxes", "RandomResizedCrop", "affine_matrices", "warp"]
 
@@ -177,7 +177,7 @@ class RandomResizedCrop(BatchTransform):
         super().__init__()
         image_size("RandomResizedCrop", size)
         for name, pair, high in (("scale", scale, 1.0), ("ratio", ratio, math.inf)):
-            if len(pair) != 2 or not 0.0 < pair[0] <= pair[1] <= high or pair[1] == math.inf:
+            if not is_pair(pair) or not 0.0 < pair[0] <= pair[1] <= high or pair[1] == math.inf:
                 raise ValueError(
                     f"RandomResizedCrop: {name} must be (low, high) with 0 < low <= high"
                     f"{' <= 1' if high == 1.0 else ' < inf'}, got {pair}"

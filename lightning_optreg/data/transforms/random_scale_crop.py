@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_optreg.data.draws import Draws
-from lightning_optreg.data.transforms.base import BatchTransform, image_size, require_float
+from lightning_optreg.data.transforms.base import BatchTransform, image_size, is_pair, require_float
 from lightning_optreg.data.transforms.random_resized_crop import Boxes, affine_matrices, warp
 
 __all__ = ["RandomScaleCrop"]
@@ -61,7 +61,7 @@ class RandomScaleCrop(BatchTransform):
     ) -> None:
         super().__init__()
         window = image_size("RandomScaleCrop", size)
-        whole = len(scale) == 2 and all(isinstance(side, int) for side in scale)
+        whole = is_pair(scale) and all(isinstance(side, int) for side in scale)
         if not (whole and 1 <= scale[0] <= scale[1]):
             raise ValueError(
                 "RandomScaleCrop: scale must be (low, high), whole numbers with 1 <= low <= high, "

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lightning_optreg.data.draws import Draws
-from lightning_optreg.data.transforms.base import BatchTransform, require_float
+from lightning_optreg.data.transforms.base import BatchTransform, is_pair, require_float
 
 __all__ = ["TFColorJitter", "adjust_saturation"]
 
@@ -79,7 +79,7 @@ class TFColorJitter(BatchTransform):
         if not 0.0 <= brightness <= 1.0:
             raise ValueError(f"TFColorJitter: brightness must be in [0, 1], got {brightness}")
         for name, bounds in (("saturation", saturation), ("contrast", contrast)):
-            if len(bounds) != 2 or not 0.0 <= bounds[0] <= bounds[1] < float("inf"):
+            if not is_pair(bounds) or not 0.0 <= bounds[0] <= bounds[1] < float("inf"):
                 raise ValueError(f"TFColorJitter: {name} must be two numbers 0 <= a <= b, got {bounds}")
         self.brightness = brightness
         self.saturation, self.contrast = tuple(saturation), tuple(contrast)
