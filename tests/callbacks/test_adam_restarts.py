@@ -103,7 +103,13 @@ def test_an_unknown_monitor_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"accumulate_grad_batches": 4}, {"precision": "bf16-mixed"}], ids=str
+    "options",
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        {"accumulate_grad_batches": 4},
+        pytest.param({"precision": "bf16-mixed"}, marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_resumes_before_at_and_after_a_restart(options: dict[str, Any], tmp_path: Path) -> None:
     def run(ckpt_path: Path | None = None, saver: Callback | None = None) -> Any:

@@ -208,7 +208,15 @@ TRIGGERS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("trigger", TRIGGERS)
-@pytest.mark.parametrize("schedule", ["none", "cosine_epoch", "plateau_epoch", "cosine_step"])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        "none",
+        pytest.param("cosine_epoch", marks=pytest.mark.slow),
+        pytest.param("plateau_epoch", marks=pytest.mark.slow),
+        "cosine_step",
+    ],
+)
 def test_resumes_before_at_and_after_the_switch(trigger: str, schedule: str, tmp_path: Path) -> None:
     def run(ckpt_path: Path | None = None, saver: Callback | None = None) -> tuple[Any, Diary, AdamToSGD]:
         callback, diary = AdamToSGD(**TRIGGERS[trigger]), Diary()

@@ -146,7 +146,9 @@ def resumes_exactly(setting: str, folder: Path, steps: Iterable[int], *, asks: b
 asked = pytest.mark.parametrize("asks", [False, True], ids=["", "size asked for"])
 
 
-@asked
+@pytest.mark.parametrize(
+    "asks", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["", "size asked for"]
+)
 @pytest.mark.parametrize("setting", [key for key, (name, _) in SETTINGS.items() if key == name])
 def test_resumes_in_the_middle_and_at_the_end_of_an_epoch(setting: str, asks: bool, tmp_path: Path) -> None:
     resumes_exactly(setting, tmp_path, (4, 6), asks=asks)
@@ -281,6 +283,7 @@ class Torchvision(LightningModule):
         return torch.optim.Adam(self.parameters())
 
 
+@pytest.mark.slow
 @every_callback
 def test_torchvision_network(name: str, tmp_path: Path) -> None:
     fit_or_refuse(name, tmp_path, Torchvision(), max_epochs=1)

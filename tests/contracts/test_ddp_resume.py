@@ -296,6 +296,7 @@ def assert_goes_on(resumed: dict[str, Any], straight: dict[str, Any], place: str
     assert "a step takes" not in resumed["said"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 def test_two_processes_go_on_where_one_was(place: str, two: Path) -> None:
     straight = torch.load(two / "one.pt", weights_only=True)

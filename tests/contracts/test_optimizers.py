@@ -467,10 +467,10 @@ def fit(name: str, ckpt_path: Path | None = None, saver: Any = None, **options: 
 @pytest.mark.parametrize(
     "options",
     [
-        {},
+        pytest.param({}, marks=pytest.mark.slow),
         {"accumulate_grad_batches": 2},
-        {"gradient_clip_val": 0.1},
-        {"precision": "bf16-mixed"},
+        pytest.param({"gradient_clip_val": 0.1}, marks=pytest.mark.slow),
+        pytest.param({"precision": "bf16-mixed"}, marks=pytest.mark.slow),
     ],
     ids=lambda options: next(iter(options), "plain"),
 )

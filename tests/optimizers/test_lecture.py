@@ -176,6 +176,7 @@ def float64_scalars() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.slow
 @every_problem
 @pytest.mark.usefixtures("float64_scalars")
 @pytest.mark.parametrize("method", TORCH)

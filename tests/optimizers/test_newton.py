@@ -114,6 +114,7 @@ def test_follows_the_reference(name: str, method: Any, damping: float, decay: fl
     assert not torch.equal(ours[0], ours[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_each_step_of_a_network_follows_the_reference(method: Any) -> None:
     """200, or until convergence; each from where the one before has led: saddles multiply rounding errors."""
