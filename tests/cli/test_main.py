@@ -99,6 +99,7 @@ def test_a_process_of_its_own_succeeds(tmp_path: Path, fashion_mnist_dir: Path) 
     assert (tmp_path / "runs/version_0/checkpoints/last.ckpt").is_file()
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_fails(tmp_path: Path, fashion_mnist_dir: Path) -> None:
     options = short(fashion_mnist_dir, Path("runs"))
     result = process("fit", *options, "--model.net=ResNet", "--model.net.dpeth=20", cwd=tmp_path)

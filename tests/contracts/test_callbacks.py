@@ -289,6 +289,7 @@ def test_torchvision_network(name: str, tmp_path: Path) -> None:
     fit_or_refuse(name, tmp_path, Torchvision(), max_epochs=1)
 
 
+@pytest.mark.slow
 @every_stepwise_callback
 @pytest.mark.parametrize(
     "options",

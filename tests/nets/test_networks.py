@@ -88,7 +88,7 @@ FOR_IMAGENET = {
 FOR_CIFAR10 = {"DeepOBS3c3d": (3, 32, 32)}
 every_net = pytest.mark.parametrize("make", NETS.values(), ids=NETS.keys())
 # One of each kind of layers; the others, which take long, are slow tests.
-FEW = ("mlp", "lenet5_rbf", "resnet_b", "en_resnet", "resnext", "vgg_bn", "deepobs_2c2d")
+FEW = ("mlp", "lenet5_rbf", "resnet_b", "deepobs_2c2d")
 few_nets = pytest.mark.parametrize(
     "make",
     [pytest.param(make, marks=[pytest.mark.slow] * (name not in FEW)) for name, make in NETS.items()],

@@ -31,7 +31,14 @@ def test_names_and_counts_are_torchvisions(depth: int, batch_norm: bool) -> None
     assert sum(p.numel() for p in ours.parameters()) == PARAMETERS[depth, batch_norm]
 
 
-@pytest.mark.parametrize("size", [(32, 32), (40, 75), pytest.param((224, 224), marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "size",
+    [
+        (32, 32),
+        pytest.param((40, 75), marks=pytest.mark.slow),
+        pytest.param((224, 224), marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_torchvisions_weights_give_torchvisions_scores(size: tuple[int, int], batch_norm: bool) -> None:
     torch.manual_seed(0)
