@@ -2,6 +2,7 @@
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -10,7 +11,7 @@ from typing_extensions import override
 
 from lightning_optreg.optimizers.rates import set_rate
 
-__all__ = ["FactorSchedule", "full_rate", "rates"]
+__all__ = ["FactorSchedule", "full_rate", "full_rates", "rates"]
 
 
 def rates(optimizer: Optimizer) -> list[float | Tensor]:
@@ -46,6 +47,37 @@ def full_rate(rate: float | Tensor, factor: float, largest: float = math.inf) ->
     if not (0.0 < factor < 1.0 and now > 0.0):
         return rate
     return rate * max(1.0, min(1.0 / factor, largest / now))
+
+
+def full_rates(
+    optimizer: Optimizer, rates: Sequence[float | Tensor], factor: float, *, rises: bool
+) -> list[float | Tensor]:
+    """Give the full rates of an optimizer's groups, those that were added and those that others changed too.
+
+    Args:
+        optimizer: Its groups should be at factor * full rate.
+        rates: The full rates so far, of as many groups as there were.
+        factor: Of the last step.
+        rises: Whether the factor rises again.
+
+    Example:
+        >>> import torch
+        >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.5)
+        >>> optimizer.add_param_group({"params": torch.zeros(1), "lr": 0.25})
+        >>> full_rates(optimizer, [1.0], 0.5, rises=False)
+        [1.0, 0.5]
+    """
+    largest = max(map(float, rates), default=math.inf) if rises else math.inf
+    full = list(rates)
+    for index, group in enumerate(optimizer.param_groups):
+        rate = group["lr"]
+        if index >= len(rates):
+            full.append(full_rate(rate, factor, largest))
+            group["initial_lr"] = full[index]
+        # To compare a tensor would mean to wait for its device.
+        elif not isinstance(rate, Tensor) and rate != rates[index] * factor:
+            full[index] = full_rate(rate, factor, largest)
+    return full
 
 
 class FactorSchedule(LRScheduler):

@@ -23,7 +23,7 @@ from lightning_optreg.callbacks.averaged_forward import Average, AveragedForward
 from lightning_optreg.callbacks.kept_weights import in_form_of
 from lightning_optreg.callbacks.noise_marginalization import describe_spread
 from lightning_optreg.cosine_cycles import cosine_factor, cycle_ends
-from lightning_optreg.full_rates import full_rates
+from lightning_optreg.factor_schedule import full_rates
 from lightning_optreg.optimizers.rates import set_rate
 from lightning_optreg.trust import read_plain
 

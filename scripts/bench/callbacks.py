@@ -9,18 +9,16 @@ over the rounds, of the ratio of neighbours in time. "(none)" is the measurement
 
 import argparse
 import logging
-import statistics
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger
-from torch import Tensor, nn
+from paired import HEADER, Clock, Steps, take_turns
 from torch.utils.data import DataLoader
 
 from lightning_optreg import callbacks, data, nets
@@ -51,34 +49,6 @@ CALLBACKS: dict[str, Callable[[], Callback]] = {
 }
 
 
-class Steps(LightningModule):
-    """A network on the same batch again and again."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
-
-    def configure_optimizers(self) -> Any:
-        return torch.optim.Adam(self.parameters(), lr=1e-4)
-
-
-class Clock(Callback):
-    """When each step ended."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def on_train_batch_end(self, *args: Any) -> None:
-        self.times.append(time.perf_counter())
-
-    def seconds(self) -> float:
-        """Mean seconds of a step, from the end of the second to that of the last."""
-        return (self.times[-1] - self.times[1]) / (len(self.times) - 2)
-
-
 def fit(
     make: Callable[[], Callback], loader: DataLoader[Any], steps: int, precision: Any, folder: Path
 ) -> float:
@@ -95,7 +65,7 @@ def fit(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(Steps(nets.ResNet(10, (3, 32, 32), depth=20)), loader)
+    trainer.fit(Steps(nets.ResNet(10, (3, 32, 32), depth=20), torch.optim.Adam), loader)
     return clock.seconds()
 
 
@@ -118,24 +88,16 @@ def main() -> None:
         f"ResNet-20, batch {args.batch}, {args.precision}, {torch.get_num_threads()} threads, "
         f"{args.rounds} rounds of {args.steps} steps"
     )
-    print(f"{'':26}{'without, ms':>12}{'with, ms':>12}{'ratio':>8}{'spread of ratios':>20}")
+    print(HEADER)
     with tempfile.TemporaryDirectory() as folder:
         for name in args.only:
-            pairs = []
-            for index in range(args.rounds + 1):
-                makes = [Callback, CALLBACKS[name]]
-                order = makes if index % 2 == 0 else makes[::-1]
-                times = [fit(make, loader, args.steps, args.precision, Path(folder)) for make in order]
-                pairs.append(times if index % 2 == 0 else times[::-1])
-            pairs = pairs[1:]  # the first warms up
-            ratios = sorted(with_it / without for without, with_it in pairs)
-            medians = [1e3 * statistics.median(column) for column in zip(*pairs, strict=True)]
-            quartiles = ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]
-            print(
-                f"{name:26}{medians[0]:12.1f}{medians[1]:12.1f}{statistics.median(ratios):8.3f}"
-                f"{quartiles[0]:12.3f} - {quartiles[1]:.3f}",
-                flush=True,
+            row = take_turns(
+                lambda make: fit(make, loader, args.steps, args.precision, Path(folder)),
+                CALLBACKS[name],
+                args.rounds,
+                digits=1,
             )
+            print(f"{name:26}{row}", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,16 +12,15 @@ import argparse
 import logging
 import os
 import socket
-import statistics
-import time
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import DDPStrategy
-from torch import Tensor, nn
+from paired import HEADER, Clock, Steps, take_turns
+from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_optreg import nets
@@ -32,34 +31,6 @@ NETWORKS: dict[str, tuple[tuple[int, int, int], Callable[[], nn.Module]]] = {
     "ResNet20": ((3, 32, 32), lambda: nets.ResNet(10, (3, 32, 32), depth=20)),
 }
 CALLBACKS: dict[str, Callable[[], Callback]] = {"(none)": Callback, "ExactResume": ExactResume}
-
-
-class Steps(LightningModule):
-    """A network on the same batch again and again."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
-
-    def configure_optimizers(self) -> Any:
-        return torch.optim.SGD(self.parameters(), lr=1e-4)
-
-
-class Clock(Callback):
-    """When each step ended."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def on_train_batch_end(self, *args: Any) -> None:
-        self.times.append(time.perf_counter())
-
-    def seconds(self) -> float:
-        """Mean seconds of a step, from the end of the second to that of the last."""
-        return (self.times[-1] - self.times[1]) / (len(self.times) - 2)
 
 
 def fit(name: str, callback: Callback, steps: int, batch: int, processes: int) -> float:
@@ -81,7 +52,7 @@ def fit(name: str, callback: Callback, steps: int, batch: int, processes: int) -
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(Steps(make()), loader)
+    trainer.fit(Steps(make(), torch.optim.SGD), loader)
     return clock.seconds()
 
 
@@ -103,22 +74,14 @@ def measure(rank: int, port: int, processes: int, args: argparse.Namespace) -> N
         }
     for network in args.only:
         for name, make in CALLBACKS.items():
-            pairs = []
-            for index in range(args.rounds + 1):
-                makes = [Callback, make]
-                order = makes if index % 2 == 0 else makes[::-1]
-                times = [fit(network, each(), args.steps, args.batch, processes) for each in order]
-                pairs.append(times if index % 2 == 0 else times[::-1])
-            pairs = pairs[1:]  # the first warms up
-            ratios = sorted(with_it / without for without, with_it in pairs)
-            medians = [1e3 * statistics.median(column) for column in zip(*pairs, strict=True)]
-            quartiles = ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]
+            row = take_turns(
+                lambda make, network=network: fit(network, make(), args.steps, args.batch, processes),
+                make,
+                args.rounds,
+                digits=2,
+            )
             if rank == 0:
-                print(
-                    f"{processes} {network:10}{name:14}{medians[0]:12.2f}{medians[1]:12.2f}"
-                    f"{statistics.median(ratios):8.3f}{quartiles[0]:12.3f} - {quartiles[1]:.3f}",
-                    flush=True,
-                )
+                print(f"{processes} {network:10}{name:14}{row}", flush=True)
 
 
 def main() -> None:
@@ -130,7 +93,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128, help="images of a step in each process")
     args = parser.parse_args()
     print(f"batch {args.batch} a process, 1 thread each, {args.rounds} rounds of {args.steps} steps")
-    print(f"{'':26}{'without, ms':>12}{'with, ms':>12}{'ratio':>8}{'spread of ratios':>20}")
+    print(HEADER)
     for processes in args.processes:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
