@@ -253,7 +253,7 @@ class ImageClassifier(VettedLoading, LightningModule):
     def _run(self) -> RunLength | None:
         """The run's length, and what it goes on from; None without a trainer."""
         try:
-            trainer = self.trainer
+            trainer: Any = self.trainer
         except RuntimeError:
             return None
         if not isinstance(trainer, Trainer):  # Fabric's
@@ -262,7 +262,7 @@ class ImageClassifier(VettedLoading, LightningModule):
             return trial_length()
         run = run_length(trainer, self.lr_interval, self.lr_frequency)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
-        if self._resumed is None or any(isinstance(callback, ResetOptimizer) for callback in callbacks):
+        if self._resumed is None or any(isinstance(each, ResetOptimizer) for each in callbacks):
             return replace(run, loaded=self._length_loaded)
         return replace(run, loaded=self._length_loaded, **self._resumed)
 
@@ -285,8 +285,9 @@ class ImageClassifier(VettedLoading, LightningModule):
         if not any(isinstance(callback, NoiseFree) for callback in callbacks):  # which warns itself
             warn_of_noise(self.trainer, self)
         run = self._run()
-        for config in self.trainer.lr_scheduler_configs if run is not None else ():
-            warn_of_unreached(config.scheduler, run)
+        if run is not None:
+            for config in self.trainer.lr_scheduler_configs:
+                warn_of_unreached(config.scheduler, run)
 
     @override
     def on_train_epoch_start(self) -> None:

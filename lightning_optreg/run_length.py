@@ -136,7 +136,7 @@ def run_length(trainer: Trainer, interval: str, frequency: int) -> RunLength:
 
 
 def trial_length() -> RunLength:
-    """Stand for the run's length while Lightning's `BatchSizeFinder` tries out how many steps it will have."""
+    """Stand for the run's length while Lightning's `BatchSizeFinder` tries out sizes."""
     return RunLength(lambda: _TRIALS, "steps", dry=True)
 
 

@@ -1,6 +1,6 @@
-"""Learning-rate schedules as long as the run: lengths filled in where they aren't given, refused where wrong.
+"""Learning-rate schedules as long as the run: lengths are filled in, or refused where they are wrong.
 
-A schedule such as `OneCycleLR` must know how long it is to be, and only the trainer knows how long the run is.
+A schedule such as `OneCycleLR` must know how long it is to be, and only the trainer knows the run's length.
 """
 
 import inspect
@@ -126,8 +126,8 @@ def _filled(maker: Maker, cls: type, keywords: dict[str, Any], name: str, run: R
         if given is not None:
             return maker
         raise MisconfigurationException(
-            f"lr_scheduler: {cls.__name__} takes its length from the run, which has no end that is known: give "
-            f"{name}, or trainer.max_epochs or max_steps"
+            f"lr_scheduler: {cls.__name__} takes its length from the run, which has no end that is known: "
+            f"give {name}, or trainer.max_epochs or max_steps"
         )
     length = int(run.times) - run.after
     if run.dry:
@@ -148,8 +148,8 @@ def _filled(maker: Maker, cls: type, keywords: dict[str, Any], name: str, run: R
         return maker
     if saved not in (None, length):
         raise MisconfigurationException(
-            f"lr_scheduler: the checkpoint's {cls.__name__} has {name}={saved} and the run has {there}: go on "
-            "with as many, or let --reset_optimizer true (in Python ResetOptimizer) start it anew"
+            f"lr_scheduler: the checkpoint's {cls.__name__} has {name}={saved} and the run has {there}: "
+            "go on with as many, or let --reset_optimizer true (in Python ResetOptimizer) start it anew"
         )
     return partial(maker, **{name: length}) if given is None else maker
 
@@ -165,8 +165,8 @@ def _given(cls: type, keywords: Mapping[str, Any], name: str) -> tuple[int | Non
     if epochs is None or steps is None:
         there, missing = ("epochs", "steps_per_epoch") if steps is None else ("steps_per_epoch", "epochs")
         raise MisconfigurationException(
-            f"lr_scheduler: OneCycleLR has {there}={keywords[there]} and no {missing}: leave {there} out, the "
-            "run tells both"
+            f"lr_scheduler: OneCycleLR has {there}={keywords[there]} and no {missing}: leave {there} "
+            "out, the run tells both"
         )
     return epochs * steps, f"epochs * steps_per_epoch = {epochs} * {steps} = {epochs * steps}", "them"
 
@@ -204,7 +204,9 @@ def with_lengths(spec: Any, length: int) -> Any:
     arguments = spec.get("init_args") if isinstance(spec, Mapping) else None
     if not isinstance(arguments, Mapping):
         return spec
-    filled = {name: length if name in _NAMES and value is None else value for name, value in arguments.items()}
+    filled = {
+        name: length if name in _NAMES and value is None else value for name, value in arguments.items()
+    }
     if isinstance(filled.get("schedule"), Mapping):
         filled["schedule"] = with_lengths(filled["schedule"], length - filled.get("warmup", 0))
     return {**spec, "init_args": filled}
