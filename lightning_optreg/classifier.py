@@ -338,7 +338,7 @@ class ImageClassifier(VettedLoading, LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the sums of an epoch that is half done, those of each process, and the schedule's length."""
         checkpoint["train_sums"] = torch.stack(of_all_processes(self._sums_here(), self.trainer)).cpu()
-        if self._length is not None and self._checked_length:
+        if self._length and self._checked_length:
             checkpoint["schedule_length"] = self._length
         configured = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
         if "lr_scheduler" in configured:

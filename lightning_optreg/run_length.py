@@ -44,9 +44,9 @@ class RunLength:
 
     @property
     def times(self) -> float:
-        """The number, at least 1."""
+        """The number; 0 where nothing is trained."""
         if not self.asked:
-            self.asked.append(max(self.count(), 1))
+            self.asked.append(self.count())
         return self.asked[0]
 
 
@@ -124,7 +124,7 @@ def run_length(trainer: Trainer, interval: str, frequency: int) -> RunLength:
             if trainer.train_dataloader is None:
                 trainer.fit_loop.setup_data()
             batches = trainer.num_training_batches
-        if 0 in (batches, epochs, max_steps):
+        if 0 in (batches, epochs, max_steps, trainer.limit_train_batches):
             return 0
         return schedule_steps(batches, epochs, max_steps, _accumulation(trainer), interval, frequency)
 

@@ -23,7 +23,6 @@ from torch.optim.lr_scheduler import (
     OneCycleLR,
     PolynomialLR,
     SequentialLR,
-    StepLR,
 )
 
 from lightning_optreg.run_length import RunLength
@@ -130,7 +129,7 @@ def _filled(maker: Maker, cls: type, keywords: dict[str, Any], name: str, run: R
             f"give {name}, or trainer.max_epochs or max_steps"
         )
     length = int(run.times) - run.after
-    if run.dry:
+    if run.dry or run.times == 0:
         least = max(length, keywords.get("cycles", 5) if "cycles" in inspect.signature(cls).parameters else 1)
         return maker if given is not None and given >= length else partial(maker, **{name: least})
     if not length >= 1:
@@ -225,7 +224,7 @@ def warn_of_unreached(schedule: Any, run: RunLength) -> None:
     marks = [] if run.dry else list(_marks(schedule, 0))
     late: dict[str, list[str]] = {}
     for what, time, is_end in marks:
-        if time + (not is_end) > run.times:
+        if time + (not is_end) > run.times > 0:
             late.setdefault(what, []).append(str(time))
     if late:
         rank_zero_warn(
@@ -240,8 +239,6 @@ def _marks(schedule: Any, after: int) -> Iterator[tuple[str, int, bool]]:
     if isinstance(schedule, (MultiStepLR, WarmupMultiStepLR)):
         for milestone in sorted(schedule.milestones):
             yield f"{name}'s milestones", after + milestone, False
-    elif isinstance(schedule, StepLR):
-        yield f"{name}'s step_size", after + schedule.step_size, False
     elif isinstance(schedule, (ConstantLR, LinearLR)):
         yield f"{name}'s total_iters", after + schedule.total_iters, isinstance(schedule, LinearLR)
     elif isinstance(schedule, CosineAnnealingWarmRestarts):

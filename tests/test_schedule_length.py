@@ -140,6 +140,9 @@ def test_the_count_of_large_runs() -> None:
     assert math.isinf(schedule_steps(math.inf, 5, 100, lambda epoch: 1, "epoch"))
 
 
+WARMED = partial(Warmup, schedule=CosineAnnealingLR, warmup=1)
+
+
 # ---- which schedules ---------------------------------------------------------------------------------------
 
 
@@ -299,6 +302,12 @@ class Endless(LightningDataModule):
         return DataLoader(self.Images(), batch_size=2)
 
 
+def test_a_run_that_trains_nothing_refuses_nothing() -> None:
+    for arguments in ({"max_epochs": 0}, {"limit_train_batches": 0}):
+        for maker in (SnapshotCosine, partial(CosineAnnealingLR, T_max=18), WARMED):
+            assert fit(small_model(lr_scheduler=maker, lr_interval="step"), **arguments) == []
+
+
 def test_a_loader_without_a_length() -> None:
     model = small_model(lr_scheduler=CosineAnnealingLR)
     fit(model, data=Endless())
@@ -324,7 +333,7 @@ MARKS: list[tuple[Callable[..., Any], int, str | None]] = [
     ),
     (partial(torchs.MultiStepLR, milestones=[2, 11]), 12, None),
     (partial(WarmupMultiStepLR, milestones=[20]), 12, "WarmupMultiStepLR's milestones 20"),
-    (partial(torchs.StepLR, step_size=12), 12, "StepLR's step_size 12"),
+    (partial(torchs.StepLR, step_size=12), 12, None),  # has no time of its own, but a pace
     (torchs.LinearLR, 4, "LinearLR's total_iters 5"),
     (torchs.LinearLR, 5, None),
     (torchs.ConstantLR, 5, "ConstantLR's total_iters 5"),
@@ -332,12 +341,16 @@ MARKS: list[tuple[Callable[..., Any], int, str | None]] = [
     (partial(torchs.CosineAnnealingWarmRestarts, T_0=12), 12, None),
     (partial(torchs.CyclicLR, base_lr=0.1, max_lr=1.0), 12, "CyclicLR's step_size_up 2000"),
     (partial(Warmup, warmup=13), 12, "Warmup's warmup 13"),
-    (partial(Warmup, schedule=partial(torchs.StepLR, step_size=8)), 12, "StepLR's step_size 13"),
-    (lambda o: torchs.SequentialLR(o, [torchs.ConstantLR(o), torchs.StepLR(o, 3)], [9]), 9, "milestones 9, "),
     (
-        lambda o: torchs.ChainedScheduler([torchs.ConstantLR(o), torchs.StepLR(o, 9)]),
+        partial(Warmup, schedule=partial(torchs.MultiStepLR, milestones=[8])),
+        12,
+        "MultiStepLR's milestones 13",
+    ),
+    (lambda o: torchs.SequentialLR(o, [torchs.ConstantLR(o), torchs.StepLR(o, 3)], [9]), 9, "milestones 9"),
+    (
+        lambda o: torchs.ChainedScheduler([torchs.StepLR(o, 3), torchs.ConstantLR(o, 0.5, 9)]),
         9,
-        "StepLR's step_size 9",
+        "ConstantLR's total_iters 9",
     ),
     (CosineAnnealingLR, 12, None),
 ]
@@ -388,9 +401,6 @@ class Stop(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, *_: Any) -> None:
         trainer.should_stop = True
-
-
-WARMED = partial(Warmup, schedule=CosineAnnealingLR, warmup=1)
 
 
 @pytest.mark.parametrize(

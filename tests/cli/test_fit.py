@@ -242,6 +242,35 @@ def test_a_schedule_can_count_steps(options: list[str]) -> None:
     assert config.scheduler.last_epoch == 2
 
 
+def test_a_schedule_is_as_long_as_the_run(
+    options: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its configuration leaves the length open: each run from it finds its own."""
+    inner = "--lr_scheduler.schedule"
+    schedule = ["--lr_scheduler=Warmup", "--lr_scheduler.warmup=1", f"{inner}=CosineAnnealingLR"]
+    assert main(["fit", "--safe", *options, *schedule, "--trainer.max_epochs=3"]) == 0
+    folder = tmp_path / "version_0"
+    again = ["fit", "--config", str(folder / "config.yaml")]
+    written = read(folder / "config.yaml")["lr_scheduler"]["init_args"]["schedule"]["init_args"]
+    assert written["T_max"] is None
+    assert main([*again, "--print_config"]) == 0
+    assert "T_max: null" in capfd.readouterr().out
+    assert main([*again, "--ckpt_path=auto"]) == 0
+    path = folder / "checkpoints" / "last.ckpt"
+    assert load(path)["lr_schedulers"][0]["schedule"]["T_max"] == 2
+    loaded = ImageClassifier.load_from_checkpoint(path)
+    assert loaded.configure_optimizers()["lr_scheduler"]["scheduler"].schedule.T_max == 2
+
+    capfd.readouterr()
+    for epochs in (4, 2):
+        assert main([*again, f"--ckpt_path={path}", f"--trainer.max_epochs={epochs}"]) == 2
+        (line,) = [each for each in capfd.readouterr().err.splitlines() if each.startswith("error: ")]
+        assert f"T_max=2 and the run has {epochs - 1} epochs" in line
+    assert files(tmp_path) == {"version_0", *(f"version_0/{name}" for name in WRITTEN)}
+    cli = fit(*again[1:], "--trainer.max_epochs=4")
+    assert cli.trainer.lr_scheduler_configs[0].scheduler.schedule.T_max == 3
+
+
 def test_the_default_optimizer_is_momentum(options: list[str]) -> None:
     (optimizer,) = fit(*options).trainer.optimizers
     assert isinstance(optimizer, torch.optim.SGD)
