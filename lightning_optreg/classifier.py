@@ -285,7 +285,7 @@ class ImageClassifier(VettedLoading, LightningModule):
         if not any(isinstance(callback, NoiseFree) for callback in callbacks):  # which warns itself
             warn_of_noise(self.trainer, self)
         run = self._run()
-        if run is not None:
+        if run is not None and self.trainer.global_step == 0:  # a run that goes on has told it
             for config in self.trainer.lr_scheduler_configs:
                 warn_of_unreached(config.scheduler, run)
 

@@ -202,15 +202,21 @@ def test_the_same_rates_as_with_constants() -> None:
     }
 
 
-def test_searches_before_training(tmp_path: Path) -> None:
-    """The finders of Lightning train a little first, one of them with other batches."""
+def test_a_search_for_a_batch_size_before_training(tmp_path: Path) -> None:
+    """Its trials make more steps than the run has, which it then changes."""
     model = small_model(lr_scheduler=partial(OneCycleLR, max_lr=0.1), lr_interval="step")
-    search = BatchSizeFinder(steps_per_trial=3, max_trials=3, init_val=2)
+    search = BatchSizeFinder(steps_per_trial=7, max_trials=3, init_val=2)
     data = Validated()
     found = fit(model, search, data=data, default_root_dir=tmp_path)
     assert data.batch_size == 8
     assert model._length == 9  # three batches in an epoch
     assert found[-1] == pytest.approx(0.1 / 25 / 1e4)
+
+
+@pytest.mark.slow
+def test_searches_on_their_own(tmp_path: Path) -> None:
+    model = small_model(lr_scheduler=partial(OneCycleLR, max_lr=0.1), lr_interval="step")
+    data = Validated()
     trainer = trainer_for(max_epochs=1, default_root_dir=tmp_path)
     Tuner(trainer).scale_batch_size(model, datamodule=data, steps_per_trial=2, max_trials=2, init_val=1)
     assert data.batch_size == 2
@@ -235,7 +241,7 @@ def test_several_processes() -> None:
 
 def one_of_two(rank: int) -> None:
     model = small_model(lr_scheduler=partial(OneCycleLR, max_lr=0.1), lr_interval="step")
-    found = fit(model, strategy=ddp())
+    found = fit(model, strategy=ddp(), devices=2)
     assert model._length == 15
     assert found[-1] == pytest.approx(0.1 / 25 / 1e4)
 
@@ -462,6 +468,17 @@ def test_a_checkpoint_from_before_lengths_were_checked(tmp_path: Path) -> None:
     again: dict[str, Any] = {"hyper_parameters": {}}
     model.on_save_checkpoint(again)
     assert "schedule_length" not in again  # and can be resumed again
+
+
+def test_a_checkpoint_of_a_schedule_that_was_carried_on_to_another_optimizer() -> None:
+    inner = {"schedule": {"T_max": 11}, "warmup": 1}
+    run = RunLength(lambda: 12, "epochs", saved={"schedule": inner, "scales": [1.0], "groups": []})
+    assert fitted(WARMED, run).keywords["schedule"].keywords == {"T_max": 11}
+    run = RunLength(lambda: 13, "epochs", saved=run.saved)
+    with pytest.raises(
+        MisconfigurationException, match="has T_max=11 and the run has 12 epochs after the warm"
+    ):
+        fitted(WARMED, run)
 
 
 def test_a_dry_run_takes_any_checkpoint(tmp_path: Path) -> None:
