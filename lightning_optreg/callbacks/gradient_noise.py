@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from lightning_optreg.callbacks.noise_free import compares_losses
 from lightning_optreg.callbacks.run_seed import SeededCallback
 from lightning_optreg.data.draws import mix
 
@@ -84,12 +85,24 @@ class GradientNoise(SeededCallback):
         self.eta, self.gamma, self.seed = eta, gamma, seed
         self._clip: Any = None
 
+    @property
+    @override
+    def is_noise(self) -> bool:
+        """Whether eta is above 0."""
+        return self.eta > 0.0
+
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Agree on a seed, and come behind the clipping, for which Lightning asks the module."""
         super().on_fit_start(trainer, pl_module)
         if self.eta == 0.0:
             return
+        for optimizer in trainer.optimizers:
+            if compares_losses(optimizer):
+                raise MisconfigurationException(
+                    f"GradientNoise: {type(optimizer).__name__} takes the loss's gradient, without noise; "
+                    "leave one out"
+                )
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         if scaled and any(getattr(o, "_step_supports_amp_scaling", False) for o in trainer.optimizers):
             raise MisconfigurationException(
