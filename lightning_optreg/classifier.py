@@ -1,11 +1,12 @@
 """The LightningModule that wraps any network of images to scores: its steps, its metrics, its optimizer."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,11 +17,14 @@ from typing_extensions import override
 
 from lightning_optreg.calibration import CalibrationError
 from lightning_optreg.callbacks.noise_free import NoiseFree, warn_of_noise
+from lightning_optreg.callbacks.reset_optimizer import ResetOptimizer
 from lightning_optreg.data.processes import of_all_processes
 from lightning_optreg.first_batch import checked_loss, checked_scores
 from lightning_optreg.losses import ScoreLoss
 from lightning_optreg.nets import Network
 from lightning_optreg.param_groups import param_groups
+from lightning_optreg.run_length import RunLength, run_length, searches_batch_size, trial_length
+from lightning_optreg.schedule_length import check_made, fitted, warn_of_unreached, with_lengths
 from lightning_optreg.schedulers import Warmup
 from lightning_optreg.trust import VettedLoading
 
@@ -67,7 +71,10 @@ class ImageClassifier(VettedLoading, LightningModule):
         net: The network: one of this package, torchvision's, your own.
         loss: Maps scores (N, K) and labels (N,) to their mean loss. None: `CrossEntropyLoss()`.
         optimizer: Makes the optimizer from the parameters. None: SGD, learning rate 0.1, momentum 0.9.
-        lr_scheduler: Makes the learning-rate schedule from the optimizer. None: a constant rate.
+        lr_scheduler: Makes the learning-rate schedule from the optimizer. None: a constant rate. A class that
+            takes its length (`OneCycleLR`, `CosineAnnealingLR`, `PolynomialLR`, `SnapshotCosine`, also
+            within `Warmup`) or a `functools.partial` of one gets the run's: leave it out. `LinearLR` and
+            `ConstantLR` take the length of a warm-up, 5 by default.
         lr_interval: Whether the schedule counts "epoch"s or "step"s of the optimizer.
         lr_frequency: Epochs or steps from one step of the schedule to the next, at least 1; Lightning counts
             steps anew in each epoch.
@@ -89,6 +96,9 @@ class ImageClassifier(VettedLoading, LightningModule):
         TypeError: If `net` or `loss` is not an `nn.Module`.
         ValueError: If a value is out of its range; before the first step, if scores or labels don't fit
             `num_classes`.
+        MisconfigurationException: Before the first step, if a schedule is given a length that is not the
+            run's, the run that it should take it from has no end, or it goes on from a checkpoint whose run
+            had another length. `fast_dev_run` takes any.
 
     Example:
         >>> from lightning_optreg.nets import LeNet5
@@ -139,6 +149,11 @@ class ImageClassifier(VettedLoading, LightningModule):
         self.lr: float | None = None
         """Set by Lightning's learning-rate finder: replaces the rate that the optimizer came with."""
         self._lr_in_use: float | None = None
+        self._length: int | None = None  # of the run that the schedule was made for
+        self._length_loaded: int | None = None  # of the run whose checkpoint was loaded
+        self._resumed: dict[str, Any] | None = None  # the checkpoint that a fit goes on from, without tensors
+        self._checked_length = True
+        self._searching = False  # for a batch size, by which the run's length will change
 
         # No groups that share states: they are formed by comparing values, which may be equal by chance.
         accuracies = MetricCollection(
@@ -162,6 +177,12 @@ class ImageClassifier(VettedLoading, LightningModule):
         self._counted = -1  # the last batch that is in them
         self._compiled = False
         self._checked = False
+
+    @override
+    def setup(self, stage: str) -> None:
+        """Forget an earlier fit's checkpoint."""
+        self._resumed = None
+        self._searching = stage == "fit" and searches_batch_size(self.trainer)
 
     @override
     def configure_model(self) -> None:
@@ -206,7 +227,7 @@ class ImageClassifier(VettedLoading, LightningModule):
         self._lr_in_use = self.lr
         if self.make_lr_scheduler is None:
             return optimizer
-        scheduler = self.make_lr_scheduler(optimizer)
+        scheduler = self._make_schedule(self.make_lr_scheduler, optimizer)
         config: dict[str, Any] = {
             "scheduler": scheduler,
             "interval": self.lr_interval,
@@ -219,23 +240,54 @@ class ImageClassifier(VettedLoading, LightningModule):
             config["reduce_on_plateau"] = True
         return {"optimizer": optimizer, "lr_scheduler": config}
 
+    def _make_schedule(self, make: LRSchedulerCallable, optimizer: torch.optim.Optimizer) -> Any:
+        run = self._run()
+        if run is None:
+            return make(optimizer)
+        scheduler = fitted(make, run)(optimizer)
+        check_made(scheduler, run)
+        self._length = int(run.asked[0]) if run.asked and run.asked[0] < float("inf") else None
+        self._checked_length = run.checked
+        return scheduler
+
+    def _run(self) -> RunLength | None:
+        """The run's length, and what it goes on from; None without a trainer."""
+        try:
+            trainer: Any = self.trainer
+        except RuntimeError:
+            return None
+        if not isinstance(trainer, Trainer):  # Fabric's
+            return None
+        if self._searching:
+            return trial_length()
+        run = run_length(trainer, self.lr_interval, self.lr_frequency)
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+        if self._resumed is None or any(isinstance(each, ResetOptimizer) for each in callbacks):
+            return replace(run, loaded=self._length_loaded)
+        return replace(run, loaded=self._length_loaded, **self._resumed)
+
     @override
     def on_fit_start(self) -> None:
-        """Make optimizer and schedule again if the learning-rate finder has just found a rate.
+        """Make optimizer and schedule again if Lightning's callbacks have just found a rate or a batch size.
 
-        It sets the rate in the optimizer only, where a schedule replaces it at its next step.
+        The rate is set in the optimizer only, where a schedule replaces it at its next step.
         """
-        if self.lr != self._lr_in_use:
+        if self.lr != self._lr_in_use or self._searching:
+            self._searching = False
             self.trainer.strategy.setup_optimizers(self.trainer)
 
     @override
     def on_train_start(self) -> None:
-        """Bring the sums of an epoch that goes on to the device; warn if the optimizer can't bear noise."""
+        """Bring the sums of an epoch that goes on to the device; warn of what the run will not do."""
         self._take_up_sums()
         self._sums, self._counted = self._sums.to(self.device), -1
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
         if not any(isinstance(callback, NoiseFree) for callback in callbacks):  # which warns itself
             warn_of_noise(self.trainer, self)
+        run = self._run()
+        if run is not None:
+            for config in self.trainer.lr_scheduler_configs:
+                warn_of_unreached(config.scheduler, run)
 
     @override
     def on_train_epoch_start(self) -> None:
@@ -284,13 +336,23 @@ class ImageClassifier(VettedLoading, LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the sums of an epoch that is half done, those of each process."""
+        """Keep the sums of an epoch that is half done, those of each process, and the schedule's length."""
         checkpoint["train_sums"] = torch.stack(of_all_processes(self._sums_here(), self.trainer)).cpu()
+        if self._length is not None and self._checked_length:
+            checkpoint["schedule_length"] = self._length
+        configured = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
+        if "lr_scheduler" in configured:
+            configured["lr_scheduler"] = with_lengths(configured["lr_scheduler"], self._length or 1)
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the sums until training starts, and with it is known which process this is."""
         self._sums_loaded = checkpoint.get("train_sums")
+        if self._searching:  # the search for a batch size goes back to where it began
+            return
+        self._length_loaded = checkpoint.get("schedule_length")
+        saved = next(iter(checkpoint.get("lr_schedulers", ())), None)
+        self._resumed = {"saved": saved, "checked": "schedule_length" in checkpoint}
 
     def _take_up_sums(self) -> None:
         if self._sums_loaded is None:

@@ -147,7 +147,7 @@ class SnapshotCosine(FactorSchedule):
 
     Args:
         optimizer: Its learning rates are scheduled; eta_0 are those that it has.
-        total_steps: Iterations in all, T, at least `cycles`.
+        total_steps: Iterations in all, T, at least `cycles`. `ImageClassifier` fills in the run's.
         cycles: Number of cycles M, at least 1. Default: 5.
 
     Raises:
@@ -169,9 +169,11 @@ class SnapshotCosine(FactorSchedule):
         [1.0, 0.75, 0.25, 1.0, 0.75, 0.25]
     """
 
-    def __init__(self, optimizer: Optimizer, total_steps: int, cycles: int = 5) -> None:
+    def __init__(self, optimizer: Optimizer, total_steps: int | None = None, cycles: int = 5) -> None:
         if not cycles >= 1:
             raise ValueError(f"SnapshotCosine: cycles must be >= 1, got {cycles}")
+        if total_steps is None:
+            raise ValueError("SnapshotCosine: total_steps must be given outside of ImageClassifier, got None")
         if not total_steps >= cycles:
             raise ValueError(f"SnapshotCosine: total_steps must be >= cycles ({cycles}), got {total_steps}")
         self.total_steps, self.cycles = total_steps, cycles

@@ -562,7 +562,7 @@ def test_checkpoint_of_a_configured_model(
         "--model.optimizer=AdamW",
         "--model.optimizer.lr=0.01",
         "--model.lr_scheduler=CosineAnnealingLR",
-        "--model.lr_scheduler.T_max=2",
+        "--model.lr_scheduler.T_max=1",
         *arguments,
     ]
     cli = LightningCLI(
@@ -595,7 +595,7 @@ def test_checkpoint_of_a_configured_model(
     assert torch.equal(loaded(data[:][0]), cli.model(data[:][0]))
     configuration = loaded.configure_optimizers()
     assert isinstance(configuration["optimizer"], AdamW)
-    assert configuration["lr_scheduler"]["scheduler"].T_max == 2
+    assert configuration["lr_scheduler"]["scheduler"].T_max == 1
 
 
 # ---- what is refused ---------------------------------------------------------------------------------------

@@ -1,15 +1,23 @@
 """Every file in configs/ is a test: it parses, builds, and trains a step on small data of the same format."""
 
+import math
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 from PIL import Image
+from torch.optim import lr_scheduler
+from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
+from lightning_optreg import schedulers
 from lightning_optreg.__main__ import main
+from lightning_optreg.run_length import RunLength, schedule_steps
+from lightning_optreg.schedule_length import fitted, length_argument
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 DATA_SETS = ("fashion_mnist", "cifar10", "imagenet")
@@ -42,6 +50,7 @@ pytestmark = [
     # Lightning's and torch's remarks on a run of two steps
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
     pytest.mark.filterwarnings("ignore:The number of training batches"),
+    pytest.mark.filterwarnings("ignore:lr_scheduler. the run's 1 epochs end before"),
 ]
 
 
@@ -97,8 +106,14 @@ def test_there_are_configs() -> None:
 def test_a_recipe_trains(recipe: Path, quick: dict[str, list[str]], tmp_path: Path) -> None:
     smaller = SMALLER.get(recipe.stem, [])
     assert main(["fit", "--config", str(recipe), *quick[recipe.parent.name], *smaller]) == 0
-    (checkpoint,) = tmp_path.glob("version_0/checkpoints/last.ckpt")
-    assert torch.load(checkpoint, weights_only=True)["global_step"] == 2
+    (path,) = tmp_path.glob("version_0/checkpoints/last.ckpt")
+    checkpoint = torch.load(path, weights_only=True)
+    assert checkpoint["global_step"] == 2
+    config = yaml.safe_load(recipe.read_text())
+    argument = length_argument(schedule_class(config))
+    if argument is not None:
+        times = 2 if config["model"].get("lr_interval") == "step" else 1
+        assert checkpoint["lr_schedulers"][0][argument] == times
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=name)
@@ -106,8 +121,91 @@ def test_a_recipe_says_where_it_comes_from_and_where_it_writes(recipe: Path) -> 
     assert recipe.read_text().startswith("# ")
     config = yaml.safe_load(recipe.read_text())
     assert config["trainer"]["default_root_dir"] == f"runs/{name(recipe)}"
-    schedule = config.get("lr_scheduler", {}).get("init_args", {})
-    assert schedule.get("T_max", config["trainer"]["max_epochs"]) == config["trainer"]["max_epochs"]
+
+
+def schedule_class(config: dict[str, Any]) -> type:
+    """The class of a recipe's schedule; without one, one without a length."""
+    name = config.get("lr_scheduler", {}).get("class_path", "StepLR").rpartition(".")[2]
+    return next(vars(module)[name] for module in (lr_scheduler, schedulers) if name in vars(module))
+
+
+SIZED = [path for path in RECIPES if length_argument(schedule_class(yaml.safe_load(path.read_text())))]
+IMAGES = {"fashion_mnist": 54_000, "cifar10": 45_000}
+LENGTHS: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "2 epochs": {"epochs": 2},
+    "3 epochs": {"epochs": 3},
+    "many epochs": {"epochs": 200},
+    "half the batch": {"batch": 0.5},
+    "twice the batch": {"batch": 2},
+    "accumulation": {"accumulate": 4},
+    "half the batches": {"share": 0.5},
+    "some steps": {"max_steps": 700},
+}
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("recipe", SIZED, ids=name)
+def test_a_recipes_schedule_ends_with_the_run(recipe: Path, length: str) -> None:
+    config, how = yaml.safe_load(recipe.read_text()), LENGTHS[length]
+    interval = config["model"].get("lr_interval", "epoch")
+    epochs = how.get("epochs", config["trainer"]["max_epochs"])
+    batch = int(config["data"]["init_args"]["batch_size"] * how.get("batch", 1))
+    batches = int(math.ceil(IMAGES[recipe.parent.name] / batch) * how.get("share", 1))
+    steps_per_epoch = math.ceil(batches / how.get("accumulate", 1))
+    steps = min(epochs * steps_per_epoch, how.get("max_steps", math.inf))
+    times = steps if interval == "step" else math.ceil(steps / steps_per_epoch)
+
+    found = schedule_steps(
+        batches, epochs, how.get("max_steps", math.inf), lambda epoch: how.get("accumulate", 1), interval
+    )
+    assert found == times
+    cls, arguments = schedule_class(config), config["lr_scheduler"].get("init_args", {})
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=config["optimizer"]["init_args"]["lr"], momentum=0.9)
+    schedule = fitted(partial(cls, **arguments), RunLength(lambda: found, interval))(optimizer)
+    if isinstance(schedule, OneCycleLR):
+        schedule.last_epoch = times - 2  # it looks at this only
+        expected = arguments["max_lr"] / 25 / 1e4
+    else:
+        assert isinstance(schedule, CosineAnnealingLR)
+        expected = schedule.base_lrs[0] / 2 * (1 + math.cos(math.pi * (times - 1) / times))
+    optimizer.step()
+    while schedule.last_epoch < times - 1:
+        schedule.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(expected)
+
+
+def test_recipes_have_the_steps_that_their_figures_are_of() -> None:
+    steps = {"fashion_mnist/lenet5": 18 * 422, "fashion_mnist/resnet20": 15 * 422}
+    steps["cifar10/resnet20_short"] = 15 * 352
+    sized = {name(path): yaml.safe_load(path.read_text()) for path in SIZED}
+    for recipe, config in sized.items():
+        batches = math.ceil(IMAGES[recipe.split("/")[0]] / config["data"]["init_args"]["batch_size"])
+        epochs = config["trainer"]["max_epochs"]
+        if config["model"].get("lr_interval") == "step":
+            assert epochs * batches == steps.pop(recipe)
+    assert not steps
+    assert "T_max" not in str(sized)
+    assert "steps_per_epoch" not in str(sized)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--trainer.max_epochs=3", "--trainer.limit_train_batches=0.5"],
+        ["--trainer.max_epochs=2", "--data.batch_size=8", "--trainer.accumulate_grad_batches=4"],
+    ],
+    ids=lambda more: more[-1].partition("=")[0],
+)
+def test_a_run_of_the_first_recipe_ends_at_its_lowest_rate(
+    more: list[str], quick: dict[str, list[str]], tmp_path: Path
+) -> None:
+    few = [option for option in quick["fashion_mnist"] if "train_batches" not in option]
+    assert main(["fit", "--config", str(BASE), *few, "--data.train_size=200", *more]) == 0
+    (path,) = tmp_path.glob("version_0/checkpoints/last.ckpt")
+    checkpoint = torch.load(path, weights_only=True)
+    (schedule,) = checkpoint["lr_schedulers"]
+    assert schedule["total_steps"] == schedule["last_epoch"] == checkpoint["global_step"] > 2
 
 
 @pytest.mark.parametrize("method", METHODS, ids=name)

@@ -19,6 +19,7 @@ from typing_extensions import override
 
 from lightning_optreg.cli.given import broken_config, file_of
 from lightning_optreg.cli.messages import cause, nearest, one_line
+from lightning_optreg.schedule_length import length_argument
 
 __all__ = ["Parser", "init_arguments"]
 
@@ -68,6 +69,21 @@ class Parser(LightningArgumentParser):
         """
         objects: Namespace = self.instantiate(config)
         return objects
+
+    @override
+    def add_class_arguments(
+        self, class_type: type, nested_key: str | None = None, *args: Any, **kwargs: Any
+    ) -> list[str]:
+        """Add the arguments of a class; the length of a schedule may be left out, and is the run's then."""
+        name = length_argument(class_type)
+        if name is None:
+            return list(super().add_class_arguments(class_type, nested_key, *args, **kwargs))
+        kwargs["skip"] = {*(kwargs.get("skip") or ()), name}
+        added = super().add_class_arguments(class_type, nested_key, *args, **kwargs)
+        key = name if nested_key is None else f"{nested_key}.{name}"
+        help_ = "Length of the schedule. Leave it out: it is the run's."
+        self.add_argument(f"--{key}", type=int | None, default=None, help=help_)
+        return [*added, key]
 
     @override
     def add_function_arguments(

@@ -24,7 +24,6 @@ def options(data: Path, root: Path) -> list[str]:
         "--optimizer=Adam",
         "--optimizer.lr=0.001",
         "--lr_scheduler=CosineAnnealingLR",
-        "--lr_scheduler.T_max=200",
         "--trainer.max_epochs=4",
         f"--trainer.default_root_dir={root}",
         "--trainer.log_every_n_steps=3",

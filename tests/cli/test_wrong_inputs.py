@@ -69,6 +69,11 @@ def overlay(text: str, *more: str) -> Arguments:
     return lambda place: ["fit", "--config", place.file("wrong.yaml", text), *more]
 
 
+def schedule(name: str, *arguments: str) -> list[str]:
+    """A fit with a schedule."""
+    return ["fit", f"--lr_scheduler={name}", *(f"--lr_scheduler.{argument}" for argument in arguments)]
+
+
 def damaged(name: str, damage: Callable[[bytes], bytes]) -> Arguments:
     """A fit with one file of the data set changed."""
 
@@ -144,7 +149,7 @@ MISTAKES: dict[str, Wrong] = {
         ("lr_scheduler.stepsize", "StepLR", "step_size"),
     ),
     "missing argument of a schedule": Wrong(
-        ["fit", "--lr_scheduler", "CosineAnnealingLR"], ("lr_scheduler", "T_max")
+        ["fit", "--lr_scheduler", "StepLR"], ("lr_scheduler", "StepLR", "step_size")
     ),
     "unknown network": Wrong(["fit", "--model.net", "LeNet6"], ("model.net", "'LeNet6'", "LeNet5")),
     "unknown dataset": Wrong(
@@ -249,6 +254,38 @@ MISTAKES: dict[str, Wrong] = {
         ["fit", "--lr_scheduler", "StepLR", "--lr_scheduler.step_size", "0"],
         ("lr_scheduler: ", "zero"),
         trains=True,
+    ),
+    "length of a schedule": Wrong(
+        [*schedule("OneCycleLR", "max_lr=0.1", "total_steps=3"), "--model.lr_interval=step"],
+        ("lr_scheduler: ", "total_steps", "OneCycleLR", "2 steps", "3", "leave it out"),
+    ),
+    "length of a schedule by epochs": Wrong(
+        [*schedule("OneCycleLR", "max_lr=1", "epochs=18", "steps_per_epoch=422"), "--model.lr_interval=step"],
+        ("epochs * steps_per_epoch = 18 * 422 = 7596", "2 steps", "leave them out"),
+    ),
+    "half the length of a schedule": Wrong(
+        schedule("OneCycleLR", "max_lr=1", "epochs=18"), ("epochs=18", "steps_per_epoch", "leave epochs out")
+    ),
+    "schedule longer than the run": Wrong(
+        schedule("CosineAnnealingLR", "T_max=7"), ("T_max", "CosineAnnealingLR", "1 epochs", "7", "leave")
+    ),
+    "schedule shorter than the run": Wrong(
+        [*schedule("PolynomialLR", "total_iters=5"), "--trainer.max_epochs=6"],
+        ("total_iters", "PolynomialLR", "6 epochs", "5", "leave it out"),
+    ),
+    "schedule after a warm-up": Wrong(
+        [
+            *schedule("Warmup", "schedule=CosineAnnealingLR", "schedule.T_max=6", "warmup=2"),
+            "--trainer.max_epochs=6",
+        ],
+        ("T_max", "4 epochs after the warm-up", "6", "leave it out"),
+    ),
+    "warm-up as long as the run": Wrong(
+        schedule("Warmup", "schedule=CosineAnnealingLR"), ("warmup", "< the run's 1 epochs", "5")
+    ),
+    "schedule of a run without an end": Wrong(
+        [*schedule("CosineAnnealingLR"), "--trainer.max_epochs=-1"],
+        ("CosineAnnealingLR", "no end", "T_max", "trainer.max_epochs", "max_steps"),
     ),
     "label smoothing": Wrong(
         ["fit", "--model.loss", "CrossEntropyLoss", "--model.loss.label_smoothing", "2"],

@@ -1,0 +1,156 @@
+"""How long a run is, counted as its learning-rate schedule counts.
+
+Lightning steps a schedule after each optimizer step or each epoch, or after one in several of these.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationScheduler
+
+from lightning_optreg.callbacks.batch_size_growth import BatchSizeGrowth
+
+__all__ = ["RunLength", "run_length", "schedule_steps", "searches_batch_size", "trial_length"]
+
+_TRIALS = 1_000_000  # longer than what a search for a batch size tries out
+
+
+@dataclass(frozen=True)
+class RunLength:
+    """How many values of a schedule a run uses, and what else decides on its length.
+
+    Attributes:
+        count: Gives the number, when it is asked for the first time: to know it may take the training loader.
+            Infinite if the run has no end.
+        unit: What is counted, in the plural, for messages.
+        dry: Whether nothing is to be refused.
+        saved: State of the schedule in the checkpoint that the run goes on from; None if there is none.
+        checked: Whether the run that wrote the checkpoint had its schedule's length checked.
+        loaded: Length of the run that the module was loaded from, which stands where none was given.
+        after: Length of a warm-up before the schedule.
+    """
+
+    count: Callable[[], float]
+    unit: str
+    dry: bool = False
+    saved: Mapping[str, Any] | None = None
+    checked: bool = True
+    loaded: int | None = None
+    after: int = 0
+    asked: list[float] = field(default_factory=list)
+
+    @property
+    def times(self) -> float:
+        """The number, at least 1."""
+        if not self.asked:
+            self.asked.append(max(self.count(), 1))
+        return self.asked[0]
+
+
+def schedule_steps(
+    batches: float,
+    epochs: float,
+    max_steps: float,
+    accumulate: Callable[[int], int],
+    interval: str = "step",
+    frequency: int = 1,
+) -> float:
+    """Count the values of a schedule that a run uses: one more than its steps before the last optimizer step.
+
+    Args:
+        batches: Of an epoch, at least 1; infinite if that is not known.
+        epochs: Of the run; may be infinite.
+        max_steps: Optimizer steps at most; may be infinite.
+        accumulate: Gives the number of batches that an optimizer step takes in an epoch; the last one takes
+            what is left.
+        interval: "step" or "epoch".
+        frequency: Lightning steps the schedule where batches of the epoch, or epochs, divide by this.
+
+    Returns:
+        Infinite if the run has no end, or none that is known.
+
+    Example:
+        >>> schedule_steps(422, 18, math.inf, lambda epoch: 1)
+        7596
+        >>> schedule_steps(422, 18, math.inf, lambda epoch: 4, interval="epoch", frequency=2)
+        9
+    """
+    if interval == "epoch" and max_steps == math.inf:
+        return math.ceil(epochs / frequency) if epochs < math.inf else math.inf
+    if max_steps == math.inf and math.inf in (epochs, batches):
+        return math.inf
+    if interval == "epoch" and batches == math.inf:
+        return math.inf
+    steps = before = made = epoch = here = 0
+    while epoch < epochs and steps < max_steps:
+        window, before = accumulate(epoch), made
+        here = int(min(batches if batches == math.inf else math.ceil(batches / window), max_steps - steps))
+        made += _made(batches, window, here, frequency)
+        steps, epoch = steps + here, epoch + 1
+    if interval == "epoch":
+        return 1 + (epoch - 1) // frequency
+    return 1 + before + _made(batches, window, here - 1, frequency) if steps else 0
+
+
+def _made(batches: float, window: int, steps: int, frequency: int) -> int:
+    """Steps of the schedule in the first optimizer steps of an epoch."""
+    if frequency == 1:
+        return steps
+    return sum(min(step * window, batches) % frequency == 0 for step in range(1, steps + 1))
+
+
+def run_length(trainer: Trainer, interval: str, frequency: int) -> RunLength:
+    """Tell how long a schedule must be to end with a trainer's run.
+
+    Counts `max_epochs`, `max_steps`, `limit_train_batches`, `accumulate_grad_batches` and callbacks that
+    change this from epoch to epoch (`BatchSizeGrowth`, Lightning's `GradientAccumulationScheduler`).
+
+    Args:
+        trainer: The trainer, from `configure_optimizers` on.
+        interval: "step" or "epoch".
+        frequency: As in `schedule_steps`.
+    """
+
+    def count() -> float:
+        epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
+        max_steps = math.inf if trainer.max_steps == -1 else trainer.max_steps
+        batches: float = math.inf
+        known = epochs if interval == "epoch" else max_steps if frequency == 1 else math.inf
+        if known == math.inf or math.inf not in (epochs, max_steps):
+            # As `trainer.estimated_stepping_batches` does, which knows neither epochs nor callbacks.
+            if trainer.train_dataloader is None:
+                trainer.fit_loop.setup_data()
+            batches = trainer.num_training_batches
+        if 0 in (batches, epochs, max_steps):
+            return 0
+        return schedule_steps(batches, epochs, max_steps, _accumulation(trainer), interval, frequency)
+
+    unit = "epochs" if interval == "epoch" else "steps"
+    if frequency > 1:
+        unit = f"steps of the schedule, one in {frequency} {'epochs' if interval == 'epoch' else 'batches'}"
+    dry = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]  # a connector sets it
+    return RunLength(count, unit, dry=dry)
+
+
+def trial_length() -> RunLength:
+    """Stand for the run's length while Lightning's `BatchSizeFinder` tries out sizes."""
+    return RunLength(lambda: _TRIALS, "steps", dry=True)
+
+
+def searches_batch_size(trainer: Trainer) -> bool:
+    """Tell whether the trainer is going to search for a batch size before it trains."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+    return any(isinstance(callback, BatchSizeFinder) for callback in callbacks)
+
+
+def _accumulation(trainer: Trainer) -> Callable[[int], int]:
+    first: int = trainer.accumulate_grad_batches
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # a connector sets it
+        if isinstance(callback, BatchSizeGrowth):
+            return lambda epoch: first * callback.growth(epoch)
+        if isinstance(callback, GradientAccumulationScheduler):
+            return callback.get_accumulate_grad_batches
+    return lambda epoch: first

@@ -1,0 +1,468 @@
+"""Schedules are as long as the run, whatever decides on its length, or are refused before the first step."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    StochasticWeightAveraging,
+)
+from lightning.pytorch.tuner import Tuner
+from torch.optim import SGD, Optimizer
+from torch.optim import lr_scheduler as torchs
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR, PolynomialLR
+from torch.utils.data import DataLoader, IterableDataset
+
+from lightning_optreg.callbacks import BatchSizeGrowth, FullBatch, ResetOptimizer
+from lightning_optreg.classifier import ImageClassifier
+from lightning_optreg.run_length import RunLength, schedule_steps
+from lightning_optreg.schedule_length import fitted, length_argument, warn_of_unreached, with_lengths
+from lightning_optreg.schedulers import InverseTimeDecay, SnapshotCosine, Warmup, WarmupMultiStepLR
+from tests.processes import ddp, in_processes
+from tests.test_classifier import images, small_model, trainer_for
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:You defined a `validation_step`"),
+    pytest.mark.filterwarnings("ignore:.*smaller than the logging interval"),
+]
+
+
+class Counted(LRScheduler):
+    """Has its own step for a rate, and takes a length as others do."""
+
+    def __init__(self, optimizer: Optimizer, total_steps: int) -> None:
+        self.total_steps = total_steps
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float]:
+        return [float(self.last_epoch) for _ in self.optimizer.param_groups]
+
+
+class Rates(Callback):
+    """The rate of each optimizer step."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def on_before_optimizer_step(self, trainer: Trainer, *_: Any) -> None:
+        self.values.append(float(trainer.optimizers[0].param_groups[0]["lr"]))
+
+
+class TenBatches(LightningDataModule):
+    """20 images in batches of 2, or of what is found."""
+
+    batch_size = 2
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(images(20), batch_size=self.batch_size)
+
+
+class Validated(TenBatches):
+    """The same for training and validation."""
+
+    val_dataloader = TenBatches.train_dataloader
+
+
+def fit(model: ImageClassifier, *callbacks: Callback, data: Any = None, **options: Any) -> list[float]:
+    """Train, with ten batches in an epoch, and return the rates."""
+    resumed = {"ckpt_path": options.pop("ckpt_path", None)}
+    recorder = Rates()
+    trainer = trainer_for(**{"max_epochs": 3, **options}, callbacks=[*callbacks, recorder])
+    trainer.fit(model, datamodule=TenBatches() if data is None else data, **resumed)
+    return recorder.values
+
+
+RUNS: dict[str, tuple[dict[str, Any], list[Callback], int, int]] = {
+    # options, callbacks, and values of a schedule by steps and by epochs
+    "epochs": ({}, [], 30, 3),
+    "one step": ({"max_epochs": 1, "limit_train_batches": 1}, [], 1, 1),
+    "accumulation": ({"accumulate_grad_batches": 4}, [], 9, 3),
+    "half the batches": ({"limit_train_batches": 0.5}, [], 15, 3),
+    "overfit_batches": ({"overfit_batches": 2}, [], 6, 3),
+    "steps": ({"max_steps": 12, "max_epochs": -1}, [], 12, 2),
+    "steps before epochs": ({"max_steps": 20}, [], 20, 2),
+    "epochs before steps": ({"max_steps": 99}, [], 30, 3),
+    "accumulation to a step": ({"max_steps": 4, "accumulate_grad_batches": 4}, [], 4, 2),
+    "BatchSizeGrowth": ({}, [BatchSizeGrowth([1, 2], 2)], 10 + 5 + 3, 3),
+    "accumulation scheduler": ({}, [GradientAccumulationScheduler({1: 3, 2: 4})], 10 + 4 + 3, 3),
+    "FullBatch": ({}, [FullBatch()], 3, 3),
+    "dry run": ({"fast_dev_run": 4}, [], 4, 1),
+}
+
+
+@pytest.mark.parametrize("interval", ["step", "epoch"])
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.filterwarnings("ignore:You requested to overfit")
+def test_a_schedule_ends_with_the_run(run: str, interval: Any) -> None:
+    options, callbacks, steps, epochs = RUNS[run]
+    model = small_model(lr_scheduler=Counted, lr_interval=interval)
+    found = fit(model, *callbacks, **options)
+    assert int(max(found)) + 1 == (steps if interval == "step" else epochs)
+    assert model._length == max(found) + 1
+
+
+@pytest.mark.parametrize(
+    ("interval", "frequency", "options", "expected"),
+    [
+        ("step", 3, {}, 10),  # after 3, 6 and 9 batches of each epoch, and before the last one
+        ("step", 5, {"accumulate_grad_batches": 2}, 3),  # at each epoch's end
+        ("step", 4, {"max_steps": 15}, 4),
+        ("epoch", 2, {}, 2),
+        ("epoch", 2, {"max_epochs": 4}, 2),
+        ("epoch", 2, {"max_steps": 21}, 2),
+    ],
+)
+def test_it_counts_as_lightning_steps_it(
+    interval: Any, frequency: int, options: dict[str, Any], expected: int
+) -> None:
+    model = small_model(lr_scheduler=Counted, lr_interval=interval, lr_frequency=frequency)
+    assert max(fit(model, **options)) + 1 == expected == model._length
+
+
+def test_the_count_of_large_runs() -> None:
+    assert schedule_steps(422, 18, math.inf, lambda epoch: 1) == 7596
+    assert schedule_steps(422, 18, math.inf, lambda epoch: 4) == 106 * 18
+    assert schedule_steps(422, math.inf, 1000, lambda epoch: 1, "epoch") == 3
+    assert schedule_steps(math.inf, 5, math.inf, lambda epoch: 1, "epoch") == 5
+    assert schedule_steps(math.inf, 5, 100, lambda epoch: 1) == 100
+    assert math.isinf(schedule_steps(math.inf, 5, math.inf, lambda epoch: 1))
+    assert math.isinf(schedule_steps(422, math.inf, math.inf, lambda epoch: 1))
+    assert math.isinf(schedule_steps(math.inf, 5, 100, lambda epoch: 1, "epoch"))
+
+
+# ---- which schedules ---------------------------------------------------------------------------------------
+
+
+def test_which_of_torchs_and_our_schedules_take_the_runs_length() -> None:
+    named = {name: cls for name, cls in vars(torchs).items() if isinstance(cls, type)}
+    ours = {cls.__name__: cls for cls in (InverseTimeDecay, SnapshotCosine, Warmup, WarmupMultiStepLR)}
+    found = {name: length_argument(cls) for name, cls in {**named, **ours}.items()}
+    assert {name: argument for name, argument in found.items() if argument} == {
+        "OneCycleLR": "total_steps",
+        "CosineAnnealingLR": "T_max",
+        "PolynomialLR": "total_iters",
+        "SnapshotCosine": "total_steps",
+    }
+
+
+def rate_at_the_end(maker: Callable[..., Any], length: int) -> float:
+    optimizer = SGD([torch.zeros(1)], lr=1.0)
+    schedule = fitted(maker, RunLength(lambda: length, "steps"))(optimizer)
+    for _ in range(length - 1):
+        optimizer.step()
+        schedule.step()
+    return float(optimizer.param_groups[0]["lr"])
+
+
+@pytest.mark.parametrize(
+    ("maker", "expected"),
+    [
+        (partial(OneCycleLR, max_lr=1.0), 1 / 25 / 1e4),
+        (partial(OneCycleLR, max_lr=1.0, total_steps=None, epochs=None), 1 / 25 / 1e4),
+        (partial(OneCycleLR, max_lr=1.0, epochs=2, steps_per_epoch=6), 1 / 25 / 1e4),
+        (CosineAnnealingLR, (1 + math.cos(math.pi * 11 / 12)) / 2),
+        (partial(partial(CosineAnnealingLR, T_max=5), T_max=None), (1 + math.cos(math.pi * 11 / 12)) / 2),
+        (partial(CosineAnnealingLR, T_max=12), (1 + math.cos(math.pi * 11 / 12)) / 2),
+        (PolynomialLR, 1 / 12),
+        (partial(SnapshotCosine, cycles=3), (1 + math.cos(math.pi * 3 / 4)) / 2),
+        (partial(Warmup, schedule=PolynomialLR, warmup=2), 1 / 10),
+        (partial(Warmup, schedule=partial(PolynomialLR, total_iters=7)), 1 / 7),
+        (partial(Warmup, schedule=partial(Warmup, schedule=PolynomialLR, warmup=1), warmup=1), 1 / 10),
+        (partial(torchs.LinearLR, start_factor=0.5), 1.0),
+        (lambda optimizer: CosineAnnealingLR(optimizer, 11), 0.0),
+    ],
+)
+def test_the_last_rate(maker: Callable[..., Any], expected: float) -> None:
+    assert rate_at_the_end(maker, 12) == pytest.approx(expected)
+
+
+def test_the_same_rates_as_with_constants() -> None:
+    optimizer = SGD([torch.zeros(1)], lr=0.06, momentum=0.9)
+    run = RunLength(lambda: schedule_steps(422, 18, math.inf, lambda epoch: 1), "steps")
+    fitted(partial(OneCycleLR, max_lr=0.06), run)(optimizer)
+    other = SGD([torch.zeros(1)], lr=0.06, momentum=0.9)
+    first = fitted(partial(OneCycleLR, max_lr=0.06), run)(optimizer).state_dict()
+    second = OneCycleLR(other, max_lr=0.06, epochs=18, steps_per_epoch=422).state_dict()
+    assert first.keys() == second.keys()
+    assert {k: v for k, v in first.items() if not callable(v)} == {
+        k: v for k, v in second.items() if not callable(v)
+    }
+
+
+def test_searches_before_training(tmp_path: Path) -> None:
+    """The finders of Lightning train a little first, one of them with other batches."""
+    model = small_model(lr_scheduler=partial(OneCycleLR, max_lr=0.1), lr_interval="step")
+    search = BatchSizeFinder(steps_per_trial=3, max_trials=3, init_val=2)
+    data = Validated()
+    found = fit(model, search, data=data, default_root_dir=tmp_path)
+    assert data.batch_size == 8
+    assert model._length == 9  # three batches in an epoch
+    assert found[-1] == pytest.approx(0.1 / 25 / 1e4)
+    trainer = trainer_for(max_epochs=1, default_root_dir=tmp_path)
+    Tuner(trainer).scale_batch_size(model, datamodule=data, steps_per_trial=2, max_trials=2, init_val=1)
+    assert data.batch_size == 2
+    assert fit(model, data=data, max_epochs=1)[-1] == pytest.approx(0.1 / 25 / 1e4)
+    search_rate = LearningRateFinder(num_training_steps=40, early_stop_threshold=None)
+    assert fit(model, search_rate, default_root_dir=tmp_path)[-1] == pytest.approx(0.1 / 25 / 1e4)
+    assert model._length == 30
+
+
+@pytest.mark.filterwarnings("ignore:Swapping scheduler")
+def test_the_epoch_that_weight_averaging_adds_is_none_of_the_schedules() -> None:
+    model = small_model(lr_scheduler=CosineAnnealingLR)
+    model.net.append(torch.nn.BatchNorm1d(3))
+    fit(model, StochasticWeightAveraging(1e-3, swa_epoch_start=1))
+    assert model._length == 3
+
+
+@pytest.mark.slow
+def test_several_processes() -> None:
+    in_processes(2, one_of_two)
+
+
+def one_of_two(rank: int) -> None:
+    model = small_model(lr_scheduler=partial(OneCycleLR, max_lr=0.1), lr_interval="step")
+    found = fit(model, strategy=ddp())
+    assert model._length == 15
+    assert found[-1] == pytest.approx(0.1 / 25 / 1e4)
+
+
+# ---- what is refused ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("maker", "options", "says"),
+    [
+        (
+            partial(OneCycleLR, max_lr=1, total_steps=3),
+            {},
+            "total_steps of OneCycleLR .* 30 steps, got 3: leave",
+        ),
+        (
+            partial(OneCycleLR, max_lr=1, total_steps=31),
+            {},
+            "total_steps of OneCycleLR .* 30 steps, got 31: ",
+        ),
+        (
+            partial(CosineAnnealingLR, T_max=3),
+            {},
+            "T_max of CosineAnnealingLR .* 30 steps, got 3: leave it out",
+        ),
+        (
+            partial(SnapshotCosine, total_steps=40),
+            {},
+            "total_steps of SnapshotCosine .* 30 steps, got 40: leave",
+        ),
+        (
+            lambda o: OneCycleLR(o, 1.0, total_steps=3),
+            {},
+            "total_steps of OneCycleLR .* 30 steps, got 3: give",
+        ),
+        (
+            CosineAnnealingLR,
+            {"max_epochs": -1},
+            "no end that is known: give T_max, or trainer.max_epochs or max",
+        ),
+        (PolynomialLR, {"data": "endless"}, "no end that is known: give total_iters, or trainer.max_epochs"),
+    ],
+)
+def test_a_length_that_contradicts_the_run(maker: Any, options: dict[str, Any], says: str) -> None:
+    if options.get("data") == "endless":
+        options = {"data": Endless()}
+    model = small_model(lr_scheduler=maker, lr_interval="step")
+    before = model.net[1].weight.clone()
+    with pytest.raises(MisconfigurationException, match=says):
+        fit(model, **options)
+    assert torch.equal(model.net[1].weight, before)
+    if isinstance(maker, (type, partial)):
+        fit(model, fast_dev_run=7)  # which ends before 40, and after 3
+
+
+class Endless(LightningDataModule):
+    """A loader without a length."""
+
+    class Images(IterableDataset[Any]):
+        def __iter__(self) -> Any:
+            return iter(images(20))
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(self.Images(), batch_size=2)
+
+
+def test_a_loader_without_a_length() -> None:
+    model = small_model(lr_scheduler=CosineAnnealingLR)
+    fit(model, data=Endless())
+    assert model._length == 3
+    model = small_model(lr_scheduler=CosineAnnealingLR, lr_interval="step")
+    fit(model, data=Endless(), max_steps=7)
+    assert model._length == 7
+    fit(small_model(lr_scheduler=partial(CosineAnnealingLR, T_max=30), lr_interval="step"), data=Endless())
+
+
+def test_without_a_trainer() -> None:
+    model = small_model(lr_scheduler=partial(CosineAnnealingLR, T_max=3))
+    assert model.configure_optimizers()["lr_scheduler"]["scheduler"].T_max == 3
+    with pytest.raises(ValueError, match="SnapshotCosine: total_steps must be given outside"):
+        SnapshotCosine(SGD([torch.zeros(1)], lr=1.0))
+
+
+MARKS: list[tuple[Callable[..., Any], int, str | None]] = [
+    (
+        partial(torchs.MultiStepLR, milestones=[2, 12, 15]),
+        12,
+        "12 epochs end before MultiStepLR's milestones 12, 15",
+    ),
+    (partial(torchs.MultiStepLR, milestones=[2, 11]), 12, None),
+    (partial(WarmupMultiStepLR, milestones=[20]), 12, "WarmupMultiStepLR's milestones 20"),
+    (partial(torchs.StepLR, step_size=12), 12, "StepLR's step_size 12"),
+    (torchs.LinearLR, 4, "LinearLR's total_iters 5"),
+    (torchs.LinearLR, 5, None),
+    (torchs.ConstantLR, 5, "ConstantLR's total_iters 5"),
+    (partial(torchs.CosineAnnealingWarmRestarts, T_0=13), 12, "CosineAnnealingWarmRestarts's T_0 13"),
+    (partial(torchs.CosineAnnealingWarmRestarts, T_0=12), 12, None),
+    (partial(torchs.CyclicLR, base_lr=0.1, max_lr=1.0), 12, "CyclicLR's step_size_up 2000"),
+    (partial(Warmup, warmup=13), 12, "Warmup's warmup 13"),
+    (partial(Warmup, schedule=partial(torchs.StepLR, step_size=8)), 12, "StepLR's step_size 13"),
+    (lambda o: torchs.SequentialLR(o, [torchs.ConstantLR(o), torchs.StepLR(o, 3)], [9]), 9, "milestones 9, "),
+    (
+        lambda o: torchs.ChainedScheduler([torchs.ConstantLR(o), torchs.StepLR(o, 9)]),
+        9,
+        "StepLR's step_size 9",
+    ),
+    (CosineAnnealingLR, 12, None),
+]
+
+
+@pytest.mark.parametrize(("maker", "length", "says"), MARKS)
+def test_what_the_run_never_gets_to_is_told_in_one_line(
+    maker: Callable[..., Any], length: int, says: str | None
+) -> None:
+    optimizer = SGD([torch.zeros(1)], lr=1.0, momentum=0.9)
+    run = RunLength(lambda: length, "epochs")
+    schedule = fitted(maker, run)(optimizer)
+    if says is None:
+        warn_of_unreached(schedule, run)
+        return
+    with pytest.warns(UserWarning, match="lr_scheduler: the run's ") as told:
+        warn_of_unreached(schedule, run)
+    (line,) = [str(each.message) for each in told]
+    assert says in line
+    warn_of_unreached(schedule, RunLength(lambda: length, "epochs", dry=True))
+
+
+def test_a_fit_tells_it() -> None:
+    model = small_model(lr_scheduler=partial(torchs.MultiStepLR, milestones=[2, 5]))
+    with pytest.warns(UserWarning, match="the run's 3 epochs end before MultiStepLR's milestones 5"):
+        fit(model)
+
+
+# ---- runs that go on ---------------------------------------------------------------------------------------
+
+
+def checkpoint(
+    folder: Path, change: Callable[[dict[str, Any]], None] | None = None, **arguments: Any
+) -> Path:
+    """What a run of three epochs leaves after the first one."""
+    trainer = trainer_for(max_epochs=3, callbacks=[Stop()])
+    trainer.fit(small_model(**arguments), datamodule=TenBatches())
+    trainer.save_checkpoint(folder / "a.ckpt")
+    if change is not None:
+        saved = torch.load(folder / "a.ckpt", weights_only=True)
+        change(saved)
+        torch.save(saved, folder / "a.ckpt")
+    return folder / "a.ckpt"
+
+
+class Stop(Callback):
+    """Ends the run with its first epoch."""
+
+    def on_train_epoch_end(self, trainer: Trainer, *_: Any) -> None:
+        trainer.should_stop = True
+
+
+WARMED = partial(Warmup, schedule=CosineAnnealingLR, warmup=1)
+
+
+@pytest.mark.parametrize(
+    ("maker", "interval"),
+    [(CosineAnnealingLR, "epoch"), (partial(OneCycleLR, max_lr=1.0), "step"), (WARMED, "epoch")],
+)
+def test_a_checkpoint_of_a_run_of_another_length(maker: Any, interval: Any, tmp_path: Path) -> None:
+    def model() -> ImageClassifier:
+        return small_model(lr_scheduler=maker, lr_interval=interval)
+
+    path = checkpoint(tmp_path, lr_scheduler=maker, lr_interval=interval)
+    alone = fit(model())
+    assert fit(model(), ckpt_path=path) == alone[10:]
+    for epochs in (4, 2):
+        with pytest.raises(
+            MisconfigurationException, match=r"the checkpoint's \w+ has \w+=\d+ and the run has \d"
+        ):
+            fit(model(), ckpt_path=path, max_epochs=epochs)
+    assert fit(model(), ResetOptimizer(), ckpt_path=path, max_epochs=4) == fit(model(), max_epochs=4)[10:]
+    loaded = ImageClassifier.load_from_checkpoint(path, net=small_model().net, lr_scheduler=maker)
+    loaded.lr_interval = interval
+    assert fit(loaded, max_epochs=2)[-1] == fit(model(), max_epochs=2)[-1]  # a run of its own
+
+
+@pytest.mark.parametrize(
+    "maker",
+    [
+        partial(torchs.StepLR, step_size=1),
+        partial(torchs.ExponentialLR, gamma=0.9),
+        partial(torchs.LinearLR, total_iters=2),
+        partial(torchs.CosineAnnealingWarmRestarts, T_0=1),
+        partial(Warmup, warmup=1),
+        lambda optimizer: CosineAnnealingLR(optimizer, 2),
+    ],
+)
+def test_where_nothing_is_sized_a_run_may_be_made_longer(maker: Any, tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, lr_scheduler=maker)
+    assert len(fit(small_model(lr_scheduler=maker), ckpt_path=path, max_epochs=5)) == 40
+
+
+def test_a_checkpoint_from_before_lengths_were_checked(tmp_path: Path) -> None:
+    def age(saved: dict[str, Any]) -> None:
+        del saved["schedule_length"]
+        saved["lr_schedulers"][0]["T_max"] = T_max
+
+    T_max = 3  # noqa: N806  # torch's name
+    path = checkpoint(tmp_path, age, lr_scheduler=CosineAnnealingLR)
+    for given in (None, 3):
+        assert (
+            len(fit(small_model(lr_scheduler=partial(CosineAnnealingLR, T_max=given)), ckpt_path=path)) == 20
+        )
+    T_max = 8  # noqa: N806
+    path = checkpoint(tmp_path, age, lr_scheduler=CosineAnnealingLR)
+    for given, says in ((None, "has T_max=8 and the run has 3"), (5, "must be the run's 3 epochs, got 5")):
+        with pytest.raises(MisconfigurationException, match=says):
+            fit(small_model(lr_scheduler=partial(CosineAnnealingLR, T_max=given)), ckpt_path=path)
+    model = small_model(lr_scheduler=partial(CosineAnnealingLR, T_max=8))
+    assert len(fit(model, ckpt_path=path)) == 20  # the same setting goes on
+    again: dict[str, Any] = {"hyper_parameters": {}}
+    model.on_save_checkpoint(again)
+    assert "schedule_length" not in again  # and can be resumed again
+
+
+def test_a_dry_run_takes_any_checkpoint(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, lr_scheduler=CosineAnnealingLR)
+    fit(small_model(lr_scheduler=CosineAnnealingLR), ckpt_path=path, fast_dev_run=True)
+
+
+def test_a_configuration_without_lengths_can_be_built_without_a_run() -> None:
+    inner = {"class_path": "CosineAnnealingLR", "init_args": {"T_max": None}}
+    spec = {"class_path": "Warmup", "init_args": {"schedule": inner, "warmup": 2}}
+    assert with_lengths(spec, 18)["init_args"]["schedule"]["init_args"] == {"T_max": 16}
+    assert inner["init_args"] == {"T_max": None}
+    for other in (None, "StepLR", {"class_path": "StepLR"}):
+        assert with_lengths(other, 18) == other
