@@ -165,8 +165,8 @@ def _splits(root: Path, notes: list[str]) -> dict[Part, Path]:
     for part, folder in like:
         if part not in kinds and _holds_images(folder):
             raise ValueError(
-                f"{root}: {folder.name} looks like a split, and there is no folder {part}; rename it to {part}, "
-                "or move it away"
+                f"{root}: {folder.name} looks like a split, and there is no folder {part}; rename it to "
+                f"{part} or move it away"
             )
     used = dict(named)
     unused = [folder.name for folder in folders if folder not in used.values() and _holds_images(folder)]

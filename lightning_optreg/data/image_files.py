@@ -20,9 +20,9 @@ def read_image(
     """Read an image and bring it to a size; one that has the size already keeps its pixels.
 
     It is turned and mirrored as its EXIF orientation says. Palettes, CMYK and the like become grey or RGB as
-    Pillow converts them. Transparency is left out: a transparent pixel has the colour that is stored under it.
-    Of several pictures in one file the first is read. Of 16 bits a colour the upper 8 are kept, while grey of
-    16 bits is refused.
+    Pillow converts them. Transparency is left out: a clear pixel has the colour that is stored with it. Of
+    several pictures in one file the first is read. Of 16 bits a colour the upper 8 are kept; grey of 16
+    bits is refused.
 
     Args:
         path: The file.

@@ -36,9 +36,10 @@ class ImageFolderDataModule(ImageDataModule):
     one split are refused, and so is a folder that looks like a split which is missing otherwise (`test2017`).
     What is found and not used is said in a warning.
 
-    Classes are numbered in the order of their names' code points, in Unicode's NFC, which is the same on every
-    file system; names that differ in capitals are two classes. Images lie in a class's folder or below. Hidden
-    files and folders and what systems leave behind (`.ipynb_checkpoints`, `__MACOSX`, `@eaDir`) do not count.
+    Classes are numbered in the order of their names' code points, in Unicode's NFC, which is the same on
+    every file system; names that differ in capitals are two classes. Images lie in a class's folder or below.
+    Hidden files and folders and what systems leave behind (`.ipynb_checkpoints`, `__MACOSX`, `@eaDir`) do not
+    count.
 
     Images are turned as their EXIF orientation says, decoded once, all to one size, and kept in memory and in
     the cache with 8 bits a pixel.
@@ -137,7 +138,8 @@ class ImageFolderDataModule(ImageDataModule):
         self.class_names = tuple(self._files["train"])
         if not len(self.class_names) >= 2:
             raise ValueError(
-                f"{root}: one class ({self.class_names[0]}), expected 2 or more; do they lie one folder deeper?"
+                f"{root}: one class ({self.class_names[0]}), expected 2 or more; "
+                "do they lie one folder deeper?"
             )
         for note in found.notes:
             rank_zero_warn(f"ImageFolderDataModule: {note}")
@@ -155,11 +157,16 @@ class ImageFolderDataModule(ImageDataModule):
             train, test = stratified_split(labels, self.test_fraction, self.split_seed)
             listed["train"] = [paths[i] for i in train.tolist()], labels[train]
             listed["test"] = [paths[i] for i in test.tolist()], labels[test]
+        root = Path(self.data_dir or ".")
         return Source(
             "image-folder",
             {part: paths for part, (paths, _) in listed.items()},
             lambda part: ImageSet(self._decode(listed[part][0], part), listed[part][1]),
             {"classes": self.class_names, "shape": self.image_shape, "resize": self.resize, "reads": READS},
+            {
+                part: [path.relative_to(root).as_posix() for path in paths]
+                for part, (paths, _) in listed.items()
+            },
         )
 
     def _labelled(self, files: Mapping[str, Sequence[Path]]) -> tuple[list[Path], Tensor]:

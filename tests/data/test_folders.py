@@ -101,10 +101,10 @@ def test_splits_inside_of_classes_are_refused(tmp_path: Path) -> None:
 
 def test_images_without_classes_are_refused(tmp_path: Path) -> None:
     split(make(tmp_path, "test/0.png"), "train")
-    with pytest.raises(ValueError, match="test: no subfolders, .* its images lie in no folder of a class"):
+    with pytest.raises(ValueError, match=r"test: no subfolders, .* its images lie in no folder of a class"):
         ImageFolderDataModule(str(tmp_path))
     make(tmp_path / "kaggle", "train/ant.0.png", "test/1.png")
-    with pytest.raises(ValueError, match="train: no subfolders, .* its images lie in no folder of a class"):
+    with pytest.raises(ValueError, match=r"train: no subfolders, .* its images lie in no folder of a class"):
         ImageFolderDataModule(str(tmp_path / "kaggle"))
 
 
