@@ -132,9 +132,11 @@ class Queue:
                 trial = self.patience(self._study.ask)
                 self._mine.add(trial.number)
                 self._note_owner(trial)
-            run = run_of(trial) if is_run(trial) else None
-            if run in self.specification.runs and self._current()[run].number == trial.number:
-                return Claim(run, trial)
+            if is_run(trial):
+                claim = Claim(run_of(trial), trial)
+                wanted = claim.run in self.specification.runs
+                if wanted and self._current()[claim.run].number == trial.number:
+                    return claim
             # Enqueued twice, of another grid, or new: someone took the last one that waited in between.
             self._end(trial.number, TrialState.FAIL)
 
@@ -304,6 +306,9 @@ class Queue:
         return self.patience(lambda: self._study.get_trials(deepcopy=False))  # in the order of their numbers
 
 
+_now = time.monotonic
+
+
 class _Sight:
     """What this process sees of another one's signs of life.
 
@@ -313,12 +318,12 @@ class _Sight:
 
     def __init__(self, sign: float) -> None:
         self._sign = sign
-        self._since = self._looked = time.monotonic()
+        self._since = self._looked = _now()
         self.has_changed = False
 
     def is_silent(self, sign: float) -> bool:
         """Whether nothing new was seen for the whole lease."""
-        now = time.monotonic()
+        now = _now()
         if sign != self._sign:
             self._sign, self._since, self.has_changed = sign, now, True
         elif now - self._looked > LEASE / 4:

@@ -144,7 +144,11 @@ def run_processes(
 
 
 def _end(children: Sequence["subprocess.Popen[bytes]"], stop: StopRequest) -> None:
-    stop.second = lambda: [child.kill() for child in children]
+    def kill() -> None:
+        for child in children:
+            child.kill()
+
+    stop.second = kill
     for child in children:
         child.terminate()
     deadline = time.monotonic() + _ENDING

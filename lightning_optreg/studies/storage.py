@@ -273,7 +273,7 @@ class Patience:
             except (SQLAlchemyError, StorageInternalError) as error:
                 if not is_outage(error):
                     raise
-                reason = _line(error.__cause__ if isinstance(error, StorageInternalError) else error)
+                reason = _line(error.__cause__ or error if isinstance(error, StorageInternalError) else error)
                 left = self.seconds - (time.monotonic() - began)
                 if left <= 0:
                     raise StorageUnavailableError(
