@@ -1,7 +1,7 @@
 """Adam with restarts: back to the best weights, a lower rate and fresh moments whenever learning stalls.
 
 Denkowski and Neubig 2017, "Stronger baselines for trustable results in neural machine translation"
-(arXiv:1706.09733), section 2.1: annealing as for SGD, with a restart of Adam at every step of it.
+(arXiv:1706.09733): annealing as for SGD, with a restart of Adam at every step of it.
 """
 
 import math
@@ -36,8 +36,8 @@ class AdamRestarts(OfAKind):
     larger by them and a resumed run equals one that never stopped. All processes follow the first one's
     value. Logs `optreg/adam_restarts/restarts`.
 
-    The paper halves Adam's rate twice, after 10 validations at first and 5 later; that is `patience=5,
-    first_patience=10, max_restarts=2`.
+    As `configs/methods/adam_restarts.yaml` has it, `patience=5, first_patience=10, max_restarts=2`, the first
+    restart is waited for longer than the second.
 
     Args:
         monitor: Name of a logged value, looked at after each validation.

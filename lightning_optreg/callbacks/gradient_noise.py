@@ -53,7 +53,7 @@ class GradientNoise(SeededCallback):
     """Add noise to the gradients before every optimizer step: g = g + N(0, sigma_t^2).
 
     sigma_t^2 = eta / (1 + t)^gamma is the variance, not the standard deviation, and t the number of optimizer
-    steps made. The noise comes after gradient clipping, as in the paper, and on unscaled gradients under AMP;
+    steps made. The noise comes after gradient clipping, and on unscaled gradients under AMP;
     with accumulation once a step. It is a function of the seed and the step, from a generator of its own: a
     resumed run draws what the uninterrupted one would have drawn, and all processes of DDP draw the same.
     With manual optimization it comes right before the step, so after a clipping of the module's own. Logs
