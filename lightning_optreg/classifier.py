@@ -20,6 +20,7 @@ from lightning_optreg.callbacks.noise_free import NoiseFree, warn_of_noise
 from lightning_optreg.callbacks.reset_optimizer import ResetOptimizer
 from lightning_optreg.data.processes import of_all_processes
 from lightning_optreg.first_batch import checked_loss, checked_scores
+from lightning_optreg.found_rate import at_rate
 from lightning_optreg.losses import ScoreLoss
 from lightning_optreg.nets import Network
 from lightning_optreg.param_groups import param_groups
@@ -147,7 +148,7 @@ class ImageClassifier(VettedLoading, LightningModule):
         self.num_classes, self.no_decay, self.channels_last = num_classes, no_decay, channels_last
         self.compile_net, self.aux_weight = compile, aux_weight
         self.lr: float | None = None
-        """Set by Lightning's learning-rate finder: replaces the rate that the optimizer came with."""
+        """Set by Lightning's learning-rate finder: replaces the optimizer's rate and a schedule's max_lr."""
         self._lr_in_use: float | None = None
         self._length: int | None = None  # of the run that the schedule was made for
         self._length_loaded: int | None = None  # of the run whose checkpoint was loaded
@@ -241,6 +242,8 @@ class ImageClassifier(VettedLoading, LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": config}
 
     def _make_schedule(self, make: LRSchedulerCallable, optimizer: torch.optim.Optimizer) -> Any:
+        if self.lr is not None:
+            make = at_rate(make, self.lr)
         run = self._run()
         if run is None:
             return make(optimizer)

@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +15,15 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-__all__ = ["check_inside", "check_name", "leaves_folder", "remove_leftovers", "replacing", "try_lock"]
+__all__ = [
+    "check_inside",
+    "check_name",
+    "is_writable",
+    "leaves_folder",
+    "remove_leftovers",
+    "replacing",
+    "try_lock",
+]
 
 _TEMPORARY = re.compile(r"\..+-[0-9a-f]{32}\.tmp(\.[^.]+)?")
 
@@ -121,6 +130,26 @@ def replacing(path: Path, *, suffix: str | None = None, durable: bool = False) -
         if descriptor is not None:
             os.close(descriptor)
         temporary.unlink(missing_ok=True)
+
+
+def is_writable(folder: Path) -> bool:
+    """Tell whether files can be written to a folder, or that it can be made, by writing one.
+
+    What the permissions say is not enough: the disk may be full, mounted read-only, or another machine's.
+
+    Example:
+        >>> import tempfile
+        >>> is_writable(Path(tempfile.gettempdir()) / "new"), is_writable(Path("/proc/version"))
+        (True, False)
+    """
+    try:
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        with tempfile.TemporaryFile(dir=existing) as file:
+            file.write(b"0" * 4096)
+            file.flush()
+    except OSError:
+        return False
+    return True
 
 
 def _claim(path: Path, suffix: str) -> tuple[Path, int | None]:

@@ -115,6 +115,8 @@ def run_length(trainer: Trainer, interval: str, frequency: int) -> RunLength:
     """
 
     def count() -> float:
+        if trainer.limit_train_batches == 0:  # then Lightning doesn't count them
+            return 0
         epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
         max_steps = math.inf if trainer.max_steps == -1 else trainer.max_steps
         batches: float = math.inf
@@ -124,7 +126,7 @@ def run_length(trainer: Trainer, interval: str, frequency: int) -> RunLength:
             if trainer.train_dataloader is None:
                 trainer.fit_loop.setup_data()
             batches = trainer.num_training_batches
-        if 0 in (batches, epochs, max_steps, trainer.limit_train_batches):
+        if 0 in (batches, epochs, max_steps):
             return 0
         return schedule_steps(batches, epochs, max_steps, _accumulation(trainer), interval, frequency)
 

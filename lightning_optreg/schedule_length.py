@@ -28,7 +28,7 @@ from torch.optim.lr_scheduler import (
 from lightning_optreg.run_length import RunLength
 from lightning_optreg.schedulers import Warmup, WarmupMultiStepLR
 
-__all__ = ["check_made", "fitted", "length_argument", "warn_of_unreached", "with_lengths"]
+__all__ = ["check_made", "fitted", "length_argument", "taken_apart", "warn_of_unreached", "with_lengths"]
 
 Maker = Callable[..., Any]
 
@@ -59,7 +59,7 @@ def length_argument(cls: type) -> str | None:
     return None
 
 
-def _taken_apart(maker: Maker | None) -> tuple[type[LRScheduler], dict[str, Any]] | None:
+def taken_apart(maker: Maker | None) -> tuple[type[LRScheduler], dict[str, Any]] | None:
     """The class of schedules that a maker makes one of, and its arguments; None of other functions."""
     keywords: dict[str, Any] = {}
     while isinstance(maker, partial):
@@ -93,7 +93,7 @@ def fitted(maker: Maker, run: RunLength) -> Maker:
         lightning.fabric.utilities.exceptions.MisconfigurationException: lr_scheduler: total_steps of \
 OneCycleLR must be the run's 12 epochs, got 3: leave it out
     """
-    found = _taken_apart(maker)
+    found = taken_apart(maker)
     if found is None:
         return maker
     cls, keywords = found

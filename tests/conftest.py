@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import signal
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,11 @@ import torch
 # One thread: sums are then made in one order, so "bit for bit" means something. Subprocesses inherit it.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# A shell starts its background jobs with this signal ignored, and so do nohup and many CI systems. What tests
+# start would inherit that: a process that is sent the signal would never end.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -23,6 +23,7 @@ from lightning_optreg.callbacks import ExactResume
 from lightning_optreg.classifier import ImageClassifier, brier_score
 from lightning_optreg.data import FashionMNISTDataModule
 from lightning_optreg.nets import LeNet5, SoftmaxRegression
+from lightning_optreg.schedulers import Warmup
 from tests.callbacks.test_exact_resume import SaveAlways
 from tests.resume_tools import Diary, spoil_random_state
 
@@ -517,6 +518,30 @@ def test_the_found_rate_is_trained_with(
     steps = found[::40] if interval == "epoch" else found[:3]
     assert steps == pytest.approx([model.lr * factor for factor in FACTORS[schedule]])
     assert {group["initial_lr"] for group in trainer.optimizers[0].param_groups if schedule} <= {model.lr}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "peak"),
+    [
+        (partial(lr_scheduler.OneCycleLR, max_lr=0.5, pct_start=0.5), 60),
+        (partial(Warmup, schedule=partial(lr_scheduler.OneCycleLR, max_lr=0.5), warmup=60), 78),
+        (partial(lr_scheduler.CyclicLR, base_lr=0.1, max_lr=0.5, step_size_up=60), 60),
+    ],
+)
+def test_a_schedule_with_a_highest_rate_of_its_own_rises_to_the_found_one(
+    schedule: Any, peak: int, tmp_path: Path
+) -> None:
+    recorder = Rates()
+    finder = LearningRateFinder(1e-4, 0.1, num_training_steps=40, early_stop_threshold=None)
+    model = small_model(lr_scheduler=schedule, lr_interval="step")
+    trainer = trainer_for(
+        max_epochs=3, callbacks=[finder, recorder], enable_checkpointing=True, default_root_dir=tmp_path
+    )
+    trainer.fit(model, loader(40, batch_size=1))
+    assert model.lr is not None
+    rates = recorder.values[-120:]
+    assert max(rates) == pytest.approx(model.lr, rel=0.05)
+    assert abs(rates.index(max(rates)) - peak) <= 2
 
 
 # ---- checkpoints and hyperparameters -----------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Adam with restarts: back to the best weights, a lower rate and fresh moments whenever learning stalls.
 
 Denkowski and Neubig 2017, "Stronger baselines for trustable results in neural machine translation"
-(arXiv:1706.09733), section 2.1: annealing as for SGD, with a restart of Adam at every step of it.
+(arXiv:1706.09733): annealing as for SGD, with a restart of Adam at every step of it.
 """
 
 import math
@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
@@ -35,8 +36,8 @@ class AdamRestarts(OfAKind):
     larger by them and a resumed run equals one that never stopped. All processes follow the first one's
     value. Logs `optreg/adam_restarts/restarts`.
 
-    The paper halves Adam's rate twice, after 10 validations at first and 5 later; that is `patience=5,
-    first_patience=10, max_restarts=2`.
+    As `configs/methods/adam_restarts.yaml` has it, `patience=5, first_patience=10, max_restarts=2`, the first
+    restart is waited for longer than the second.
 
     Args:
         monitor: Name of a logged value, looked at after each validation.
@@ -50,8 +51,8 @@ class AdamRestarts(OfAKind):
     Raises:
         ValueError: If a value is out of its range.
         MisconfigurationException: Before the first step, if the module has a learning-rate schedule, which
-            would undo the factor, or no optimizer, or if the strategy shards parameters; later, if there is
-            no such value.
+            would undo the factor, or no optimizer, if a callback averages weights, or if the strategy shards
+            parameters; later, if there is no such value.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -114,6 +115,13 @@ class AdamRestarts(OfAKind):
             raise MisconfigurationException(
                 "AdamRestarts: the module has no optimizer, which it could restart"
             )
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+        for callback in callbacks:
+            if isinstance(callback, (WeightAveraging, StochasticWeightAveraging)):
+                raise MisconfigurationException(
+                    f"AdamRestarts: {type(callback).__name__} ends with an average over the weights that a "
+                    "restart has left; leave one out"
+                )
         if trainer.lr_scheduler_configs:
             raise MisconfigurationException(
                 "AdamRestarts: the module has a learning-rate schedule, which would undo the factor; leave "

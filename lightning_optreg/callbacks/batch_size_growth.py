@@ -53,8 +53,8 @@ class BatchSizeGrowth(OfAKind):
     Args:
         milestones: Epochs, counted from 0, from which the batch is larger; increasing, at least 1.
         factor: By how much each time, at least 2. Default: 5.
-        max_growth: Largest multiple of the first batch, at least 1; about N / 10 images in all, says the
-            paper. None: no limit.
+        max_growth: Largest multiple of the first batch, at least 1. g holds for batches B far smaller
+            than the N images. None: no limit.
 
     Raises:
         ValueError: If a value is out of its range.

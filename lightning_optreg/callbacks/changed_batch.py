@@ -95,6 +95,12 @@ class ChangedBatch(SeededCallback):
         """Whether anything happens at these settings."""
         return True
 
+    @property
+    @override
+    def is_noise(self) -> bool:
+        """Whether it changes batches by chance."""
+        return self.active
+
     @abstractmethod
     def change(self, images: Tensor, labels: Tensor, place: Place) -> tuple[Tensor, Tensor]:
         """Return new inputs and labels. Labels are an empty tensor where they aren't needed."""
@@ -127,6 +133,16 @@ class ChangedBatch(SeededCallback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Change the batch in place."""
+        self.change_batch(trainer, batch, batch_idx)
+
+    def change_batch(self, trainer: Trainer, batch: Any, batch_idx: int) -> None:
+        """Change a training batch in place.
+
+        Args:
+            trainer: The trainer, in a fit.
+            batch: On its device.
+            batch_idx: Its number in the epoch.
+        """
         if not self.active:
             return
         images = self._get(batch, self.images, "images")

@@ -12,12 +12,14 @@ from typing import Any, NoReturn
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.utilities.data import extract_batch_size
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_optreg.callbacks.changed_batch import ChangedBatch
 from lightning_optreg.callbacks.moved_batch import move_batch
 from lightning_optreg.callbacks.noise_free import NoiseFree, compares_losses
 from lightning_optreg.callbacks.running_gradient import RunningMean, with_gradients
@@ -49,8 +51,9 @@ class FullBatch(NoiseFree):
     the same decisions. `Newton` works on one process.
 
     Args:
-        noise_free: Turn off shuffling, augmentation and noise layers, and list them, as `NoiseFree` does. If
-            not, each evaluation draws noise of its own, which ruins what compares losses; a warning says so.
+        noise_free: Turn off shuffling, augmentation and noise layers, list them, and refuse callbacks that
+            are noise, as `NoiseFree` does. If not, each evaluation draws noise of its own, which ruins what
+            compares losses; a warning says so.
 
     Raises:
         TypeError: If noise_free is not a truth value.
@@ -95,6 +98,9 @@ class FullBatch(NoiseFree):
                 f"an epoch has one step, so val_check_interval must be 1.0, got {interval}; or count steps "
                 "through all epochs by check_val_every_n_epoch=None"
             )
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+        if any(isinstance(each, LearningRateFinder) for each in callbacks):
+            _refuse("LearningRateFinder tries a rate a batch, of which an epoch has one: leave it out")
         if trainer.accumulate_grad_batches != 1:
             _refuse("accumulates over the whole set itself: set accumulate_grad_batches to 1")
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
@@ -208,8 +214,13 @@ class FullBatch(NoiseFree):
             stop = self._limit
         elif self._limit is not None and self._limit < 1.0:
             stop = int(len(loader) * self._limit)
-        for batch in islice(iter(loader), stop):
-            yield move_batch(trainer, module, batch)
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+        changes = [callback for callback in callbacks if isinstance(callback, ChangedBatch)]
+        for index, batch in enumerate(islice(iter(loader), stop)):
+            moved = move_batch(trainer, module, batch)
+            for callback in changes:
+                callback.change_batch(trainer, moved, index)
+            yield moved
 
     def _parts(self, trainer: Trainer, module: LightningModule) -> Iterator[Tensor]:
         """What the chunks add to the loss, with their graphs, for second derivatives."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from lightning_optreg.callbacks.noise_free import compares_losses
 from lightning_optreg.callbacks.run_seed import SeededCallback
 from lightning_optreg.data.draws import mix
 
@@ -52,7 +53,7 @@ class GradientNoise(SeededCallback):
     """Add noise to the gradients before every optimizer step: g = g + N(0, sigma_t^2).
 
     sigma_t^2 = eta / (1 + t)^gamma is the variance, not the standard deviation, and t the number of optimizer
-    steps made. The noise comes after gradient clipping, as in the paper, and on unscaled gradients under AMP;
+    steps made. The noise comes after gradient clipping, and on unscaled gradients under AMP;
     with accumulation once a step. It is a function of the seed and the step, from a generator of its own: a
     resumed run draws what the uninterrupted one would have drawn, and all processes of DDP draw the same.
     With manual optimization it comes right before the step, so after a clipping of the module's own. Logs
@@ -84,12 +85,24 @@ class GradientNoise(SeededCallback):
         self.eta, self.gamma, self.seed = eta, gamma, seed
         self._clip: Any = None
 
+    @property
+    @override
+    def is_noise(self) -> bool:
+        """Whether eta is above 0."""
+        return self.eta > 0.0
+
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Agree on a seed, and come behind the clipping, for which Lightning asks the module."""
         super().on_fit_start(trainer, pl_module)
         if self.eta == 0.0:
             return
+        for optimizer in trainer.optimizers:
+            if compares_losses(optimizer):
+                raise MisconfigurationException(
+                    f"GradientNoise: {type(optimizer).__name__} takes the loss's gradient, without noise; "
+                    "leave one out"
+                )
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         if scaled and any(getattr(o, "_step_supports_amp_scaling", False) for o in trainer.optimizers):
             raise MisconfigurationException(

@@ -76,6 +76,12 @@ class LabelSmoothing(ChangedBatch):
         """Whether epsilon is above 0."""
         return self.epsilon > 0.0
 
+    @property
+    @override
+    def is_noise(self) -> bool:
+        """No: nothing is drawn."""
+        return False
+
     @override
     def change(self, images: Tensor, labels: Tensor, place: Place) -> tuple[Tensor, Tensor]:
         """Smooth the labels."""

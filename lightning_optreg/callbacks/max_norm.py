@@ -1,7 +1,7 @@
 """A bound on the norm of each unit's incoming weights.
 
 Srebro and Shraibman 2005, "Rank, trace-norm and max-norm"; Srivastava et al. 2014, "Dropout: a simple way to
-prevent neural networks from overfitting" (JMLR 15), section 5.1, with c of 3 or 4.
+prevent neural networks from overfitting" (JMLR 15), section 5.1, with c from 3 to 4 (appendix A.3).
 """
 
 from collections.abc import Sequence

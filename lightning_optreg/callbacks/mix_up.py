@@ -163,7 +163,7 @@ class CutMix(_Mixture):
 
     Args:
         alpha: a, at least 0; the paper takes 1. With 0 nothing happens. Default: 1.
-        p: Probability in [0, 1] that a batch is mixed; the paper takes 0.5 for CIFAR-10 and 1 for ImageNet.
+        p: Probability in [0, 1] that a batch is mixed; the authors take 0.5 for CIFAR-100 and 1 for ImageNet.
             Default: 1.
         num_classes: Number of classes K, at least 2. None: `num_classes` of the module or its datamodule.
         images: Where in a batch the images (N, C, H, W) are: an index in a list, or a key of a dictionary.

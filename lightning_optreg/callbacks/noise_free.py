@@ -135,6 +135,9 @@ class NoiseFree(OfAKind):
     same, so the loss is a fixed function of the weights, though not that of the statistics of all images. It
     is named on the console.
 
+    Callbacks whose purpose is noise (`MixUp`, `CutMix`, `BatchAugmentation`, `GradientNoise`,
+    `NoisyEnsemble`) are refused beside it before the first step.
+
     Where the optimizer is L-BFGS, `BFGS` or `Newton` and noise is left, a warning names it. All is put back
     at the end of the fit.
 

@@ -158,6 +158,12 @@ class NoisyEnsemble(AveragedForward, SeededCallback):
         self._evaluating = self._recording = False
         self._stds: list[Tensor] = []
 
+    @property
+    @override
+    def is_noise(self) -> bool:
+        """Whether noise is above 0."""
+        return self.noise > 0.0
+
     def _blocks(self, pl_module: LightningModule) -> dict[str, nn.Module]:
         network = find_network(pl_module, self.net, "NoisyEnsemble")
         found = residual_blocks(network, self.blocks)

@@ -1,6 +1,5 @@
 """The predictions of `trainer.predict` as one table, CSV or Parquet, one row an image."""
 
-import csv
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -19,6 +18,8 @@ from typing_extensions import override
 
 from lightning_optreg.callbacks.across_ranks import gather_ranks
 from lightning_optreg.callbacks.of_a_kind import OfAKind
+from lightning_optreg.callbacks.prediction_table import columns_of, labels_in, write_csv, write_parquet
+from lightning_optreg.data.loader import BatchLoader
 from lightning_optreg.files import check_inside, replacing
 
 __all__ = ["PredictionWriter"]
@@ -27,13 +28,31 @@ __all__ = ["PredictionWriter"]
 class PredictionWriter(OfAKind, BasePredictionWriter):
     """Writes what `trainer.predict` finds to one file, in the order of the images' positions in the dataset.
 
-    Columns: `index` (position in the dataset), `prediction` (the most probable class), `class_name` (if the
-    datamodule has `class_names`) and the probabilities `p_0` to `p_{K-1}`. Any module will do whose
-    `predict_step` returns probabilities (or scores) (N, K) of K >= 2 classes; or numbers (N,) or (N, 1), as
-    those of a regression: then `prediction` is the number, and there are no columns behind it. The index is
-    the third part of a batch `(x, y, index)`, as this package's datamodules give it, else what Lightning
-    knows of its DataLoader, else a running number. With several processes the first one writes the rows of
-    all, each image once.
+    This package's datamodules predict on their test set. The columns:
+
+    | column | is |
+    |---|---|
+    | `index` | position in the dataset, counted from 0 |
+    | `file` | path of the image below `data_dir`, of an `ImageFolderDataModule` |
+    | `label`, `label_name` | the true class, and its name |
+    | `prediction`, `class_name` | the most probable class, and its name |
+    | `p_0` to `p_{K-1}` | the classes' probabilities |
+
+    Names of classes are there if the datamodule has `class_names`, one for each. True labels are the second
+    part of a batch `(x, y, ...)`, if it holds a class of each image; where it does not, the two columns are
+    left out and a message says so.
+
+    Any module will do whose `predict_step` returns probabilities (or scores) (N, K) of K >= 2 classes; or
+    numbers (N,) or (N, 1): integers are the predicted classes, other numbers those of a regression, and then
+    `label` is the true number. There are no columns behind them.
+
+    The index is what Lightning knows of its DataLoader, shuffled or not; else the third part of a batch
+    `(x, y, index)`, as this package's datamodules give it; else a running number. With several processes the
+    first one writes the rows of all, each image once. With `limit_predict_batches` the table holds the images
+    that were predicted.
+
+    CSV needs nothing more. For Parquet, `pip install "lightning-optreg[parquet]"`, and a path of that ending:
+    `predict ... --trainer.callbacks+=PredictionWriter --trainer.callbacks.path=predictions.parquet`.
 
     Args:
         path: Ending in `.csv`, or in `.parquet`, which needs pyarrow. A relative path is inside the run's
@@ -64,8 +83,7 @@ class PredictionWriter(OfAKind, BasePredictionWriter):
                 'PredictionWriter: Parquet needs pyarrow: pip install "lightning-optreg[parquet]"'
             )
         self._target = self.path
-        self._index: list[Tensor] = []
-        self._probabilities: list[Tensor] = []
+        self._rows: list[_Rows] = []
         self._seen = 0
         self._quiet = ExitStack()
 
@@ -94,7 +112,7 @@ class PredictionWriter(OfAKind, BasePredictionWriter):
                 f"got {trainer.predict_loop.num_dataloaders}"
             )
         self._target = Path(trainer.log_dir or trainer.default_root_dir) / self.path
-        self._index, self._probabilities, self._seen = [], [], 0
+        self._rows, self._seen = [], 0
         # Lightning warns of every loader that is no DataLoader; ours send the index in the batch.
         self._quiet.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", "Couldn't infer the batch indices")
@@ -111,45 +129,65 @@ class PredictionWriter(OfAKind, BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         """Keep a batch's rows."""
-        if not (isinstance(prediction, Tensor) and prediction.ndim in (1, 2)):
+        if not (isinstance(prediction, Tensor) and prediction.ndim in (1, 2)) or prediction.is_complex():
             got = tuple(prediction.shape) if isinstance(prediction, Tensor) else type(prediction).__name__
             raise MisconfigurationException(
                 "PredictionWriter: predict_step must return class probabilities (N, K), or numbers (N,) or "
                 f"(N, 1), got {got}"
             )
-        if prediction.ndim == 1:
-            prediction = prediction[:, None]
         count = len(prediction)
-        index = _index_in_batch(batch, count)
-        if index is None and batch_indices is not None and len(batch_indices) == count:
-            index = torch.tensor(batch_indices)
-        if index is None:
+        prediction = prediction.detach().cpu().view(count, -1)
+        number = prediction.is_floating_point() or prediction.shape[1] > 1
+        prediction = prediction.float() if number else prediction.long()
+        if self._rows and prediction.shape[1] != self._rows[0].predictions.shape[1]:
+            raise MisconfigurationException(
+                "PredictionWriter: predict_step must return as many numbers of each image in all batches, "
+                f"got {self._rows[0].predictions.shape[1]} and {prediction.shape[1]}"
+            )
+        ours = isinstance(trainer.predict_dataloaders, BatchLoader)
+        places, known = _places(batch, batch_indices, count, ours=ours)
+        if places is None:
             if trainer.world_size > 1:
                 raise MisconfigurationException(
                     "PredictionWriter: with several processes batches must be (x, y, index), or come from a "
                     "DataLoader; these images' positions in the dataset are unknown"
                 )
-            index = torch.arange(self._seen, self._seen + count)
+            places = torch.arange(self._seen, self._seen + count)
+        if len(places) != count:
+            raise MisconfigurationException(
+                f"PredictionWriter: predict_step must return one row an image, got {count} of "
+                f"{len(places)} images"
+            )
         self._seen += count
-        self._index.append(index.cpu())
-        self._probabilities.append(prediction.detach().float().cpu())
+        self._rows.append(_Rows(places, known, prediction, labels_in(batch, count)))
 
     @override
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather the rows of all processes and write the file."""
-        mine = {"index": self._index, "probabilities": self._probabilities}
-        ranks = gather_ranks(trainer, mine)
-        self._index, self._probabilities = [], []
-        if not trainer.is_global_zero:
+        ranks = gather_ranks(trainer, {"rows": self._rows})
+        self._rows = []
+        rows: list[_Rows] = [part for rank in ranks for part in rank["rows"]]
+        if not trainer.is_global_zero or not rows:
             return
-        table = _table(
-            [part for rank in ranks for part in rank["index"]],
-            [part for rank in ranks for part in rank["probabilities"]],
+        places = torch.cat([part.places for part in rows])
+        sure = trainer.world_size > 1 or all(part.known for part in rows)
+        if not sure and len(set(places.tolist())) < len(places):
+            places = torch.arange(len(places))  # the batches' third part is something else than a position
+        labels = [part.labels for part in rows if part.labels is not None]
+        loader = trainer.predict_dataloaders
+        columns = columns_of(
+            places,
+            torch.cat([part.predictions for part in rows]),
+            torch.cat(labels) if len(labels) == len(rows) else None,
+            loader.names if isinstance(loader, BatchLoader) else None,
             getattr(trainer.datamodule, "class_names", None),  # type: ignore[attr-defined]  # a connector sets it
         )
         with replacing(self._target) as path:
-            (_write_csv if path.suffix == ".csv" else _write_parquet)(table, path)
-        rank_zero_info(f"PredictionWriter: {len(table.positions)} predictions are in {self._target}")
+            (write_csv if path.suffix == ".csv" else write_parquet)(columns, path)
+        without = "" if "label" in columns else ", without true labels: the batches hold none"
+        rank_zero_info(
+            f"PredictionWriter: {len(columns['index'])} predictions are in {self._target}{without}"
+        )
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -162,64 +200,23 @@ class PredictionWriter(OfAKind, BasePredictionWriter):
         self._quiet.close()
 
 
-class _Table(NamedTuple):
-    positions: Tensor  # int64 (N,), ascending
-    probabilities: Tensor  # float32 (N, K); (N, 0) of a regression
-    predictions: Tensor  # int64 (N,); of a regression float32
-    class_names: list[str] | None  # of the predictions
+class _Rows(NamedTuple):
+    """What a batch gives."""
+
+    places: Tensor  # int64 (N,), positions in the dataset
+    known: bool  # whether they are sure to be that
+    predictions: Tensor  # (N, K); (N, 1) of a regression
+    labels: Tensor | None  # (N,)
 
 
-def _index_in_batch(batch: Any, count: int) -> Tensor | None:
-    """The third part of a batch (x, y, index)."""
-    if not (isinstance(batch, (tuple, list)) and len(batch) >= 3):
-        return None
-    index = batch[2]
-    if not isinstance(index, Tensor) or index.dtype != torch.int64 or index.shape != (count,):
-        return None
-    return index
-
-
-def _table(index: list[Tensor], probabilities: list[Tensor], class_names: Sequence[str] | None) -> _Table:
-    """Put the rows in order, each image once: a DistributedSampler repeats some to give all ranks as many."""
-    every, rows = torch.cat(index), torch.cat(probabilities)
-    order = every.argsort(stable=True)
-    every = every[order]
-    first = torch.ones_like(every, dtype=torch.bool)
-    first[1:] = every[1:] != every[:-1]
-    rows = rows[order[first]]
-    if rows.shape[1] == 1:
-        return _Table(every[first], rows[:, :0], rows[:, 0], None)
-    predictions = rows.argmax(dim=1)
-    named = class_names is not None and len(class_names) == rows.shape[1]
-    names = [str(class_names[k]) for k in predictions.tolist()] if named and class_names else None
-    return _Table(every[first], rows, predictions, names)
-
-
-def _write_csv(table: _Table, path: Path) -> None:
-    # NumPy prints a float32 with as many digits as tell it from its neighbours
-    predictions = [str(prediction) for prediction in table.predictions.numpy()]
-    columns: list[Sequence[Any]] = [table.positions.tolist(), predictions]
-    if table.class_names is not None:
-        columns.append(table.class_names)
-    columns += [[str(p) for p in column] for column in table.probabilities.T.numpy()]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(_header(table))
-        writer.writerows(zip(*columns, strict=True))
-
-
-def _write_parquet(table: _Table, path: Path) -> None:
-    import pyarrow
-    from pyarrow import parquet
-
-    columns: list[Any] = [table.positions.numpy(), table.predictions.numpy()]
-    if table.class_names is not None:
-        columns.append(table.class_names)
-    columns += list(table.probabilities.T.contiguous().numpy())
-    arrays = [pyarrow.array(column) for column in columns]
-    parquet.write_table(pyarrow.Table.from_arrays(arrays, names=_header(table)), path)
-
-
-def _header(table: _Table) -> list[str]:
-    named = [] if table.class_names is None else ["class_name"]
-    return ["index", "prediction", *named, *(f"p_{k}" for k in range(table.probabilities.shape[1]))]
+def _places(
+    batch: Any, batch_indices: Sequence[int] | None, count: int, *, ours: bool
+) -> tuple[Tensor | None, bool]:
+    """Positions: those that Lightning knows, or else the third part of a batch (x, y, index)."""
+    if batch_indices:
+        return torch.tensor(batch_indices), True
+    if isinstance(batch, tuple | list) and len(batch) >= 3:
+        index = batch[2]
+        if isinstance(index, Tensor) and index.dtype == torch.int64 and index.ndim == 1:
+            return (index.cpu(), ours) if ours or len(index) == count else (None, False)
+    return None, False

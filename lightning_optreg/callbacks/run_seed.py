@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
 
+from lightning_optreg.callbacks.noise_free import NoiseFree
 from lightning_optreg.callbacks.of_a_kind import OfAKind
 from lightning_optreg.data.draws import mix
 from lightning_optreg.data.processes import RunSeed
@@ -33,10 +35,21 @@ class SeededCallback(OfAKind):
             return self.run_seed.value
         return mix(self.run_seed.value, self._number)
 
+    @property
+    def is_noise(self) -> bool:
+        """Whether training steps are random because of it."""
+        return True
+
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Agree on a seed."""
+        """Agree on a seed; refuse to be noise where there shall be none."""
         self.run_seed.settle(trainer)
+        for callback in trainer.callbacks if self.is_noise else ():  # type: ignore[attr-defined]  # a connector
+            if isinstance(callback, NoiseFree) and (callback.augmentation or callback.layers):
+                raise MisconfigurationException(
+                    f"{type(self).__name__}: it makes the steps of training random, which "
+                    f"{type(callback).__name__} excludes; leave one out"
+                )
 
     @override
     def on_save_checkpoint(

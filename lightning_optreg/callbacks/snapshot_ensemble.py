@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -157,6 +158,12 @@ class SnapshotEnsemble(AveragedForward):
             raise MisconfigurationException(
                 "SnapshotEnsemble: the module has a learning-rate schedule; leave it out, or set schedule to "
                 "false"
+            )
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+        if self.schedule and any(isinstance(each, StochasticWeightAveraging) for each in callbacks):
+            raise MisconfigurationException(
+                "SnapshotEnsemble: StochasticWeightAveraging has a schedule of its own, which would not "
+                "hold; leave one out, or set schedule to false"
             )
         stale = trainer.strategy.broadcast(bool(snapshots(self._where)))
         if stale and not self._resumed:

@@ -18,7 +18,15 @@ from lightning_optreg.trust import why_unreadable
 __all__ = ["check_states_fit", "differences", "load_classifier", "misfits", "read_checkpoint", "report"]
 
 # What may differ between a run and its continuation without a word.
-_UNIMPORTANT = ("ckpt_path", "weights_only", "reset_optimizer", "config", "trainer.default_root_dir")
+_UNIMPORTANT = (
+    "ckpt_path",
+    "weights_only",
+    "reset_optimizer",
+    "oversubscribe",
+    "config",
+    "trainer.default_root_dir",
+    "trainer.logger",
+)
 
 # What Lightning writes, and the kind of each.
 _STATES = ("optimizer_states", "lr_schedulers")

@@ -92,15 +92,21 @@ def _in_command(argv: Sequence[str], key: str) -> bool:
 
 
 def config_files(argv: Sequence[str]) -> list[str]:
-    """List the configuration files that a command line names.
+    """List the configuration files that a command line names, in its order.
 
     Example:
         >>> config_files(["fit", "--config", "a.yaml", "--config=b.yaml", "-cc.yaml"])
-        ['b.yaml', 'c.yaml', 'a.yaml']
+        ['a.yaml', 'b.yaml', 'c.yaml']
     """
-    files = [word.partition("=")[2] for word in argv if word.startswith("--config=")]
-    files += [word[2:].removeprefix("=") for word in argv if re.match("-c.", word)]
-    return files + [path for word, path in pairwise(argv) if word in ("--config", "-c")]
+    files = []
+    for word, following in pairwise([*argv, ""]):
+        if word in ("--config", "-c"):
+            files.append(following)
+        elif word.startswith("--config="):
+            files.append(word.partition("=")[2])
+        elif re.match("-c.", word):
+            files.append(word[2:].removeprefix("="))
+    return files
 
 
 def _plain(key: str) -> str:

@@ -30,7 +30,10 @@ from lightning_optreg.cli.checkpoints import (
 )
 from lightning_optreg.cli.given import is_given, names_class
 from lightning_optreg.cli.monitors import check_monitors
+from lightning_optreg.cli.overlays import check_averages, check_overlays
 from lightning_optreg.cli.parser import Parser
+from lightning_optreg.cli.placement import DEFAULT_CALLBACKS, DEFAULT_LOGGER, place
+from lightning_optreg.cli.processes import check_processes
 from lightning_optreg.cli.ranges import check_ranges
 from lightning_optreg.cli.run_folder import DEFAULT_ROOT
 from lightning_optreg.cli.run_start import RunStart
@@ -38,31 +41,10 @@ from lightning_optreg.cli.safety import check_command, check_names, check_settin
 from lightning_optreg.cli.save_config import SaveConfig, is_configured
 from lightning_optreg.cli.trainer import Trainer
 from lightning_optreg.data import ImageDataModule
+from lightning_optreg.files import is_writable
 from lightning_optreg.trust import SAFE_HELP, Trust, build_nothing_unasked, check_paths, split_options
 
 __all__ = ["CLI", "run"]
-
-# Seen with --print_config and in config.yaml; `callbacks+:` adds to them and `callbacks:` replaces them.
-DEFAULT_CALLBACKS: list[dict[str, Any]] = [
-    {"class_path": "lightning_optreg.callbacks.ExactResume"},
-    # Two, because Lightning's `save_last` saves only when the best does. The best comes first: what the last
-    # remembers of it is then up to date.
-    {
-        "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-        "init_args": {
-            "filename": "best",
-            "monitor": "val/accuracy",
-            "mode": "max",
-            "enable_version_counter": False,
-        },
-    },
-    {
-        "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-        "init_args": {"filename": "last", "enable_version_counter": False},
-    },
-    {"class_path": "lightning_optreg.callbacks.Curves"},
-    {"class_path": "lightning_optreg.callbacks.Throughput"},
-]
 
 _LINKED = ("num_classes", "input_shape")
 
@@ -116,6 +98,7 @@ class CLI(LightningCLI):
             {
                 "trainer.default_root_dir": DEFAULT_ROOT,
                 "trainer.callbacks": DEFAULT_CALLBACKS,
+                "trainer.logger": DEFAULT_LOGGER,
                 "optimizer": {
                     "class_path": "torch.optim.SGD",
                     "init_args": {"lr": 0.1, "momentum": 0.9},
@@ -129,6 +112,12 @@ class CLI(LightningCLI):
             help="With fit and ckpt_path: keep weights, step, epoch and place in the schedule, and start the "
             "optimizer anew from the configuration.",
         )
+        parser.add_argument(
+            "--oversubscribe",
+            type=bool,
+            default=False,
+            help="Start more processes than this machine has CPU cores.",
+        )
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -136,8 +125,11 @@ class CLI(LightningCLI):
             # jsonargparse would hand the default's rate on to it: 0.1 to Adam
             for command in self.subcommands():
                 self._parser(command).set_defaults({"optimizer": None})
+        check_overlays(list(args or []))
         super().parse_arguments(parser, args)
-        check_ranges(self.config[self.config.subcommand])
+        settings = self.config[self.config.subcommand]
+        check_ranges(settings)
+        check_processes(settings)
 
     @override
     def _parse_ckpt_path(self) -> None:
@@ -185,29 +177,15 @@ class CLI(LightningCLI):
 
     def _place(self, settings: Namespace) -> None:
         trainer = settings.trainer
-        trainer.default_root_dir = str(self.run_folder)
         if settings.model.net.get("init_args") is None:
             settings.model.net.init_args = Namespace()  # Lightning notes there what links give the network
         if self.subcommand != "fit":
             trainer.enable_autolog_hparams = False  # they are the fit's to write
-        writes = self.subcommand == "fit" or self.checkpoint_path is not None
-        if (trainer.logger is None and not writes) or self.start.is_in_use:
-            trainer.logger = False  # there is no run that the figures would belong to, or it is being written
-        if trainer.logger is None or trainer.logger is True:
-            trainer.logger = Namespace(
-                class_path="lightning_optreg.loggers.RunCSVLogger", init_args=Namespace()
-            )
-        loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
-        for logger in loggers:
-            if isinstance(logger, Namespace) and logger.init_args.get("save_dir") in (None, "."):
-                logger.init_args["save_dir"] = str(self.run_folder)
-        given = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
-        trainer.callbacks = [callback for callback in given if callback is not None]
-        for callback in filter(_is_checkpoint, trainer.callbacks):
-            if callback.init_args.get("dirpath") is None:
-                callback.init_args["dirpath"] = str(self.run_folder / "checkpoints")
-        if trainer.enable_checkpointing is False:
-            trainer.callbacks = [c for c in trainer.callbacks if not _is_checkpoint(c)]
+        # Otherwise there is no run that the figures would belong to.
+        logs = self.subcommand == "fit" or self.checkpoint_path is not None
+        if not self.start.keeps_figures:
+            trainer.logger = False
+        place(trainer, self.run_folder, logs=logs)
         finders = [c for c in trainer.callbacks if c.class_path.endswith("LearningRateFinder")]
         if finders and self.checkpoint_path is not None:
             # Lightning 2.6's begins the run anew when it puts back what it found
@@ -217,12 +195,27 @@ class CLI(LightningCLI):
     @override
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         callbacks = self._sighted(self.config_init[self.subcommand]["trainer"].callbacks)
+        check_averages(callbacks)
         if self.subcommand == "predict" and not any(isinstance(c, PredictionWriter) for c in callbacks):
-            callbacks.append(PredictionWriter())
+            callbacks.append(self._prediction_writer())
         if self.subcommand == "fit" and self.settings.reset_optimizer:
             callbacks.append(ResetOptimizer())
         callbacks += [SaveConfig(self.plain_config, self.run_folder, self.start.made), *self.more_callbacks]
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+
+    def _prediction_writer(self) -> PredictionWriter:
+        """Write to the run's folder, or to the current one where nothing can be written to that."""
+        if not self.start.is_read_only:
+            return PredictionWriter()
+        path = Path.cwd() / "predictions.csv"
+        if path.exists() or not is_writable(path.parent):
+            raise ValueError(
+                f"predict: {self.run_folder} can't be written to, and {path} "
+                f"{'is there already' if path.exists() else 'neither'}; name a file with "
+                "--trainer.callbacks+=PredictionWriter --trainer.callbacks.path=FILE.csv"
+            )
+        rank_zero_warn(f"{self.run_folder} can't be written to: the predictions go to {path}")
+        return PredictionWriter(str(path))
 
     def _sighted(self, callbacks: list[Callback]) -> list[Callback]:
         """Leave out, and say so, callbacks that watch a validation which a fit has not got."""
@@ -317,11 +310,6 @@ class CLI(LightningCLI):
             check_states_fit(changes)
         for line in report(changes, fitting=fitting, reset_optimizer=reset):
             rank_zero_info(line)
-
-
-def _is_checkpoint(callback: Namespace) -> bool:
-    name: str = callback.class_path
-    return name.endswith("ModelCheckpoint")
 
 
 def _plain(value: Any) -> Any:

@@ -15,7 +15,7 @@ from lightning_optreg.cli import slurm
 from lightning_optreg.cli.run_choice import Choice, choose
 from lightning_optreg.cli.run_folder import missing_parents, versions
 from lightning_optreg.cli.together import Together, place_in
-from lightning_optreg.files import remove_leftovers
+from lightning_optreg.files import is_writable, remove_leftovers
 from lightning_optreg.runs.run_lock import RunInUseError, RunLock
 from lightning_optreg.torch_files import DamagedFileError, digest
 
@@ -45,7 +45,8 @@ class RunStart:
         self.trainer = settings.trainer
         self.root = Path(self.trainer.default_root_dir)
         self.made: list[Path] = []  # the folder and those around it, if they are new
-        self.is_in_use = False  # by a fit, while this command measures it
+        self.keeps_figures = True  # unless a fit writes to the folder, or nobody can
+        self.is_read_only = False
         self._lock: RunLock | None = None
         dry = bool(self.trainer.fast_dev_run)
         wanted = settings.get("ckpt_path")
@@ -55,7 +56,7 @@ class RunStart:
         def choice() -> Choice:
             chosen = choose(command, self.root, None if wanted is None else str(wanted), is_same_run, dry=dry)
             if not dry:
-                self._take(chosen.folder)
+                self._take(chosen)
             return chosen
 
         if _is_copy():
@@ -73,8 +74,9 @@ class RunStart:
         for remark in self.choice.remarks:
             (rank_zero_warn if "left out" in remark else rank_zero_info)(remark)
 
-    def _take(self, folder: Path) -> None:
+    def _take(self, chosen: Choice) -> None:
         """Lock the folder for what writes to it, and note whose it is."""
+        folder = chosen.folder
         if self.command == "fit":
             if not any(folder.iterdir()):
                 self.made = [folder]
@@ -85,15 +87,27 @@ class RunStart:
                 for place in (one, one / "checkpoints"):
                     if place.is_dir():
                         remove_leftovers(place)
-        elif self.command != "predict" and self.trainer.logger is not False and os.access(folder, os.W_OK):
-            lock = RunLock(folder, self.command)
-            try:
-                lock.acquire()
-            except RunInUseError as error:
-                self.is_in_use = True
-                rank_zero_warn(f"{error}: the figures of this {self.command} are not added to its table")
-            else:
-                self._lock = lock
+        elif self.command == "predict":
+            self.is_read_only = not is_writable(folder)
+        elif chosen.checkpoint is not None and folder.is_dir() and self.trainer.logger is not False:
+            self._take_for_figures(folder)
+
+    def _take_for_figures(self, folder: Path) -> None:
+        """Lock the folder while figures are added to its table; do without the table if that can't be."""
+        if not is_writable(folder):
+            self.keeps_figures = False
+            rank_zero_warn(
+                f"{folder} can't be written to: the figures of this {self.command} are only printed"
+            )
+            return
+        lock = RunLock(folder, self.command)
+        try:
+            lock.acquire()
+        except RunInUseError as error:
+            self.keeps_figures = False
+            rank_zero_warn(f"{error}: the figures of this {self.command} are not added to its table")
+        else:
+            self._lock = lock
 
     def _agree(self, choice: Callable[[], Choice]) -> Choice:
         """Let the first process choose; make sure that all find what it has chosen."""

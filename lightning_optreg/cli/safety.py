@@ -20,7 +20,15 @@ _GROUPS: dict[str, Any] = {
     "model": ImageClassifier,
     "trainer": Trainer,
     **dict.fromkeys(
-        ("ckpt_path", "reset_optimizer", "return_predictions", "seed_everything", "verbose", "weights_only"),
+        (
+            "ckpt_path",
+            "oversubscribe",
+            "reset_optimizer",
+            "return_predictions",
+            "seed_everything",
+            "verbose",
+            "weights_only",
+        ),
         Place.PLAIN,
     ),
 }

@@ -15,6 +15,9 @@ from lightning_optreg.loggers import log_config
 
 __all__ = ["SaveConfig", "is_configured"]
 
+# What a configuration says of how a run is begun or continued, not of the run.
+_OF_A_START = ("ckpt_path", "oversubscribe", "reset_optimizer")
+
 
 class SaveConfig(Callback):
     """Keep the run's whole configuration: in its folder, in its loggers and in its checkpoints.
@@ -93,5 +96,4 @@ def _says(path: Path, config: Mapping[str, Any]) -> bool:
 
 
 def _of_run(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a configuration says of the run, not of how it is begun or continued."""
-    return {key: value for key, value in config.items() if key not in ("ckpt_path", "reset_optimizer")}
+    return {key: value for key, value in config.items() if key not in _OF_A_START}

@@ -13,11 +13,12 @@ import time
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-import torch
 import torch.distributed as dist
 from jsonargparse import Namespace
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+from lightning_optreg.cli.processes import requested_devices
 
 __all__ = ["Place", "Together", "place_in"]
 
@@ -90,20 +91,6 @@ def _by_hand(devices: int, nodes: int, strategy: str) -> Place | None:
     else:
         place = Place(node, nodes, node, address, port)
     return place if place.size > 1 else None
-
-
-def requested_devices(trainer: Namespace) -> int:
-    """Count the devices of one node that the settings ask for, as Lightning does."""
-    devices = trainer.devices
-    if isinstance(devices, list):
-        return len(devices)
-    text = str(devices)
-    if text.isdecimal():
-        return int(text)
-    if "," in text:
-        return len([part for part in text.split(",") if part.strip()])
-    on_gpu = str(trainer.accelerator) in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    return torch.cuda.device_count() if on_gpu else 1
 
 
 class Together:

@@ -242,7 +242,7 @@ class ImageDataModule(VettedLoading, LightningDataModule):
         return self._loader("test")
 
     def predict_dataloader(self) -> BatchLoader:
-        """Batches of the test set in order."""
+        """Batches of the test set in order, with its labels."""
         return self._loader("test")
 
     def _loader(
@@ -261,7 +261,7 @@ class ImageDataModule(VettedLoading, LightningDataModule):
             pin_memory = trainer is not None and trainer.strategy.root_device.type == "cuda"
         overfit = trainer is not None and trainer.overfit_batches > 0  # type: ignore[attr-defined]  # untyped
         rank, world_size = (0, 1) if trainer is None else share_of(trainer)
-        return BatchLoader(
+        loader = BatchLoader(
             parts.sets[part].images,
             parts.sets[part].labels,
             indices=parts.indices[part],
@@ -275,6 +275,8 @@ class ImageDataModule(VettedLoading, LightningDataModule):
             drop_last=training and self.drop_last,
             clock=clock,
         )
+        loader.names = parts.names(part)
+        return loader
 
     # ---- batches -------------------------------------------------------------------------------------------
 

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lightning_optreg.data.datamodule import ImageDataModule
+from lightning_optreg.data.folders import find_images, list_images
+from lightning_optreg.data.image_files import READS, read_image
 from lightning_optreg.data.order import Shuffle
 from lightning_optreg.data.packed import PackedImages
 from lightning_optreg.data.sources import ImageSet, Part, Source
@@ -19,89 +21,28 @@ from lightning_optreg.data.transforms import BatchTransform, Centring
 
 __all__ = ["ImageFolderDataModule", "list_images", "read_image"]
 
-_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
-_PARTS: tuple[Part, ...] = ("train", "val", "test")
-
-
-def list_images(root: Path) -> dict[str, list[Path]]:
-    """List the images below each subfolder of `root`; a subfolder's name is its class.
-
-    Args:
-        root: Folder of classes. Hidden subfolders do not count, files in deeper subfolders do.
-
-    Returns:
-        Class to files, both sorted.
-
-    Raises:
-        ValueError: If there are no classes, or one has no images.
-    """
-    classes = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if not classes:
-        raise ValueError(f"{root}: no subfolders, expected one for each class")
-    files = {}
-    for folder in classes:
-        found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _EXTENSIONS)
-        if not found:
-            raise ValueError(f"{folder}: no images, expected files with {', '.join(_EXTENSIONS)}")
-        files[folder.name] = found
-    return files
-
-
-def read_image(
-    path: Path,
-    size: tuple[int, int],
-    channels: Literal[1, 3],
-    resize: Literal["crop", "stretch", "short_side"],
-) -> Tensor:
-    """Read an image and bring it to a size; one that has the size already keeps its pixels.
-
-    Args:
-        path: The file.
-        size: Height and width.
-        channels: 1 for grey, 3 for red, green and blue.
-        resize: "crop" scales until the size is covered, then cuts out the middle; "stretch" scales height and
-            width each by its own factor; "short_side" scales until the size is covered, and cuts nothing.
-
-    Returns:
-        uint8 (C, height, width); with "short_side" one of the two may be more.
-
-    Raises:
-        ValueError: If the file cannot be read or its pixels do not have 8 bits.
-    """
-    from PIL import Image  # with torchvision, which needs it
-    from torchvision.transforms.v2 import functional as transforms
-
-    height, width = size
-    try:
-        with Image.open(path) as file:
-            if file.mode.startswith(("I", "F")):
-                raise ValueError(f"pixels of mode {file.mode}, expected 8 bits")
-            image = file.convert("L" if channels == 1 else "RGB")
-    except (OSError, SyntaxError, ValueError) as error:  # what PIL raises for one damage or the other
-        raise ValueError(f"{path}: not a readable image ({error})") from error
-    if image.size != (width, height):
-        new = size
-        if resize != "stretch":
-            scale = max(height / image.height, width / image.width)
-            new = (max(height, round(image.height * scale)), max(width, round(image.width * scale)))
-        image = transforms.resize(image, list(new), antialias=True)
-        if resize != "short_side":
-            image = transforms.center_crop(image, list(size))
-    pixels: Tensor = transforms.pil_to_tensor(image)
-    return pixels
-
 
 class ImageFolderDataModule(ImageDataModule):
     """Images of your own: a folder with one subfolder for each class.
 
     Either `root/train/<class>/*.png` with `root/test/<class>/...` and `root/val/<class>/...`, of which the
-    last two may be missing; or, without a folder `train`, `root/<class>/*.png`. That is split here, by class
-    and with `split_seed`: first `test_fraction` of all images into the test set, then `val_fraction` of the
-    remaining ones into the validation split. Where there is a folder `val` it is the validation split,
-    whatever `val_fraction` says.
+    last two may be missing; or, without folders for the splits, `root/<class>/*.png`. That is split here, by
+    class and with `split_seed`: first `test_fraction` of all images into the test set, then `val_fraction` of
+    the remaining ones into the validation split. Where there is a folder `val` it is the validation split,
+    whatever `val_fraction` says, and beside `train` only a folder `test` is a test set.
 
-    Classes are numbered in the order of their names. Images are decoded once, all to one size, and kept in
-    memory and in the cache with 8 bits a pixel.
+    The splits' folders may be spelled `train` or `training`; `val`, `valid`, `validation`, `eval`,
+    `evaluation`, `dev` or `development`; `test` or `testing`; with or without `set`, in any capitals. Two of
+    one split are refused, and so is a folder that looks like a split which is missing otherwise (`test2017`).
+    What is found and not used is said in a warning.
+
+    Classes are numbered in the order of their names' code points, in Unicode's NFC, which is the same on
+    every file system; names that differ in capitals are two classes. Images lie in a class's folder or below.
+    Hidden files and folders and what systems leave behind (`.ipynb_checkpoints`, `__MACOSX`, `@eaDir`) do not
+    count.
+
+    Images are turned as their EXIF orientation says, decoded once, all to one size, and kept in memory and in
+    the cache with 8 bits a pixel.
 
     For the other arguments see `ImageDataModule`.
 
@@ -114,14 +55,14 @@ class ImageFolderDataModule(ImageDataModule):
             folder `val` what lies beyond the middle is kept, for views: with one number L as image_size they
             are L pixels along their shorter side, as in ResNet's protocol, and `TestTimeAugmentation` takes
             its views from the whole. Without it evaluation is the same as with "crop".
-        test_fraction: Share of a test set that has no folder of its own, in [0, 1).
+        test_fraction: Share of the test set, in [0, 1), where there are no folders for the splits.
 
     Raises:
         FileNotFoundError: If data_dir does not exist.
         NotADirectoryError: If data_dir or cache_dir is a file.
         TypeError: If augment holds something else than a `BatchTransform`.
-        ValueError: If a value is out of its range, there are fewer than 2 classes, one has no images, or
-            `val` or `test` has a class that `train` has not.
+        ValueError: If a value is out of its range, there are fewer than 2 classes, one has no images to train
+            on, `val` or `test` has a class that `train` has not, or it is not clear what the splits are.
 
     Example:
         >>> import tempfile
@@ -192,17 +133,16 @@ class ImageFolderDataModule(ImageDataModule):
             cache_dir=cache_dir,
         )
         root = Path(data_dir).expanduser()
-        self._divided = (root / "train").is_dir()
-        self._files: dict[Part, dict[str, list[Path]]] = {"train": list_images(root)}
-        if self._divided:
-            parts = (part for part in _PARTS if (root / part).is_dir())
-            self._files = {part: list_images(root / part) for part in parts}
+        found = find_images(root)
+        self._divided, self._files = found.divided, found.files
         self.class_names = tuple(self._files["train"])
         if not len(self.class_names) >= 2:
-            raise ValueError(f"{root}: one class ({self.class_names[0]}), expected 2 or more")
-        for part, files in self._files.items():
-            if unknown := sorted(set(files) - set(self.class_names)):
-                raise ValueError(f"{root / part}: classes that the training images lack: {unknown}")
+            raise ValueError(
+                f"{root}: one class ({self.class_names[0]}), expected 2 or more; "
+                "do they lie one folder deeper?"
+            )
+        for note in found.notes:
+            rank_zero_warn(f"ImageFolderDataModule: {note}")
 
     @property
     def has_validation(self) -> bool:
@@ -217,11 +157,16 @@ class ImageFolderDataModule(ImageDataModule):
             train, test = stratified_split(labels, self.test_fraction, self.split_seed)
             listed["train"] = [paths[i] for i in train.tolist()], labels[train]
             listed["test"] = [paths[i] for i in test.tolist()], labels[test]
+        root = Path(self.data_dir or ".")
         return Source(
             "image-folder",
             {part: paths for part, (paths, _) in listed.items()},
             lambda part: ImageSet(self._decode(listed[part][0], part), listed[part][1]),
-            {"classes": self.class_names, "shape": self.image_shape, "resize": self.resize},
+            {"classes": self.class_names, "shape": self.image_shape, "resize": self.resize, "reads": READS},
+            {
+                part: [path.relative_to(root).as_posix() for path in paths]
+                for part, (paths, _) in listed.items()
+            },
         )
 
     def _labelled(self, files: Mapping[str, Sequence[Path]]) -> tuple[list[Path], Tensor]:

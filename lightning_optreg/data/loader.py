@@ -7,7 +7,7 @@ processes, and can begin at any batch.
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -114,6 +114,8 @@ class BatchLoader(Iterable[Batch]):
         if not num_workers >= 0:
             raise ValueError(f"BatchLoader: num_workers must be >= 0, got {num_workers}")
         self.images, self.labels = images, labels
+        self.names: Sequence[str] | None = None
+        """A name of each of `images`, which `PredictionWriter` puts into its table."""
         self.indices = torch.arange(len(images)) if indices is None else indices
         even = shuffle is not False
         if isinstance(shuffle, bool):

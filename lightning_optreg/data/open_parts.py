@@ -1,6 +1,6 @@
 """The parts of a dataset that have been read, with the validation split and the statistics; their cache."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,11 @@ class OpenParts:
             )
         chosen, _ = stratified_split(labels[indices], 1.0 - count / len(indices), self.split_seed)
         return indices[chosen]
+
+    def names(self, part: Part) -> Sequence[str] | None:
+        """Return the names of the images in a part's set, if they have names."""
+        split_off = part == "val" and part not in self.source.files
+        return self.source.names.get("train" if split_off else part)
 
     def statistics(self) -> Statistics:
         """Return those of the training split."""

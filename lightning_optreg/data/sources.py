@@ -44,6 +44,8 @@ class Source:
     """Reads and checks a part."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """What else the result depends on, as JSON values."""
+    names: Mapping[Part, Sequence[str]] = field(default_factory=dict)
+    """A name of each image, in the order of `read`, for tables of predictions; where images have names."""
 
 
 def folder(path: str | Path, name: str, *, exists: bool = True) -> Path:

@@ -2,7 +2,8 @@
 
 Krizhevsky, Sutskever, Hinton, "ImageNet classification with deep convolutional neural networks", 2012,
 section 4.1: the four corners, the centre, and their mirror images. He, Zhang, Ren, Sun, "Deep residual
-learning for image recognition", 2015 (arXiv:1512.03385), section 4.1, takes them at several sizes.
+learning for image recognition", 2015 (arXiv:1512.03385), section 3.4, take these ten to compare networks, and
+average over several sizes of whole images for their best results; the lecture takes ten crops at each size.
 
 Views are made of normalised images. Crops, mirror images and sizes are the same before and after a
 normalisation by channel; around a normalised image black is not zero, so images are padded by reflection. A
@@ -142,8 +143,8 @@ class MultiScale(Views):
     """Ten crops at each of several scales: images whose shorter side has that many pixels.
 
     Args:
-        sizes: Pixels of the shorter side, each at least `crop`. Default: 224, 256, 384, 480, 640, those of
-            ResNet.
+        sizes: Pixels of the shorter side, each at least `crop`. Default: 224, 256, 384, 480, 640, the
+            sizes of ResNet's test.
         crop: Height and width of a crop in pixels, at least 1: what the network takes. Default: 224.
 
     Raises:

@@ -1,6 +1,7 @@
 """Local response normalisation across neighbouring channels, as in AlexNet.
 
-Krizhevsky, Sutskever, Hinton, "ImageNet classification with deep convolutional networks", 2012, section 3.3.
+Krizhevsky, Sutskever, Hinton, "ImageNet classification with deep convolutional neural networks", 2012,
+section 3.3.
 """
 
 import torch.nn.functional as F

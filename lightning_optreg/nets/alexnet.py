@@ -1,7 +1,8 @@
-"""AlexNet: Krizhevsky, Sutskever, Hinton, "ImageNet classification with deep convolutional networks", 2012.
+"""AlexNet: five convolutions and three fully connected layers, the network that won the challenge of 2012.
 
-Five convolutions with ReLU, three of them followed by overlapping max-pooling and two by local response
-normalisation, then two hidden layers with dropout. Layers bear the names of the lecture's list: CONV1 is
+Krizhevsky, Sutskever, Hinton, "ImageNet classification with deep convolutional neural networks", 2012. The
+convolutions have ReLU, three of them are followed by overlapping max-pooling and two by local response
+normalisation, then come two hidden layers with dropout. Layers bear the names of the lecture's list: CONV1 is
 `features.conv1`. This is not torchvision's `alexnet`, which is the network of "One weird trick for
 parallelizing convolutional neural networks" (Krizhevsky 2014): fewer channels, no normalisation.
 """

@@ -37,7 +37,7 @@ class LeNet5(Network):
         c3: Whether a map of C3 sees all maps of S2, `full`, or those of the paper's `table` I. Default: full.
         output: `linear`, or the paper's `rbf`: minus the squared distances of F6's 84 states to fixed codes
             of +-1, whose cross entropy is the paper's criterion. Default: linear.
-        init: `normal` weights as above, or the paper's `uniform` ones on +-2.4 / fan_in (section III.B, and
+        init: `normal` weights as above, or the paper's `uniform` ones on +-2.4 / fan_in (appendix A, and
             for each trainable coefficient of a sum of four). Default: normal.
 
     Shape:

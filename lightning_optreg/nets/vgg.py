@@ -33,12 +33,12 @@ class VGG(Network):
     github.com/kuangliu/pytorch-cifar (with batch normalisation, without dropout). Pooling then rounds sizes
     up, so that 28x28 becomes 14, 7, 4, 2, 1, and 32x32 what it would be anyway.
 
-    The paper trained VGG-11 from weights N(0, 0.01^2) and the deeper networks from its layers; its authors
-    found later that `glorot` uniform weights (Glorot and Bengio 2010) make that unnecessary. With them the
-    variance of the signal halves in each layer before a ReLU; `he` keeps it, and is the default because it
-    also trains where there is less patience than in the paper: N(0, 2 / fan_out) in convolutions (He et al.
-    2015, arXiv:1502.01852) and N(0, 0.01^2) in linear layers, torchvision's choice; the only linear layer of
-    the small form N(0, 1 / fan_in). Biases start at zero.
+    The paper trained VGG-11 from normal weights of variance 0.01 and the deeper networks from its layers; its
+    authors found later that `glorot` uniform weights (Glorot and Bengio 2010) make that unnecessary. With
+    them the variance of the signal halves in each layer before a ReLU; `he` keeps it, and is the default
+    because it also trains where there is less patience than in the paper: N(0, 2 / fan_out) in convolutions
+    (He et al. 2015, arXiv:1502.01852) and N(0, 0.01^2) in linear layers, torchvision's choice; the only
+    linear layer of the small form N(0, 1 / fan_in). Biases start at zero.
 
     Args:
         num_classes: Number of classes K, at least 2. Default: 1000.

@@ -20,7 +20,7 @@ class WideResNet(ResidualNetwork):
 
     CIFAR form (table 1): a 3x3 convolution to 16 channels and three stages of n pre-activation blocks with
     16k, 32k and 64k channels, as 28-10, 16-8, 40-4; the depth 6n + 4 counts the convolutions, those of the
-    three shortcuts that change the shape included. ImageNet form (section 3.3): ResNet-50 or 101 whose 3x3
+    three shortcuts that change the shape included. ImageNet form (section 3): ResNet-50 or 101 whose 3x3
     convolutions are k times as wide; `load_torchvision` loads torchvision's weights. Weights start as
     `ResidualNetwork` says.
 

@@ -41,7 +41,7 @@ class ZFNet(Network):
     stride 1 and as much padding as that takes: 32 becomes 16, 8, 4, and 28 becomes 14, 7, 3. This small form
     is ours.
 
-    The paper's weights start as N(0, 0.01^2), biases at 0 (its section 3.1 sets weights to 0.01, where some
+    The paper's weights start as N(0, 0.01^2), biases at 0 (its section 3 sets weights to 0.01, where some
     spread must be meant). That is for layers as wide as the paper's and pixels of 0 to 255; see `AlexNet`.
 
     Args:

@@ -26,7 +26,7 @@ class HeavyBall(UpdateRule):
 
     On a quadratic with eigenvalues in [mu, L] the fastest settings are s = 4 / (sqrt(L) + sqrt(mu))^2 and
     alpha = ((sqrt(L) - sqrt(mu)) / (sqrt(L) + sqrt(mu)))^2; beyond quadratics they need not converge
-    (Lessard, Recht and Packard 2016, arXiv:1408.3595, section 4.6). Shi, Du, Jordan and Su 2018
+    (Lessard, Recht and Packard 2016, arXiv:1408.3595). Shi, Du, Jordan and Su 2018
     (arXiv:1810.08907) compare it with Nesterov's at alpha = (1 - sqrt(mu s)) / (1 + sqrt(mu s)).
 
     Args:

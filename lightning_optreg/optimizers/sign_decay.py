@@ -1,7 +1,8 @@
 """Internal decays of PowerSign and AddSign: how much, after t steps, agreement of the signs still matters.
 
 Bello, Zoph, Vasudevan and Le 2017, "Neural Optimizer Search with Reinforcement Learning" (arXiv:1709.07417),
-section 5 ("-ld", "-cd", "-rd"). They are not learning rate schedules, which may be used beside them.
+and its authors' sign_decay.py in tensorflow.contrib.opt. They are not learning rate schedules, which may be
+used beside them.
 """
 
 import math

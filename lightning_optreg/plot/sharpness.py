@@ -68,8 +68,8 @@ def keskar_sharpness(
         steps: Gradient steps, at least 1.
 
     Source:
-        Keskar, Mudigere, Nocedal, Smelyanskiy and Tang 2017, "On large-batch training for deep learning"
-        (arXiv:1609.04836), metric 2.1, with another way to the maximum.
+        Keskar, Mudigere, Nocedal, Smelyanskiy and Tang 2017, "On large-batch training for deep learning:
+        generalization gap and sharp minima" (arXiv:1609.04836), with another way to the maximum.
     """
     bounds = {name: epsilon * (weight.abs() + 1.0) for name, weight in weights.items()}
     start = float(loss(weights).detach())

@@ -50,7 +50,7 @@ class Surface:
 
 
 def beale(x: Tensor, y: Tensor) -> Tensor:
-    """Beale (1955): a curved valley between steep walls; minimum at (3, 1/2)."""
+    """Beale (1958): a curved valley between steep walls; minimum at (3, 1/2)."""
     return (1.5 - x + x * y) ** 2 + (2.25 - x + x * y**2) ** 2 + (2.625 - x + x * y**3) ** 2
 
 

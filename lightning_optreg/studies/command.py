@@ -1,24 +1,29 @@
 """`compare`: run methods on one problem, tuned alike, and draw how they compare."""
 
 import argparse
+import math
 import os
-import subprocess
+import signal
 import sys
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_optreg.plot.options import OptionParser, UsageError
-from lightning_optreg.studies.records import RunRecord, StudyResult
-from lightning_optreg.studies.specification import Run, Specification, read_specification
+from lightning_optreg.studies.records import StudyResult
+from lightning_optreg.studies.specification import Specification, read_specification
+from lightning_optreg.studies.stop import Stopped, StopRequest, run_processes, stop_with_parent
+from lightning_optreg.studies.storage import StorageUnavailableError
 from lightning_optreg.trust import add_allow, add_safe, trust_options
 
 if TYPE_CHECKING:
     from lightning_optreg.studies.run_queue import Queue
 
 __all__ = ["collect", "main"]
+
+_NONE_ENDED = "report: no run has ended yet"
+_UNAVAILABLE = 69  # status of a worker that gave up waiting for the data base, as sysexits.h has it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,8 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments after the command's name. Default: those of this process.
 
     Returns:
-        Exit status: 0; 2 if arguments or the study's YAML are wrong; 1 if a run failed; 130 after an
-        interrupt.
+        Exit status: 0 if the study is complete; 1 if it is not, because a run failed or is missing, or if the
+        data base was lost; 2 if arguments or the study's YAML are wrong; 130 after an interrupt, 143 after
+        SIGTERM, 129 after SIGHUP.
 
     Example:
         >>> main(["--config", "no_such_study.yaml"])
@@ -68,6 +74,13 @@ def _parser() -> OptionParser:
         metavar="N",
         help="processes on this machine, which share its cores; default: one a core without a GPU, else one",
     )
+    parser.add_argument(
+        "--storage_wait",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="how long to wait for a data base that stops answering; default: %(default)g",
+    )
     parser.add_argument("--plan", action="store_true", help="print what would be run, and run nothing")
     parser.add_argument("--report_only", action="store_true", help="write the report of what there is")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
@@ -77,60 +90,135 @@ def _parser() -> OptionParser:
 
 
 def _run(args: argparse.Namespace) -> int:
+    with StopRequest() as stop:
+        if args.worker:
+            stop_with_parent()
+        try:
+            return _compare(args, stop)
+        except Stopped as stopped:
+            if not args.worker:  # its parent speaks for it
+                name = signal.Signals(stopped.number).name
+                print(f"error: stopped by {name}; the same command goes on where it stopped", file=sys.stderr)
+            raise
+        except StorageUnavailableError:
+            if args.worker:
+                raise SystemExit(_UNAVAILABLE) from None
+            raise
+
+
+def _compare(args: argparse.Namespace, stop: StopRequest) -> int:
     trusted = trust_options(args)
     specification = read_specification(args.config)
     if args.workers is not None and not args.workers >= 1:
         raise ValueError(f"workers: must be >= 1, got {args.workers}")
+    if not 0.0 <= args.storage_wait < math.inf:
+        raise ValueError(f"storage_wait: must be a number of seconds >= 0, got {args.storage_wait}")
     folder: Path = args.output or Path("runs", "studies", specification.name)
     if args.plan:
         print(_plan(specification))
         return 0
-    if not (args.worker or args.report_only):
-        from lightning_optreg.studies.runner import check_settings  # imports Lightning
-
-        check_settings(specification, trusted)
-    folder.mkdir(parents=True, exist_ok=True)
     storage = args.storage or f"sqlite:///{(folder / 'study.db').resolve()}"
+    if not args.worker:
+        with stop.breaking_off():
+            _check(args, specification, storage, folder, trusted)
+    folder.mkdir(parents=True, exist_ok=True)
 
     from lightning_optreg.studies.run_queue import Queue  # imports optuna
 
-    queue = Queue(specification, storage)
+    queue = Queue(specification, storage, args.storage_wait)
+    queue.patience.pause = stop.sleep
     if args.worker:
-        _work(queue, folder, trusted)
-        return 0
-    if not args.report_only:
-        queue.fill()
-        waiting = len(specification.runs) - len(_done(queue))
-        workers = min(args.workers or _default_workers(), waiting)
-        print(_plan(specification))
-        if len(specification.seeds) < 3:
-            print("fewer than 3 seeds: the intervals will say little")
-        if waiting < len(specification.runs):
-            print(f"{len(specification.runs) - waiting} of them are done already")
-        start = time.perf_counter()
-        if workers > 1:
-            _start_workers(args, storage, folder, workers)
-        elif workers == 1:
-            _work(queue, folder, trusted)
-        print(f"{waiting} runs in {time.perf_counter() - start:.0f} s")
-    result = collect(queue)
-    if not result.records:
-        raise ValueError("report: no run has ended yet")
-    from lightning_optreg.studies.report import write_report
-    from lightning_optreg.studies.summary import format_table, summarize
+        from lightning_optreg.studies.work import work
 
+        work(queue, folder, trusted, stop)
+        return 0
+    broken = "" if args.report_only else _do_runs(args, queue, storage, folder, stop)
+    if broken:
+        print(f"error: {broken}; the same command goes on where they stopped", file=sys.stderr)
+        queue.patience.seconds = 0.0  # they have waited
+    with stop.breaking_off():
+        result = collect(queue)
+        if broken and not result.records:
+            return 1
+        return max(_report(result, folder), int(bool(broken)))
+
+
+def _check(
+    args: argparse.Namespace, specification: Specification, storage: str, folder: Path, trusted: Sequence[str]
+) -> None:
+    """Refuse what can't be run, before anything is written."""
+    from lightning_optreg.studies.storage import check_storage
+
+    if args.storage is not None:
+        check_storage(storage)
+    elif args.report_only and not (folder / "study.db").exists():
+        raise ValueError(_NONE_ENDED)
+    if not args.report_only:
+        from lightning_optreg.studies.runner import check_settings  # imports Lightning
+
+        check_settings(specification, trusted)
+
+
+def _do_runs(args: argparse.Namespace, queue: "Queue", storage: str, folder: Path, stop: StopRequest) -> str:
+    """Do what is to be done; say how the processes that didn't come to the end have ended."""
+    specification = queue.specification
+    queue.fill()
+    waiting = len(specification.runs) - sum(record.status != "failed" for record in queue.records())
+    workers = min(args.workers or _default_workers(), waiting)
+    print(_plan(specification))
+    if len(specification.seeds) < 3:
+        print("fewer than 3 seeds: the intervals will say little")
+    if waiting < len(specification.runs):
+        print(f"{len(specification.runs) - waiting} of them are done already")
+    sys.stdout.flush()
+    start = time.perf_counter()
+    broken = ""
+    if workers > 1:
+        broken = _run_workers(args, storage, folder, workers, stop)
+    elif workers == 1:
+        from lightning_optreg.studies.work import work
+
+        work(queue, folder, trust_options(args), stop)
+    if not broken:
+        print(f"{waiting} runs in {time.perf_counter() - start:.0f} s")
+    return broken
+
+
+def _run_workers(
+    args: argparse.Namespace, storage: str, folder: Path, workers: int, stop: StopRequest
+) -> str:
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    command = [sys.executable, "-m", "lightning_optreg", "compare", "--worker"]
+    command += ["--config", str(args.config), "--storage", storage, "--output", str(folder)]
+    command += ["--storage_wait", str(args.storage_wait), *trust_options(args)]
+    statuses = run_processes(command, workers, {**os.environ, "OMP_NUM_THREADS": str(threads)}, stop)
+    broken = [status for status in statuses if status != 0]
+    if not broken:
+        return ""
+    if broken[0] == _UNAVAILABLE:
+        how = f"for want of the data base, which had not answered for {args.storage_wait:g} s"
+    else:
+        how = f"with signal {-broken[0]}" if broken[0] < 0 else f"with status {broken[0]}"
+    return f"{len(broken)} of {workers} processes ended {how}"
+
+
+def _report(result: StudyResult, folder: Path) -> int:
+    if not result.records:
+        raise ValueError(_NONE_ENDED)
+    from lightning_optreg.studies.report import write_report
+    from lightning_optreg.studies.summary import format_table, notice, summarize, unfinished_lines
+
+    said = notice(result)
+    if said:
+        print("\n".join([said, *unfinished_lines(result)]))
     paths = write_report(result, folder)
     print(format_table(summarize(result)))
     for path in paths:
         print(path)
-    failures = [record for record in result.records if record.status == "failed"]
-    for record in failures:
-        print(
-            f"failed: {specification.describe(Run(record.method, record.value, record.seed))}: "
-            f"{record.message}",
-            file=sys.stderr,
-        )
-    return 1 if failures else 0
+    for run in result.unfinished:
+        if run.state == "failed":
+            print(f"failed: {run.run}: {run.reason}", file=sys.stderr)
+    return 1 if said else 0
 
 
 def _plan(specification: Specification) -> str:
@@ -153,69 +241,6 @@ def _default_workers() -> int:
     return 1 if torch.cuda.is_available() else os.cpu_count() or 1
 
 
-def _done(queue: "Queue") -> list[RunRecord]:
-    return [record for record in queue.records() if record.status != "failed"]
-
-
-def _start_workers(args: argparse.Namespace, storage: str, folder: Path, workers: int) -> None:
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-m", "lightning_optreg", "compare", "--worker"]
-    command += ["--config", str(args.config), "--storage", storage, "--output", str(folder)]
-    command += trust_options(args)
-    children = [subprocess.Popen(command, env=environment) for _ in range(workers)]
-    try:
-        statuses = [child.wait() for child in children]
-    except KeyboardInterrupt:
-        for child in children:  # they have been interrupted too, and wind up
-            child.wait()
-        raise
-    broken = [status for status in statuses if status != 0]
-    if broken:
-        how = f"signal {-broken[0]}" if broken[0] < 0 else f"status {broken[0]}"
-        print(
-            f"error: {len(broken)} of {workers} processes ended with {how}; the same command goes on where "
-            "they stopped",
-            file=sys.stderr,
-        )
-        raise SystemExit(1)
-
-
-def _work(queue: "Queue", folder: Path, trusted: Sequence[str]) -> None:
-    """Do runs until none is waiting."""
-    from lightning_optreg.studies.runner import do_run
-
-    specification = queue.specification
-    began, before = time.perf_counter(), len(queue.records())
-    while (claim := queue.claim()) is not None:
-        run, trial = claim.run, claim.trial
-        start = time.perf_counter()
-        try:
-            alive = partial(queue.sign_of_life, trial)
-            record = do_run(specification, run, folder / "runs" / run.key, alive, trusted)
-        except BaseException:
-            queue.give_back(claim)
-            raise
-        queue.finish(claim, record)
-        last = record.points[-1].metrics.get(specification.metric) if record.points else None
-        reached = "" if last is None else f", {specification.metric} {last:.4f}"
-        done, now = len(queue.records()), time.perf_counter()
-        left = _remaining(now - began, done - before, len(specification.runs) - done)
-        print(
-            f"[{done}/{len(specification.runs)}] {specification.describe(run)}: "
-            f"{record.status}{reached}, {now - start:.1f} s{left}",
-            flush=True,
-        )
-
-
-def _remaining(seconds: float, done: int, left: int) -> str:
-    """Say how long the rest takes at the pace of all processes together."""
-    if left == 0 or done <= 0:
-        return ""
-    rest = seconds / done * left
-    return f", {rest:.0f} s to go" if rest < 100 else f", {rest / 60:.0f} min to go"
-
-
 def collect(queue: "Queue") -> StudyResult:
     """Put together what a report shows."""
     specification = queue.specification
@@ -230,6 +255,7 @@ def collect(queue: "Queue") -> StudyResult:
         description=_description(specification),
         planned=len(specification.runs),
         records=tuple(queue.records()),
+        unfinished=tuple(queue.unfinished()),
         settings=_own_settings(specification),
         reference=specification.reference,
     )

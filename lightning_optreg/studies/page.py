@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning_optreg.figures.study import Band, style, usual_range
 from lightning_optreg.studies.records import StudyResult
-from lightning_optreg.studies.summary import NOTE, Summary, table_cells
+from lightning_optreg.studies.summary import NOTE, Summary, notice, table_cells, unfinished_lines
 
 __all__ = ["render_page"]
 
@@ -46,12 +46,10 @@ def render_page(
     if result.settings:
         figures[-1]["layout"]["xaxis"] |= {"type": "linear", "dtick": 1}
     figures.append(_ranking(summary, result.test_metric))
-    done = len(result.records)
+    done = sum(record.status != "failed" for record in result.records)
     parts = {
         "title": html.escape(result.title),
-        "notice": ""
-        if done >= result.planned
-        else f'<p class="notice">{done} of {result.planned} runs are done: the figures are provisional.</p>',
+        "notice": _notice(result),
         "description": "".join(
             f"<dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd>"
             for key, value in {**result.description, "Runs": f"{done} of {result.planned}"}.items()
@@ -185,6 +183,16 @@ def _choice(result: StudyResult, summary: Summary) -> str:
     )
 
 
+def _notice(result: StudyResult) -> str:
+    """Say first that a study is incomplete, and which runs it lacks."""
+    said = notice(result)
+    if not said:
+        return ""
+    items = "".join(f"<li>{html.escape(line.strip())}</li>" for line in unfinished_lines(result, few=None))
+    which = f"<details><summary>which</summary><ul>{items}</ul></details>" if items else ""
+    return f'<div class="notice">{html.escape(said[0].upper() + said[1:])}.{which}</div>'
+
+
 def _lost(result: StudyResult) -> str:
     lost = [record for record in result.records if record.status != "complete"]
     if not lost:
@@ -217,7 +225,7 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; ma
 dt { color: var(--soft); }
 dd { margin: 0; overflow-wrap: anywhere; }
 p, li { font-size: .92rem; color: var(--soft); max-width: 62rem; }
-.notice { border-left: 4px solid #e69f00; padding-left: .8rem; color: var(--text); }
+.notice { border-left: 4px solid #e69f00; padding-left: .8rem; margin-bottom: 1rem; color: var(--text); }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums;
   white-space: nowrap; }
@@ -236,8 +244,8 @@ td { border-bottom: 1px solid var(--line); padding: .35rem .9rem .35rem 0; }
 </style>
 </head>
 <body>
-<h1>@@title@@</h1>
 @@notice@@
+<h1>@@title@@</h1>
 <dl>@@description@@</dl>
 <h2>Results</h2>
 <div class="scroll">@@table@@</div>

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-__all__ = ["Point", "RunRecord", "StudyResult"]
+__all__ = ["Point", "RunRecord", "StudyResult", "Unfinished"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,21 @@ def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
+class Unfinished:
+    """A run of a study that there is no result of.
+
+    Attributes:
+        run: Which, such as "SGD, learning rate 0.1, seed 0".
+        state: "failed"; "running", in another process; or "waiting", for somebody who does it.
+        reason: Why it failed, which process does it, or why nobody does.
+    """
+
+    run: str
+    state: Literal["failed", "running", "waiting"]
+    reason: str
+
+
+@dataclass(frozen=True)
 class StudyResult:
     """All that a report shows.
 
@@ -97,6 +112,7 @@ class StudyResult:
         settings: For methods that are not tuned by the common setting, the name of their own ("lambd"); None
             where nothing is tuned.
         reference: Method that the others are compared with in the picture of the ranking; None for none.
+        unfinished: The runs without a result, failed ones too.
     """
 
     name: str
@@ -111,3 +127,4 @@ class StudyResult:
     records: tuple[RunRecord, ...]
     settings: Mapping[str, str | None] = field(default_factory=dict)
     reference: str | None = None
+    unfinished: tuple[Unfinished, ...] = ()

@@ -9,7 +9,7 @@ from lightning_optreg.figures.study import Band, draw_bands, draw_sensitivity
 from lightning_optreg.files import replacing
 from lightning_optreg.studies.page import render_page
 from lightning_optreg.studies.records import RunRecord, StudyResult
-from lightning_optreg.studies.summary import Summary, final, summarize, table_csv, table_markdown
+from lightning_optreg.studies.summary import Summary, final, notice, summarize, table_csv, table_markdown
 
 __all__ = ["curves", "sensitivity", "write_report"]
 
@@ -43,7 +43,7 @@ def write_report(result: StudyResult, folder: Path) -> list[Path]:
     }
     texts = {
         "report.html": render_page(result, summary, panels, bands, lost, axis),
-        "table.md": table_markdown(summary),
+        "table.md": table_markdown(summary, notice(result)),
         "table.csv": table_csv(summary),
     }
     written = []
@@ -52,6 +52,8 @@ def write_report(result: StudyResult, folder: Path) -> list[Path]:
             path.write_text(text, encoding="utf-8", errors="replace")
         written.append(folder / name)
     for name, figure in pictures.items():
+        if said := notice(result):  # also where the picture is shown without the page
+            figure.text(0.005, 0.002, said, size="x-small", color="firebrick", va="bottom")
         for suffix in ("png", "svg"):
             figure.savefig(folder / f"{name}.{suffix}", dpi=150)
             written.append(folder / f"{name}.{suffix}")

@@ -3,27 +3,57 @@
 Every run is a trial that is enqueued once; a worker asks for a waiting one, which the storage hands out once.
 Optuna chooses nothing here: it is the well-kept data base. What happens at the same time elsewhere is settled
 by one rule: of several trials for a run the one with the lowest number counts, unless it failed.
+
+A run belongs to the process that its trial names (`ownership.py`), for as long as that gives signs of life. A
+run that was left behind is given to another process as a new trial, and the old one is failed: the storage
+then refuses whatever its owner, if it was only stopped, still has to say.
+
+Optuna's own heartbeat is not used. It works within `Study.optimize` only; a trial whose worker died before
+its first heartbeat is never found; it writes to failed trials too, so nobody learns that a run was taken
+away; and it goes by the data base's clock, so after a restart that took longer all that runs counts as dead.
+Here nobody's clock is trusted: a process counts the seconds in which it sees no new sign of life.
 """
 
-import os
-import platform
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from lightning_optreg.studies.records import RunRecord
+from lightning_optreg.files import try_lock
+from lightning_optreg.studies.ownership import this_process
+from lightning_optreg.studies.records import RunRecord, Unfinished
 from lightning_optreg.studies.specification import Run, Specification
+from lightning_optreg.studies.storage import (
+    Patience,
+    StorageUnavailableError,
+    connection_options,
+    is_outage,
+    sqlite_file,
+)
+from lightning_optreg.studies.stored import (
+    fingerprint_difference,
+    is_run,
+    owner_of,
+    record_of,
+    run_of,
+    sign_of,
+)
 
 if TYPE_CHECKING:  # optuna is imported when a study is run
     from optuna import Study
-    from optuna.trial import FrozenTrial, Trial
+    from optuna.trial import FrozenTrial, Trial, TrialState
 
-__all__ = ["Claim", "Queue"]
+__all__ = ["LEASE", "SIGN_EVERY", "Claim", "Queue", "RunLostError"]
 
-LEASE = 1800.0
-"""Seconds without a sign of life after which a run of another machine's is given to someone else."""
+LEASE = 60.0
+"""Seconds without a sign of life after which a run is given to another process."""
+SIGN_EVERY = 10.0
+"""Seconds between two signs of life."""
+
+
+class RunLostError(RuntimeError):
+    """The run was given to another process: this one must not write anything of it any more."""
 
 
 class Claim(NamedTuple):
@@ -31,11 +61,11 @@ class Claim(NamedTuple):
 
     Attributes:
         run: Which.
-        trial: Number of its trial.
+        trial: Its trial.
     """
 
     run: Run
-    trial: int
+    trial: "Trial"
 
 
 class Queue:
@@ -43,145 +73,285 @@ class Queue:
 
     Args:
         specification: The study.
-        storage: URL such as `sqlite:///study.db`, `postgresql://...`; see Optuna's `RDBStorage`.
+        storage: URL such as `sqlite:///study.db`, `postgresql+psycopg://...`; see Optuna's `RDBStorage`.
+        wait: Seconds for which a data base that does not answer is waited for, at least 0.
 
     Raises:
+        StorageUnavailableError: If the data base does not answer; later by all methods.
         ValueError: If the storage has a study of this name that is another one.
     """
 
-    def __init__(self, specification: Specification, storage: str) -> None:
+    def __init__(self, specification: Specification, storage: str, wait: float = 300.0) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.specification = specification
+        self.patience = Patience(storage, wait)
         # SQLite has no locks of rows: two processes that ask at once get the same trial.
-        self._file = Path(storage.removeprefix("sqlite:///")) if storage.startswith("sqlite:///") else None
-        self._study: Study = _open(specification, storage)
+        self._file = sqlite_file(storage)
+        self._study: Study = self.patience(lambda: _open(specification, storage, wait))
+        self._mine: set[int] = set()
+        self._seen: dict[int, _Sight] = {}
         self._check_or_note("study", specification.fingerprint())
 
     def _locked(self) -> AbstractContextManager[None]:
         """Keep other processes from asking at the same time, where the data base itself does not."""
-        return nullcontext() if self._file is None else _file_lock(self._file)
+        return nullcontext() if self._file is None else _file_lock(self._file, self.patience)
 
     def _check_or_note(self, key: str, text: str) -> None:
-        noted = self._study.user_attrs.get(key)
+        noted = self.patience(lambda: self._study.user_attrs).get(key)
         if noted is None:
-            self._study.set_user_attr(key, text)
+            self.patience(lambda: self._study.set_user_attr(key, text))
         elif noted != text:
             raise ValueError(
                 f"name: the storage has a study {self.specification.name!r} with other settings "
-                f"({_first_difference(noted, text)}); give this one another name"
+                f"({fingerprint_difference(noted, text)}); give this one another name"
             )
+
+    # ---- handing out ---------------------------------------------------------------------------------------
 
     def fill(self) -> None:
         """Enqueue every run that is neither done, being done nor waiting; take back those left behind."""
-        from optuna.trial import TrialState
-
         with self._locked():
-            for trial in self._trials():
-                if trial.state == TrialState.RUNNING and _is_left_behind(trial):
-                    self._study.tell(trial.number, state=TrialState.FAIL)
+            self._take_back()
             current = self._current()
             for run in self.specification.runs:
                 if run not in current:
-                    self._study.enqueue_trial(
-                        {"method": run.method, "value": run.value, "seed": run.seed}, {"run": list(run)}
-                    )
+                    self._enqueue(run)
 
     def claim(self) -> Claim | None:
-        """Take the next run; None if none is waiting."""
+        """Take the next run; None if none is waiting. Runs that were left behind come last."""
         from optuna.trial import TrialState
 
         while True:
             with self._locked():
+                for run in self._take_back():
+                    self._enqueue(run)
                 if not any(trial.state == TrialState.WAITING for trial in self._trials()):
                     return None
-                trial = self._study.ask()
-                worker = {"host": platform.node(), "pid": os.getpid()}
-                trial.set_user_attr("worker", worker)
-            run = _run_of(trial) if "run" in trial.user_attrs else None
-            if run in self.specification.runs and self._current()[run].number == trial.number:
-                self.sign_of_life(trial.number)
-                return Claim(run, trial.number)
+                trial = self.patience(self._study.ask)
+                self._mine.add(trial.number)
+                self._note_owner(trial)
+            if is_run(trial):
+                claim = Claim(run_of(trial), trial)
+                wanted = claim.run in self.specification.runs
+                if wanted and self._current()[claim.run].number == trial.number:
+                    return claim
             # Enqueued twice, of another grid, or new: someone took the last one that waited in between.
-            self._study.tell(trial, state=TrialState.FAIL)
+            self._end(trial.number, TrialState.FAIL)
 
-    def sign_of_life(self, trial: int) -> None:
-        """Note that a run goes on."""
-        self._attribute(trial, "alive", time.time())
+    def _note_owner(self, trial: "Trial") -> None:
+        self.patience(lambda: trial.set_user_attr("worker", this_process()._asdict()))
+
+    def _enqueue(self, run: Run) -> None:
+        parameters = {"method": run.method, "value": run.value, "seed": run.seed}
+        self.patience(lambda: self._study.enqueue_trial(parameters, {"run": list(run)}))
+
+    def _take_back(self) -> list[Run]:
+        """End the trials that were left behind; return the runs that are to be done again."""
+        from optuna.trial import TrialState
+
+        left = [trial for trial in self._running() if self._is_left_behind(trial)]
+        for trial in left:
+            if "record" in trial.user_attrs:  # its process died between the result and the end of the trial
+                self._end(trial.number, *self._outcome(record_of(trial, run_of(trial))))
+            else:
+                self._end(trial.number, TrialState.FAIL)
+        current = self._current() if left else {}
+        again = dict.fromkeys(run_of(t) for t in left if is_run(t) and "record" not in t.user_attrs)
+        return [run for run in again if run in self.specification.runs and run not in current]
+
+    def _is_left_behind(self, trial: "FrozenTrial") -> bool:
+        owner = owner_of(trial)
+        if owner is not None and owner.has_ended():
+            return True
+        sight = self._seen.setdefault(trial.number, _Sight(sign_of(trial)))
+        return sight.is_silent(sign_of(trial))
+
+    def unproven(self) -> list[str]:
+        """Name the processes that have runs, and have not given a sign of life since this one looks."""
+        names = []
+        for trial in self._running():
+            sight = self._seen.get(trial.number)
+            if sight is None or not sight.has_changed:
+                names.append(str(owner_of(trial) or "an unknown process"))
+        return names
+
+    # ---- of a run that is being done -----------------------------------------------------------------------
+
+    def sign_of_life(self, claim: Claim) -> bool:
+        """Note that a run goes on; False if it was given to another process."""
+        from optuna.exceptions import StorageInternalError
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            claim.trial.set_user_attr("alive", time.time())
+        except RuntimeError:  # Optuna's error for a trial that has ended, which since 4.9 has a name
+            return False
+        except (SQLAlchemyError, StorageInternalError) as error:
+            if not is_outage(error):
+                raise
+        return True
 
     def finish(self, claim: Claim, record: RunRecord) -> None:
-        """Put down a run's record."""
-        from optuna.trial import TrialState
+        """Put down a run's record.
 
-        self._attribute(claim.trial, "record", record.to_dict())
-        last = record.points[-1].metrics.get(self.specification.metric) if record.points else None
-        if record.status == "failed":
-            self._study.tell(claim.trial, state=TrialState.FAIL)
-        elif record.status == "diverged" or last is None or last != last:
-            self._study.tell(claim.trial, state=TrialState.PRUNED)
-        else:
-            self._study.tell(claim.trial, last)
+        Raises:
+            RunLostError: If the run was given to another process.
+        """
+        number = claim.trial.number
+        plain = record.to_dict()
+        # That error: it was ended by another process, or by this one in a call whose answer was lost.
+        with suppress(RuntimeError):
+            self.patience(lambda: claim.trial.set_user_attr("record", plain))
+        state, value = self._outcome(record)
+        ended = self._end(number, state, value)
+        if ended.state != state or "record" not in ended.user_attrs:
+            raise RunLostError(f"trial {number} was given to another process")
 
     def give_back(self, claim: Claim) -> None:
-        """Let someone else, or a later start, go on with a run that was broken off."""
+        """Let a later start go on with a run that was broken off."""
         from optuna.trial import TrialState
 
-        self._study.tell(claim.trial, state=TrialState.FAIL)
+        wait, self.patience.seconds = self.patience.seconds, 0.0
+        try:
+            self._end(claim.trial.number, TrialState.FAIL)
+        except StorageUnavailableError:
+            pass  # the end of this process says the same
+        finally:
+            self.patience.seconds = wait
+
+    def _end(self, number: int, state: "TrialState", value: float | None = None) -> "FrozenTrial":
+        """End a trial, unless it has been ended; return it as it is then."""
+
+        def tell() -> "FrozenTrial":
+            return self._study.tell(number, value, state, skip_if_finished=True)
+
+        try:
+            return self.patience(tell)
+        except RuntimeError:  # ended by another process while this one looked
+            return self.patience(tell)
+
+    def _outcome(self, record: RunRecord) -> "tuple[TrialState, float | None]":
+        """Give the state of a trial with this record, and its value."""
+        from optuna.trial import TrialState
+
+        last = record.points[-1].metrics.get(self.specification.metric) if record.points else None
+        if record.status == "failed":
+            return TrialState.FAIL, None
+        if record.status == "diverged" or last is None or last != last:
+            return TrialState.PRUNED, None
+        return TrialState.COMPLETE, last
+
+    # ---- what there is -------------------------------------------------------------------------------------
 
     def records(self) -> list[RunRecord]:
         """Records of the runs that have ended, in the study's order; of failed ones the latest."""
+        from optuna.trial import TrialState
+
         found: dict[Run, RunRecord] = {}
         current = self._current()
         for trial in self._trials():
-            if "record" in trial.user_attrs:
-                run = _run_of(trial)
-                if run not in current or current[run].number == trial.number:
-                    found[run] = _record_of(trial, run)
+            if "record" not in trial.user_attrs:
+                continue
+            run = run_of(trial)
+            if run in current and current[run].number != trial.number:
+                continue
+            record = record_of(trial, run)
+            # A failed trial with another record was taken from its process in the last moment.
+            if trial.state != TrialState.FAIL or record.status == "failed":
+                found[run] = record
         return [found[run] for run in self.specification.runs if run in found]
+
+    def unfinished(self) -> list[Unfinished]:
+        """Name the runs without a result, and why there is none."""
+        from optuna.trial import TrialState
+
+        records = {Run(r.method, r.value, r.seed): r for r in self.records()}
+        current = self._current()
+        missing = []
+        for run in self.specification.runs:
+            record, trial = records.get(run), current.get(run)
+            name = self.specification.describe(run)
+            if record is not None and record.status != "failed":
+                continue
+            if record is not None:
+                missing.append(Unfinished(name, "failed", record.message))
+            elif trial is None or trial.state != TrialState.RUNNING:
+                missing.append(Unfinished(name, "waiting", "no process does it"))
+            else:
+                owner = owner_of(trial)
+                if owner is not None and owner.has_ended():
+                    missing.append(Unfinished(name, "waiting", f"{owner} has ended"))
+                else:
+                    missing.append(Unfinished(name, "running", str(owner or "an unknown process")))
+        return missing
 
     def _current(self) -> "dict[Run, FrozenTrial]":
         from optuna.trial import TrialState
 
         current: dict[Run, FrozenTrial] = {}
         for trial in self._trials():
-            if trial.state != TrialState.FAIL and "run" in trial.user_attrs:
-                current.setdefault(_run_of(trial), trial)
+            if trial.state != TrialState.FAIL and is_run(trial):
+                current.setdefault(run_of(trial), trial)
         return current
 
-    def _trials(self) -> "Iterable[FrozenTrial]":
-        return self._study.get_trials(deepcopy=False)  # in the order of their numbers
+    def _running(self) -> "list[FrozenTrial]":
+        """Trials that other processes do."""
+        from optuna.trial import TrialState
 
-    def _attribute(self, trial: int, key: str, value: Any) -> None:
-        # The public way goes through the Trial object, which only the process that asked for it has; a study
-        # knows a trial's id by its number. Private in Optuna 5: `_storage` and `_trial_id`.
-        frozen = next(t for t in self._trials() if t.number == trial)
-        self._study._storage.set_trial_user_attr(frozen._trial_id, key, value)
+        return [t for t in self._trials() if t.state == TrialState.RUNNING and t.number not in self._mine]
+
+    def _trials(self) -> "Iterable[FrozenTrial]":
+        return self.patience(lambda: self._study.get_trials(deepcopy=False))  # in the order of their numbers
+
+
+_now = time.monotonic
+
+
+class _Sight:
+    """What this process sees of another one's signs of life.
+
+    Only looks that follow one another closely count: in between this process may have been stopped, or the
+    data base been away, for both.
+    """
+
+    def __init__(self, sign: float) -> None:
+        self._sign = sign
+        self._since = self._looked = _now()
+        self.has_changed = False
+
+    def is_silent(self, sign: float) -> bool:
+        """Whether nothing new was seen for the whole lease."""
+        now = _now()
+        if sign != self._sign:
+            self._sign, self._since, self.has_changed = sign, now, True
+        elif now - self._looked > LEASE / 4:
+            self._since = now
+        self._looked = now
+        return now - self._since > LEASE
 
 
 @contextmanager
-def _file_lock(path: Path) -> Iterator[None]:
-    from optuna.storages.journal import JournalFileOpenLock
-
-    lock = JournalFileOpenLock(str(path))
-    lock.acquire()
-    try:
+def _file_lock(path: Path, patience: Patience) -> Iterator[None]:
+    """Lock a file beside the data base; the lock dies with the process."""
+    with open(path.with_name(f"{path.name}.lock"), "a+b") as file:
+        while not try_lock(file.fileno()):
+            patience.pause(0.02)
         yield
-    finally:
-        lock.release()
 
 
-def _open(specification: Specification, storage: str) -> "Study":
+def _open(specification: Specification, storage: str, wait: float) -> "Study":
     import optuna
     from sqlalchemy.exc import DatabaseError
 
-    # A worker waits for others to finish writing to the file.
-    options = {"connect_args": {"timeout": 60}} if storage.startswith("sqlite") else {}
     attempts = 10
     while True:
         try:
             return optuna.create_study(
-                storage=optuna.storages.RDBStorage(storage, engine_kwargs=options),
+                storage=optuna.storages.RDBStorage(
+                    storage, engine_kwargs=connection_options(storage, max(wait, 1.0))
+                ),
                 study_name=specification.name,
                 direction="maximize" if specification.mode == "max" else "minimize",
                 load_if_exists=True,
@@ -191,77 +361,3 @@ def _open(specification: Specification, storage: str) -> "Study":
             if attempts == 0:
                 raise
             time.sleep(0.3)
-
-
-# What a storage holds is data that anybody may have written: it is looked at before it is used.
-
-
-def _run_of(trial: "FrozenTrial | Trial") -> Run:
-    run = trial.user_attrs.get("run")
-    if isinstance(run, list) and len(run) == 3:
-        method, value, seed = run
-        if isinstance(method, str) and isinstance(value, (int, float)) and isinstance(seed, int):
-            return Run(method, value, seed)
-    raise _strange(trial, f"run is {run!r}")
-
-
-def _record_of(trial: "FrozenTrial", run: Run) -> RunRecord:
-    try:
-        record = RunRecord.from_dict(trial.user_attrs["record"])
-    except ValueError as error:
-        raise _strange(trial, f"record is {error}") from error
-    if (record.method, record.value, record.seed) != run:
-        raise _strange(trial, "its record is of another run")
-    return record
-
-
-def _strange(trial: "FrozenTrial | Trial", what: str) -> ValueError:
-    return ValueError(f"storage: trial {trial.number} was not written by compare: {what}")
-
-
-def _is_left_behind(trial: "FrozenTrial") -> bool:
-    worker, alive = trial.user_attrs.get("worker"), trial.user_attrs.get("alive", 0.0)
-    if not isinstance(alive, (int, float)):
-        raise _strange(trial, f"alive is {alive!r}")
-    if worker is not None and not (
-        isinstance(worker, dict)
-        and isinstance(worker.get("host"), str)
-        and isinstance(worker.get("pid"), int)
-        and 0 < worker["pid"] < 2**31
-    ):
-        raise _strange(trial, f"worker is {worker!r}")
-    if worker is None:
-        began = trial.datetime_start
-        return began is not None and time.time() - began.timestamp() > LEASE
-    if worker["host"] == platform.node():
-        return not _is_alive(worker["pid"])
-    return bool(time.time() - alive > LEASE)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        return True
-    return True
-
-
-def _first_difference(noted: str, given: str) -> str:
-    import json
-
-    old, new = _leaves(json.loads(noted)), _leaves(json.loads(given))
-    key = next(key for key in [*old, *new] if old.get(key, "not set") != new.get(key, "not set"))
-    return f"{key} is {old.get(key, 'not set')} there and {new.get(key, 'not set')} here"
-
-
-def _leaves(tree: Any, key: str = "") -> dict[str, Any]:
-    """Flatten nested mappings: values by their dotted keys."""
-    if not isinstance(tree, dict) or not tree:
-        return {key: tree}
-    return {
-        leaf: value
-        for name, branch in tree.items()
-        for leaf, value in _leaves(branch, f"{key}.{name}" if key else name).items()
-    }

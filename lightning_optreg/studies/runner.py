@@ -4,7 +4,6 @@ import io
 import logging
 import math
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -14,13 +13,17 @@ from typing import Any
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from lightning_optreg.cli.main_cli import run as run_command
+from lightning_optreg.cli.messages import nearest
+from lightning_optreg.cli.monitors import LOGGED
 from lightning_optreg.figures import read_metric
 from lightning_optreg.studies.budget import Budget
 from lightning_optreg.studies.records import Point, RunRecord
 from lightning_optreg.studies.specification import Run, Specification
+from lightning_optreg.studies.stop import Stopped
 from lightning_optreg.trust import UntrustedError
 
 __all__ = ["check_settings", "do_run"]
@@ -28,33 +31,37 @@ __all__ = ["check_settings", "do_run"]
 _PASSES, _SECONDS = "optreg/budget/passes", "optreg/budget/seconds"
 
 
-_MINUTE = 60.0
+class _Fence(Callback):
+    """Calls a function at each batch, which raises if this process must not go on with the run."""
 
-
-class _SignOfLife(Callback):
-    """Calls a function about once a minute of training."""
-
-    def __init__(self, call: Callable[[], None]) -> None:
-        self.call = call
-        self._last = time.monotonic()
+    def __init__(self, check: Callable[[], None]) -> None:
+        self.check = check
 
     @override
-    def on_train_batch_end(self, *args: Any) -> None:
-        if time.monotonic() - self._last > _MINUTE:
-            self._last = time.monotonic()
-            self.call()
+    def on_train_batch_start(self, *args: Any) -> None:
+        self.check()
+
+    @override
+    def on_validation_batch_start(self, *args: Any) -> None:
+        self.check()
+
+    @override
+    def on_test_batch_start(self, *args: Any) -> None:
+        self.check()
 
 
 def check_settings(specification: Specification, trusted: Sequence[str] = ()) -> None:
-    """Let `fit` read the settings of one run of each method, without building anything.
+    """Let `fit` read the settings of one run of each method, without building anything; check the metrics.
 
     Args:
         specification: The study.
         trusted: Options of `fit` that say which classes may be named: `--safe`, `--allow`.
 
     Raises:
-        ValueError: If a key, class or value is wrong; the message names the method and says how.
+        ValueError: If a key, class or value is wrong, or a metric that is chosen by or reported is not
+            logged; the message names the method or the key and says how.
     """
+    _check_metrics(specification)
     for method, values in specification.values.items():
         settings = specification.settings(Run(method, values[0], specification.seeds[0]))
         said = io.StringIO()
@@ -74,11 +81,38 @@ def check_settings(specification: Specification, trusted: Sequence[str] = ()) ->
             raise ValueError(f"methods.{method}: {message}")
 
 
+# What the test of an `ImageClassifier` logs.
+_TESTED = tuple(f"test/{name}" for name in ("loss", "accuracy", "top5", "nll", "brier", "calibration_error"))
+
+
+def _check_metrics(specification: Specification) -> None:
+    """Refuse metrics that no run will log, as far as that can be told without a run."""
+    parts = [specification.base, *specification.methods.values()]
+    callbacks = [
+        callback
+        for part in parts
+        for key in ("callbacks", "callbacks+")
+        for callback in (part.get("trainer") or {}).get(key) or []
+    ]
+    names = [str(c.get("class_path", "") if isinstance(c, dict) else c) for c in callbacks]
+    if any("." in name and not name.startswith(("lightning.", "lightning_optreg.")) for name in names):
+        return  # a callback of the user's may log more; the first run will tell
+    logged = [name for name in LOGGED if not name.endswith("_step")]  # an epoch has many of those
+    for key, metric, known in (
+        ("metric", specification.metric, logged),
+        ("test_metric", specification.test_metric, _TESTED),
+    ):
+        # callbacks of this package log under this name
+        if metric not in known and not (key == "metric" and metric.startswith("optreg/")):
+            stage = "fit" if key == "metric" else "test"
+            raise ValueError(f"{key}: there is no metric {metric!r} in a {stage}{nearest(metric, known)}")
+
+
 def do_run(
     specification: Specification,
     run: Run,
     folder: Path,
-    sign_of_life: Callable[[], None] = lambda: None,
+    check: Callable[[], None] = lambda: None,
     trusted: Sequence[str] = (),
 ) -> RunRecord:
     """Do a run, or go on with it from its last checkpoint.
@@ -87,12 +121,16 @@ def do_run(
         specification: The study.
         run: Which of its runs.
         folder: The run's own folder, for its configuration, metrics and checkpoint.
-        sign_of_life: Called about once a minute.
+        check: Called at each batch; raises if this process must not go on with the run.
         trusted: Options of `fit` that say which classes may be named: `--safe`, `--allow`.
 
     Returns:
         Its record. A run that fails for a reason that a user can mend, such as settings that don't fit, is
         recorded as failed; other exceptions are bugs and are raised.
+
+    Raises:
+        RunInUseError: If another process has the folder open.
+        SystemExit: If the process is told to stop, after the run has been saved.
     """
     settings = specification.settings(run)
     trainer = settings.setdefault("trainer", {})
@@ -115,12 +153,14 @@ def do_run(
     budget = Budget(specification.epochs, specification.diverged_above or math.inf)
     try:
         with _quietly():
-            cli = run_command(command, [budget, _SignOfLife(sign_of_life)])
+            cli = run_command(command, [budget, _Fence(check)])
             points = _points(cli.run_folder / "metrics.csv")
             if budget.diverged or not _is_finite(points):
                 return RunRecord(*run, "diverged", points, {})
             cli.trainer.logger = None  # the table of metrics is the fit's
             (test,) = cli.trainer.test(cli.model, cli.datamodule, verbose=False)
+    except (Stopped, SIGTERMException):
+        raise
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning has caught it and wound up the run
             raise KeyboardInterrupt from error

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import yaml
-
 from lightning_optreg.files import check_name
+from lightning_optreg.studies.yaml_file import read_mapping
 
 __all__ = ["Run", "Specification", "read_specification"]
 
@@ -148,12 +147,7 @@ def read_specification(path: Path) -> Specification:
     """
     if not path.is_file():
         raise FileNotFoundError(f"config: {str(path)!r} does not exist")
-    try:
-        given = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"config: {path} is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(given, dict):
-        raise ValueError(f"config: {path} must hold a mapping, got {type(given).__name__}")
+    given = read_mapping(path, "config")
     return _checked(given, path)
 
 
@@ -282,7 +276,7 @@ def _base(parts: list[Any], path: Path) -> dict[str, Any]:
         found = next((p for p in (Path(str(part)), path.parent / str(part)) if p.is_file()), None)
         if found is None:
             raise FileNotFoundError(f"base: {str(part)!r} exists neither here nor beside {path}")
-        merged = _merge(merged, yaml.safe_load(found.read_text()) or {})
+        merged = _merge(merged, read_mapping(found, "base"))
     return merged
 
 

@@ -4,6 +4,7 @@ import csv
 import html
 import io
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean, median, stdev
@@ -16,10 +17,12 @@ __all__ = [
     "Summary",
     "final",
     "format_table",
+    "notice",
     "summarize",
     "table_cells",
     "table_csv",
     "table_markdown",
+    "unfinished_lines",
 ]
 
 
@@ -186,6 +189,38 @@ def _interval(values: Sequence[float]) -> tuple[float, float] | None:
     return mean(values) - half, mean(values) + half
 
 
+def notice(result: StudyResult) -> str:
+    """Say that a study is incomplete, and how many of its runs are done; empty if it is complete.
+
+    Example:
+        >>> notice(StudyResult("s", "S", "lr", "val/loss", "min", "test/loss", None, {}, 4, ()))
+        'incomplete: 0 of 4 runs are done; the figures are provisional'
+    """
+    counts = Counter(run.state for run in result.unfinished)
+    failed = sum(record.status == "failed" for record in result.records)
+    if len(result.records) >= result.planned and not failed:
+        return ""
+    words = {"failed": failed, "running elsewhere": counts["running"], "waiting": counts["waiting"]}
+    missing = ", ".join(f"{count} {word}" for word, count in words.items() if count)
+    return (
+        f"incomplete: {len(result.records) - failed} of {result.planned} runs are done"
+        f"{f', {missing}' if missing else ''}; the figures are provisional"
+    )
+
+
+def unfinished_lines(result: StudyResult, few: int | None = 10) -> list[str]:
+    """Name the runs without a result, a line each.
+
+    Args:
+        result: The study.
+        few: Show so many, and say how many more there are. None: all.
+    """
+    lines = [f"  {run.state}: {run.run} ({run.reason})" for run in result.unfinished]
+    if few is not None and len(lines) > few:
+        return [*lines[:few], f"  and {len(lines) - few} more"]
+    return lines
+
+
 # ---- tables ------------------------------------------------------------------------------------------------
 
 _HEADER = (
@@ -239,12 +274,19 @@ def format_table(summary: Summary) -> str:
     return "\n".join(lines)
 
 
-def table_markdown(summary: Summary) -> str:
-    """Lay out the table in Markdown."""
+def table_markdown(summary: Summary, first: str = "") -> str:
+    """Lay out the table in Markdown.
+
+    Args:
+        summary: What `summarize` made.
+        first: Said before it, such as that the study is incomplete; nothing by default.
+    """
     header, *rows = [[_for_markdown(cell) for cell in row] for row in table_cells(summary)]
     lines = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
     if any(row.at_edge for row in summary.methods):
         lines += ["", NOTE.replace("*", "\\*", 1)]
+    if first:
+        lines = [f"**{_for_markdown(first)}**", "", *lines]
     return "\n".join(lines) + "\n"
 
 

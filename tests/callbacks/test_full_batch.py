@@ -8,15 +8,26 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.demos.boring_classes import ManualOptimBoringModel
 from torch import Tensor, nn
 from torch.optim import LBFGS, SGD, Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_optreg import ImageClassifier
-from lightning_optreg.callbacks import ExactResume, FullBatch, NoiseFree
+from lightning_optreg.callbacks import (
+    BatchAugmentation,
+    CutMix,
+    ExactResume,
+    FullBatch,
+    GradientNoise,
+    LabelSmoothing,
+    MixUp,
+    NoiseFree,
+    NoisyEnsemble,
+)
 from lightning_optreg.callbacks.running_gradient import RunningMean
-from lightning_optreg.data import FashionMNISTDataModule
+from lightning_optreg.data import FashionMNISTDataModule, RandomErasing
 from lightning_optreg.nets import SoftmaxRegression
 from lightning_optreg.optimizers import BFGS, Newton
 from tests.contracts.parts import checkpoint_every_step
@@ -425,3 +436,81 @@ def test_is_a_noise_free_callback() -> None:
     assert isinstance(FullBatch(), NoiseFree)
     with pytest.raises(TypeError, match="FullBatch: noise_free must be true or false"):
         FullBatch(noise_free="yes")  # type: ignore[arg-type]
+
+
+class Listed(Module):
+    """Its batches are lists, which can be changed; keeps what its steps get."""
+
+    num_classes = 2
+
+    def __init__(self) -> None:
+        super().__init__(lambda parameters: SGD(parameters, lr=0.1))
+        self.labels: list[Tensor] = []
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return list(batch)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.labels.append(batch[1])
+        return super().training_step(batch, batch_idx)
+
+
+def test_labels_are_smoothed_in_every_chunk(tmp_path: Path) -> None:
+    module = Listed()
+    fit(tmp_path, module, callbacks=[FullBatch(), LabelSmoothing(0.2)], max_epochs=2)
+    y = nn.functional.one_hot(data()[1], 2) * 0.8 + 0.1
+    for epoch in (module.labels[:3], module.labels[3:]):
+        torch.testing.assert_close(torch.cat(epoch), y.double())
+
+
+def test_batches_are_mixed_in_every_chunk_if_noise_is_allowed(tmp_path: Path) -> None:
+    module = Listed()
+    fit(tmp_path, module, callbacks=[FullBatch(noise_free=False), MixUp(1.0)], max_epochs=1)
+    assert len(module.labels) == 3
+    for labels in module.labels:
+        assert ((labels > 0.0) & (labels < 1.0)).any()
+
+
+NOISE = {
+    "MixUp": lambda: MixUp(),
+    "CutMix": lambda: CutMix(),
+    "BatchAugmentation": lambda: BatchAugmentation([RandomErasing()]),
+    "GradientNoise": lambda: GradientNoise(),
+    "NoisyEnsemble": lambda: NoisyEnsemble(blocks=["Tanh"]),
+}
+SILENT = [MixUp(alpha=0.0), BatchAugmentation([]), GradientNoise(eta=0.0), LabelSmoothing(0.0)]
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(
+    "noise_free", [FullBatch, NoiseFree, lambda: NoiseFree(shuffling=False, layers=False)]
+)
+@pytest.mark.parametrize("name", NOISE)
+def test_callbacks_that_are_noise_are_refused(
+    name: str, noise_free: Any, first: bool, tmp_path: Path
+) -> None:
+    module = Listed()
+    callbacks = [noise_free(), NOISE[name]()]
+    excludes = type(callbacks[0]).__name__
+    says = f"^{name}: it makes the steps of training random, which {excludes} excludes; leave one out$"
+    with pytest.raises(MisconfigurationException, match=says):
+        fit(tmp_path, module, callbacks=callbacks if first else callbacks[::-1])
+    assert not module.labels
+
+
+def test_noise_that_is_off_and_noise_that_is_allowed_are_not(tmp_path: Path) -> None:
+    fit(tmp_path, Listed(), callbacks=[FullBatch(), *SILENT], max_epochs=1)
+    only_shuffling = NoiseFree(augmentation=False, layers=False)
+    fit(tmp_path, Listed(), callbacks=[only_shuffling, NOISE["GradientNoise"]()], max_epochs=1)
+
+
+def test_noise_on_the_gradient_of_an_optimizer_that_compares_losses(tmp_path: Path) -> None:
+    with pytest.raises(MisconfigurationException, match=r"^GradientNoise: LBFGS takes the loss's gradient"):
+        fit(tmp_path, Module(), callbacks=[GradientNoise()])
+
+
+def test_a_finder_of_rates_has_no_batches_to_try_them_on(tmp_path: Path) -> None:
+    with pytest.raises(
+        MisconfigurationException, match=r"^FullBatch: LearningRateFinder tries a rate a batch"
+    ):
+        fit(tmp_path, Module(), callbacks=[LearningRateFinder(), FullBatch()])

@@ -8,13 +8,14 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
+from PIL import Image
 from pyarrow import parquet
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from lightning_optreg.callbacks import PredictionWriter
+from lightning_optreg.callbacks import PredictionWriter, TestTimeAugmentation
 from lightning_optreg.classifier import ImageClassifier
-from lightning_optreg.data import FashionMNISTDataModule
+from lightning_optreg.data import FashionMNISTDataModule, Flips, ImageFolderDataModule
 from lightning_optreg.nets import SoftmaxRegression
 
 
@@ -96,15 +97,215 @@ def test_our_datamodules(name: str, fashion_mnist_dir: Path, tmp_path: Path) -> 
         table: list[dict[str, Any]] = rows(tmp_path / name)
     else:
         arrow = parquet.read_table(tmp_path / name)
-        assert [str(kind) for kind in arrow.schema.types] == ["int64", "int64", "string", *["float"] * 10]
+        kinds = ["int64", "int64", "string", "int64", "string", *["float"] * 10]
+        assert [str(kind) for kind in arrow.schema.types] == kinds
         table = arrow.to_pylist()
-    assert list(table[0]) == ["index", "prediction", "class_name", *(f"p_{k}" for k in range(10))]
+    named = ["index", "label", "label_name", "prediction", "class_name"]
+    assert list(table[0]) == [*named, *(f"p_{k}" for k in range(10))]
+    data.setup("test")
+    labels = torch.cat([batch.labels for batch in data.test_dataloader()]).tolist()
+    assert [int(row["label"]) for row in table] == labels
+    assert [row["label_name"] for row in table] == [data.class_names[k] for k in labels]
     written = torch.tensor([[float(row[f"p_{k}"]) for k in range(10)] for row in table])
     assert torch.equal(written, expected)  # to the last bit
     assert [int(row["index"]) for row in table] == list(range(100))
     assert [int(row["prediction"]) for row in table] == expected.argmax(1).tolist()
     names = {int(row["prediction"]): row["class_name"] for row in table}
     assert names == {k: data.class_names[k] for k in names}
+
+
+# ---- true labels and files ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Images of one grey value, another one in each file; the last digit says nothing of the class."""
+    values = iter(range(10, 250, 5))
+    for part, count in (("train", 4), ("valid", 1), ("test", 3)):
+        for name in ("ant", "käfer", "bee"):
+            for k in range(count):
+                path = tmp_path / "images" / part / name / f"{k}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("L", (8, 8), next(values)).save(path)
+    return tmp_path / "images"
+
+
+class Grey(LightningModule):
+    """The mean pixel as the score of one of three classes, so that each row tells which image it is of."""
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        grey = batch[0].mean((1, 2, 3))
+        return torch.stack((grey, -grey, 0 * grey), dim=1)
+
+
+def grey_of(root: Path, row: dict[str, Any]) -> None:
+    """Check that a row is of the file that it names."""
+    assert row["file"].split("/")[0] == "test"
+    with Image.open(root / row["file"]) as image:
+        assert 255 * float(row["p_0"]) == pytest.approx(image.getpixel((0, 0)), abs=1e-3)
+    assert row["label_name"] == row["file"].split("/")[1] == ("ant", "bee", "käfer")[int(row["label"])]
+    assert row["class_name"] == ("ant", "bee", "käfer")[int(row["prediction"])]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("a.csv", {}), ("a.parquet", {}), ("a.csv", {"limit_predict_batches": 2})]
+)
+def test_images_of_a_folder_are_named(name: str, options: Any, folder: Path, tmp_path: Path) -> None:
+    data = ImageFolderDataModule(str(folder), 8, channels=1, batch_size=2, normalize="none")
+    predict(tmp_path, PredictionWriter(name), Grey(), data, **options)
+    table = rows(tmp_path / name) if name == "a.csv" else parquet.read_table(tmp_path / name).to_pylist()
+    assert list(table[0])[:6] == ["index", "file", "label", "label_name", "prediction", "class_name"]
+    assert [int(row["index"]) for row in table] == list(range(4 if options else 9))
+    for row in table:
+        grey_of(folder, row)
+
+
+def test_images_of_a_folder_without_splits_are_named(folder: Path, tmp_path: Path) -> None:
+    root = folder / "train"
+    data = ImageFolderDataModule(
+        str(root), 8, channels=1, test_fraction=0.5, val_fraction=0.0, normalize="none"
+    )
+    predict(tmp_path, PredictionWriter(), Grey(), data)
+    table = rows(tmp_path / "predictions.csv")
+    assert len({row["file"] for row in table}) == len(table) == 6
+    for row in table:
+        with Image.open(root / row["file"]) as image:
+            assert 255 * float(row["p_0"]) == pytest.approx(image.getpixel((0, 0)), abs=1e-3)
+        assert row["label_name"] == row["file"].split("/")[0]
+
+
+def test_another_part_has_its_own_names(folder: Path, tmp_path: Path) -> None:
+    class Validation(ImageFolderDataModule):
+        def setup(self, stage: str | None = None) -> None:
+            super().setup()
+
+        def predict_dataloader(self) -> Any:
+            return self.val_dataloader()
+
+    predict(tmp_path, PredictionWriter(), Grey(), Validation(str(folder), 8, channels=1))
+    files = [row["file"] for row in rows(tmp_path / "predictions.csv")]
+    assert files == ["valid/ant/0.png", "valid/bee/0.png", "valid/käfer/0.png"]
+    split_off = Validation(
+        str(folder / "train"), 8, channels=1, test_fraction=0.0, val_fraction=0.25, normalize="none"
+    )
+    predict(tmp_path, PredictionWriter(), Grey(), split_off)
+    for row in rows(tmp_path / "predictions.csv"):
+        with Image.open(folder / "train" / row["file"]) as image:
+            assert 255 * float(row["p_0"]) == pytest.approx(image.getpixel((0, 0)), abs=1e-3)
+
+
+def test_views_and_labels_go_together(folder: Path, tmp_path: Path) -> None:
+    data = ImageFolderDataModule(str(folder), 8, channels=1, batch_size=4)
+    module = ImageClassifier(SoftmaxRegression(num_classes=3, input_shape=(1, 8, 8)), num_classes=3)
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        callbacks=[PredictionWriter(), TestTimeAugmentation(Flips())],
+        enable_progress_bar=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.predict(module, data)
+    table = rows(tmp_path / "predictions.csv")
+    assert [row["label_name"] for row in table] == ["ant"] * 3 + ["bee"] * 3 + ["käfer"] * 3
+    assert [row["file"] for row in table][:2] == ["test/ant/0.png", "test/ant/1.png"]
+
+
+def table_of(tmp_path: Path, data: Any, module: LightningModule | None = None) -> list[dict[str, str]]:
+    predict(tmp_path, PredictionWriter(), module or Pair(), data)
+    return rows(tmp_path / "predictions.csv")
+
+
+class Pair(LightningModule):
+    """Scores of a batch (x, ...)."""
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return torch.stack((batch[0], 1 - batch[0]), dim=1)
+
+
+LABELS = torch.tensor([0, 1, 1, 0, 1, 0, 0, 1, 1, 0, 1])
+
+
+@pytest.mark.filterwarnings("ignore:.*sampler has shuffling enabled")
+def test_labels_of_anyones_dataloader(tmp_path: Path) -> None:
+    """Shuffled or not, the rows are in the order of the dataset."""
+    for shuffle in (False, True):
+        loader = DataLoader(TensorDataset(NUMBERS, LABELS), batch_size=4, shuffle=shuffle)
+        table = table_of(tmp_path, loader)
+        assert list(table[0]) == ["index", "label", "prediction", "p_0", "p_1"]
+        assert [int(row["label"]) for row in table] == LABELS.tolist()
+        assert [float(row["p_0"]) for row in table] == pytest.approx(NUMBERS.tolist())
+
+
+@pytest.mark.parametrize(
+    "second", [None, LABELS - 1, LABELS + 1, LABELS.float(), torch.zeros(11, 2), torch.zeros(11, 3).long()]
+)
+def test_what_is_no_label_is_left_out_and_said(
+    second: Tensor | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    data = TensorDataset(NUMBERS) if second is None else TensorDataset(NUMBERS, second)
+    table = table_of(tmp_path, DataLoader(data, batch_size=4))
+    assert list(table[0]) == ["index", "prediction", "p_0", "p_1"]
+    assert "without true labels: the batches hold none" in caplog.text
+
+
+def test_a_third_part_that_is_no_position(tmp_path: Path) -> None:
+    """Such as the group an image belongs to: no row may be lost to it."""
+    table = table_of(tmp_path, DataLoader(TensorDataset(NUMBERS, LABELS, LABELS), batch_size=4))
+    assert [int(row["index"]) for row in table] == list(range(11))
+
+    class Stream(IterableDataset[Any]):
+        def __iter__(self) -> Any:
+            return iter(zip(NUMBERS, LABELS, LABELS, strict=True))
+
+    table = table_of(tmp_path, DataLoader(Stream(), batch_size=4))
+    assert [float(row["p_0"]) for row in table] == pytest.approx(NUMBERS.tolist())
+
+
+def test_the_true_numbers_of_a_regression(tmp_path: Path) -> None:
+    class Doubles(LightningModule):
+        def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return 2.0 * batch[0][:, None]
+
+    table = table_of(
+        tmp_path, DataLoader(TensorDataset(NUMBERS, NUMBERS[:, None] / 2), batch_size=4), Doubles()
+    )
+    assert list(table[0]) == ["index", "label", "prediction"]
+    assert [float(row["label"]) for row in table] == pytest.approx((NUMBERS / 2).tolist())
+
+
+def test_predicted_classes_are_whole_numbers(folder: Path, tmp_path: Path) -> None:
+    class Decided(Grey):
+        def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return super().predict_step(batch, batch_idx).argmax(1)
+
+    data = ImageFolderDataModule(str(folder), 8, channels=1, normalize="none")
+    table = table_of(tmp_path, data, Decided())
+    assert list(table[0]) == ["index", "file", "label", "label_name", "prediction", "class_name"]
+    assert {(row["prediction"], row["class_name"]) for row in table} == {("0", "ant")}
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_one_row_an_image(ours: bool, folder: Path, tmp_path: Path) -> None:
+    class Fewer(LightningModule):
+        def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return torch.zeros(len(batch[0]) - 1, 2)
+
+    data: Any = ImageFolderDataModule(str(folder), 8, channels=1, batch_size=4)
+    with pytest.raises(MisconfigurationException, match="must return one row an image, got 3 of 4 images"):
+        table_of(tmp_path, data if ours else DataLoader(TensorDataset(NUMBERS), batch_size=4), Fewer())
+
+
+def test_as_many_numbers_in_all_batches(tmp_path: Path) -> None:
+    class Growing(LightningModule):
+        def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return torch.zeros(len(batch[0]), 2 + batch_idx)
+
+    with pytest.raises(MisconfigurationException, match=r"as many numbers of each image .*, got 2 and 3"):
+        table_of(tmp_path, DataLoader(TensorDataset(NUMBERS), batch_size=4), Growing())
+
+
+# ---- several processes -------------------------------------------------------------------------------------
 
 
 class Pixels(LightningModule):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -40,8 +41,6 @@ def test_a_run_is_interrupted_and_goes_on(tmp_path: Path, fashion_mnist_dir: Pat
         try:
             os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), 2)
             sys.stderr = os.fdopen(2, "w", closefd=False)
-            # a shell starts its background jobs, and so this test, with the signal ignored
-            signal.signal(signal.SIGINT, signal.default_int_handler)
             status = main(["fit", *options, "--trainer.max_epochs=100000"])
         finally:
             sys.stderr.flush()
@@ -71,3 +70,17 @@ def test_an_interrupt_while_something_is_imported(
     monkeypatch.setattr(program, "_run", interrupt)
     assert main(["fit"]) == 130
     assert capsys.readouterr().err == "error: interrupted\n"
+
+
+@pytest.mark.slow
+def test_the_tests_run_where_interrupts_are_ignored() -> None:
+    """As a shell's `&`, nohup and many CI systems start them."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "goes_on"]
+
+    def ignore() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    done = subprocess.run(
+        command, preexec_fn=ignore, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout

@@ -152,7 +152,7 @@ def lessards(x: Tensor) -> Tensor:
 
 
 def test_heavy_ball_cycles_on_lessards_function_where_others_converge() -> None:
-    """Lessard, Recht and Packard 2016 (arXiv:1408.3595), 4.6: Polyak's own settings, s = 1/9, alpha = 4/9."""
+    """Lessard, Recht and Packard 2016 (arXiv:1408.3595): Polyak's own settings, s = 1/9, alpha = 4/9."""
     x0 = torch.tensor([3.3], dtype=torch.float64)
     path, _ = descend(lessards, x0, lambda p: HeavyBall(p, 1 / 9, 4 / 9), 900)
     tail = torch.cat(path[-9:])

@@ -17,11 +17,12 @@ import yaml
 
 from lightning_optreg.studies import Point, RunRecord, main
 from lightning_optreg.studies.budget import Budget
-from lightning_optreg.studies.command import _remaining, collect
+from lightning_optreg.studies.command import collect
 from lightning_optreg.studies.run_queue import Queue
 from lightning_optreg.studies.runner import do_run
 from lightning_optreg.studies.specification import Run, read_specification
 from lightning_optreg.studies.summary import summarize, table_cells
+from lightning_optreg.studies.work import _remaining
 
 pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
 

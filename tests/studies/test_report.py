@@ -207,7 +207,7 @@ def test_report_of_part_of_a_study(tmp_path: Path) -> None:
     paths = write_report(replace(result, records=(*result.records,)), tmp_path / "new")
     assert all(path.stat().st_size > 100 for path in paths)
     page = (tmp_path / "new" / "report.html").read_text()
-    assert "2 of 9 runs are done" in page
+    assert "1 of 9 runs are done, 1 failed" in page
     assert "1 runs were lost" in page
     assert "<h1>A &lt;study&gt;</h1>" in page
 

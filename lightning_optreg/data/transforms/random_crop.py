@@ -1,7 +1,7 @@
 """Random crops of a padded image: the standard augmentation of small pictures.
 
 Pad every side by p pixels, then cut out a window at a place uniform among all (Krizhevsky et al. 2012 crop
-224 x 224 out of 256 x 256; Lin et al. 2014 and He et al. 2016 pad CIFAR-10 by 4 and crop 32 x 32).
+224 x 224 out of 256 x 256; He et al. 2016, after Lee et al. 2015, pad CIFAR-10 by 4 and crop 32 x 32).
 """
 
 from typing import Literal

@@ -150,8 +150,9 @@ class RandomResizedCrop(BatchTransform):
         (N, C, H, W) floating-point -> (N, C, height, width) of the same dtype.
 
     Source:
-        Szegedy et al. 2015, "Going deeper with convolutions", section 6 (scale and ratio); Simard et al.
-        2003, "Best practices for convolutional neural networks", section 2 (affine distortions).
+        Szegedy et al. 2015, "Going deeper with convolutions", section 6 (scale and ratio); Simard,
+        Steinkraus and Platt 2003, "Best practices for convolutional neural networks applied to visual
+        document analysis" (affine distortions).
 
     Example:
         >>> from lightning_optreg.data.draws import Draws, Place

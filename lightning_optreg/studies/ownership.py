@@ -1,0 +1,107 @@
+"""Which process does a run, and whether it has ended for certain.
+
+A process number alone tells nothing: numbers are given out again, and in every container the first process
+has number 1. A process is known by its machine, its number there and the moment it began. Only a process that
+shares the owner's table of processes can look it up; for all others, on other hosts or in other containers,
+the owner lives as long as it gives signs of life (`run_queue.py`).
+"""
+
+import os
+import platform
+import subprocess
+import uuid
+from typing import Any, NamedTuple
+
+__all__ = ["Owner", "this_process"]
+
+
+class Owner(NamedTuple):
+    """A process, told apart from all others at any time.
+
+    Attributes:
+        host: Name of its machine, for messages: machines and containers may share one.
+        system: Names the table of processes that its number is of; empty where it is not known.
+        pid: Its number there.
+        began: When it began, as the system says it; empty where it is not known.
+    """
+
+    host: str
+    system: str
+    pid: int
+    began: str
+
+    @classmethod
+    def from_dict(cls, plain: Any) -> "Owner":
+        """Read what `_asdict` made, also what earlier versions wrote, without `system` and `began`.
+
+        Raises:
+            ValueError: If it is something else.
+        """
+        if not isinstance(plain, dict):
+            raise ValueError(f"{plain!r} is no process")
+        host, pid = plain.get("host"), plain.get("pid")
+        system, began = plain.get("system", ""), plain.get("began", "")
+        texts = all(isinstance(text, str) for text in (host, system, began))
+        if not texts or not isinstance(pid, int) or not 0 < pid < 2**31:
+            raise ValueError(f"{plain!r} is no process")
+        return cls(str(host), system, pid, began)
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+    def has_ended(self) -> bool:
+        """Whether the process is known to have ended; False also where that can't be told from here."""
+        if not self.system or not self.began or self.system != _system():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:  # somebody else's process has the number: it may be the one
+            pass
+        began = _began(self.pid)
+        return began is not None and began != self.began
+
+
+def this_process() -> Owner:
+    """Describe the process that calls this.
+
+    Example:
+        >>> this_process().pid == os.getpid(), this_process().has_ended()
+        (True, False)
+    """
+    return Owner(platform.node(), _system(), os.getpid(), _began(os.getpid()) or "")
+
+
+def _system() -> str:
+    """Name the table of processes that this process's number is of: the same text in all that share it."""
+    if os.name != "posix":
+        return ""
+    try:
+        if os.readlink("/proc/self") != str(os.getpid()):
+            return ""  # a container that sees its host's /proc: the numbers there are others
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            boot = file.read().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # no Linux: macOS and the BSDs have no containers with numbers of their own
+        return f"{uuid.getnode():x}"
+
+
+def _began(pid: int) -> str | None:
+    """Say when a process began, "ended" for one that only waits to be noticed, None where it isn't known."""
+    # psutil would tell as well; it is no dependency of torch or Lightning, and this is all that is needed.
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()  # the name before it may hold anything
+    except OSError:
+        if os.path.exists("/proc/self/stat"):
+            return None
+        command = ["ps", "-o", "lstart=", "-p", str(pid)]
+        try:
+            said = subprocess.run(
+                command, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"}
+            )
+        except OSError:
+            return None
+        return " ".join(said.stdout.split()) or None
+    return "ended" if fields[0] in "ZX" else fields[19]

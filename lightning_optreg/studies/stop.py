@@ -1,0 +1,174 @@
+"""SIGTERM, Ctrl+C and a closed terminal end a study in order: runs are saved and given back."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType, TracebackType
+from typing import Any
+
+__all__ = ["StopRequest", "Stopped", "run_processes", "stop_with_parent"]
+
+_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")  # the last one is not on Windows
+_ENDING = 60.0  # seconds: a batch, a checkpoint, and what is told to the storage
+
+
+class Stopped(SystemExit):
+    """The process was told to end; `code` is its exit status, as shells count.
+
+    Args:
+        number: Of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.number = number
+
+
+class StopRequest:
+    """Takes note of signals, and breaks off only what may be broken off anywhere.
+
+    While a trainer runs, its own handler of SIGTERM answers to all of these signals: the run ends after a
+    batch, with a checkpoint from which it goes on exactly. A second signal ends the process at once, or does
+    what `second` says.
+
+    Example:
+        >>> with StopRequest() as stop:
+        ...     stop.check()
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        """Of the signal that has come."""
+        self.second: Callable[[], object] | None = None
+        """Called at a second one."""
+        self._breaks_off = False
+        self._process = os.getpid()
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        if threading.current_thread() is threading.main_thread():
+            numbers = [int(getattr(signal, name)) for name in _SIGNALS if hasattr(signal, name)]
+            for number in numbers:  # one that is ignored, as nohup does, or handled by others stays so
+                handler = signal.getsignal(number)
+                if handler in (signal.SIG_DFL, signal.default_int_handler):
+                    self._previous[number] = handler
+                    signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def check(self) -> None:
+        """Raise `Stopped` if a signal has come."""
+        if self.number is not None:
+            raise Stopped(self.number)
+
+    def sleep(self, seconds: float) -> None:
+        """Pass time, unless a signal comes."""
+        with self.breaking_off():
+            time.sleep(seconds)
+
+    @contextmanager
+    def breaking_off(self) -> Iterator[None]:
+        """Let a signal raise `Stopped` wherever the block is."""
+        before, self._breaks_off = self._breaks_off, True
+        try:
+            self.check()
+            yield
+        finally:
+            self._breaks_off = before
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # forked from it, a loader's worker for one, which it will end
+            if number == signal.SIGTERM:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+            return
+        is_first = self.number is None
+        if is_first:
+            self.number = number
+        if signal.SIGTERM in self._previous and signal.getsignal(signal.SIGTERM) != self._handle:
+            # A trainer has put its own handler in front of this one.
+            if number != signal.SIGTERM and is_first:
+                signal.raise_signal(signal.SIGTERM)
+            elif number == signal.SIGINT:
+                raise KeyboardInterrupt
+        elif not is_first:
+            self._end_at_once(number)
+        elif self._breaks_off:
+            raise Stopped(number)
+
+    def _end_at_once(self, number: int) -> None:
+        if self.second is not None:
+            self.second()
+        else:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+
+def run_processes(
+    command: Sequence[str], count: int, environment: Mapping[str, str], stop: StopRequest
+) -> list[int]:
+    """Run a command in several processes at once, and let none of them outlive this one's wait.
+
+    Told to stop, it passes that on and waits for them; after a second signal or 60 seconds it kills them.
+
+    Args:
+        command: The words.
+        count: Number of processes, at least 1.
+        environment: Their variables.
+        stop: What tells to stop.
+
+    Returns:
+        Their statuses, as `subprocess` has them.
+
+    Raises:
+        Stopped: When told to, after they have ended.
+    """
+    children: list[subprocess.Popen[bytes]] = []
+    try:
+        with stop.breaking_off():
+            for _ in range(count):
+                children.append(subprocess.Popen(command, env=environment))
+            return [child.wait() for child in children]
+    except BaseException:
+        _end(children, stop)
+        raise
+
+
+def _end(children: Sequence["subprocess.Popen[bytes]"], stop: StopRequest) -> None:
+    def kill() -> None:
+        for child in children:
+            child.kill()
+
+    stop.second = kill
+    for child in children:
+        child.terminate()
+    deadline = time.monotonic() + _ENDING
+    for child in children:
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(max(0.0, deadline - time.monotonic()))
+        child.kill()  # nothing, if it has ended
+        child.wait()
+
+
+def stop_with_parent() -> None:
+    """Let this process get a SIGTERM when its parent has gone, however that ended.
+
+    Windows doesn't tell; there the process goes on with the study by itself.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()

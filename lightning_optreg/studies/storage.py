@@ -1,0 +1,286 @@
+"""The data base of a study: its URL checked before anything is done, and calls that outlast its restart."""
+
+import difflib
+import importlib.util
+import random
+import re
+import sqlite3
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:  # optuna, which brings SQLAlchemy, is imported when a study is run
+    from sqlalchemy import URL
+
+__all__ = [
+    "Patience",
+    "StorageUnavailableError",
+    "check_storage",
+    "connection_options",
+    "is_outage",
+    "shown",
+    "sqlite_file",
+]
+
+Result = TypeVar("Result")
+
+# Drivers by data base, the first one to be recommended: SQLAlchemy's name, the module, the package.
+_DRIVERS = {
+    "postgresql": (
+        ("psycopg", "psycopg", "psycopg[binary]"),
+        ("psycopg2", "psycopg2", "psycopg2-binary"),
+        ("pg8000", "pg8000", "pg8000"),
+    ),
+    "mysql": (("pymysql", "pymysql", "pymysql"), ("mysqldb", "MySQLdb", "mysqlclient")),
+    "mariadb": (("pymysql", "pymysql", "pymysql"), ("mysqldb", "MySQLdb", "mysqlclient")),
+    "sqlite": (),
+}
+_CONNECT = 10  # seconds to wait for an answer to a connection
+_LONGEST_PAUSE = 5.0
+
+
+class StorageUnavailableError(OSError):
+    """The data base has not answered for as long as was to be waited."""
+
+
+def check_storage(storage: str) -> None:
+    """Refuse a storage that can't be used: a wrong URL, a missing driver, a data base that doesn't answer.
+
+    Nothing is written.
+
+    Args:
+        storage: URL of a data base, as SQLAlchemy has them.
+
+    Raises:
+        ValueError: If it can't be used; what is wrong, and which URL or package would do.
+
+    Example:
+        >>> check_storage("study.db")
+        Traceback (most recent call last):
+        ValueError: storage: 'study.db' is no URL of a data base; did you mean sqlite:///study.db?
+    """
+    import sqlalchemy
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+    url = _parse(storage)
+    try:
+        dialect = url.get_dialect()
+        if getattr(dialect, "is_async", False):
+            raise _wrong_driver(url, f"the driver {url.get_driver_name()} is for asynchronous programs")
+        if dialect.name == "sqlite":
+            _check_file(url)
+            return
+        engine = sqlalchemy.create_engine(url, **connection_options(storage))
+    except NoSuchModuleError:
+        raise _unknown(url) from None
+    except ImportError as error:
+        raise _wrong_driver(url, f"the driver {error.name or error} is not installed") from None
+    except ArgumentError as error:
+        raise ValueError(f"storage: {_line(error)}") from None
+    try:
+        engine.connect().close()
+    except (SQLAlchemyError, OSError) as error:
+        raise ValueError(f"storage: {shown(storage)} does not answer: {_line(error)}") from None
+    finally:
+        engine.dispose()
+
+
+def connection_options(storage: str, wait: float = 60.0) -> dict[str, Any]:
+    """Give the arguments of SQLAlchemy's `create_engine` for a storage.
+
+    Args:
+        storage: Its URL.
+        wait: Seconds that a call waits for others to finish writing to an SQLite file, above 0.
+    """
+    url = _parse(storage)
+    if url.get_backend_name() == "sqlite":
+        return {"connect_args": {"timeout": min(60.0, wait)}}
+    options: dict[str, Any] = {"pool_pre_ping": True}  # a restart has cut the connections that were kept
+    if url.get_driver_name() in ("psycopg", "psycopg2", "pymysql", "mysqldb"):
+        options["connect_args"] = {} if "connect_timeout" in url.query else {"connect_timeout": _CONNECT}
+    return options
+
+
+def sqlite_file(storage: str) -> Path | None:
+    """Give the file of an SQLite data base; None for any other.
+
+    Example:
+        >>> sqlite_file("sqlite:///study.db").name
+        'study.db'
+    """
+    url = _parse(storage)
+    return Path(str(url.database)) if url.get_backend_name() == "sqlite" else None
+
+
+def shown(storage: str) -> str:
+    """Write a storage's URL without its password.
+
+    Example:
+        >>> shown("postgresql+psycopg://me:secret@host/studies")
+        'postgresql+psycopg://me:***@host/studies'
+    """
+    return re.sub(r"(://[^/@]*?):.*@", r"\1:***@", storage)
+
+
+def _parse(storage: str) -> "URL":
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        url = make_url(storage)
+    except (ArgumentError, ValueError):
+        near = f"sqlite:///{storage.strip()}" if storage.strip() else "sqlite:///study.db"
+        if "://" in storage or storage.partition(":")[0].partition("+")[0] in _DRIVERS:
+            near = "postgresql+psycopg://user@host:5432/name"
+        raise ValueError(
+            f"storage: {shown(storage)!r} is no URL of a data base; did you mean {near}?"
+        ) from None
+    if url.drivername.partition("+")[0] == "sqlite":
+        if url.host:
+            near = f"sqlite:///{url.host}{'/' + url.database if url.database else ''}"
+            raise ValueError(f"storage: {storage!r} names a host, and SQLite has none; did you mean {near}?")
+        if url.database in (None, "", ":memory:"):
+            raise ValueError(
+                f"storage: {storage!r} is in the memory of one process; did you mean sqlite:///study.db?"
+            )
+    return url
+
+
+def _unknown(url: "URL") -> ValueError:
+    """Say which data base or driver there is instead of one that SQLAlchemy doesn't know."""
+    kind, _, driver = url.drivername.partition("+")
+    if kind in _DRIVERS and driver:
+        drivers = [name for name, _, _ in _DRIVERS[kind]] or ["pysqlite"]
+        near = difflib.get_close_matches(driver, drivers, n=1, cutoff=0.3) or drivers[:1]
+        return ValueError(
+            f"storage: {kind} has no driver {driver!r}; did you mean "
+            f"{_with_driver(url, kind, near[0])} (known: {', '.join(drivers)})?"
+        )
+    near = difflib.get_close_matches(kind, _DRIVERS, n=1) or ["postgresql"]
+    drivers = [name for name, _, _ in _DRIVERS[near[0]]]
+    example = _with_driver(url, near[0], drivers[0]) if drivers else f"sqlite:///{url.database or 'study.db'}"
+    return ValueError(
+        f"storage: {kind!r} is no data base that is known here; did you mean {example}? "
+        f"(known: {', '.join(_DRIVERS)})"
+    )
+
+
+def _wrong_driver(url: "URL", what: str) -> ValueError:
+    kind = url.get_backend_name()
+    known = _DRIVERS.get(kind, ())
+    for name, module, _ in known:
+        if importlib.util.find_spec(module) is not None:
+            return ValueError(
+                f"storage: {url.drivername}://: {what}; {name} is: give {_with_driver(url, kind, name)}"
+            )
+    if not known:
+        return ValueError(f"storage: {url.drivername}://: {what}")
+    name, _, package = known[0]
+    return ValueError(
+        f"storage: {url.drivername}://: {what}; pip install '{package}' and give "
+        f"{_with_driver(url, kind, name)}"
+    )
+
+
+def _with_driver(url: "URL", kind: str, driver: str) -> str:
+    return url.set(drivername=f"{kind}+{driver}").render_as_string(hide_password=True)
+
+
+def _check_file(url: "URL") -> None:
+    """Refuse what can't be an SQLite file, without making one."""
+    path = Path(str(url.database))
+    if str(path).startswith("file:"):  # SQLite's own form of a URL
+        return
+    if path.is_dir():
+        raise ValueError(f"storage: {str(path)!r} is a folder; did you mean sqlite:///{path / 'study.db'}?")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"storage: there is no folder {str(path.parent)!r} for the file {path.name!r}")
+    if not path.exists():
+        return
+    try:
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        try:
+            connection.execute("PRAGMA schema_version").fetchone()
+        finally:
+            connection.close()
+    except sqlite3.OperationalError as error:
+        if "locked" not in str(error):  # it is somebody's, and will be free again
+            raise ValueError(f"storage: {str(path)!r} can't be opened: {error}") from None
+    except sqlite3.DatabaseError as error:
+        raise ValueError(f"storage: {str(path)!r} is no SQLite data base: {error}") from None
+
+
+def _line(error: BaseException) -> str:
+    """The first line of the driver's own words."""
+    said = str(getattr(error, "orig", None) or error).strip() or type(error).__name__
+    return said.splitlines()[0].strip().rstrip(".")
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether a call has failed because the data base is away, restarts or is locked, and may be repeated."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import (
+        DBAPIError,
+        DisconnectionError,
+        InterfaceError,
+        InternalError,
+        OperationalError,
+        PendingRollbackError,
+        TimeoutError,
+    )
+
+    if isinstance(error, StorageInternalError):
+        return error.__cause__ is not None and is_outage(error.__cause__)
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    kinds = (OperationalError, InterfaceError, InternalError)  # the last: a server that has become read-only
+    return isinstance(error, (*kinds, DisconnectionError, PendingRollbackError, TimeoutError))
+
+
+class Patience:
+    """Repeats a call that fails because the data base is away, for so long and with growing pauses.
+
+    Args:
+        storage: Its URL, for messages.
+        seconds: How long a call is repeated, at least 0.
+
+    Example:
+        >>> Patience("sqlite:///study.db", 60.0)(lambda: "done")
+        'done'
+    """
+
+    def __init__(self, storage: str, seconds: float) -> None:
+        self._storage = shown(storage)
+        self.seconds = seconds
+        self.pause: Callable[[float], None] = time.sleep
+        """How time is passed; may raise to break off."""
+
+    def __call__(self, call: Callable[[], Result]) -> Result:
+        """Return what the call returns.
+
+        Raises:
+            StorageUnavailableError: If the data base is still away at the end.
+        """
+        from optuna.exceptions import StorageInternalError
+        from sqlalchemy.exc import SQLAlchemyError
+
+        began, pause, said = time.monotonic(), 0.1, False
+        while True:
+            try:
+                return call()
+            except (SQLAlchemyError, StorageInternalError) as error:
+                if not is_outage(error):
+                    raise
+                reason = _line(error.__cause__ or error if isinstance(error, StorageInternalError) else error)
+                left = self.seconds - (time.monotonic() - began)
+                if left <= 0:
+                    raise StorageUnavailableError(
+                        f"storage: {self._storage} has not answered for {self.seconds:g} s ({reason})"
+                    ) from error
+            if not said and pause > 1.0:
+                said = True
+                print(f"{self._storage} does not answer ({reason}); waiting for it", file=sys.stderr)
+            self.pause(min(left, pause * random.uniform(0.5, 1.0)))
+            pause = min(2 * pause, _LONGEST_PAUSE)

@@ -1,0 +1,153 @@
+"""What a process does for a study: one run after the other, with signs of life, until none is left."""
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from typing_extensions import Self
+
+from lightning_optreg.cli.messages import nearest
+from lightning_optreg.runs.run_lock import RunInUseError
+from lightning_optreg.studies.records import RunRecord
+from lightning_optreg.studies.run_queue import SIGN_EVERY, Claim, Queue, RunLostError
+from lightning_optreg.studies.runner import do_run
+from lightning_optreg.studies.stop import StopRequest
+
+__all__ = ["work"]
+
+_POLL = 1.0  # seconds between two looks at what other processes do
+
+
+def work(queue: Queue, folder: Path, trusted: Sequence[str], stop: StopRequest) -> None:
+    """Do runs until none is waiting, and none is left whose process may be dead.
+
+    Args:
+        queue: The runs.
+        folder: The study's, for the runs' own folders.
+        trusted: Options of `fit` that say which classes may be named: `--safe`, `--allow`.
+        stop: Ends it between two runs, or within one as soon as that is saved.
+
+    Raises:
+        Stopped: If it is told to stop.
+        StorageUnavailableError: If the data base does not answer for as long as the queue waits.
+        ValueError: If a run does not log the study's metric.
+    """
+    queue.patience.pause = stop.sleep
+    pace = _Pace(len(queue.records()))
+    since, said = time.monotonic(), False
+    while True:
+        stop.check()
+        claim = queue.claim()
+        if claim is not None:
+            _do(queue, claim, folder, trusted, stop, pace)
+            since, said = time.monotonic(), False
+            continue
+        owners = queue.unproven()
+        if not owners:
+            return
+        if not said and time.monotonic() - since > 1.5 * SIGN_EVERY:
+            said = True
+            print(f"waiting for a sign of life of {', '.join(dict.fromkeys(owners))}", flush=True)
+        stop.sleep(_POLL)
+
+
+def _do(
+    queue: Queue, claim: Claim, folder: Path, trusted: Sequence[str], stop: StopRequest, pace: "_Pace"
+) -> None:
+    specification, run = queue.specification, claim.run
+    start = time.perf_counter()
+    place = folder / "runs" / run.key
+    with _SignsOfLife(lambda: queue.sign_of_life(claim)) as signs:
+        try:
+            with stop.breaking_off():
+                try:
+                    record = do_run(specification, run, place, signs.check, trusted)
+                except RunInUseError:  # a process that the run was taken from still has it open
+                    again = place.with_name(f"{place.name}_again{claim.trial.number}")
+                    record = do_run(specification, run, again, signs.check, trusted)
+            _check_metric(record, specification.metric, specification.describe(run))
+        except RunLostError:
+            _say_lost(specification.describe(run))
+            return
+        except BaseException:
+            queue.give_back(claim)
+            stop.check()
+            raise
+        try:
+            queue.finish(claim, record)
+        except RunLostError:
+            _say_lost(specification.describe(run))
+            return
+    last = record.points[-1].metrics.get(specification.metric) if record.points else None
+    reached = "" if last is None else f", {specification.metric} {last:.4f}"
+    done, planned = len(queue.records()), len(specification.runs)
+    print(
+        f"[{done}/{planned}] {specification.describe(run)}: {record.status}{reached}, "
+        f"{time.perf_counter() - start:.1f} s{pace.rest(done, planned)}",
+        flush=True,
+    )
+
+
+def _say_lost(run: str) -> None:
+    print(
+        f"{run}: given to another process, as this one had given no sign of life; left to that",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _check_metric(record: RunRecord, metric: str, run: str) -> None:
+    """End the study with its first run if that can't be chosen by."""
+    if record.status != "complete" or any(metric in point.metrics for point in record.points):
+        return
+    logged = dict.fromkeys(name for point in record.points for name in point.metrics)
+    raise ValueError(f"metric: {run} has logged no {metric!r}{nearest(metric, logged)}")
+
+
+class _SignsOfLife:
+    """Gives signs of life in a thread, and learns from the answers whether the run was taken away."""
+
+    def __init__(self, send: Callable[[], bool]) -> None:
+        self._send = send
+        self._lost, self._end = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._go, name="signs-of-life", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join(1.0)  # it may be waiting for a data base that does not answer
+
+    def _go(self) -> None:
+        while not self._end.is_set():
+            if not self._send():
+                self._lost.set()
+                return
+            self._end.wait(SIGN_EVERY)
+
+    def check(self) -> None:
+        """Raise `RunLostError` if the run was given to another process."""
+        if self._lost.is_set():
+            raise RunLostError("the run was given to another process")
+
+
+class _Pace:
+    """How long the rest takes at the pace of all processes together."""
+
+    def __init__(self, done: int) -> None:
+        self._before, self._began = done, time.perf_counter()
+
+    def rest(self, done: int, planned: int) -> str:
+        """Say it, given how many runs are done of how many."""
+        return _remaining(time.perf_counter() - self._began, done - self._before, planned - done)
+
+
+def _remaining(seconds: float, done: int, left: int) -> str:
+    if left == 0 or done <= 0:
+        return ""
+    rest = seconds / done * left
+    return f", {rest:.0f} s to go" if rest < 100 else f", {rest / 60:.0f} min to go"

@@ -1,0 +1,37 @@
+"""A study without networks: its runs are claimed, finished and lost by hand."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_optreg.studies import Point, RunRecord
+from lightning_optreg.studies.ownership import this_process
+from lightning_optreg.studies.run_queue import Claim, Queue
+from lightning_optreg.studies.specification import Run, Specification, read_specification
+
+
+def specification(folder: Path, **changes: Any) -> Specification:
+    study = {"name": "small", "base": [{}], "epochs": 1, "seeds": [0], "values": [0.1, 0.2]}
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump({**study, "methods": {"SGD": {}}, **changes}))
+    return read_specification(path)
+
+
+def queue(folder: Path, wait: float = 5.0) -> Queue:
+    return Queue(specification(folder), f"sqlite:///{folder / 'study.db'}", wait)
+
+
+def record(run: Run, accuracy: float = 0.5) -> RunRecord:
+    return RunRecord(*run, "complete", (Point(1.0, 1.0, {"val/accuracy": accuracy}),), {})
+
+
+def claimed(queue: Queue) -> Claim:
+    claim = queue.claim()
+    assert claim is not None
+    return claim
+
+
+def die(claim: Claim) -> None:
+    """Let a claim's process have ended, and its number be that of a living one, as always in containers."""
+    claim.trial.set_user_attr("worker", this_process()._replace(began="1")._asdict())
