@@ -31,6 +31,7 @@ class RunLength:
         checked: Whether the run that wrote the checkpoint had its schedule's length checked.
         loaded: Length of the run that the module was loaded from, which stands where none was given.
         after: Length of a warm-up before the schedule.
+        saved_after: The same in the checkpoint, whose warm-up goes on.
     """
 
     count: Callable[[], float]
@@ -40,6 +41,7 @@ class RunLength:
     checked: bool = True
     loaded: int | None = None
     after: int = 0
+    saved_after: int = 0
     asked: list[float] = field(default_factory=list)
 
     @property
@@ -48,6 +50,11 @@ class RunLength:
         if not self.asked:
             self.asked.append(self.count())
         return self.asked[0]
+
+    @property
+    def rest(self) -> str:
+        """What is left for the schedule, in words; of a run with an end."""
+        return f"{int(self.times) - self.after} {self.unit}" + (" after the warm-up" if self.after else "")
 
 
 def schedule_steps(

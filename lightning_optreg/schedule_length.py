@@ -111,13 +111,21 @@ OneCycleLR must be the run's 12 epochs, got 3: leave it out
 
 
 def _after(run: RunLength, warmup: int) -> RunLength:
-    saved = run.saved
-    if saved is not None:
-        saved = saved.get("schedule")
-    return replace(run, after=run.after + warmup, saved=saved)
+    saved = run.saved or {}
+    return replace(
+        run,
+        after=run.after + warmup,
+        saved=saved.get("schedule"),
+        saved_after=run.saved_after + saved.get("warmup", warmup),
+    )
 
 
 def _filled(maker: Maker, cls: type, keywords: dict[str, Any], name: str, run: RunLength) -> Maker:
+    length = run.times - run.after
+    if run.dry or run.times == 0:
+        least = keywords.get("cycles", 5) if "cycles" in inspect.signature(cls).parameters else 1
+        enough = (keywords.get(name) or 0) >= max(length, 1)
+        return maker if enough else partial(maker, **{name: int(max(length, least))})
     given, said, out = _given(cls, keywords, name)
     if run.loaded is not None and given == run.loaded - run.after:
         given = None
@@ -128,29 +136,25 @@ def _filled(maker: Maker, cls: type, keywords: dict[str, Any], name: str, run: R
             f"lr_scheduler: {cls.__name__} takes its length from the run, which has no end that is known: "
             f"give {name}, or trainer.max_epochs or max_steps"
         )
-    length = int(run.times) - run.after
-    if run.dry or run.times == 0:
-        least = max(length, keywords.get("cycles", 5) if "cycles" in inspect.signature(cls).parameters else 1)
-        return maker if given is not None and given >= length else partial(maker, **{name: least})
     if not length >= 1:
         raise MisconfigurationException(
             f"lr_scheduler: warmup must be < the run's {run.times:.0f} {run.unit}, to leave some for "
             f"{cls.__name__}, got {run.after}"
         )
-    there = f"{length} {run.unit}" + (" after the warm-up" if run.after else "")
-    saved = run.saved.get(name) if run.saved is not None else None
+    saved = (run.saved or {}).get(name)
     if given is not None and given != length:
-        wrong = f"{name} of {cls.__name__} must be the run's {there}, got {said}"
-        if saved != given or run.checked:
+        wrong = f"{name} of {cls.__name__} must be the run's {run.rest}, got {said}"
+        stops = issubclass(cls, OneCycleLR) and given < length
+        if saved != given or run.checked or stops:
             raise MisconfigurationException(f"lr_scheduler: {wrong}: leave {out} out")
         rank_zero_info(f"lr_scheduler: {wrong}, as had the checkpoint's run")
         return maker
-    if saved not in (None, length):
+    if saved not in (None, run.times - run.saved_after):
         raise MisconfigurationException(
-            f"lr_scheduler: the checkpoint's {cls.__name__} has {name}={saved} and the run has {there}: "
+            f"lr_scheduler: the checkpoint's {cls.__name__} has {name}={saved} and the run has {run.rest}: "
             "go on with as many, or let --reset_optimizer true (in Python ResetOptimizer) start it anew"
         )
-    return partial(maker, **{name: length}) if given is None else maker
+    return partial(maker, **{name: int(length)}) if given is None else maker
 
 
 def _given(cls: type, keywords: Mapping[str, Any], name: str) -> tuple[int | None, str, str]:
@@ -180,9 +184,13 @@ def check_made(schedule: Any, run: RunLength) -> None:
     Raises:
         MisconfigurationException: If it does.
     """
-    if isinstance(schedule, OneCycleLR) and not run.dry and schedule.total_steps < run.times < math.inf:
+    while isinstance(schedule, Warmup):
+        run, schedule = _after(run, schedule.warmup), schedule.schedule
+    if not isinstance(schedule, OneCycleLR) or run.dry:
+        return
+    if run.after + schedule.total_steps < run.times < math.inf:
         raise MisconfigurationException(
-            f"lr_scheduler: total_steps of OneCycleLR must be the run's {run.times:.0f} {run.unit}, got "
+            f"lr_scheduler: total_steps of OneCycleLR must be the run's {run.rest}, got "
             f"{schedule.total_steps}: give functools.partial(OneCycleLR, ...) without it"
         )
 

@@ -140,6 +140,7 @@ def test_the_count_of_large_runs() -> None:
     assert math.isinf(schedule_steps(math.inf, 5, 100, lambda epoch: 1, "epoch"))
 
 
+CYCLE = partial(OneCycleLR, max_lr=0.1)
 WARMED = partial(Warmup, schedule=CosineAnnealingLR, warmup=1)
 
 
@@ -204,8 +205,8 @@ def test_the_same_rates_as_with_constants() -> None:
 
 def test_a_search_for_a_batch_size_before_training(tmp_path: Path) -> None:
     """Its trials make more steps than the run has, which it then changes."""
-    model = small_model(lr_scheduler=partial(OneCycleLR, max_lr=0.1), lr_interval="step")
-    search = BatchSizeFinder(steps_per_trial=7, max_trials=3, init_val=2)
+    model = small_model(lr_scheduler=CYCLE, lr_interval="step")
+    search = BatchSizeFinder(steps_per_trial=12, max_trials=2, init_val=4)
     data = Validated()
     found = fit(model, search, data=data, default_root_dir=tmp_path)
     assert data.batch_size == 8
@@ -215,7 +216,7 @@ def test_a_search_for_a_batch_size_before_training(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_searches_on_their_own(tmp_path: Path) -> None:
-    model = small_model(lr_scheduler=partial(OneCycleLR, max_lr=0.1), lr_interval="step")
+    model = small_model(lr_scheduler=CYCLE, lr_interval="step")
     data = Validated()
     trainer = trainer_for(max_epochs=1, default_root_dir=tmp_path)
     Tuner(trainer).scale_batch_size(model, datamodule=data, steps_per_trial=2, max_trials=2, init_val=1)
@@ -240,7 +241,7 @@ def test_several_processes() -> None:
 
 
 def one_of_two(rank: int) -> None:
-    model = small_model(lr_scheduler=partial(OneCycleLR, max_lr=0.1), lr_interval="step")
+    model = small_model(lr_scheduler=CYCLE, lr_interval="step")
     found = fit(model, strategy=ddp(), devices=2)
     assert model._length == 15
     assert found[-1] == pytest.approx(0.1 / 25 / 1e4)
@@ -278,6 +279,11 @@ def one_of_two(rank: int) -> None:
             "total_steps of OneCycleLR .* 30 steps, got 3: give",
         ),
         (
+            partial(Warmup, schedule=lambda o: OneCycleLR(o, 1.0, total_steps=3)),
+            {},
+            "total_steps of OneCycleLR .* 25 steps after the warm-up, got 3: give",
+        ),
+        (
             CosineAnnealingLR,
             {"max_epochs": -1},
             "no end that is known: give T_max, or trainer.max_epochs or max",
@@ -293,7 +299,7 @@ def test_a_length_that_contradicts_the_run(maker: Any, options: dict[str, Any], 
     with pytest.raises(MisconfigurationException, match=says):
         fit(model, **options)
     assert torch.equal(model.net[1].weight, before)
-    if isinstance(maker, (type, partial)):
+    if isinstance(maker, type) or "lambda" not in repr(maker):
         fit(model, fast_dev_run=7)  # which ends before 40, and after 3
 
 
@@ -327,6 +333,8 @@ def test_a_loader_without_a_length() -> None:
 def test_without_a_trainer() -> None:
     model = small_model(lr_scheduler=partial(CosineAnnealingLR, T_max=3))
     assert model.configure_optimizers()["lr_scheduler"]["scheduler"].T_max == 3
+    halved = fitted(partial(CYCLE, epochs=18), RunLength(lambda: 3, "steps", dry=True))
+    assert halved.keywords["total_steps"] == 3
     with pytest.raises(ValueError, match="SnapshotCosine: total_steps must be given outside"):
         SnapshotCosine(SGD([torch.zeros(1)], lr=1.0))
 
@@ -448,8 +456,11 @@ def test_where_nothing_is_sized_a_run_may_be_made_longer(maker: Any, tmp_path: P
 
 
 def test_a_checkpoint_from_before_lengths_were_checked(tmp_path: Path) -> None:
-    def age(saved: dict[str, Any]) -> None:
+    def forget(saved: dict[str, Any]) -> None:
         del saved["schedule_length"]
+
+    def age(saved: dict[str, Any]) -> None:
+        forget(saved)
         saved["lr_schedulers"][0]["T_max"] = T_max
 
     T_max = 3  # noqa: N806  # torch's name
@@ -458,6 +469,10 @@ def test_a_checkpoint_from_before_lengths_were_checked(tmp_path: Path) -> None:
         assert (
             len(fit(small_model(lr_scheduler=partial(CosineAnnealingLR, T_max=given)), ckpt_path=path)) == 20
         )
+    path = checkpoint(tmp_path, forget, lr_scheduler=CYCLE, lr_interval="step")
+    model = small_model(lr_scheduler=partial(CYCLE, total_steps=30), lr_interval="step")
+    with pytest.raises(MisconfigurationException, match="must be the run's 40 steps, got 30: leave it out"):
+        fit(model, ckpt_path=path, max_epochs=4)  # it would stop
     T_max = 8  # noqa: N806
     path = checkpoint(tmp_path, age, lr_scheduler=CosineAnnealingLR)
     for given, says in ((None, "has T_max=8 and the run has 3"), (5, "must be the run's 3 epochs, got 5")):
@@ -474,6 +489,7 @@ def test_a_checkpoint_of_a_schedule_that_was_carried_on_to_another_optimizer() -
     inner = {"schedule": {"T_max": 11}, "warmup": 1}
     run = RunLength(lambda: 12, "epochs", saved={"schedule": inner, "scales": [1.0], "groups": []})
     assert fitted(WARMED, run).keywords["schedule"].keywords == {"T_max": 11}
+    assert fitted(partial(WARMED, warmup=3), run).keywords["schedule"].keywords == {"T_max": 9}  # the other's
     run = RunLength(lambda: 13, "epochs", saved=run.saved)
     with pytest.raises(
         MisconfigurationException, match="has T_max=11 and the run has 12 epochs after the warm"
