@@ -18,13 +18,13 @@ from typing_extensions import override
 from lightning_optreg.calibration import CalibrationError
 from lightning_optreg.callbacks.noise_free import NoiseFree, warn_of_noise
 from lightning_optreg.callbacks.reset_optimizer import ResetOptimizer
+from lightning_optreg.callbacks.run_length import RunLength, run_length, searches_batch_size, trial_length
 from lightning_optreg.data.processes import of_all_processes
 from lightning_optreg.first_batch import checked_loss, checked_scores
 from lightning_optreg.found_rate import at_rate
 from lightning_optreg.losses import ScoreLoss
 from lightning_optreg.nets import Network
 from lightning_optreg.param_groups import param_groups
-from lightning_optreg.run_length import RunLength, run_length, searches_batch_size, trial_length
 from lightning_optreg.schedule_length import check_made, fitted, warn_of_unreached, with_lengths
 from lightning_optreg.schedulers import Warmup
 from lightning_optreg.trust import VettedLoading

@@ -25,7 +25,7 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
-from lightning_optreg.run_length import RunLength
+from lightning_optreg.callbacks.run_length import RunLength
 from lightning_optreg.schedulers import Warmup, WarmupMultiStepLR
 
 __all__ = ["check_made", "fitted", "length_argument", "taken_apart", "warn_of_unreached", "with_lengths"]

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
 from lightning_optreg import schedulers
 from lightning_optreg.__main__ import main
-from lightning_optreg.run_length import RunLength, schedule_steps
+from lightning_optreg.callbacks.run_length import RunLength, schedule_steps
 from lightning_optreg.schedule_length import fitted, length_argument
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -50,6 +50,7 @@ pytestmark = [
     # Lightning's and torch's remarks on a run of two steps
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
     pytest.mark.filterwarnings("ignore:The number of training batches"),
+    pytest.mark.filterwarnings("ignore:(AdamToSGD|BatchSizeGrowth).* end before"),
     pytest.mark.filterwarnings("ignore:lr_scheduler. the run's 1 epochs end before"),
 ]
 

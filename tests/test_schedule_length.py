@@ -23,8 +23,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR,
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_optreg.callbacks import BatchSizeGrowth, FullBatch, ResetOptimizer
+from lightning_optreg.callbacks.run_length import RunLength, schedule_steps
 from lightning_optreg.classifier import ImageClassifier
-from lightning_optreg.run_length import RunLength, schedule_steps
 from lightning_optreg.schedule_length import fitted, length_argument, warn_of_unreached, with_lengths
 from lightning_optreg.schedulers import InverseTimeDecay, SnapshotCosine, Warmup, WarmupMultiStepLR
 from tests.processes import ddp, in_processes
@@ -223,7 +223,8 @@ def test_searches_on_their_own(tmp_path: Path) -> None:
     assert data.batch_size == 2
     assert fit(model, data=data, max_epochs=1)[-1] == pytest.approx(0.1 / 25 / 1e4)
     search_rate = LearningRateFinder(num_training_steps=40, early_stop_threshold=None)
-    assert fit(model, search_rate, default_root_dir=tmp_path)[-1] == pytest.approx(0.1 / 25 / 1e4)
+    last = fit(model, search_rate, default_root_dir=tmp_path)[-1]
+    assert last == pytest.approx((model.lr or 0.0) / 25 / 1e4)
     assert model._length == 30
 
 

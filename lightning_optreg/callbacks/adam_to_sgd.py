@@ -13,12 +13,13 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
 from lightning_optreg.callbacks.barebones import refuse_barebones
 from lightning_optreg.callbacks.of_a_kind import OfAKind
 from lightning_optreg.callbacks.optimizer_switch import replace_optimizer
+from lightning_optreg.callbacks.run_length import run_length
 from lightning_optreg.optimizers.rate_estimate import RateEstimate, StepMeter
 
 __all__ = ["AdamToSGD"]
@@ -186,6 +187,19 @@ class AdamToSGD(OfAKind):
             )  # its state, which Lightning loads next, has the rate
         elif self.estimates:
             self._meter = StepMeter(optimizer, self._estimate, self.tolerance)
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn if the run is too short to get to the switch."""
+        own_steps = None if not pl_module.automatic_optimization else self.at_step
+        for unit, time in (("epoch", self.at_epoch), ("step", own_steps)):
+            if time is None or self.switched:
+                continue
+            length = run_length(trainer, unit, 1)
+            if length.times <= time and not length.dry:
+                rank_zero_warn(
+                    f"AdamToSGD: the run's {length.times:.0f} {length.unit} end before at_{unit} {time}"
+                )
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
 from lightning_optreg.callbacks.of_a_kind import OfAKind
@@ -121,6 +121,12 @@ class BatchSizeGrowth(OfAKind):
         """Accumulate as the epoch asks for; one that goes on after a resume has no other hook."""
         if self._first is None:
             self._first = trainer.accumulate_grad_batches
+            epochs = trainer.max_epochs
+            late = [str(milestone) for milestone in self.milestones if 0 < (epochs or 0) <= milestone]
+            if late:
+                rank_zero_warn(
+                    f"BatchSizeGrowth: the run's {epochs} epochs end before milestones {', '.join(late)}"
+                )
         trainer.accumulate_grad_batches = self._first * self.growth(trainer.current_epoch)
 
     @override

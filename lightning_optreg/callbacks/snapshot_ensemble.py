@@ -23,6 +23,7 @@ from typing_extensions import override
 from lightning_optreg.callbacks.averaged_forward import Average, AveragedForward, Stage, find_network
 from lightning_optreg.callbacks.kept_weights import in_form_of
 from lightning_optreg.callbacks.noise_marginalization import describe_spread
+from lightning_optreg.callbacks.run_length import run_length
 from lightning_optreg.cosine_cycles import cosine_factor, cycle_ends
 from lightning_optreg.factor_schedule import full_rates
 from lightning_optreg.optimizers.rates import set_rate
@@ -175,7 +176,7 @@ class SnapshotEnsemble(AveragedForward):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Divide the run's steps into cycles."""
-        total = trainer.estimated_stepping_batches
+        total = run_length(trainer, "step", 1).times
         if not self.cycles <= total < math.inf:
             raise MisconfigurationException(
                 f"SnapshotEnsemble: cycles must be <= the run's steps, {total}, got {self.cycles}"

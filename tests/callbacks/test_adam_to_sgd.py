@@ -131,6 +131,20 @@ def test_at_epoch_and_after_a_plateau() -> None:
     assert module.kinds == ["Adam"] * 12 + ["SGD"] * 6
 
 
+@pytest.mark.parametrize(
+    ("when", "says"),
+    [
+        ({"at_epoch": 2}, "2 epochs end before at_epoch 2"),
+        ({"at_step": 12}, "12 steps end before at_step 12"),
+    ],
+)
+def test_a_switch_that_the_run_does_not_get_to(when: dict[str, int], says: str) -> None:
+    module = Plain(lambda p: Adam(p, lr=0.02))
+    with pytest.warns(UserWarning, match=f"^AdamToSGD: the run's {says}$"):
+        fit(module, [AdamToSGD(**when)])
+    assert module.kinds == ["Adam"] * 12
+
+
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_by_criterion_it_is_swats(weight_decay: float) -> None:
     options: dict[str, Any] = {"lr": 0.02, "betas": (0.8, 0.9), "eps": 1e-9, "weight_decay": weight_decay}

@@ -56,6 +56,11 @@ def fit(module: LightningModule, *callbacks: Any, **options: Any) -> None:
     assert trainer.accumulate_grad_batches == options.get("accumulate_grad_batches", 1)  # as it was
 
 
+def test_milestones_that_the_run_does_not_get_to() -> None:
+    with pytest.warns(UserWarning, match=r"^BatchSizeGrowth: the run's 2 epochs end before milestones 2, 5$"):
+        fit(Noisy(0.1, batches=4), BatchSizeGrowth([1, 2, 5], factor=2), max_epochs=2)
+
+
 def test_steps_of_each_epoch() -> None:
     module = Noisy(0.1, batches=12)
     fit(module, BatchSizeGrowth([1, 2], factor=2), max_epochs=4)

@@ -121,7 +121,7 @@ CALLBACKS: dict[str, Part] = {
     ),
     "AdamToSGD": Part(
         lambda _: callbacks.AdamToSGD(at_step=5),
-        neutral=lambda _: callbacks.AdamToSGD(at_step=1000),
+        neutral=lambda _: callbacks.AdamToSGD(tolerance=1e-30),
         settings={
             "at once": lambda _: callbacks.AdamToSGD(at_step=0, lr=0.01, nesterov=True),
             "by its criterion": lambda _: callbacks.AdamToSGD(tolerance=10.0),

@@ -17,6 +17,7 @@ from tests.processes import in_processes, needs_gloo
 pytestmark = [
     pytest.mark.slow,
     needs_gloo,
+    pytest.mark.filterwarnings("ignore:AdamToSGD.* end before at_step"),  # runs of a few steps
     pytest.mark.filterwarnings("ignore:NaNGuard. .*skipped:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:Lazy modules"),
 ]

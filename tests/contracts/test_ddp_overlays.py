@@ -15,6 +15,7 @@ NOT_COMPARED = {
     "batch_norm_recalibration": "batch normalisation, see test_ddp_numbers",
     "bf16": "it is a precision, and rounding is taken out here by another one",
     "compile": "it takes a minute",
+    "lr_finder": "it looks at the losses of the first process, and finds another rate there",
     "noise_marginalization": "noise layers, see test_ddp_numbers",
     "noisy_ensemble": "noise, see test_ddp_numbers",
 }
@@ -74,6 +75,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.filterwarnings("ignore:The number of training batches")
+@pytest.mark.filterwarnings("ignore:.* end before")  # what comes after four epochs
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_two_processes_end_with_the_weights_of_one(
     overlay: str, two: Path, fashion_mnist_dir: Path, monkeypatch: pytest.MonkeyPatch

@@ -23,6 +23,7 @@ from tests.contracts.test_callbacks import STEPWISE
 from tests.resume_tools import Regression, StatefulLoader
 
 pytestmark = [
+    pytest.mark.filterwarnings("ignore:AdamToSGD.* end before at_step"),  # runs of a few steps
     pytest.mark.filterwarnings("ignore:NaNGuard. .*skipped:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:.*has no effect in validate"),
 ]
