@@ -227,9 +227,9 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="lightning-optreg export",
-        description=f"Write a checkpoint's network to an ONNX file (opset {OPSET}) and check it. The file takes "
-        "images normalised as in training, or bytes with --from_pixels. It returns scores, whose softmax are "
-        "the probabilities.",
+        description=f"Write a checkpoint's network to an ONNX file (opset {OPSET}) and check it. The "
+        "file takes images normalised as in training, or bytes with --from_pixels. It returns scores, whose "
+        "softmax are the probabilities.",
         allow_abbrev=False,
     )
     parser.add_argument("--ckpt_path", required=True, help="best, last (of the newest run) or a file")

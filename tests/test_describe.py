@@ -262,7 +262,10 @@ def test_tensors_in_plain_attributes() -> None:
     assert net.shifts["a"][0].device.type == "cpu"
     shared = Net(lambda net, x: x @ net.again[0])
     shared.again = [shared.first.weight]  # a second reference to what is registered
-    assert counts(shared) == [("first", "Linear", 20)]
+    assert counts(shared) == [
+        ("first", "Linear", 20),
+        ("", "Net", 0),
+    ]  # which has a matrix product of its own
 
 
 def test_tensors_made_on_the_way() -> None:
