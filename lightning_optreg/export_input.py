@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:  # torch takes a second, and `export --help` needs none of it
     from torch import Tensor, nn
@@ -58,34 +58,49 @@ def drawing_layer(net: "nn.Module", images: "Tensor") -> str | None:
     """Name the layer that draws random numbers in evaluation, in a sentence; None if there is none."""
     import torch
 
-    calls: list[list[tuple[str, torch.Tensor]]] = [[], []]
+    calls: list[list[_Call]] = [[], []]
+    inputs: list[list[torch.Tensor]] = []  # of the calls in progress
 
-    def keep(run: list[tuple[str, "Tensor"]], name: str, module: "nn.Module", _: Any, output: Any) -> None:
-        if isinstance(output, torch.Tensor):
-            run.append((f"{name or 'the network'} ({type(module).__name__})", output.clone()))
+    def enter(_: "nn.Module", given: tuple[Any, ...]) -> None:
+        inputs.append([value.clone() for value in given if isinstance(value, torch.Tensor)])
+
+    def leave(run: list[_Call], name: str, module: "nn.Module", _: Any, output: Any) -> None:
+        outputs = [value.clone() for value in (output,) if isinstance(value, torch.Tensor)]
+        run.append(_Call(f"{name or 'the network'} ({type(module).__name__})", inputs.pop(), outputs))
 
     hooks = []
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             for seed, run in enumerate(calls):
                 torch.manual_seed(seed)
-                hooks = [m.register_forward_hook(partial(keep, run, name)) for name, m in net.named_modules()]
+                for name, module in net.named_modules():
+                    hooks.append(module.register_forward_pre_hook(enter))
+                    hooks.append(module.register_forward_hook(partial(leave, run, name)))
                 net(images)
-                for hook in hooks:
-                    hook.remove()
+                while hooks:
+                    hooks.pop().remove()
     except (RuntimeError, TypeError, ValueError):
         return None  # it does not take these images at all, which is another matter
     finally:
-        for hook in hooks:
-            hook.remove()
-    # Layers end before what holds them, so the first call that gave something else is where it was drawn.
-    for (name, output), (_, again) in zip(*calls, strict=False):
-        if not torch.equal(output, again):
+        while hooks:
+            hooks.pop().remove()
+    for first, second in zip(*calls, strict=False):
+        if _same(first.inputs, second.inputs) and not _same(first.outputs, second.outputs):
             return (
-                f"{name} draws random numbers in evaluation, and a file holds one answer to an image; "
+                f"{first.name} draws random numbers in evaluation, and a file holds one answer to an image; "
                 "switch that off"
             )
     return None
+
+
+class _Call(NamedTuple):
+    name: str
+    inputs: "list[Tensor]"
+    outputs: "list[Tensor]"
+
+
+def _same(one: "list[Tensor]", other: "list[Tensor]") -> bool:
+    return len(one) == len(other) and all(a.equal(b) for a, b in zip(one, other, strict=True))
 
 
 def in_words(preprocessing: Mapping[str, Any] | None, *, from_pixels: bool) -> str:

@@ -106,14 +106,14 @@ multiply_adds=117600, biases=6)
         net = materialized(net, (batch_size, *input_shape))
     try:
         return _rows(net, input_shape, batch_size, nullcontext())
-    except _Failure as failure:
+    except _ForwardError as failure:
         try:  # it may make tensors of its own on the way, without saying where
             return _rows(net, input_shape, batch_size, torch.device("meta"))
-        except _Failure:
+        except _ForwardError:
             raise RuntimeError(str(failure)) from failure.__cause__
 
 
-class _Failure(Exception):
+class _ForwardError(Exception):
     """The network's forward failed; the message names the layer."""
 
 
@@ -168,7 +168,7 @@ def _rows(
             raise
         except FORWARD_ERRORS as error:
             where = names[called[-1]] or "the network"
-            raise _Failure(f"describe: {where} ({type(called[-1]).__name__}) {reason(error)}") from error
+            raise _ForwardError(f"describe: {where} ({type(called[-1]).__name__}) {reason(error)}") from error
     for module, (count, biases) in parameters.items():
         rows.append(LayerRow(names[module], f"{type(module).__name__} (not called)", (), 0, count, 0, biases))
     return rows
