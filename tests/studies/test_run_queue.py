@@ -49,6 +49,7 @@ def test_a_run_whose_process_has_ended_is_given_to_the_next(tmp_path: Path) -> N
 
 
 def test_a_process_killed_before_its_first_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
     first, second = queue(tmp_path), queue(tmp_path)
     first.fill()
     first._study.ask()
@@ -56,7 +57,6 @@ def test_a_process_killed_before_its_first_word(tmp_path: Path, monkeypatch: pyt
     assert second.claim() is None
     assert second.unproven() == ["an unknown process"]
     assert [run.state for run in second.unfinished()] == ["running", "running"]
-    clock = Clock(monkeypatch)
     while (claim := second.claim()) is None and clock.time < 100.0:
         clock.time += 10.0
     assert claim is not None
