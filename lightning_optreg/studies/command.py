@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_optreg.plot.options import OptionParser, UsageError
+from lightning_optreg.studies.access import StorageUnavailableError
 from lightning_optreg.studies.records import StudyResult
 from lightning_optreg.studies.specification import Specification, read_specification
 from lightning_optreg.studies.stop import Stopped, StopRequest, run_processes, stop_with_parent
-from lightning_optreg.studies.storage import StorageUnavailableError
 from lightning_optreg.trust import add_allow, add_safe, trust_options
 
 if TYPE_CHECKING:
@@ -132,15 +132,17 @@ def _compare(args: argparse.Namespace, stop: StopRequest) -> int:
 
         work(queue, folder, trusted, stop)
         return 0
-    broken = "" if args.report_only else _do_runs(args, queue, storage, folder, stop)
-    if broken:
-        print(f"error: {broken}; the same command goes on where they stopped", file=sys.stderr)
-        queue.patience.seconds = 0.0  # they have waited
+    status = 0 if args.report_only else _do_runs(args, queue, storage, folder, stop)
     with stop.breaking_off():
-        result = collect(queue)
-        if broken and not result.records:
-            return 1
-        return max(_report(result, folder), int(bool(broken)))
+        try:
+            result = collect(queue)
+        except StorageUnavailableError:
+            if status == 0:
+                raise
+            return status
+        if status != 0 and not result.records:
+            return status
+        return max(_report(result, folder), status)
 
 
 def _check(
@@ -159,8 +161,8 @@ def _check(
         check_settings(specification, trusted)
 
 
-def _do_runs(args: argparse.Namespace, queue: "Queue", storage: str, folder: Path, stop: StopRequest) -> str:
-    """Do what is to be done; say how the processes that didn't come to the end have ended."""
+def _do_runs(args: argparse.Namespace, queue: "Queue", storage: str, folder: Path, stop: StopRequest) -> int:
+    """Do what is to be done; return the status of the processes that didn't come to the end, or 0."""
     specification = queue.specification
     queue.fill()
     waiting = len(specification.runs) - sum(record.status != "failed" for record in queue.records())
@@ -172,21 +174,23 @@ def _do_runs(args: argparse.Namespace, queue: "Queue", storage: str, folder: Pat
         print(f"{len(specification.runs) - waiting} of them are done already")
     sys.stdout.flush()
     start = time.perf_counter()
-    broken = ""
+    status = 0
     if workers > 1:
-        broken = _run_workers(args, storage, folder, workers, stop)
+        status = _run_workers(args, storage, folder, workers, stop)
     elif workers == 1:
         from lightning_optreg.studies.work import work
 
         work(queue, folder, trust_options(args), stop)
-    if not broken:
+    if status == 0:
         print(f"{waiting} runs in {time.perf_counter() - start:.0f} s")
-    return broken
+    else:
+        queue.patience.seconds = 0.0  # they have waited
+    return status
 
 
 def _run_workers(
     args: argparse.Namespace, storage: str, folder: Path, workers: int, stop: StopRequest
-) -> str:
+) -> int:
     threads = max(1, (os.cpu_count() or 1) // workers)
     command = [sys.executable, "-m", "lightning_optreg", "compare", "--worker"]
     command += ["--config", str(args.config), "--storage", storage, "--output", str(folder)]
@@ -194,12 +198,17 @@ def _run_workers(
     statuses = run_processes(command, workers, {**os.environ, "OMP_NUM_THREADS": str(threads)}, stop)
     broken = [status for status in statuses if status != 0]
     if not broken:
-        return ""
+        return 0
     if broken[0] == _UNAVAILABLE:
         how = f"for want of the data base, which had not answered for {args.storage_wait:g} s"
     else:
         how = f"with signal {-broken[0]}" if broken[0] < 0 else f"with status {broken[0]}"
-    return f"{len(broken)} of {workers} processes ended {how}"
+    print(
+        f"error: {len(broken)} of {workers} processes ended {how}; the same command goes on where they "
+        "stopped",
+        file=sys.stderr,
+    )
+    return 2 if 2 in broken else 1
 
 
 def _report(result: StudyResult, folder: Path) -> int:

@@ -165,6 +165,7 @@ def test_a_metric_that_no_run_logs_ends_the_study_with_the_first(
     assert [run.state for run in queue_of(path).unfinished()] == ["waiting"] * 8
 
 
+@pytest.mark.slow
 def test_a_run_whose_folder_is_open_elsewhere_gets_another(study: dict[str, Any], tmp_path: Path) -> None:
     """A process that was stopped, and whose run was taken over, still has it open."""
     study["epochs"], study["seeds"], study["values"] = 1, [0], [0.1]

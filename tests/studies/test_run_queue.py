@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from lightning_optreg.studies import run_queue
-from lightning_optreg.studies.run_queue import RunLostError, _Sight
-from lightning_optreg.studies.storage import StorageUnavailableError
+from lightning_optreg.studies import run_queue, signs_of_life
+from lightning_optreg.studies.access import StorageUnavailableError
+from lightning_optreg.studies.signs_of_life import RunLostError, Sight
 from tests.studies.tools import claimed, die, queue, record
 
 pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
@@ -26,7 +26,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.time = 0.0
-        monkeypatch.setattr(run_queue, "_now", lambda: self.time)
+        monkeypatch.setattr(signs_of_life, "_now", lambda: self.time)
 
 
 def test_a_run_whose_process_has_ended_is_given_to_the_next(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_signs_of_life_may_bear_any_time(tmp_path: Path) -> None:
 
 def test_only_looks_that_follow_closely_count(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    sight = _Sight(1.0)
+    sight = Sight(1.0)
     # At 100 s the data base was away, or this process stopped: so may the other one have been.
     for clock.time in (10.0, 20.0, 30.0, 100.0, 110.0, 120.0, 130.0, 140.0, 150.0, 160.0):
         assert not sight.is_silent(1.0)
