@@ -117,6 +117,9 @@ def open_study(specification: Specification, storage: str, wait: float) -> "Stud
         specification: The study.
         storage: URL of the data base.
         wait: Seconds that a call waits for others to finish writing to an SQLite file, at least 0.
+
+    Raises:
+        ValueError: If it holds something else, or may not be written to.
     """
     import optuna
     from sqlalchemy.exc import DatabaseError
@@ -132,8 +135,12 @@ def open_study(specification: Specification, storage: str, wait: float) -> "Stud
                 direction="maximize" if specification.mode == "max" else "minimize",
                 load_if_exists=True,
             )
-        except DatabaseError:  # processes that make the tables at the same moment collide
+        except DatabaseError as error:  # processes that make the tables at the same moment collide
             attempts -= 1
             if attempts == 0:
-                raise
+                if is_outage(error):
+                    raise
+                raise ValueError(f"storage: {shown(storage)} can't be used: {first_line(error)}") from error
             time.sleep(0.3)
+        except RuntimeError as error:  # its tables are those of another version of Optuna
+            raise ValueError(f"storage: {shown(storage)} can't be used: {first_line(error)}") from error

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import os
 import re
 import sqlite3
 from pathlib import Path
@@ -178,6 +179,9 @@ def _check_file(url: "URL") -> None:
         raise ValueError(f"storage: {str(path)!r} is a folder; did you mean sqlite:///{path / 'study.db'}?")
     if not path.absolute().parent.is_dir():
         raise ValueError(f"storage: there is no folder {str(path.parent)!r} for the file {path.name!r}")
+    writable = path if path.exists() else path.absolute().parent
+    if not os.access(writable, os.W_OK):
+        raise ValueError(f"storage: {str(writable)!r} may not be written to")
     if not path.exists():
         return
     try:

@@ -208,3 +208,13 @@ def test_the_lock_of_the_file_dies_with_its_process(tmp_path: Path) -> None:
     (tmp_path / "study.db.lock").touch()  # left behind
     it.fill()
     assert states(tmp_path) == ["WAITING", "WAITING"]
+
+
+def test_tables_of_another_version_of_optuna(tmp_path: Path) -> None:
+    queue(tmp_path)
+    with sqlite3.connect(tmp_path / "study.db") as database:
+        database.execute("update alembic_version set version_num = 'v9.9.9'")
+    with pytest.raises(
+        ValueError, match=r"^storage: sqlite:///\S+ can't be used: The runtime optuna version"
+    ):
+        queue(tmp_path)
