@@ -68,13 +68,14 @@ class Sight:
         self._sign = sign
         self._since = self._looked = _now()
         self.has_changed = False
+        """Whether something new was seen since it looks without a break."""
 
     def is_silent(self, sign: float) -> bool:
         """Whether nothing new was seen for the whole lease."""
         now = _now()
-        if sign != self._sign:
-            self._sign, self._since, self.has_changed = sign, now, True
-        elif now - self._looked > LEASE / 4:
-            self._since = now
-        self._looked = now
+        if now - self._looked > LEASE / 4:
+            self._since, self.has_changed = now, False
+        elif sign != self._sign:
+            self._since, self.has_changed = now, True
+        self._sign, self._looked = sign, now
         return now - self._since > LEASE

@@ -122,6 +122,10 @@ def test_only_looks_that_follow_closely_count(monkeypatch: pytest.MonkeyPatch) -
     clock.time = 161.0
     assert sight.is_silent(1.0)
     assert not sight.is_silent(2.0)
+    assert sight.has_changed
+    clock.time = 3600.0  # after an hour of work of its own it has to look anew
+    assert not sight.is_silent(2.0)
+    assert not sight.has_changed
 
 
 class Outage:
