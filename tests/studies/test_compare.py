@@ -3,6 +3,7 @@
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -15,7 +16,7 @@ import torch
 import yaml
 
 from lightning_optreg.runs.run_lock import RunLock
-from lightning_optreg.studies import Point, RunRecord, main
+from lightning_optreg.studies import Point, RunRecord, main, runner
 from lightning_optreg.studies.budget import Budget
 from lightning_optreg.studies.command import collect
 from lightning_optreg.studies.run_queue import Queue
@@ -363,6 +364,19 @@ def test_a_name_that_is_there_twice_is_refused(
     recipe.write_text("model: {net: MLP}\nmodel: {net: LeNet5}\n")
     assert compare(write({**study, "base": ["recipe.yaml"]}, tmp_path)) == 2
     assert f"base: {recipe}: 'model' is there twice, in lines 1 and 2" in capsys.readouterr().err
+
+
+def test_a_signal_is_no_mistake_in_the_settings(
+    study: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that comes while `fit` reads them."""
+    monkeypatch.setattr(runner, "run_command", lambda argv: signal.raise_signal(signal.SIGTERM))
+    assert compare(write(study, tmp_path)) == 143
+    said = "error: stopped by SIGTERM; the same command goes on where it stopped\n"
+    assert capsys.readouterr().err == said
 
 
 def test_a_storage_that_cannot_be_used_is_refused_before_anything_is_written(
