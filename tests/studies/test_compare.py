@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from lightning_optreg.runs.run_lock import RunLock
-from lightning_optreg.studies import Point, RunRecord, main, runner
+from lightning_optreg.studies import Point, RunRecord, command, main, runner
 from lightning_optreg.studies.budget import Budget
 from lightning_optreg.studies.command import collect
 from lightning_optreg.studies.run_queue import Queue
@@ -417,6 +417,25 @@ def test_lost_processes_are_told(
     said = capsys.readouterr()
     assert said.err.startswith("error: 2 of 2 processes ended with signal 9; the same command goes on")
     assert "fewer than 3 seeds" in said.out
+
+
+@pytest.mark.slow
+def test_a_study_that_the_other_processes_have_done_is_complete(
+    study: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(study, tmp_path)
+
+    def run_processes(*_: Any) -> list[int]:
+        queue = queue_of(path)
+        for claim in iter(queue.claim, None):
+            queue.finish(claim, record(claim.run))
+        return [0, -9]
+
+    monkeypatch.setattr(command, "run_processes", run_processes)
+    assert compare(path, "--workers", "2") == 0
+    out, err = capsys.readouterr()
+    assert err == "1 of 2 processes ended with signal 9; the others have done their runs\n"
+    assert "incomplete" not in out
 
 
 @pytest.mark.parametrize(
