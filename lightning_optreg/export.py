@@ -10,9 +10,10 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from lightning_optreg.files import replacing
+from lightning_optreg.option_parser import OptionParser, UsageError
 from lightning_optreg.trust import Trust, add_allow, build_nothing_unasked, check_hyperparameters
 
 if TYPE_CHECKING:  # torch takes a second, and `--help` needs none of it
@@ -141,7 +142,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         Traceback (most recent call last):
         SystemExit: 2
     """
-    options = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+    try:
+        options = _read(sys.argv[1:] if argv is None else argv)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
     build_nothing_unasked()
 
     from lightning_optreg import ImageClassifier
@@ -168,14 +173,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong in one line."""
-        self.exit(2, f"error: {message}\n")
+def _read(argv: Sequence[str]) -> argparse.Namespace:
+    options = _parser().read(argv)
+    output = Path(options.output)
+    if output.suffix != ".onnx":
+        raise UsageError(f"--output must end in .onnx, got {options.output}")
+    if output.is_dir():
+        raise UsageError(f"--output: {options.output} is a folder")
+    if not output.parent.is_dir():
+        raise UsageError(f"--output: there is no folder {str(output.parent)!r}")
+    if options.input_shape is not None and not all(1 <= size < 2**31 for size in options.input_shape):
+        shape = " ".join(map(str, options.input_shape))
+        raise UsageError(f"--input_shape must be three whole numbers >= 1, got {shape}")
+    return options
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> OptionParser:
+    parser = OptionParser(
         prog="lightning-optreg export",
         description="Write a checkpoint's network to an ONNX file and check it. It takes images normalised "
         "as in training and returns scores, whose softmax are the probabilities.",

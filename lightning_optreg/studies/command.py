@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_optreg.plot.options import OptionParser, UsageError
+from lightning_optreg.option_parser import OptionParser, UsageError
 from lightning_optreg.studies.records import RunRecord, StudyResult
 from lightning_optreg.studies.specification import Run, Specification, read_specification
 from lightning_optreg.trust import add_allow, add_safe, trust_options
