@@ -1,4 +1,4 @@
-"""Settings in YAML, read strictly: what YAML lets pass and no one means, such as a key given twice, is refused."""
+"""Settings in YAML, read strictly: what YAML lets pass and nobody means, as a key given twice, is refused."""
 
 import re
 from collections.abc import Callable, Hashable
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from yaml.nodes import MappingNode, Node, SequenceNode
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 __all__ = ["read_mapping", "read_text", "to_mapping", "twice"]
 
@@ -121,10 +121,10 @@ def _mappings(node: Node | None) -> list[MappingNode]:
     return sorted(found, key=lambda mapping: mapping.start_mark.index)
 
 
-def _repeated(mapping: MappingNode) -> Node | None:
+def _repeated(mapping: MappingNode) -> ScalarNode | None:
     seen: set[tuple[str, Hashable]] = set()
     for key, _ in mapping.value:
-        if not isinstance(key.value, str) or key.tag == "tag:yaml.org,2002:merge":
+        if not isinstance(key, ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
             continue
         if (key.tag, key.value) in seen:
             return key

@@ -1,4 +1,4 @@
-"""A configuration file, looked through before jsonargparse reads it: it takes some mistakes without a word."""
+"""A configuration file, looked through before jsonargparse reads it, which takes some mistakes silently."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -136,8 +136,8 @@ class _Explanation:
             return f"{full}: {owner} has no argument {match[1]!r}{self._where(full)}{close}"
         if match := re.match(r"Group '(.+)' does not accept option", text):
             return (
-                f"{key}: {match[1]!r} is no setting{self._where(key)}; a class is written class_path: {match[1]}, "
-                "with its arguments below init_args"
+                f"{key}: {match[1]!r} is no setting{self._where(key)}; a class is written "
+                f"class_path: {match[1]}, with its arguments below init_args"
             )
         if match := re.match(r"the following arguments are required: (.+)", text):
             return f"{key}: {owner} needs {match[1]}{self._where(key)}"
@@ -171,7 +171,7 @@ def sections(parser: ArgumentParser) -> dict[str, list[str]]:
     """List the groups of settings that are no class to choose, and what is in each: trainer and model."""
     keys = list(parser.get_defaults(skip_validation=True).keys())
     groups: dict[str, list[str]] = {}
-    for group in parser.groups:
+    for group in parser.groups or ():
         names = [key[len(group) + 1 :] for key in keys if key.startswith(f"{group}.")]
         if names and group not in keys and "class_path" not in names:
             groups[group] = names
@@ -180,7 +180,8 @@ def sections(parser: ArgumentParser) -> dict[str, list[str]]:
 
 def _options(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:
     """The options of a command, and those of the classes that are chosen."""
-    keys = [key.replace(".init_args", "") for key in parser.get_defaults(skip_validation=True).keys()]
+    defaults = list(parser.get_defaults(skip_validation=True).keys())
+    keys = [key.replace(".init_args", "") for key in defaults]
     for part, base in _PARTS.items():
         name = chosen(argv, part)
         if name is None or not any(key == part or key.startswith(f"{part}.") for key in keys):

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from lightning_optreg.cli.config_files import check_config
 from lightning_optreg.cli.explain import explain, sections
-from lightning_optreg.cli.given import file_of
+from lightning_optreg.cli.given import config_files, file_of
 from lightning_optreg.cli.messages import one_line
 from lightning_optreg.cli.whole_numbers import put_ints_first
 from lightning_optreg.yaml_mapping import twice
@@ -55,27 +55,11 @@ class Parser(LightningArgumentParser):
         self._reading: str | None = None  # the configuration file that is being read
 
     @override
-    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]  # passes all on
-        """Parse a command line."""
-        named = file_of(list(args or []), "trainer.callbacks") is not None
-        for word, following in pairwise([*(args or []), ""]):
-            option, equals, value = word.partition("=")
-            if option == "-config":  # argparse takes it for -c with the file "onfig"
-                self.error(f"unrecognized arguments: {word}")
-            text = value if equals else following
-            if option == "--trainer.callbacks" or option == "--trainer.callbacks+":
-                named = True
-            if (
-                option.startswith("--trainer.callbacks.")
-                and not named
-                and option != "--trainer.callbacks.help"
-            ):
-                # jsonargparse takes it for one of the first class that has such an argument, without a word
-                self.error(
-                    f"{option}: no callback is named before it; put --trainer.callbacks+=NAME in front"
-                )
-            if option.startswith("--") and text.startswith(("{", "[")) and (key := twice(text)) is not None:
-                self.error(f"{option}: key {key!r} is given twice")
+    def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
+        """Parse a command line, after a look at what argparse and jsonargparse would take without a word."""
+        slip = _slip(list(args or []))
+        if slip is not None:
+            self.error(slip)
         return super().parse_args(args, *more, **kwargs)
 
     @override
@@ -89,9 +73,10 @@ class Parser(LightningArgumentParser):
             self.error(str(error))
         self._reading = shown
         try:
-            return super().parse_path(path, *args, **kwargs)
+            read: Namespace = super().parse_path(path, *args, **kwargs)
         finally:
             self._reading = None
+        return read
 
     def instantiate_classes(self, config: Namespace) -> Namespace:
         """Build what a configuration describes.
@@ -153,3 +138,22 @@ class Parser(LightningArgumentParser):
         )[0]
         sys.stderr.write(f"error: {said}\n")
         raise SystemExit(2)
+
+
+def _slip(argv: Sequence[str]) -> str | None:
+    """Say what is wrong with words that would be taken for others; None if nothing is."""
+    named = False
+    for word, following in pairwise([*argv, ""]):
+        option, equals, value = word.partition("=")
+        text = value if equals else following
+        if option == "-config":  # argparse reads -c with the file "onfig"
+            return f"unknown option {option}; did you mean --config?"
+        if option.startswith("--") and text.startswith(("{", "[")) and (key := twice(text)) is not None:
+            return f"{option}: key {key!r} is given twice"
+        named = named or option in ("--trainer.callbacks", "--trainer.callbacks+")
+        if option.startswith("--trainer.callbacks.") and option != "--trainer.callbacks.help" and not named:
+            if file_of([f"--config={file}" for file in config_files(argv)], "trainer.callbacks") is None:
+                # jsonargparse makes the first class of it that has such an argument
+                return f"{option}: no callback is named before it; put --trainer.callbacks+=NAME in front"
+            named = True
+    return None
