@@ -36,9 +36,11 @@ def check_config(path: Path, what: str, sections: Mapping[str, Sequence[str]]) -
     """
     tree = to_mapping(read_text(path, what), what, read_yaml)
     for key, settings in sections.items():
-        value = tree.get(key)
+        value = tree.get(key, {})
         is_other_file = isinstance(value, str) and (path.parent / value).is_file()
-        if value is not None and not isinstance(value, dict) and not is_other_file:
+        if value is None:
+            raise ValueError(f"{what}: {key!r} has nothing below it: indent its settings, or leave it out")
+        if not isinstance(value, dict) and not is_other_file:
             some = f", such as {', '.join(settings[:3])}" if settings else ""
             raise ValueError(f"{what}: {key!r} must be a mapping of settings{some}, got {_kind(value)}")
     for key in _SPECIFICATION:
@@ -46,6 +48,10 @@ def check_config(path: Path, what: str, sections: Mapping[str, Sequence[str]]) -
             raise ValueError(
                 f"{what}: {key!r} stands alone; it belongs below a part such as optimizer or data, indented"
             )
+    for key in tree:
+        root, _, rest = str(key).partition(".")
+        if rest and isinstance(tree.get(root), dict) and rest.partition(".")[0] in tree[root]:
+            raise ValueError(f"{what}: {key!r} is given twice: as it is, and below {root!r}")
     _check_specifications(tree, "", what)
 
 

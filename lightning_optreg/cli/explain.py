@@ -61,7 +61,9 @@ class _Explanation:
         if found := re.match(r"Subcommand '(\w+)' does not accept option '(.+)'", message):
             return self._unknown_key(found[2], _options(self._command(found[1]), self.args))
         if found := re.match(r"Option '(.+)' is not accepted$", message):  # so it is put with --print_config
-            return self._unknown_key(found[1], _options(self.parser, self.args))
+            command = self.args[0] if self.args and "subcommand" in self.parser.get_defaults() else None
+            parser = self.parser if command is None else self._command(command)
+            return self._unknown_key(found[1], _options(parser, self.args))
         if found := re.match(r"Group '(.+)' does not accept option '(.+)'$", message):
             return self._unknown_key(f"{found[1]}.{found[2]}", _options(self.parser, self.args))
         if found := re.match(r'Linked "(.+)" must be given via "(.+)"', message):

@@ -5,6 +5,7 @@ Nothing is written for them, and no data are read: the data files of every row a
 
 from pathlib import Path
 
+import lightning.pytorch  # noqa: F401  # its log keeps the stream that it finds when it is imported
 import pytest
 
 from lightning_optreg.__main__ import main
@@ -34,7 +35,7 @@ def listing(folder: Path) -> dict[str, bytes | None]:
     return {str(path): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
-@pytest.mark.parametrize("mistake", map(row, TABLE))
+@pytest.mark.parametrize("mistake", [row(mistake) for mistake in TABLE])
 def test_a_mistake_is_answered(
     mistake: Mistake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
