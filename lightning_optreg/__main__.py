@@ -21,6 +21,9 @@ _COMMANDS = {
     "compare": "run methods on one problem, tuned alike, and draw how they compare",
     "plot": "draw a picture: plot surface | dynamics | landscape",
 }
+_OPTIONS = ("--help", "--version")
+# What other programs call a command.
+_ELSEWHERE = {"train": "fit", "eval": "test", "evaluate": "test", "infer": "predict", "summary": "describe"}
 _USAGE = """\
 usage: lightning-optreg COMMAND [options]
 
@@ -90,11 +93,24 @@ def _run(argv: list[str]) -> int:
         from lightning_optreg import plot
 
         return plot.main(argv[1:])
-    near = difflib.get_close_matches(command.lower(), _COMMANDS, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(_COMMANDS)}"
-    what = "option" if command.startswith("-") else "command"
-    print(f"error: unknown {what} {command!r}; {hint}", file=sys.stderr)
+    print(f"error: {_unknown(command, argv[1:])}", file=sys.stderr)
     return 2
+
+
+def _unknown(word: str, following: list[str]) -> str:
+    """Say what is wrong with a first word that is no command."""
+    what = "option" if word.startswith("-") else "command"
+    later = next((other for other in following if other in _COMMANDS), None)
+    if what == "option" and later is not None:
+        return f"unknown option {word!r} before the command; write {later} first: {later} {word} ..."
+    if word.endswith((".yaml", ".yml", ".json")):
+        return f"unknown command {word!r}; did you mean fit --config {word}?"
+    name = word.lower().lstrip("-")
+    near = [*difflib.get_close_matches(name, _COMMANDS, n=1), *filter(None, [_ELSEWHERE.get(name)])]
+    if what == "option":
+        near = difflib.get_close_matches(word.lower(), _OPTIONS, n=1) or near
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(_COMMANDS)}"
+    return f"unknown {what} {word!r}; {hint}"
 
 
 if __name__ == "__main__":

@@ -11,10 +11,11 @@ import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from lightning_optreg.export_input import drawing_layer, in_words, metadata, pixels_first
 from lightning_optreg.files import replacing
+from lightning_optreg.option_parser import OptionParser, UsageError
 from lightning_optreg.trust import Trust, add_allow, build_nothing_unasked, check_hyperparameters
 
 if TYPE_CHECKING:  # torch takes a second, and `--help` needs none of it
@@ -172,7 +173,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         Traceback (most recent call last):
         SystemExit: 2
     """
-    options = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+    try:
+        options = _read(sys.argv[1:] if argv is None else argv)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
     build_nothing_unasked()
 
     from lightning_optreg import ImageClassifier
@@ -218,14 +223,23 @@ def _preprocessing_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None
     return next((state["preprocessing"] for state in states if state.get("preprocessing") is not None), None)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong in one line."""
-        self.exit(2, f"error: {message}\n")
+def _read(argv: Sequence[str]) -> argparse.Namespace:
+    options = _parser().read(argv)
+    output = Path(options.output)
+    if output.suffix != ".onnx":
+        raise UsageError(f"--output must end in .onnx, got {options.output}")
+    if output.is_dir():
+        raise UsageError(f"--output: {options.output} is a folder")
+    if not output.parent.is_dir():
+        raise UsageError(f"--output: there is no folder {str(output.parent)!r}")
+    if options.input_shape is not None and not all(1 <= size < 2**31 for size in options.input_shape):
+        shape = " ".join(map(str, options.input_shape))
+        raise UsageError(f"--input_shape must be three whole numbers >= 1, got {shape}")
+    return options
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> OptionParser:
+    parser = OptionParser(
         prog="lightning-optreg export",
         description=f"Write a checkpoint's network to an ONNX file (opset {OPSET}) and check it. The "
         "file takes images normalised as in training, or bytes with --from_pixels. It returns scores, whose "

@@ -434,7 +434,7 @@ RESNET18 = "torchvision.models.resnet18"
     ("argv", "message"),
     [
         ([], f"--net is missing; known: {NETS}, or the path of"),
-        (["--net"], "argument --net: expected one argument"),
+        (["--net"], "--net: expected one argument"),
         (["--net", "resnet"], "unknown network 'resnet'; nearest: ResNet"),
         (["--net", "Zebra"], f"unknown network 'Zebra'; known: {NETS}, or"),
         (["--net", "..ResNet"], "unknown network '..ResNet'; nearest: ResNet"),
@@ -450,7 +450,7 @@ RESNET18 = "torchvision.models.resnet18"
             "unknown option --net.dept for ResNet; nearest: --net.depth",
         ),
         (["--net", "ResNet", "--dept=20"], "unknown option --dept for ResNet"),
-        (["--net", "ResNet", "--net.depth"], "argument --net.depth: expected one argument"),
+        (["--net", "ResNet", "--net.depth"], "--net.depth: expected one argument"),
         (["--net", "ResNet", "--net.depth", "x"], "net.depth"),
         (["--net", "ResNet", "--net.depth", "21"], "ResNet: depth must be 6n + 2 with n >= 1"),
         (["--net", "ResNet", "--net.shortcut", "C"], "net.shortcut"),
@@ -465,7 +465,7 @@ RESNET18 = "torchvision.models.resnet18"
             "give --input_shape or --net.input_shape, not both",
         ),
         (["--net", "LeNet5", "--batch_size", "0"], "--batch_size must be >= 1, got 0"),
-        (["--net", "LeNet5", "--batch_size", "many"], "argument --batch_size: invalid int value: 'many'"),
+        (["--net", "LeNet5", "--batch_size", "many"], "--batch_size: invalid int value: 'many'"),
     ],
 )
 def test_wrong_arguments_end_in_one_line(

@@ -92,7 +92,7 @@ def run_guarded(command: Callable[[], object]) -> int:
     except FloatingPointError as error:  # of NaNGuard
         return _say(str(error), 1)
     except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
-        if "weights_only" in str(error):  # torch refuses old and scripted files so, and advises to run them
+        if _is_of_torch_load(error):  # it refuses old and scripted files so, and advises to run them
             return _say(f"a file cannot be read: {why_unreadable(error)}", 2)
         if _is_bug(error):
             raise
@@ -104,6 +104,11 @@ def _say(message: str, status: int) -> int:
     sys.stderr.flush()
     print(f"error: {message}", file=sys.stderr)
     return status
+
+
+def _is_of_torch_load(error: Exception) -> bool:
+    file = traceback.extract_tb(error.__traceback__)[-1].filename
+    return "weights_only" in str(error) and Path(file) == Path(str(torch.serialization.__file__))
 
 
 def _is_bug(error: Exception) -> bool:

@@ -3,12 +3,13 @@
 import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-__all__ = ["broken_config", "config_files", "file_of", "is_given", "names_class"]
+from lightning_optreg.yaml_mapping import read_mapping
+
+__all__ = ["chosen", "config_files", "file_of", "is_given", "names_class", "tree_of", "typed"]
 
 
 def is_given(argv: Sequence[str], key: str) -> bool:
@@ -31,11 +32,7 @@ def file_of(argv: Sequence[str], key: str) -> str | None:
     if _in_command(argv, key):
         return None
     for path in reversed(config_files(argv)):
-        try:
-            tree = yaml.safe_load(Path(path).read_text())
-        except (OSError, yaml.YAMLError, UnicodeDecodeError):
-            continue  # jsonargparse has a message of its own for it
-        if key in _keys(tree, ""):
+        if key in _keys(tree_of(path), ""):
             return path
     return None
 
@@ -47,29 +44,38 @@ def names_class(argv: Sequence[str], key: str) -> bool:
         >>> names_class(["--optimizer", "Adam"], "optimizer"), names_class(["--optimizer.lr=1"], "optimizer")
         (True, False)
     """
-    if any(word.partition("=")[0] in (f"--{key}", f"--{key}.class_path") for word in argv):
-        return True
-    for path in config_files(argv):
-        try:
-            part = yaml.safe_load(Path(path).read_text())
-        except (OSError, yaml.YAMLError, UnicodeDecodeError):
-            continue  # jsonargparse has a message of its own for it
+    return chosen(argv, key) is not None
+
+
+def chosen(argv: Sequence[str], key: str) -> str | None:
+    """Return the class that a command line, or else the last of its configuration files, names for a part.
+
+    Example:
+        >>> chosen(["--optimizer", "Adam", "--optimizer.lr=1"], "optimizer")
+        'Adam'
+    """
+    found = None
+    for word, following in pairwise([*argv, ""]):
+        option, equals, value = word.partition("=")
+        if option in (f"--{key}", f"--{key}.class_path"):
+            found = value if equals else following
+    for path in reversed([] if found is not None else config_files(argv)):
+        part = tree_of(path)
         for name in key.split("."):
             part = part.get(name) if isinstance(part, dict) else None
-        if isinstance(part, str) or (isinstance(part, dict) and "class_path" in part):
-            return True
-    return False
+        if isinstance(part, dict):
+            part = part.get("class_path")
+        if isinstance(part, str):
+            return part
+    return found
 
 
-def broken_config(argv: Sequence[str]) -> str | None:
-    """Name the first configuration file that is no YAML, or no mapping."""
-    for path in config_files(argv):
-        try:
-            if not isinstance(yaml.safe_load(Path(path).read_text()), dict):
-                return path
-        except (OSError, yaml.YAMLError, UnicodeDecodeError):
-            return path
-    return None
+def tree_of(path: str) -> Any:
+    """Return what a configuration file says; None if it can't be read, for which the parser has a message."""
+    try:
+        return read_mapping(path, path)
+    except (OSError, ValueError):
+        return None
 
 
 def _in_command(argv: Sequence[str], key: str) -> bool:
@@ -84,7 +90,7 @@ def _in_command(argv: Sequence[str], key: str) -> bool:
         if text.startswith("{"):  # a class and its arguments in one word
             try:
                 tree = yaml.safe_load(text)
-            except yaml.YAMLError:
+            except (yaml.YAMLError, ValueError):
                 continue  # jsonargparse has a message of its own for it
             if key in _keys(tree, name):
                 return True
@@ -102,11 +108,24 @@ def config_files(argv: Sequence[str]) -> list[str]:
     for word, following in pairwise([*argv, ""]):
         if word in ("--config", "-c"):
             files.append(following)
-        elif word.startswith("--config="):
-            files.append(word.partition("=")[2])
-        elif re.match("-c.", word):
-            files.append(word[2:].removeprefix("="))
+        elif found := re.match(r"(?:--config=|-c=?)(.+)", word, re.DOTALL):
+            files.append(found[1])
     return files
+
+
+def typed(argv: Sequence[str], key: str) -> str | None:
+    """Return what was typed last for a key on the command line; None if it is not there.
+
+    Example:
+        >>> typed(["fit", "--trainer.max_epochs", "1e2"], "trainer.max_epochs")
+        '1e2'
+    """
+    found = None
+    for word, following in pairwise([*argv, ""]):
+        option, equals, value = word.partition("=")
+        if option.startswith("--") and _plain(option[2:]) == key:
+            found = value if equals else following
+    return found
 
 
 def _plain(key: str) -> str:

@@ -34,7 +34,7 @@ from lightning_optreg.cli.overlays import check_averages, check_overlays
 from lightning_optreg.cli.parser import Parser
 from lightning_optreg.cli.placement import DEFAULT_CALLBACKS, DEFAULT_LOGGER, place
 from lightning_optreg.cli.processes import check_processes
-from lightning_optreg.cli.ranges import check_ranges
+from lightning_optreg.cli.ranges import check_ranges, try_optimizer
 from lightning_optreg.cli.run_folder import DEFAULT_ROOT
 from lightning_optreg.cli.run_start import RunStart
 from lightning_optreg.cli.safety import check_command, check_names, check_settings
@@ -128,8 +128,10 @@ class CLI(LightningCLI):
         check_overlays(list(args or []))
         super().parse_arguments(parser, args)
         settings = self.config[self.config.subcommand]
-        check_ranges(settings)
+        check_ranges(settings, parser.args)
         check_processes(settings)
+        if self.config.subcommand == "fit" and _is_all_ours(self.more_callbacks):
+            check_monitors(settings, parser.args)
 
     @override
     def _parse_ckpt_path(self) -> None:
@@ -233,7 +235,7 @@ class CLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         self._settle_links()
         if self.subcommand == "fit":
-            self._check_monitors()
+            try_optimizer(self.model)
         if self.checkpoint_path is not None:
             self._compare(self.checkpoint_path)
             # Whatever the environment says: torch's TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD does not overrule it.
@@ -265,18 +267,6 @@ class CLI(LightningCLI):
                     f"model.net.{name} is {given} and the data have {value}: leave it out, it is taken from "
                     "the data"
                 )
-
-    def _check_monitors(self) -> None:
-        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
-        if not all(type(c).__module__.startswith(("lightning.", "lightning_optreg.")) for c in callbacks):
-            return  # a callback of the user's may log more
-        monitors = [(type(callback).__name__, getattr(callback, "monitor", None)) for callback in callbacks]
-        schedule = self.settings.lr_scheduler
-        if schedule is not None:
-            plateau = schedule.get("init_args.monitor") or self.model.lr_monitor
-            if schedule.class_path.endswith("ReduceLROnPlateau"):
-                monitors.append(("lr_scheduler", plateau))
-        check_monitors(monitors)
 
     def _compare(self, path: Path) -> None:
         checkpoint = read_checkpoint(path)
@@ -310,6 +300,11 @@ class CLI(LightningCLI):
             check_states_fit(changes)
         for line in report(changes, fitting=fitting, reset_optimizer=reset):
             rank_zero_info(line)
+
+
+def _is_all_ours(callbacks: Sequence[Callback]) -> bool:
+    """Whether no callback is the user's, who may log more."""
+    return all(type(c).__module__.startswith(("lightning.", "lightning_optreg.")) for c in callbacks)
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from itertools import takewhile
 from typing import NamedTuple
 
-__all__ = ["Cause", "boil_down", "cause", "nearest", "one_line"]
+__all__ = ["Cause", "boil_down", "cause", "kind_of", "nearest", "one_line"]
 
 # Lines that frame a complaint and say nothing themselves. A bare name may fit two classes of a union's wider
 # type; that is no news after the narrower type's own complaint.
@@ -128,6 +128,19 @@ def one_line(message: str) -> str:
     return " ".join(message.split())
 
 
+def kind_of(value: str | None) -> str:
+    """Show a value that was refused; a long one by its beginning.
+
+    Example:
+        >>> kind_of("fast"), kind_of("[1, 2]")
+        ("'fast'", "the list '[1, 2]'")
+    """
+    if value is None:
+        return "nothing"
+    kind = "the list " if value.startswith("[") else "the mapping " if value.startswith("{") else ""
+    return f"{kind}{(value if len(value) <= 80 else f'{value[:77]}...')!r}"
+
+
 def nearest(name: str, known: Iterable[str], *, prefix: str = "", few: int = 12) -> str:
     """Return the end of an error message: names like a wrong one, or all if they are few.
 
@@ -142,8 +155,11 @@ def nearest(name: str, known: Iterable[str], *, prefix: str = "", few: int = 12)
         ('; did you mean depth?', '; known: depth, size')
     """
     by_lower_case = {other.lower(): other for other in known}
-    near = difflib.get_close_matches(name.lower(), by_lower_case, n=3, cutoff=0.6)
-    near = near or [other for other in by_lower_case if len(name) > 3 and name.lower() in other][:3]
+    near = [other for other in by_lower_case if other.rpartition(".")[2] == name.lower() != other]
+    near += difflib.get_close_matches(name.lower(), by_lower_case, n=3, cutoff=0.6)
+    if not near or near[0].rpartition(".")[2] == name.lower():
+        near += [other for other in by_lower_case if len(name) > 3 and name.lower() in other]
+    near = list(dict.fromkeys(near))[:3]
     if near:
         return f"; did you mean {' or '.join(prefix + by_lower_case[other] for other in near)}?"
     if 0 < len(by_lower_case) <= few:

@@ -1,34 +1,95 @@
 """Metrics that a run watches: a wrong name is refused before training, not after the first epoch."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
+from jsonargparse import Namespace
+
+from lightning_optreg.cli.given import file_of
 from lightning_optreg.cli.messages import nearest
 
-__all__ = ["LOGGED", "check_monitors"]
+__all__ = ["LOGGED", "LOGGED_IN_TEST", "check_metric", "check_monitors"]
 
 LOGGED = ("train/loss", "train/loss_step", "train/accuracy", "val/loss", "val/accuracy", "val/top5")
 """What `ImageClassifier` logs in a fit."""
+LOGGED_IN_TEST = (
+    "test/loss",
+    "test/accuracy",
+    "test/top5",
+    "test/nll",
+    "test/brier",
+    "test/calibration_error",
+)
+"""What it logs in a test."""
+_OF_CALLBACKS = ("optreg/", "lr-")
+_OF_LOOPS = ("epoch", "step")
 
 
-def check_monitors(monitors: Iterable[tuple[str, str | None]], logged: Iterable[str] = LOGGED) -> None:
-    """Refuse the name of a training or validation metric that is never logged.
+_OURS = ("lightning.", "lightning_optreg.")
 
-    Other names, such as `step` or those of callbacks, are left to Lightning.
+
+def check_monitors(settings: Namespace, argv: Sequence[str] = ()) -> None:
+    """Refuse the name of a metric that a fit never logs, wherever a callback or the schedule watches it.
+
+    Nothing is refused if a callback is neither Lightning's nor this package's: it may log more.
 
     Args:
-        monitors: What watches, and the metric's name.
-        logged: The names there are.
+        settings: The parsed configuration of a fit.
+        argv: The command line, by which the message names the file that a name stands in.
 
     Raises:
-        ValueError: If a name begins with `train/`, `val/` or `test/` and is not logged.
+        ValueError: With what watches, the name and the nearest right ones.
+    """
+    callbacks = settings.get("trainer.callbacks")
+    callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+    callbacks = [callback for callback in callbacks if isinstance(callback, Namespace)]
+    if not all(callback.class_path.startswith(_OURS) for callback in callbacks):
+        return
+    for watcher, name, key in _watched(settings, callbacks):
+        file = file_of(argv, key)
+        check_metric(name, watcher, where=f" (in {file})" if file is not None else "")
+
+
+def _watched(settings: Namespace, callbacks: Iterable[Namespace]) -> Iterator[tuple[str, Any, str]]:
+    """What watches, the metric's name, and the key that gives it."""
+    for callback in callbacks:
+        for argument in ("monitor", "train_monitor"):
+            name = callback.get(f"init_args.{argument}")
+            yield callback.class_path.rpartition(".")[2], name, f"trainer.callbacks.{argument}"
+    schedule = settings.get("lr_scheduler")
+    if isinstance(schedule, Namespace) and schedule.class_path.endswith("ReduceLROnPlateau"):
+        own = schedule.get("init_args.monitor")
+        key = "model.lr_monitor" if own is None else "lr_scheduler.monitor"
+        yield "lr_scheduler", own if own is not None else settings.get("model.lr_monitor"), key
+
+
+def check_metric(
+    name: str | None, watcher: str, logged: Iterable[str] = LOGGED, where: str = "", *, stage: str = "fit"
+) -> None:
+    """Refuse the name of a metric that is never logged.
+
+    Names that callbacks log, `optreg/...` and those of LearningRateMonitor, `lr-...`, are left to Lightning,
+    and so are `step` and `epoch`.
+
+    Args:
+        name: The metric's name; None watches nothing.
+        watcher: Begins the message.
+        logged: The names there are.
+        where: Put behind the name in the message.
+        stage: What does not log it.
+
+    Raises:
+        ValueError: If the name is none of those.
 
     Example:
-        >>> check_monitors([("EarlyStopping", "val/los")])
+        >>> check_metric("val_loss", "EarlyStopping")
         Traceback (most recent call last):
         ...
-        ValueError: EarlyStopping: there is no metric 'val/los' in a fit; did you mean val/loss or val/top5?
+        ValueError: EarlyStopping: there is no metric 'val_loss' in a fit; did you mean val/loss or val/top5?
     """
     logged = tuple(logged)
-    for watcher, name in monitors:
-        if name is not None and name.startswith(("train/", "val/", "test/")) and name not in logged:
-            raise ValueError(f"{watcher}: there is no metric {name!r} in a fit{nearest(name, logged)}")
+    if name is None or name in logged or name in _OF_LOOPS or name.startswith(_OF_CALLBACKS):
+        return
+    if not name.strip():
+        raise ValueError(f"{watcher}: monitor must name a metric, got {name!r}{where}{nearest(name, logged)}")
+    raise ValueError(f"{watcher}: there is no metric {name!r} in a {stage}{where}{nearest(name, logged)}")

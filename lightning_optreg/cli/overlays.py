@@ -7,15 +7,13 @@ sets the key itself.
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 
-from lightning_optreg.cli.given import config_files, file_of, is_given
+from lightning_optreg.cli.given import config_files, file_of, is_given, tree_of
 
 __all__ = ["check_averages", "check_overlays"]
 
@@ -47,7 +45,7 @@ def check_overlays(argv: Sequence[str]) -> None:
     Raises:
         MisconfigurationException: With the key, both files and how to decide.
     """
-    overlays = [(path, dict(_settings(_tree(path), ""))) for path in config_files(argv)[1:]]
+    overlays = [(path, dict(_settings(tree_of(path) or {}, ""))) for path in config_files(argv)[1:]]
     for (first, earlier), (second, later) in combinations(overlays, 2):
         for key in later:
             lost = _undone(key, later[key], earlier)
@@ -70,13 +68,6 @@ def _undone(key: str, value: Any, earlier: dict[str, Any]) -> str | None:
     inside = [other for other in earlier if other.startswith((f"{key}.", f"{key}+"))]
     around = [other for other in earlier if key.startswith(f"{other}.")]
     return next(iter(inside + around), None)
-
-
-def _tree(path: str) -> Any:
-    try:
-        return yaml.safe_load(Path(path).read_text())
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):
-        return {}  # jsonargparse has a message of its own for it
 
 
 def _settings(tree: Any, key: str) -> Iterator[tuple[str, Any]]:

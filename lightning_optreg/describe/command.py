@@ -7,6 +7,7 @@ import argparse
 import difflib
 import importlib
 import inspect
+import math
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -17,7 +18,10 @@ import torch
 from torch import nn
 
 from lightning_optreg import nets
+from lightning_optreg.cli.messages import cause, kind_of
+from lightning_optreg.cli.whole_numbers import put_ints_first
 from lightning_optreg.describe.layers import describe, format_table
+from lightning_optreg.option_parser import unknown_word
 from lightning_optreg.trust import build_nothing_unasked, makes_network
 
 __all__ = ["main"]
@@ -51,14 +55,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         print(_run(sys.argv[1:] if argv is None else argv))
-    except (_UsageError, argparse.ArgumentError, jsonargparse.ArgumentError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    except (_UsageError, argparse.ArgumentError) as error:
+        print(f"error: {' '.join(str(error).removeprefix('argument ').split())}", file=sys.stderr)
+        return 2
+    except jsonargparse.ArgumentError as error:
+        print(f"error: {' '.join(_boiled_down(str(error)).split())}", file=sys.stderr)
         return 2
     return 0
 
 
 class _UsageError(Exception):
     """The arguments are wrong; the message says how."""
+
+
+def _boiled_down(message: str) -> str:
+    found = cause(message)
+    if not found.key or found.text or not found.allowed:
+        return message
+    return f"--{found.key}: must be {' or '.join(found.allowed)}, got {kind_of(found.value)}"
 
 
 def _run(argv: Sequence[str]) -> str:
@@ -69,6 +83,8 @@ def _run(argv: Sequence[str]) -> str:
     if options.net is None:
         if options.help:
             return parser.format_help().rstrip()
+        if net_arguments:
+            raise _UsageError(unknown_word(net_arguments[0], ["--net", "--input_shape", "--batch_size"]))
         raise _UsageError(f"--net is missing; {_KNOWN_NETS}")
     make = _find(options.net)
     net_parser = _net_options(make)
@@ -78,6 +94,11 @@ def _run(argv: Sequence[str]) -> str:
         raise _UsageError(f"--batch_size must be >= 1, got {options.batch_size}")
 
     shape = None if options.input_shape is None else _shape(options.input_shape)
+    if options.batch_size * math.prod(shape or (1,)) >= 2**60:
+        raise _UsageError(
+            f"--batch_size {options.batch_size}"
+            f"{f' of --input_shape {shape}' if shape is not None else ''}: no memory has so many numbers"
+        )
     net = _build(options.net, make, net_parser, net_arguments, shape)
     shape = getattr(net, "input_shape", None) if shape is None else shape
     if shape is None:
@@ -180,6 +201,7 @@ def _net_options(make: Callable[..., Any]) -> jsonargparse.ArgumentParser:
         parser.add_class_arguments(make, "net", fail_untyped=False)
     else:
         parser.add_function_arguments(make, "net", fail_untyped=False)
+    put_ints_first(parser._actions)
     return parser
 
 

@@ -46,15 +46,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         0
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    kind = argv[0] if argv else "--help"
+    if not argv:
+        print(f"error: plot needs a kind of picture: {', '.join(_KINDS)}", file=sys.stderr)
+        return 2
+    kind = argv[0]
     if kind in ("-h", "--help", "help"):
         print(_USAGE.format(kinds="\n".join(f"  {name:<11}{what}" for name, what in _KINDS.items())))
         return 0
     if kind in _KINDS:  # imported only now: each kind needs other, heavy libraries
         status: int = importlib.import_module(f"lightning_optreg.plot.{kind}").main(argv[1:])
         return status
+    if kind.startswith("-"):
+        print(
+            f"error: plot: the kind of picture comes first, {', '.join(_KINDS)}; got {kind!r}",
+            file=sys.stderr,
+        )
+        return 2
     near = difflib.get_close_matches(kind.lower(), _KINDS, n=1)
     hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(_KINDS)}"
-    what = "option" if kind.startswith("-") else "kind of picture"
-    print(f"error: unknown {what} {kind!r}; {hint}", file=sys.stderr)
+    print(f"error: unknown kind of picture {kind!r}; {hint}", file=sys.stderr)
     return 2

@@ -1,15 +1,12 @@
 """What the kinds of pictures share: mistakes become one line, and a file appears whole or not at all."""
 
-import argparse
-import difflib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
-
-from typing_extensions import override
+from typing import TYPE_CHECKING
 
 from lightning_optreg.files import replacing
+from lightning_optreg.option_parser import OptionParser, UsageError
 from lightning_optreg.plot.gif import gif_writer
 
 if TYPE_CHECKING:
@@ -22,43 +19,6 @@ STILL = (".png", ".svg", ".pdf")
 """Endings of pictures at rest."""
 ANIMATED = (".gif", ".mp4")
 """Endings of films."""
-
-
-class UsageError(Exception):
-    """The arguments are wrong; the message says how, in one line."""
-
-
-class OptionParser(argparse.ArgumentParser):
-    """A parser that raises `UsageError` at a mistake, and names the option nearest to an unknown one.
-
-    Example:
-        >>> parser = OptionParser()
-        >>> _ = parser.add_argument("--steps", type=int)
-        >>> parser.read(["--stops", "3"])
-        Traceback (most recent call last):
-        lightning_optreg.plot.options.UsageError: unknown option --stops; did you mean --steps?
-    """
-
-    @override
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message.removeprefix("argument "))
-
-    def read(self, argv: Sequence[str]) -> argparse.Namespace:
-        """Parse the arguments.
-
-        Args:
-            argv: The words after the command's names.
-
-        Raises:
-            UsageError: If they are wrong.
-        """
-        options, unknown = self.parse_known_args(argv)
-        if unknown:
-            known = [option for action in self._actions for option in action.option_strings]
-            near = difflib.get_close_matches(unknown[0].partition("=")[0], known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UsageError(f"unknown option {unknown[0]}{hint}")
-        return options
 
 
 def guarded(command: Callable[[], object]) -> int:

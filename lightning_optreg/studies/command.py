@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from lightning_optreg.plot.options import OptionParser, UsageError
+from lightning_optreg.option_parser import OptionParser, UsageError
 from lightning_optreg.studies.access import StorageUnavailableError
 from lightning_optreg.studies.records import StudyResult
 from lightning_optreg.studies.specification import Specification, read_specification

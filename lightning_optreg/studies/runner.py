@@ -17,8 +17,6 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from lightning_optreg.cli.main_cli import run as run_command
-from lightning_optreg.cli.messages import nearest
-from lightning_optreg.cli.monitors import LOGGED
 from lightning_optreg.figures import read_metric
 from lightning_optreg.studies.budget import Budget
 from lightning_optreg.studies.records import Point, RunRecord
@@ -51,17 +49,15 @@ class _Fence(Callback):
 
 
 def check_settings(specification: Specification, trusted: Sequence[str] = ()) -> None:
-    """Let `fit` read the settings of one run of each method, without building anything; check the metrics.
+    """Let `fit` read the settings of one run of each method, without building anything.
 
     Args:
         specification: The study.
         trusted: Options of `fit` that say which classes may be named: `--safe`, `--allow`.
 
     Raises:
-        ValueError: If a key, class or value is wrong, or a metric that is chosen by or reported is not
-            logged; the message names the method or the key and says how.
+        ValueError: If a key, class or value is wrong; the message names the method and says how.
     """
-    _check_metrics(specification)
     for method, values in specification.values.items():
         settings = specification.settings(Run(method, values[0], specification.seeds[0]))
         said = io.StringIO()
@@ -81,33 +77,6 @@ def check_settings(specification: Specification, trusted: Sequence[str] = ()) ->
                     continue
             message = said.getvalue().strip().removeprefix("error: ").replace(f" (in {file})", "")
             raise ValueError(f"methods.{method}: {message}")
-
-
-# What the test of an `ImageClassifier` logs.
-_TESTED = tuple(f"test/{name}" for name in ("loss", "accuracy", "top5", "nll", "brier", "calibration_error"))
-
-
-def _check_metrics(specification: Specification) -> None:
-    """Refuse metrics that no run will log, as far as that can be told without a run."""
-    parts = [specification.base, *specification.methods.values()]
-    callbacks = [
-        callback
-        for part in parts
-        for key in ("callbacks", "callbacks+")
-        for callback in (part.get("trainer") or {}).get(key) or []
-    ]
-    names = [str(c.get("class_path", "") if isinstance(c, dict) else c) for c in callbacks]
-    if any("." in name and not name.startswith(("lightning.", "lightning_optreg.")) for name in names):
-        return  # a callback of the user's may log more; the first run will tell
-    logged = [name for name in LOGGED if not name.endswith("_step")]  # an epoch has many of those
-    for key, metric, known in (
-        ("metric", specification.metric, logged),
-        ("test_metric", specification.test_metric, _TESTED),
-    ):
-        # callbacks of this package log under this name
-        if metric not in known and not (key == "metric" and metric.startswith("optreg/")):
-            stage = "fit" if key == "metric" else "test"
-            raise ValueError(f"{key}: there is no metric {metric!r} in a {stage}{nearest(metric, known)}")
 
 
 def do_run(

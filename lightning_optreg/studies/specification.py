@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from lightning_optreg.cli.messages import nearest
+from lightning_optreg.cli.monitors import LOGGED, LOGGED_IN_TEST, check_metric
 from lightning_optreg.files import check_name
-from lightning_optreg.studies.yaml_file import read_mapping
+from lightning_optreg.yaml_mapping import read_mapping
 
 __all__ = ["Run", "Specification", "read_specification"]
 
@@ -145,10 +147,15 @@ def read_specification(path: Path) -> Specification:
         FileNotFoundError: If it, or a recipe that it names, does not exist.
         ValueError: If something in it is wrong; the message names the key, the value and what is allowed.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"config: {str(path)!r} does not exist")
-    given = read_mapping(path, "config")
-    return _checked(given, path)
+    what = f"config file {str(path)!r}"
+    if not path.exists():
+        others = [other.name for other in path.parent.glob("*.y*ml")]
+        raise FileNotFoundError(f"config: {str(path)!r} does not exist{nearest(path.name, others)}")
+    given = read_mapping(path, what)
+    try:
+        return _checked(given, path)
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from None
 
 
 def _checked(given: dict[str, Any], path: Path) -> Specification:
@@ -211,10 +218,15 @@ def _checked(given: dict[str, Any], path: Path) -> Specification:
             f"values: every method must have as many, to be tuned fairly, got {lengths} "
             "(allow_unequal: true to compare nevertheless)"
         )
+    base = _base(settings["base"], path)
+    if not _has_own_callbacks([base, *methods.values()]):
+        of_epochs = [name for name in LOGGED if not name.endswith("_step")]
+        check_metric(settings["metric"], "metric", of_epochs)
+        check_metric(settings["test_metric"], "test_metric", LOGGED_IN_TEST, stage="test")
     return Specification(
         name=settings["name"],
         title=settings["title"] or settings["name"],
-        base=_base(settings["base"], path),
+        base=base,
         methods=methods,
         tune=tune,
         tuned=settings["tuned"],
@@ -228,6 +240,19 @@ def _checked(given: dict[str, Any], path: Path) -> Specification:
         reference=settings["reference"],
         diverged_above=settings["diverged_above"],
     )
+
+
+def _has_own_callbacks(parts: list[dict[str, Any]]) -> bool:
+    """Whether a callback is the user's, who may log more."""
+    for part in parts:
+        trainer = part.get("trainer") or {}
+        for key in ("callbacks", "callbacks+"):
+            given = trainer.get(key) if isinstance(trainer, dict) else None
+            for callback in given if isinstance(given, list) else [given]:
+                name = str(callback.get("class_path") if isinstance(callback, dict) else callback or "")
+                if "." in name and not name.startswith(("lightning.", "lightning_optreg.")):
+                    return True
+    return False
 
 
 def _put(settings: Any, path: list[str], value: float) -> None:
@@ -276,7 +301,7 @@ def _base(parts: list[Any], path: Path) -> dict[str, Any]:
         found = next((p for p in (Path(str(part)), path.parent / str(part)) if p.is_file()), None)
         if found is None:
             raise FileNotFoundError(f"base: {str(part)!r} exists neither here nor beside {path}")
-        merged = _merge(merged, read_mapping(found, "base"))
+        merged = _merge(merged, read_mapping(found, f"base: {str(found)!r}"))
     return merged
 
 

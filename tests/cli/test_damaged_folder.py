@@ -140,8 +140,9 @@ def test_weights_that_do_not_fit_are_not_exported(
     file = tmp_path / "edited.ckpt"
     for edit in ({"state_dict": {}}, {"hyper_parameters": None}):
         torch.save({**whole, **edit}, file)
-        for command in (["export", "--output"], ["plot", "landscape", "--output"]):
+        for command, output in ((["export"], "out.onnx"), (["plot", "landscape"], "out.png")):
             capsys.readouterr()
-            assert main([*command, str(tmp_path / "out.png"), "--ckpt_path", str(file)]) == 2
+            options = ["--output", str(tmp_path / output), "--ckpt_path", str(file)]
+            assert main([*command, *options]) == 2
             (line,) = capsys.readouterr().err.splitlines()
             assert str(file) in line

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from lightning_optreg.cli.given import broken_config, file_of
+from lightning_optreg.cli.config_files import check_config
+from lightning_optreg.cli.explain import init_arguments
+from lightning_optreg.cli.given import chosen, file_of, typed
 from lightning_optreg.cli.messages import boil_down, cause, nearest
-from lightning_optreg.cli.parser import Parser, init_arguments
+from lightning_optreg.cli.parser import Parser
 from lightning_optreg.nets import MLP, Network
 
 NESTED = """Parser key "data":
@@ -91,12 +93,30 @@ def test_the_file_of_a_key(tmp_path: Path) -> None:
     assert file_of(argv, "trainer.devices") is None
 
 
-def test_the_broken_one_of_several_files(tmp_path: Path) -> None:
-    (tmp_path / "good.yaml").write_text("a: 1\n")
-    (tmp_path / "bad.yaml").write_text("a: [1\n")
-    argv = ["--config", str(tmp_path / "good.yaml"), "--config", str(tmp_path / "bad.yaml")]
-    assert broken_config(argv) == str(tmp_path / "bad.yaml")
-    assert broken_config(argv[:2]) is None
+def test_right_files_are_read_as_before(tmp_path: Path) -> None:
+    texts = {
+        "anchor": b"model: &n {net: {class_path: LeNet5}}\nagain: *n\n",
+        "merge": b"one: &one {a: 1, b: 2}\ntwo:\n  <<: *one\n  b: 3\n",
+        "bom": b"\xef\xbb\xbftrainer: {max_epochs: 3}\n",
+        "crlf": b"trainer:\r\n  max_epochs: 3\r\n",
+        "json": b'{"trainer": {"max_epochs": 3}}',
+        "other encoding in words": "# caf\u00e9\ntrainer: {max_epochs: 3}\n".encode(),
+        "init_args alone": b"optimizer: {init_args: {lr: 1}}\n",
+    }
+    for name, text in texts.items():
+        path = tmp_path / "file.yaml"
+        path.write_bytes(text)
+        check_config(path, name, {"trainer": ["max_epochs"]})
+
+
+def test_what_was_typed_and_what_was_chosen(tmp_path: Path) -> None:
+    file = tmp_path / "file.yaml"
+    file.write_text("model: {net: {class_path: MLP}}\n")
+    argv = ["fit", "--config", str(file), "--trainer.max_epochs=1e2", "--trainer.max_epochs", "x"]
+    assert typed(argv, "trainer.max_epochs") == "x"
+    assert typed(argv, "model.net") is None
+    assert chosen(argv, "model.net") == "MLP"
+    assert chosen([*argv, "--model.net=ResNet"], "model.net") == "ResNet"
 
 
 def parser() -> Parser:
