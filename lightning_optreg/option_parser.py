@@ -39,15 +39,17 @@ class OptionParser(argparse.ArgumentParser):
         Raises:
             UsageError: If they are wrong.
         """
+        shown = [action for action in self._actions if action.help != argparse.SUPPRESS]
         known = [option for action in self._actions for option in action.option_strings]
+        named = [option for action in shown for option in action.option_strings]
         for number, word in enumerate(argv):
             option = word.partition("=")[0]
             # before argparse, which first says that a required option is missing
             if (option.startswith("--") and option not in known) or (number == 0 and option[:1] != "-"):
-                raise UsageError(unknown_word(word, known))
+                raise UsageError(unknown_word(word, named))
         options, unknown = self.parse_known_args(argv)
         if unknown:
-            raise UsageError(unknown_word(unknown[0], known))
+            raise UsageError(unknown_word(unknown[0], named))
         return options
 
 

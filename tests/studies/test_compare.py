@@ -15,12 +15,13 @@ import pytest
 import torch
 import yaml
 
+from lightning_optreg.cli.monitors import LOGGED_IN_TEST
 from lightning_optreg.runs.run_lock import RunLock
 from lightning_optreg.studies import Point, RunRecord, command, main, runner
 from lightning_optreg.studies.budget import Budget
 from lightning_optreg.studies.command import collect
 from lightning_optreg.studies.run_queue import Queue
-from lightning_optreg.studies.runner import _TESTED, do_run
+from lightning_optreg.studies.runner import do_run
 from lightning_optreg.studies.specification import Run, read_specification
 from lightning_optreg.studies.summary import notice, summarize, table_cells
 from lightning_optreg.studies.work import _remaining
@@ -85,7 +86,7 @@ def test_runs_everything_once_and_reports(
         assert [point.epoch for point in done.points] == [1.0, 2.0]
         assert 0 < done.points[0].seconds < done.points[1].seconds
         assert {"train/loss", "val/accuracy", "val/loss"} <= done.points[1].metrics.keys()
-        assert done.test.keys() == set(_TESTED)
+        assert done.test.keys() == set(LOGGED_IN_TEST)
         assert 0 <= done.test["test/accuracy"] <= 1
     assert (tmp_path / "out" / "report.html").is_file()
     # Another start finds nothing to do.
