@@ -82,6 +82,8 @@ def _run(args: argparse.Namespace) -> int:
     if args.workers is not None and not args.workers >= 1:
         raise ValueError(f"workers: must be >= 1, got {args.workers}")
     folder: Path = args.output or Path("runs", "studies", specification.name)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output: {str(folder)!r} is a file, and not a folder")
     if args.plan:
         print(_plan(specification))
         return 0
