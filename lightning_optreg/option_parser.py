@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from lightning_optreg.cli.messages import nearest
 
-__all__ = ["OptionParser", "UsageError", "unknown_word"]
+__all__ = ["OptionParser", "UsageError", "is_too_large", "unknown_word"]
 
 
 class UsageError(Exception):
@@ -50,7 +50,20 @@ class OptionParser(argparse.ArgumentParser):
         options, unknown = self.parse_known_args(argv)
         if unknown:
             raise UsageError(unknown_word(unknown[0], named))
+        for name, value in vars(options).items():
+            if is_too_large(value):
+                raise UsageError(f"--{name} must be within 64 bits, got {value}")
         return options
+
+
+def is_too_large(value: object) -> bool:
+    """Tell whether a value is a whole number that torch and NumPy can't count with.
+
+    Example:
+        >>> is_too_large(2**63), is_too_large(2**62), is_too_large(1e30)
+        (True, False, False)
+    """
+    return isinstance(value, int) and not -(2**63) <= value < 2**63
 
 
 def unknown_word(word: str, known: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,12 @@ class _Explanation:
         if found := re.match(r"the following arguments are required: (.+)", message):
             names = re.sub(r"\b(fit|validate|test|predict)\.", "", found[1])
             return f"missing: {names} (give it on the command line or in a --config file)"
+        if found := re.match(r"argument (--\S+): expected ", message):
+            return f"{self._without_value(found[1])}: {message.partition(': ')[2]}"
+        if found := re.match(r"--(\S+)\.help: Expected a dot import path string: (.*)", message):
+            base = _PARTS.get(found[1])
+            close = "" if base is None else nearest(found[2], _names(base), few=0)
+            return f"--{found[1]}.help: there is no class {found[2]!r}{close}"
         if found := re.search(r'Parser key "([\w.]+)":\s+Unable to load config ["\'](.*)["\']', message):
             return self._no_section(found[1], found[2])
         return self._wrong_value(cause(message))
@@ -95,7 +102,7 @@ class _Explanation:
         word = next((one for one in self.args if one and words.startswith(one)), first)
         option, equals, _ = word.partition("=")
         name = option.lstrip(_DASHES)
-        known = [*_options(self.parser, self.args), "config", "print_config", "help"]
+        known = [*_options(self.parser, self.args), "config", "print_config", "help", "safe", "allow"]
         if option.startswith("-") and name:
             meant = _ELSEWHERE.get(name)
             close = f"; did you mean --{meant}?" if meant in known else nearest(name, known, prefix="--")
@@ -108,6 +115,13 @@ class _Explanation:
         # not for every word, as 5: only for what looks like an option
         close = nearest(name, known, prefix="--", few=0) if option != name or equals or "." in name else ""
         return f"unexpected argument {word!r}: options begin with --{close}"
+
+    def _without_value(self, option: str) -> str:
+        """The option as it was typed: jsonargparse names the part of it that is a class."""
+        for word, following in pairwise([*self.args, "--"]):
+            if word.startswith(f"{option}.") and "=" not in word and following.startswith("--"):
+                return word
+        return option
 
     def _unknown_key(self, key: str, known: Sequence[str]) -> str:
         return f"unknown key {key}{self._where(key)}{nearest(key, known)}"

@@ -31,6 +31,7 @@ def file_of(argv: Sequence[str], key: str) -> str | None:
     """
     if _in_command(argv, key):
         return None
+    key = _plain(key)
     for path in reversed(config_files(argv)):
         if key in _keys(tree_of(path), ""):
             return path

@@ -23,7 +23,7 @@ _INNER = re.compile(
     r"^( *(?:- )?)(Parser key|Problem with given class_path) [\"']([^\"']+)[\"'].*:$", re.MULTILINE
 )
 _EXPECTED = re.compile(r"Expected an? (?!dot import path)(.+?)(?:\. Got value: (.*))?$")
-_IMPORT = re.compile(r"Expected a dot import path string: (.+)$")
+_IMPORT = re.compile(r"Expected a dot import path string:(?: (.*))?$")
 _TYPE = re.compile(r"[a-z_]\w*(?:\.\w+)*\.[A-Z]\w*")
 # Union members that nobody types on a command line.
 _NO_CHOICE = ("torch.Tensor", "collections.")
@@ -83,7 +83,7 @@ def cause(message: str) -> Cause:
         if line in ("", "-") or _FRAME.match(line):
             continue
         if found := _IMPORT.match(line):
-            unknown_class = found[1]
+            unknown_class = found[1] or ""
         elif found := _EXPECTED.match(line):
             allowed |= dict.fromkeys(_readable(found[1]))
             value = found[2] or value
@@ -104,6 +104,7 @@ def _readable(expected: str) -> list[str]:
     if expected.startswith("typing.Literal["):
         return [word.strip().strip("'\"") for word in expected[len("typing.Literal[") : -1].split(",")]
     name = expected.removeprefix("<class '").removesuffix("'>")
+    name = name.replace("collections.abc.Sequence", "list")
     return ["null" if name == "NoneType" else name if "[" in name else name.rpartition(".")[2]]
 
 
@@ -137,7 +138,9 @@ def kind_of(value: str | None) -> str:
     """
     if value is None:
         return "nothing"
-    kind = "the list " if value.startswith("[") else "the mapping " if value.startswith("{") else ""
+    kinds = {"[": ("]", "the list "), "{": ("}", "the mapping ")}
+    end, kind = kinds.get(value[:1], ("", ""))
+    kind = kind if value.endswith(end) else ""
     return f"{kind}{(value if len(value) <= 80 else f'{value[:77]}...')!r}"
 
 

@@ -13,6 +13,7 @@ from lightning.pytorch.strategies import StrategyRegistry
 from lightning_optreg.classifier import ImageClassifier
 from lightning_optreg.cli.given import file_of
 from lightning_optreg.cli.messages import nearest
+from lightning_optreg.option_parser import is_too_large
 from lightning_optreg.param_groups import param_groups
 
 __all__ = ["check_ranges", "try_optimizer"]
@@ -46,6 +47,7 @@ _BATCHES = (
 _LARGEST_SEED = 2**32 - 1
 # Arguments of torch's schedules that they divide by.
 _PERIODS = ("T_0", "T_max", "T_mult", "epochs", "step_size", "step_size_up", "steps_per_epoch", "total_steps")
+_LINKED = ("model.optimizer", "model.lr_scheduler")  # made from `optimizer` and `lr_scheduler`
 _UNITS = ("days", "seconds", "microseconds", "milliseconds", "minutes", "hours", "weeks")
 
 
@@ -86,10 +88,11 @@ def try_optimizer(module: ImageClassifier) -> None:
 
 def _problems(settings: Namespace) -> Iterator[tuple[str, str]]:
     for key, value in _leaves(settings.as_dict(), ""):
+        if key.startswith(_LINKED):
+            continue
         if isinstance(value, float) and math.isnan(value):
             yield key, "must be a number, got nan"
-        # what torch and NumPy count with
-        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        if is_too_large(value):
             yield key, f"must be within 64 bits, got {value}"
     for key, low in _AT_LEAST.items():
         value = settings.get(key)
@@ -111,7 +114,7 @@ def _problems(settings: Namespace) -> Iterator[tuple[str, str]]:
     for key, known in _NAMES.items():
         yield from _name(key, settings.get(key), known())
     yield from _accelerator(settings.get("trainer.accelerator"))
-    yield from _devices(settings.get("trainer.devices"))
+    yield from _devices(settings.get("trainer.devices"), settings.get("trainer.accelerator"))
 
 
 def _leaves(tree: Any, key: str) -> Iterator[tuple[str, Any]]:
@@ -185,14 +188,18 @@ def _accelerator(name: Any) -> Iterator[tuple[str, str]]:
         )
 
 
-def _devices(value: Any) -> Iterator[tuple[str, str]]:
+def _devices(value: Any, accelerator: Any) -> Iterator[tuple[str, str]]:
     """A number of devices, -1 and "auto" for all, or a list of their indices."""
     key = "trainer.devices"
     allowed = "must be a number >= 1, -1 or auto for all, or a list of indices"
+    if accelerator == "cpu":
+        allowed = "must be a number of processes >= 1 with accelerator cpu"
+        if isinstance(value, list) or (isinstance(value, str) and re.search(r"[,\[]", value)):
+            yield key, f"{allowed}, got {value}"
     if isinstance(value, str) and value != "auto":
         if re.fullmatch(r"-?\d+", value.strip()):
             value = int(value)
-            if value >= 2**63:
+            if is_too_large(value):
                 yield key, f"must be within 64 bits, got {value}"
         elif not re.fullmatch(r"\[?\s*\d+\s*(,\s*\d+\s*)*,?\s*\]?", value.strip()):
             yield key, f"{allowed}, got {value!r}"

@@ -21,7 +21,7 @@ from lightning_optreg import nets
 from lightning_optreg.cli.messages import cause, kind_of
 from lightning_optreg.cli.whole_numbers import put_ints_first
 from lightning_optreg.describe.layers import describe, format_table
-from lightning_optreg.option_parser import unknown_word
+from lightning_optreg.option_parser import is_too_large, unknown_word
 from lightning_optreg.trust import build_nothing_unasked, makes_network
 
 __all__ = ["main"]
@@ -56,10 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         print(_run(sys.argv[1:] if argv is None else argv))
     except (_UsageError, argparse.ArgumentError) as error:
-        print(f"error: {' '.join(str(error).removeprefix('argument ').split())}", file=sys.stderr)
-        return 2
-    except jsonargparse.ArgumentError as error:
-        print(f"error: {' '.join(_boiled_down(str(error)).split())}", file=sys.stderr)
+        said = _boiled_down(str(error).removeprefix("argument "))
+        print(f"error: {' '.join(said.split())}", file=sys.stderr)
         return 2
     return 0
 
@@ -133,6 +131,10 @@ def _build(
         arguments = [*arguments, f"--net.input_shape={list(shape)}"]
         given.add("input_shape")
     values = parser.parse_args(arguments)
+    for key, value in vars(values.get("net", argparse.Namespace())).items():
+        too_large = [n for n in (value if isinstance(value, (list, tuple)) else [value]) if is_too_large(n)]
+        if too_large:
+            raise _UsageError(f"--net.{key} must be within 64 bits, got {too_large[0]}")
     try:
         with torch.device("meta"):
             net = parser.instantiate(values).get("net")

@@ -114,6 +114,8 @@ def _compare(args: argparse.Namespace, stop: StopRequest) -> int:
     if not 0.0 <= args.storage_wait < math.inf:
         raise ValueError(f"storage_wait: must be a number of seconds >= 0, got {args.storage_wait}")
     folder: Path = args.output or Path("runs", "studies", specification.name)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output: {str(folder)!r} is a file, and not a folder")
     if args.plan:
         print(_plan(specification))
         return 0

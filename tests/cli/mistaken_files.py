@@ -83,7 +83,7 @@ FILES = [
     wrong(TWO, "b.yaml", "'trainer'", KEYS, "True", b="trainer: true\n"),
     wrong(TWO, "b.yaml", "'model'", KEYS, "list", b="model:\n- net: LeNet5\n"),
     wrong(TWO, "b.yaml", "'model'", KEYS, "'LeNet5'", b="model: LeNet5\n"),
-    wrong(TWO, "b.yaml", "max_epochs", "trainer.max_epochs", b="trainer:\nmax_epochs: 3\n"),
+    wrong(TWO, "b.yaml", "'trainer'", "nothing below it", "indent", b="trainer:\nmax_epochs: 3\n"),
     wrong(
         TWO, "b.yaml", "init_args", "optimizer", b="optimizer:\n  class_path: Adam\ninit_args:\n  lr: 0.1\n"
     ),
