@@ -1,4 +1,4 @@
-"""The documentation's Python runs, and it lists every public part."""
+"""The documentation's Python runs, it lists all parts and commands, and ratios follow from figures."""
 
 import importlib
 import re
@@ -11,7 +11,7 @@ import pytest
 from torch import nn
 
 from lightning_optreg import ImageClassifier
-from lightning_optreg.__main__ import main
+from lightning_optreg.__main__ import _COMMANDS, main
 from lightning_optreg.nets import SoftmaxRegression
 
 ROOT = Path(__file__).parents[1]
@@ -108,3 +108,77 @@ def test_every_public_name_is_documented(name: str) -> None:
 @pytest.mark.parametrize("recipe", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_is_listed(recipe: Path) -> None:
     assert str(recipe.relative_to(ROOT)) in TEXT
+
+
+def test_every_command_is_listed() -> None:
+    assert {command.split()[0] for command in commands()} >= set(_COMMANDS)  # of all pages
+    readme = (ROOT / "README.md").read_text()
+    assert set(re.findall(r"^python -m lightning_optreg (\w+)", readme, re.M)) == set(_COMMANDS)
+    (table, *_) = tables(ROOT / "docs" / "command_line.md")
+    listed = [name for row in table[1:] for name in re.findall(r"`(\w+)`", row[0])]
+    assert listed == list(_COMMANDS)
+
+
+def test_every_page_is_in_the_navigation_and_can_be_reached_from_the_readme() -> None:
+    docs = {page.name for page in PAGES} - {"README.md"}
+    assert set(re.findall(r": (\w+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M)) == docs
+    reached, links = set(), {"README.md"}
+    while links:
+        page = links.pop()
+        reached.add(page)
+        text = next(path for path in PAGES if path.name == page).read_text()
+        links |= set(re.findall(r"\]\((?:docs/)?(\w+\.md)[#)]", text)) - reached
+    assert reached >= docs
+
+
+def tables(page: Path) -> list[list[list[str]]]:
+    """The cells of a page's tables, row by row, the header first."""
+    blocks = re.findall(r"(?:^\|.*\n)+", page.read_text(), re.M)
+    rows = [[[c.strip() for c in line.strip("|").split("|")] for line in b.splitlines()] for b in blocks]
+    return [[header, *body] for header, _, *body in rows]
+
+
+def figure(cell: str) -> float | None:
+    match = re.fullmatch(r"([\d,.]+)( x)?", cell)
+    return float(match[1].replace(",", "")) if match else None
+
+
+def quotient(table: list[list[str]], row: list[str], column: int) -> float | None:
+    """What a ratio should be by the figures beside it; None if the column is none, or has none beside it."""
+    header, first = table[0], table[1]
+    if header[column] == "speed":  # to the first row's
+        above, below = figure(row[column - 1]), figure(first[column - 1])
+    elif header[column] == "ratio":  # of the two figures before
+        before = [value for cell in row[:column] if (value := figure(cell)) is not None]
+        above, below = before[-2:] if len(before) > 1 else (None, None)
+    elif header[column].startswith("to the "):
+        word = header[column].split()[-1]
+        (other,) = [i for i, name in enumerate(header[:column]) if name.endswith(word)]
+        above, below = figure(row[header.index("this project")]), figure(row[other])
+    else:
+        return None
+    return above / below if above and below else None
+
+
+def agrees(shown: str, value: float) -> bool:
+    decimals = len(shown.removesuffix(" x").partition(".")[2])
+    return abs(float(shown.removesuffix(" x")) - value) <= 0.5 * 10**-decimals + 1e-9
+
+
+@pytest.mark.parametrize(("page", "count"), [("README.md", 4), ("docs/speed.md", 24)])
+def test_ratios_are_those_of_the_figures_beside_them(page: str, count: int) -> None:
+    checked = 0
+    for table in tables(ROOT / page):
+        for row in table[1:]:
+            for column, cell in enumerate(row):
+                value = quotient(table, row, column)
+                if value is not None:
+                    assert agrees(cell, value), f"{page}: {row}: {cell} should be {value:.3f}"
+                    checked += 1
+    assert checked == count
+
+
+def test_the_allocators_ratio_is_that_of_its_medians() -> None:
+    prose = " ".join((ROOT / "docs" / "speed.md").read_text().split())
+    (found,) = re.findall(r"median ([\d.]+),[^;]*median ([\d.]+),[^;]*; ([\d.]+) x as fast", prose)
+    assert agrees(found[2], float(found[0]) / float(found[1]))

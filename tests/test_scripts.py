@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,11 @@ case "$*" in
         run=runs/quickstart/version_$(ls -d runs/quickstart/version_* 2>/dev/null | wc -l)
         if [ -n "$from" ]; then run=$(ls -d runs/quickstart/version_* | tail -n 1); fi
         [ "${{STOP:-}}" != early ] || exit 143
+        if [ "${{STOP:-}}" = told ]; then
+            trap 'echo stopped >>"$calls"; kill %1; exit 143' TERM
+            sleep 60 &
+            wait
+        fi
         mkdir -p "$run/checkpoints" && touch "$run/checkpoints/last.ckpt"
         [ -z "${{STOP:-}}" ] || exit 143
         echo '{{"images_per_second": 8000.0, "seconds": 70.0, "validation_seconds": 5.0}}' \
@@ -104,6 +110,25 @@ def test_second_run_uses_what_is_there(checkout: Checkout) -> None:
     assert checkout.calls() == ["test best"]
     assert "already trained" in done.stdout
     assert "91.20%" in done.stdout
+
+
+def test_a_signal_to_the_script_ends_what_it_has_started(checkout: Checkout) -> None:
+    checkout.calls_file.write_text("")
+    environment = {"PATH": f"{checkout.path}:/usr/bin:/bin", "HOME": str(checkout.root), "STOP": "told"}
+    script = subprocess.Popen(
+        [checkout.root / "scripts" / "quickstart"],
+        env={**environment, "DATA": str(checkout.root / "data")},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    end = time.monotonic() + 60
+    while "fit" not in checkout.calls():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    time.sleep(0.2)
+    script.terminate()
+    assert script.wait(60) == 143
+    assert checkout.calls()[-2:] == ["fit", "stopped"]
 
 
 def test_retrain_and_another_recipe_train_anew(checkout: Checkout) -> None:

@@ -210,6 +210,55 @@ def test_fit_sends_configuration_history_gradients_and_the_best_checkpoint(tmp_p
     assert Path(file.local_path).read_bytes() == Path(checkpoint.best_model_path).read_bytes()
 
 
+class Rising(Model):
+    """Its first epoch is its best."""
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        self.log("val/loss", float(self.current_epoch + 1))
+
+    @override
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("first", "log_model"), [("best", True), ("last", True), ("last", "all")])
+def test_best_is_what_the_monitored_callback_calls_so_and_latest_the_last(
+    first: str, log_model: Any, tmp_path: Path
+) -> None:
+    """Two epochs, a kill, and a third: its process has no better checkpoint than the one on disk."""
+
+    def trainer(epochs: int, name: str) -> Trainer:
+        both = [
+            ModelCheckpoint(tmp_path / "kept", filename="best", monitor="val/loss"),
+            ModelCheckpoint(tmp_path / "kept", filename="last", enable_version_counter=False),
+        ]
+        another = ModelCheckpoint(tmp_path / "kept", filename="{epoch}", monitor="train/loss", mode="max")
+        made = make_trainer(tmp_path, RunWandbLogger(tmp_path / name, log_model=log_model), max_epochs=epochs)
+        made.callbacks = [one for one in made.callbacks if not isinstance(one, ModelCheckpoint)]
+        made.callbacks += [*(both if first == "best" else both[::-1]), another]
+        return made
+
+    trainer(2, "begun").fit(Rising(), loader(), loader())
+    wandb.finish()
+    trainer(3, "resumed").fit(Rising(), loader(), loader(), ckpt_path=tmp_path / "kept" / "last.ckpt")
+    wandb.finish()
+    for name in ("begun", "resumed"):
+        (run,) = runs(tmp_path / name)
+        at: dict[str, str] = {}
+        for artifact in run.artifacts:  # an alias stays where it was given last
+            at |= dict.fromkeys(artifact.aliases, json.loads(artifact.metadata)["original_filename"])
+        assert at == {"best": "best.ckpt", "latest": "last.ckpt"}, name
+
+
+def test_no_alias_best_where_nothing_is_compared(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, RunWandbLogger(tmp_path), max_epochs=1)
+    trainer.checkpoint_callback.monitor = None  # type: ignore[union-attr]
+    fit(trainer)
+    (run,) = runs(tmp_path)
+    assert {alias for artifact in run.artifacts for alias in artifact.aliases} == {"latest"}
+
+
 def test_no_artifact_unless_asked_for(tmp_path: Path) -> None:
     fit(make_trainer(tmp_path, RunWandbLogger(tmp_path, log_model=False)))
     (run,) = runs(tmp_path)

@@ -44,7 +44,7 @@ class AdamToSGD(OfAKind):
     optimization, and on resuming from a checkpoint of before or after the switch. Estimating costs a copy
     of the parameters and three passes over them in each step until the switch; with `lr` and a time given
     nothing is estimated. Logs `optreg/adam_to_sgd/rate_estimate` while it estimates and
-    `optreg/adam_to_sgd/lr` at the switch. (Asked for in pytorch-lightning issues 3095, 4044 and 6829.)
+    `optreg/adam_to_sgd/lr` at the switch. (Asked for in pytorch-lightning issues 4044 and 6829.)
 
     Args:
         at_epoch: Epoch, counted from 0, whose first batch SGD trains on; at least 0.

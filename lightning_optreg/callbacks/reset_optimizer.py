@@ -24,7 +24,7 @@ class ResetOptimizer(OfAKind):
     module's too, moved forward by as many steps as the checkpoint's had made, so that the learning rate is
     what the new schedule gives at this place; where the checkpoint has none, by the epochs or optimizer steps
     done so far. `ReduceLROnPlateau` has no such place: its state and its current learning rates are taken
-    over. (Asked for in pytorch-lightning issue 20552.)
+    over. (Asked for in pytorch-lightning issue 5339.)
 
     A fit that starts without a checkpoint is not changed.
 

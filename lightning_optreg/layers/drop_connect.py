@@ -177,7 +177,7 @@ class DropConnect(NoiseLayer, nn.Linear):
         inference: `sampling`, `relu` or `mean`, see above. Default: sampling, the paper's. It draws in
             evaluation too; a ReLU has `relu`, which is exact, draws nothing and costs two matrix products.
         samples: Number of draws of `sampling`, at least 1, each with N x `out_features` evaluations of a.
-            Default: 1000, the paper's.
+            Default: 1000.
 
     Shape:
         (*, in_features) -> (*, out_features); each row is an example.

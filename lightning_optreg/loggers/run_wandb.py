@@ -1,14 +1,18 @@
 """Lightning's W&B logger begins another run whenever a process starts again; this one continues its run."""
 
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_optreg.files import check_inside, check_name, replacing
@@ -21,9 +25,11 @@ class RunWandbLogger(WandbLogger):
 
     The W&B run's id is kept in `wandb_run_id.txt` in the folder, where the next process finds it: the resumed
     fit, and `test` after `fit`. Naming a folder asks for that. Without one every logger begins a run of its
-    own, unless an `id` is given, and leaves no such file. All local files go to `wandb/` in the folder. The
-    best checkpoint becomes an artifact with the alias `best` when a fit ends; the last one, if it is another,
-    with `latest`.
+    own, unless an `id` is given, and leaves no such file. All local files go to `wandb/` in the folder.
+
+    Checkpoints become artifacts when a fit ends. The alias `best` is on what the trainer's first
+    `ModelCheckpoint` with a `monitor` calls its best, and on nothing where none has a monitor; `latest` is on
+    the last one.
 
     W&B keeps what it has been sent: steps that a killed run logged past its last checkpoint stay in its
     history, and the resumed run logs them again. `metrics.csv` is the record without doubles.
@@ -41,8 +47,9 @@ class RunWandbLogger(WandbLogger):
         notes: A remark shown with the run.
         mode: `online`, `offline` (upload later with `wandb sync`) or `disabled`. Default: the environment
             variable `WANDB_MODE`, else `online`.
-        log_model: True: best and last checkpoint become artifacts when a fit ends. `all`: every checkpoint,
-            when it is saved. False: none.
+        log_model: True: best and last checkpoint become artifacts when a fit ends (those of a
+            `ModelCheckpoint` with `save_top_k=-1` when they are saved). `all`: every checkpoint, when it is
+            saved. False: none.
 
     Raises:
         ValueError: project, name or id would leave its folder, as `../x` does.
@@ -84,7 +91,7 @@ class RunWandbLogger(WandbLogger):
             project=project,
             name=name,
             id=id,
-            log_model=log_model,
+            log_model=False,  # ours below: Lightning's sets `best` for each callback, monitored or not
             entity=entity,
             group=group,
             job_type=job_type,
@@ -93,6 +100,9 @@ class RunWandbLogger(WandbLogger):
             # Lightning's own `offline` refuses artifacts, although `wandb sync` uploads them later.
             mode=mode,
         )
+        self.log_model = log_model
+        self._savers: list[ModelCheckpoint] = []
+        self._logged: dict[str, float] = {}
         self._has_config = False
         self._id_is_kept = False
 
@@ -136,3 +146,65 @@ class RunWandbLogger(WandbLogger):
         """Put the module's hyperparameters into the run's config, unless the whole configuration is there."""
         if not self._has_config:
             super().log_hyperparams(params)
+
+    @override
+    def log_graph(self, model: nn.Module, input_array: Tensor | None = None) -> None:
+        """Learn, at the beginning of a fit, whose checkpoints are to become artifacts. There is no graph."""
+        self._savers = []
+        if isinstance(model, LightningModule) and model.trainer.state.fn == TrainerFn.FITTING:
+            found = model.trainer.checkpoint_callbacks
+            self._savers = [callback for callback in found if isinstance(callback, ModelCheckpoint)]
+
+    @override
+    @rank_zero_only
+    def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
+        """Send what was saved to W&B, if it is not to wait for the fit's end."""
+        if all(checkpoint_callback is not saver for saver in self._savers):  # added in mid-fit
+            self._savers.append(checkpoint_callback)
+        if self.log_model == "all" or (self.log_model and checkpoint_callback.save_top_k == -1):
+            self._log_checkpoints([checkpoint_callback])
+
+    @override
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Send the checkpoints of a fit that succeeded."""
+        super().finalize(status)
+        if status == "success" and self.log_model and self._id_is_kept:
+            self._log_checkpoints(self._savers)
+
+    def _log_checkpoints(self, savers: Sequence[ModelCheckpoint]) -> None:
+        """Make artifacts of files that W&B has not got yet; an alias given again moves to the new one."""
+        compared = [saver for saver in self._savers if saver.monitor is not None]
+        best = compared[0].best_model_path if compared else None
+        found: dict[str, tuple[bool, float, ModelCheckpoint]] = {}
+        for saver in savers:
+            for path in (*saver.best_k_models, saver.best_model_path, saver.last_model_path):
+                if Path(path).is_file():
+                    is_last = saver.monitor is None or path == saver.last_model_path
+                    found[path] = is_last, Path(path).stat().st_mtime, saver
+        # The last one comes last, even if a best one was written after it: W&B gives `latest` to the newest.
+        ordered = sorted(found, key=lambda path: found[path][:2])
+        pending = [path for path in ordered if self._logged.get(path) != found[path][1]]
+        newest = ordered[-1:]
+        if newest != pending[-1:] and (pending or newest != [*self._logged][-1:]):
+            pending += newest
+        for path in pending:
+            _, time, saver = found[path]
+            aliases = ["best"] * (path == best) + ["latest"] * (path in newest)
+            self.experiment.log_artifact(self._artifact(path, saver), aliases=aliases)
+            self._logged.pop(path, None)  # so that the dictionary ends with the newest
+            self._logged[path] = time
+
+    def _artifact(self, path: str, saver: ModelCheckpoint) -> Any:
+        import wandb
+
+        score = saver.best_k_models.get(path)
+        settings = ("monitor", "mode", "save_last", "save_top_k", "save_weights_only")
+        metadata = {
+            "score": None if score is None else float(score),
+            "original_filename": Path(path).name,
+            type(saver).__name__: {setting: getattr(saver, setting) for setting in settings},
+        }
+        artifact = wandb.Artifact(f"model-{self.experiment.id}", type="model", metadata=metadata)
+        artifact.add_file(path, name="model.ckpt")
+        return artifact

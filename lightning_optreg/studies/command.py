@@ -8,13 +8,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lightning_optreg.plot.options import OptionParser, UsageError
+from lightning_optreg.studies.access import StorageUnavailableError
 from lightning_optreg.studies.records import StudyResult
 from lightning_optreg.studies.specification import Specification, read_specification
 from lightning_optreg.studies.stop import Stopped, StopRequest, run_processes, stop_with_parent
-from lightning_optreg.studies.storage import StorageUnavailableError
 from lightning_optreg.trust import add_allow, add_safe, trust_options
 
 if TYPE_CHECKING:
@@ -132,15 +132,22 @@ def _compare(args: argparse.Namespace, stop: StopRequest) -> int:
 
         work(queue, folder, trusted, stop)
         return 0
-    broken = "" if args.report_only else _do_runs(args, queue, storage, folder, stop)
-    if broken:
-        print(f"error: {broken}; the same command goes on where they stopped", file=sys.stderr)
-        queue.patience.seconds = 0.0  # they have waited
+    broken = None if args.report_only else _do_runs(args, queue, storage, folder, stop)
     with stop.breaking_off():
-        result = collect(queue)
-        if broken and not result.records:
-            return 1
-        return max(_report(result, folder), int(bool(broken)))
+        if broken is None:
+            return _report(collect(queue), folder)
+        queue.patience.seconds = 0.0  # they have waited
+        try:
+            result = collect(queue)
+        except StorageUnavailableError:
+            result = None
+        if result is not None and not result.unfinished:
+            print(f"{broken.how}; the others have done their runs", file=sys.stderr)
+            return _report(result, folder)
+        print(f"error: {broken.how}; the same command goes on where they stopped", file=sys.stderr)
+        if result is not None and result.records:
+            _report(result, folder)
+        return broken.status
 
 
 def _check(
@@ -159,8 +166,17 @@ def _check(
         check_settings(specification, trusted)
 
 
-def _do_runs(args: argparse.Namespace, queue: "Queue", storage: str, folder: Path, stop: StopRequest) -> str:
-    """Do what is to be done; say how the processes that didn't come to the end have ended."""
+class _Broken(NamedTuple):
+    """Processes that didn't come to the end."""
+
+    how: str
+    status: int
+
+
+def _do_runs(
+    args: argparse.Namespace, queue: "Queue", storage: str, folder: Path, stop: StopRequest
+) -> _Broken | None:
+    """Do what is to be done; say if processes didn't come to the end."""
     specification = queue.specification
     queue.fill()
     waiting = len(specification.runs) - sum(record.status != "failed" for record in queue.records())
@@ -172,21 +188,21 @@ def _do_runs(args: argparse.Namespace, queue: "Queue", storage: str, folder: Pat
         print(f"{len(specification.runs) - waiting} of them are done already")
     sys.stdout.flush()
     start = time.perf_counter()
-    broken = ""
+    broken = None
     if workers > 1:
         broken = _run_workers(args, storage, folder, workers, stop)
     elif workers == 1:
         from lightning_optreg.studies.work import work
 
         work(queue, folder, trust_options(args), stop)
-    if not broken:
+    if broken is None:
         print(f"{waiting} runs in {time.perf_counter() - start:.0f} s")
     return broken
 
 
 def _run_workers(
     args: argparse.Namespace, storage: str, folder: Path, workers: int, stop: StopRequest
-) -> str:
+) -> _Broken | None:
     threads = max(1, (os.cpu_count() or 1) // workers)
     command = [sys.executable, "-m", "lightning_optreg", "compare", "--worker"]
     command += ["--config", str(args.config), "--storage", storage, "--output", str(folder)]
@@ -194,12 +210,12 @@ def _run_workers(
     statuses = run_processes(command, workers, {**os.environ, "OMP_NUM_THREADS": str(threads)}, stop)
     broken = [status for status in statuses if status != 0]
     if not broken:
-        return ""
+        return None
     if broken[0] == _UNAVAILABLE:
         how = f"for want of the data base, which had not answered for {args.storage_wait:g} s"
     else:
         how = f"with signal {-broken[0]}" if broken[0] < 0 else f"with status {broken[0]}"
-    return f"{len(broken)} of {workers} processes ended {how}"
+    return _Broken(f"{len(broken)} of {workers} processes ended {how}", 2 if 2 in broken else 1)
 
 
 def _report(result: StudyResult, folder: Path) -> int:

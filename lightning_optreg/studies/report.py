@@ -53,7 +53,7 @@ def write_report(result: StudyResult, folder: Path) -> list[Path]:
         written.append(folder / name)
     for name, figure in pictures.items():
         if said := notice(result):  # also where the picture is shown without the page
-            figure.text(0.005, 0.002, said, size="x-small", color="firebrick", va="bottom")
+            figure.supxlabel(said, x=0.005, ha="left", size="x-small", color="firebrick")
         for suffix in ("png", "svg"):
             figure.savefig(folder / f"{name}.{suffix}", dpi=150)
             written.append(folder / f"{name}.{suffix}")

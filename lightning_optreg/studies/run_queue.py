@@ -15,22 +15,22 @@ Here nobody's clock is trusted: a process counts the seconds in which it sees no
 """
 
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from pathlib import Path
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from lightning_optreg.files import try_lock
-from lightning_optreg.studies.ownership import this_process
-from lightning_optreg.studies.records import RunRecord, Unfinished
-from lightning_optreg.studies.specification import Run, Specification
-from lightning_optreg.studies.storage import (
+from lightning_optreg.studies.access import (
     Patience,
     StorageUnavailableError,
-    connection_options,
+    file_lock,
     is_outage,
-    sqlite_file,
+    open_study,
 )
+from lightning_optreg.studies.ownership import this_process
+from lightning_optreg.studies.records import RunRecord, Unfinished
+from lightning_optreg.studies.signs_of_life import RunLostError, Sight
+from lightning_optreg.studies.specification import Run, Specification
+from lightning_optreg.studies.storage import sqlite_file
 from lightning_optreg.studies.stored import (
     fingerprint_difference,
     is_run,
@@ -44,16 +44,7 @@ if TYPE_CHECKING:  # optuna is imported when a study is run
     from optuna import Study
     from optuna.trial import FrozenTrial, Trial, TrialState
 
-__all__ = ["LEASE", "SIGN_EVERY", "Claim", "Queue", "RunLostError"]
-
-LEASE = 60.0
-"""Seconds without a sign of life after which a run is given to another process."""
-SIGN_EVERY = 10.0
-"""Seconds between two signs of life."""
-
-
-class RunLostError(RuntimeError):
-    """The run was given to another process: this one must not write anything of it any more."""
+__all__ = ["Claim", "Queue"]
 
 
 class Claim(NamedTuple):
@@ -89,14 +80,14 @@ class Queue:
         self.patience = Patience(storage, wait)
         # SQLite has no locks of rows: two processes that ask at once get the same trial.
         self._file = sqlite_file(storage)
-        self._study: Study = self.patience(lambda: _open(specification, storage, wait))
+        self._study: Study = self.patience(lambda: open_study(specification, storage, wait))
         self._mine: set[int] = set()
-        self._seen: dict[int, _Sight] = {}
+        self._seen: dict[int, Sight] = {}
         self._check_or_note("study", specification.fingerprint())
 
     def _locked(self) -> AbstractContextManager[None]:
         """Keep other processes from asking at the same time, where the data base itself does not."""
-        return nullcontext() if self._file is None else _file_lock(self._file, self.patience)
+        return nullcontext() if self._file is None else file_lock(self._file, self.patience)
 
     def _check_or_note(self, key: str, text: str) -> None:
         noted = self.patience(lambda: self._study.user_attrs).get(key)
@@ -165,7 +156,7 @@ class Queue:
         owner = owner_of(trial)
         if owner is not None and owner.has_ended():
             return True
-        sight = self._seen.setdefault(trial.number, _Sight(sign_of(trial)))
+        sight = self._seen.setdefault(trial.number, Sight(sign_of(trial)))
         return sight.is_silent(sign_of(trial))
 
     def unproven(self) -> list[str]:
@@ -304,60 +295,3 @@ class Queue:
 
     def _trials(self) -> "Iterable[FrozenTrial]":
         return self.patience(lambda: self._study.get_trials(deepcopy=False))  # in the order of their numbers
-
-
-_now = time.monotonic
-
-
-class _Sight:
-    """What this process sees of another one's signs of life.
-
-    Only looks that follow one another closely count: in between this process may have been stopped, or the
-    data base been away, for both.
-    """
-
-    def __init__(self, sign: float) -> None:
-        self._sign = sign
-        self._since = self._looked = _now()
-        self.has_changed = False
-
-    def is_silent(self, sign: float) -> bool:
-        """Whether nothing new was seen for the whole lease."""
-        now = _now()
-        if sign != self._sign:
-            self._sign, self._since, self.has_changed = sign, now, True
-        elif now - self._looked > LEASE / 4:
-            self._since = now
-        self._looked = now
-        return now - self._since > LEASE
-
-
-@contextmanager
-def _file_lock(path: Path, patience: Patience) -> Iterator[None]:
-    """Lock a file beside the data base; the lock dies with the process."""
-    with open(path.with_name(f"{path.name}.lock"), "a+b") as file:
-        while not try_lock(file.fileno()):
-            patience.pause(0.02)
-        yield
-
-
-def _open(specification: Specification, storage: str, wait: float) -> "Study":
-    import optuna
-    from sqlalchemy.exc import DatabaseError
-
-    attempts = 10
-    while True:
-        try:
-            return optuna.create_study(
-                storage=optuna.storages.RDBStorage(
-                    storage, engine_kwargs=connection_options(storage, max(wait, 1.0))
-                ),
-                study_name=specification.name,
-                direction="maximize" if specification.mode == "max" else "minimize",
-                load_if_exists=True,
-            )
-        except DatabaseError:  # processes that make the tables at the same moment collide
-            attempts -= 1
-            if attempts == 0:
-                raise
-            time.sleep(0.3)

@@ -74,6 +74,8 @@ def check_settings(specification: Specification, trusted: Sequence[str] = ()) ->
             except UntrustedError as error:
                 what = str(error).replace(f"config file {str(file)!r}: ", "")
                 raise UntrustedError(f"methods.{method}: {what}") from error
+            except Stopped:
+                raise
             except SystemExit as stop:  # always: it has printed the configuration, or what is wrong
                 if not stop.code:
                     continue

@@ -114,7 +114,7 @@ class StopRequest:
 
 
 def run_processes(
-    command: Sequence[str], count: int, environment: Mapping[str, str], stop: StopRequest
+    command: Sequence[str], count: int, environment: Mapping[str, str], stop: StopRequest, **options: Any
 ) -> list[int]:
     """Run a command in several processes at once, and let none of them outlive this one's wait.
 
@@ -125,6 +125,7 @@ def run_processes(
         count: Number of processes, at least 1.
         environment: Their variables.
         stop: What tells to stop.
+        options: Further ones of `subprocess.Popen`.
 
     Returns:
         Their statuses, as `subprocess` has them.
@@ -136,7 +137,7 @@ def run_processes(
     try:
         with stop.breaking_off():
             for _ in range(count):
-                children.append(subprocess.Popen(command, env=environment))
+                children.append(subprocess.Popen(command, env=environment, **options))
             return [child.wait() for child in children]
     except BaseException:
         _end(children, stop)

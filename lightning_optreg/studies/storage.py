@@ -1,30 +1,17 @@
-"""The data base of a study: its URL checked before anything is done, and calls that outlast its restart."""
+"""The URL of a study's data base: checked before anything is done, with what would do instead."""
 
 import difflib
 import importlib.util
-import random
+import os
 import re
 import sqlite3
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # optuna, which brings SQLAlchemy, is imported when a study is run
     from sqlalchemy import URL
 
-__all__ = [
-    "Patience",
-    "StorageUnavailableError",
-    "check_storage",
-    "connection_options",
-    "is_outage",
-    "shown",
-    "sqlite_file",
-]
-
-Result = TypeVar("Result")
+__all__ = ["check_storage", "connection_options", "first_line", "shown", "sqlite_file"]
 
 # Drivers by data base, the first one to be recommended: SQLAlchemy's name, the module, the package.
 _DRIVERS = {
@@ -38,11 +25,6 @@ _DRIVERS = {
     "sqlite": (),
 }
 _CONNECT = 10  # seconds to wait for an answer to a connection
-_LONGEST_PAUSE = 5.0
-
-
-class StorageUnavailableError(OSError):
-    """The data base has not answered for as long as was to be waited."""
 
 
 def check_storage(storage: str) -> None:
@@ -78,11 +60,11 @@ def check_storage(storage: str) -> None:
     except ImportError as error:
         raise _wrong_driver(url, f"the driver {error.name or error} is not installed") from None
     except ArgumentError as error:
-        raise ValueError(f"storage: {_line(error)}") from None
+        raise ValueError(f"storage: {first_line(error)}") from None
     try:
         engine.connect().close()
     except (SQLAlchemyError, OSError) as error:
-        raise ValueError(f"storage: {shown(storage)} does not answer: {_line(error)}") from None
+        raise ValueError(f"storage: {shown(storage)} does not answer: {first_line(error)}") from None
     finally:
         engine.dispose()
 
@@ -197,6 +179,9 @@ def _check_file(url: "URL") -> None:
         raise ValueError(f"storage: {str(path)!r} is a folder; did you mean sqlite:///{path / 'study.db'}?")
     if not path.absolute().parent.is_dir():
         raise ValueError(f"storage: there is no folder {str(path.parent)!r} for the file {path.name!r}")
+    writable = path if path.exists() else path.absolute().parent
+    if not os.access(writable, os.W_OK):
+        raise ValueError(f"storage: {str(writable)!r} may not be written to")
     if not path.exists():
         return
     try:
@@ -212,75 +197,7 @@ def _check_file(url: "URL") -> None:
         raise ValueError(f"storage: {str(path)!r} is no SQLite data base: {error}") from None
 
 
-def _line(error: BaseException) -> str:
-    """The first line of the driver's own words."""
+def first_line(error: BaseException) -> str:
+    """Give the first line of what a driver says of an error, or of the error itself."""
     said = str(getattr(error, "orig", None) or error).strip() or type(error).__name__
     return said.splitlines()[0].strip().rstrip(".")
-
-
-def is_outage(error: BaseException) -> bool:
-    """Whether a call has failed because the data base is away, restarts or is locked, and may be repeated."""
-    from optuna.exceptions import StorageInternalError
-    from sqlalchemy.exc import (
-        DBAPIError,
-        DisconnectionError,
-        InterfaceError,
-        InternalError,
-        OperationalError,
-        PendingRollbackError,
-        TimeoutError,
-    )
-
-    if isinstance(error, StorageInternalError):
-        return error.__cause__ is not None and is_outage(error.__cause__)
-    if isinstance(error, DBAPIError) and error.connection_invalidated:
-        return True
-    kinds = (OperationalError, InterfaceError, InternalError)  # the last: a server that has become read-only
-    return isinstance(error, (*kinds, DisconnectionError, PendingRollbackError, TimeoutError))
-
-
-class Patience:
-    """Repeats a call that fails because the data base is away, for so long and with growing pauses.
-
-    Args:
-        storage: Its URL, for messages.
-        seconds: How long a call is repeated, at least 0.
-
-    Example:
-        >>> Patience("sqlite:///study.db", 60.0)(lambda: "done")
-        'done'
-    """
-
-    def __init__(self, storage: str, seconds: float) -> None:
-        self._storage = shown(storage)
-        self.seconds = seconds
-        self.pause: Callable[[float], None] = time.sleep
-        """How time is passed; may raise to break off."""
-
-    def __call__(self, call: Callable[[], Result]) -> Result:
-        """Return what the call returns.
-
-        Raises:
-            StorageUnavailableError: If the data base is still away at the end.
-        """
-        from optuna.exceptions import StorageInternalError
-        from sqlalchemy.exc import SQLAlchemyError
-
-        began, pause, said = time.monotonic(), 0.1, False
-        while True:
-            try:
-                return call()
-            except (SQLAlchemyError, StorageInternalError) as error:
-                if not is_outage(error):
-                    raise
-                reason = _line(error.__cause__ or error if isinstance(error, StorageInternalError) else error)
-                left = self.seconds - (time.monotonic() - began)
-                if left <= 0:
-                    raise StorageUnavailableError(
-                        f"storage: {self._storage} has not answered for {self.seconds:g} s ({reason})"
-                    ) from error
-            if not said and pause > 1.0:
-                said = True
-                print(f"{self._storage} does not answer ({reason}); waiting for it", file=sys.stderr)
-            self.pause(min(left, pause * random.uniform(0.5, 1.0)))
-            pause = min(2 * pause, _LONGEST_PAUSE)

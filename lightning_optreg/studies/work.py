@@ -1,18 +1,16 @@
 """What a process does for a study: one run after the other, with signs of life, until none is left."""
 
 import sys
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-from typing_extensions import Self
 
 from lightning_optreg.cli.messages import nearest
 from lightning_optreg.runs.run_lock import RunInUseError
 from lightning_optreg.studies.records import RunRecord
-from lightning_optreg.studies.run_queue import SIGN_EVERY, Claim, Queue, RunLostError
+from lightning_optreg.studies.run_queue import Claim, Queue
 from lightning_optreg.studies.runner import do_run
+from lightning_optreg.studies.signs_of_life import SIGN_EVERY, RunLostError, SignsOfLife
 from lightning_optreg.studies.stop import StopRequest
 
 __all__ = ["work"]
@@ -59,7 +57,7 @@ def _do(
     specification, run = queue.specification, claim.run
     start = time.perf_counter()
     place = folder / "runs" / run.key
-    with _SignsOfLife(lambda: queue.sign_of_life(claim)) as signs:
+    with SignsOfLife(lambda: queue.sign_of_life(claim)) as signs:
         try:
             with stop.breaking_off():
                 try:
@@ -104,35 +102,6 @@ def _check_metric(record: RunRecord, metric: str, run: str) -> None:
         return
     logged = dict.fromkeys(name for point in record.points for name in point.metrics)
     raise ValueError(f"metric: {run} has logged no {metric!r}{nearest(metric, logged)}")
-
-
-class _SignsOfLife:
-    """Gives signs of life in a thread, and learns from the answers whether the run was taken away."""
-
-    def __init__(self, send: Callable[[], bool]) -> None:
-        self._send = send
-        self._lost, self._end = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._go, name="signs-of-life", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join(1.0)  # it may be waiting for a data base that does not answer
-
-    def _go(self) -> None:
-        while not self._end.is_set():
-            if not self._send():
-                self._lost.set()
-                return
-            self._end.wait(SIGN_EVERY)
-
-    def check(self) -> None:
-        """Raise `RunLostError` if the run was given to another process."""
-        if self._lost.is_set():
-            raise RunLostError("the run was given to another process")
 
 
 class _Pace:

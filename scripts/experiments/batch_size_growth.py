@@ -8,11 +8,13 @@ with neither; and draws the training losses. A run that is finished is not repea
 """
 
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 from lightning_optreg.figures import draw_runs, read_metric
+from lightning_optreg.studies.stop import StopRequest, run_processes
 
 MILESTONES = "[5, 10]"
 SCHEDULE, GROWTH = "--lr_scheduler", "--trainer.callbacks"
@@ -55,7 +57,10 @@ def fit(folder: Path, options: list[str]) -> None:
         *("--optimizer.lr=0.1", "--optimizer.momentum=0.9", "--trainer.max_epochs=15", "--seed_everything=1"),
         *(f"--trainer.default_root_dir={folder}", "--trainer.enable_progress_bar=false", *options),
     ]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    with StopRequest() as stop:  # a signal to this program ends the run in order
+        (status,) = run_processes(command, 1, os.environ, stop, stdout=subprocess.DEVNULL)
+    if status != 0:
+        raise SystemExit(f"a run ended with status {status}")
 
 
 if __name__ == "__main__":

@@ -9,11 +9,12 @@ A run that is finished is not repeated.
 """
 
 import argparse
-import subprocess
+import os
 import sys
 from pathlib import Path
 
 from lightning_optreg.figures import draw_runs, read_metric
+from lightning_optreg.studies.stop import StopRequest, run_processes
 
 NETWORKS = {
     "plain20": "plain, 20 layers",
@@ -51,7 +52,10 @@ def fit(recipe: str, folder: Path, epochs: int, options: list[str]) -> None:
         f"--trainer.default_root_dir={folder}",
         *options,
     ]
-    subprocess.run(command, check=True)
+    with StopRequest() as stop:  # a signal to this program ends the run in order
+        (status,) = run_processes(command, 1, os.environ, stop)
+    if status != 0:
+        raise SystemExit(f"a run ended with status {status}")
 
 
 if __name__ == "__main__":

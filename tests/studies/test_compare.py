@@ -2,10 +2,10 @@
 
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,14 +15,16 @@ import pytest
 import torch
 import yaml
 
-from lightning_optreg.studies import Point, RunRecord, main
+from lightning_optreg.runs.run_lock import RunLock
+from lightning_optreg.studies import Point, RunRecord, command, main, runner
 from lightning_optreg.studies.budget import Budget
 from lightning_optreg.studies.command import collect
 from lightning_optreg.studies.run_queue import Queue
-from lightning_optreg.studies.runner import do_run
+from lightning_optreg.studies.runner import _TESTED, do_run
 from lightning_optreg.studies.specification import Run, read_specification
-from lightning_optreg.studies.summary import summarize, table_cells
+from lightning_optreg.studies.summary import notice, summarize, table_cells
 from lightning_optreg.studies.work import _remaining
+from tests.studies.tools import claimed, die, record
 
 pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
 
@@ -78,12 +80,13 @@ def test_runs_everything_once_and_reports(
     assert out.count(": complete, val/accuracy ") == 8
     result = collect(queue_of(path))
     assert [(r.method, r.value, r.seed) for r in result.records] == read_specification(path).runs
-    for record in result.records:
-        assert record.status == "complete"
-        assert [point.epoch for point in record.points] == [1.0, 2.0]
-        assert 0 < record.points[0].seconds < record.points[1].seconds
-        assert {"train/loss", "val/accuracy", "val/loss"} <= record.points[1].metrics.keys()
-        assert 0 <= record.test["test/accuracy"] <= 1
+    for done in result.records:
+        assert done.status == "complete"
+        assert [point.epoch for point in done.points] == [1.0, 2.0]
+        assert 0 < done.points[0].seconds < done.points[1].seconds
+        assert {"train/loss", "val/accuracy", "val/loss"} <= done.points[1].metrics.keys()
+        assert done.test.keys() == set(_TESTED)
+        assert 0 <= done.test["test/accuracy"] <= 1
     assert (tmp_path / "out" / "report.html").is_file()
     # Another start finds nothing to do.
     assert compare(path) == 0
@@ -100,6 +103,7 @@ def test_plan_runs_nothing(study: dict[str, Any], tmp_path: Path, capsys: pytest
     assert not (tmp_path / "out").exists()
     assert compare(write(study, tmp_path), "--report_only") == 2
     assert capsys.readouterr().err == "error: report: no run has ended yet\n"
+    assert not (tmp_path / "out").exists()
 
 
 def interrupt(budget: Budget, trainer: Any, pl_module: Any) -> None:
@@ -130,34 +134,6 @@ def test_a_run_goes_on_from_its_checkpoint(
 
 
 @pytest.mark.slow
-def test_a_killed_process_leaves_its_run_to_the_next(study: dict[str, Any], tmp_path: Path) -> None:
-    study["epochs"] = 300
-    study["seeds"], study["values"], study["methods"] = (
-        [0],
-        [0.01],
-        {"SGD": {"optimizer": {"class_path": "SGD"}}},
-    )
-    path = write(study, tmp_path)
-    command = [sys.executable, "-m", "lightning_optreg", "compare", "--config", str(path), "--workers", "1"]
-    process = subprocess.Popen([*command, "--output", str(tmp_path / "out")], stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 100
-    while not list((tmp_path / "out").rglob("last.ckpt")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    queue = queue_of(path)
-    assert queue.claim() is None  # it still looks as if it were being done
-    queue.fill()
-    claim = queue.claim()
-    assert claim is not None
-    assert claim.run == Run("SGD", 0.01, 0)
-    checkpoint = next((tmp_path / "out").rglob("last.ckpt"))
-    assert torch.load(checkpoint, weights_only=True)["epoch"] >= 0
-
-
-@pytest.mark.slow
 def test_workers_share_the_runs(study: dict[str, Any], tmp_path: Path) -> None:
     """Two processes that start at the same time on one storage: every run is done once."""
     study["epochs"], study["seeds"] = 1, [0]
@@ -177,6 +153,41 @@ def test_workers_share_the_runs(study: dict[str, Any], tmp_path: Path) -> None:
     assert len(collect(queue_of(path)).records) == 4
 
 
+def test_a_metric_that_no_run_logs_ends_the_study_with_the_first(
+    study: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Callbacks may log what can't be known before."""
+    study["metric"], study["epochs"] = "optreg/budget/pases", 1
+    path = write(study, tmp_path)
+    assert compare(path) == 2
+    assert capsys.readouterr().err.startswith(
+        "error: metric: Adam <3, learning rate 0.001, seed 0 has logged no 'optreg/budget/pases'"
+    )
+    assert [run.state for run in queue_of(path).unfinished()] == ["waiting"] * 8
+
+
+@pytest.mark.slow
+def test_a_run_whose_folder_is_open_elsewhere_gets_another(study: dict[str, Any], tmp_path: Path) -> None:
+    """A process that was stopped, and whose run was taken over, still has it open."""
+    study["epochs"], study["seeds"], study["values"] = 1, [0], [0.1]
+    study["methods"] = {"SGD": {"optimizer": {"class_path": "SGD"}}}
+    path = write(study, tmp_path)
+    folder = tmp_path / "out" / "runs" / "SGD" / "0.1" / "seed0" / "version_0"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "last.ckpt").touch()
+    specification = read_specification(path)
+    do_run(specification, specification.runs[0], tmp_path / "first")
+    shutil.copy(next((tmp_path / "first").rglob("last.ckpt")), folder / "checkpoints")
+    lock = RunLock(folder, "fit")
+    lock.acquire()
+    try:
+        assert compare(path) == 0
+    finally:
+        lock.release()
+    assert (folder.parent.parent / "seed0_again0" / "version_0" / "metrics.csv").is_file()
+    assert not (folder / "metrics.csv").exists()
+
+
 def test_diverged_and_failed_runs_are_recorded(
     study: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -187,9 +198,15 @@ def test_diverged_and_failed_runs_are_recorded(
     }
     path = write(study, tmp_path)
     assert compare(path) == 1
-    err = capsys.readouterr().err
+    out, err = capsys.readouterr()
     assert "failed: wrong, learning rate 0.01, seed 0: " in err
     assert "momentum" in err
+    said = "incomplete: 2 of 4 runs are done, 2 failed; the figures are provisional"
+    assert f"\n{said}\n  failed: wrong, learning rate 0.01, seed 0 (" in out
+    assert (tmp_path / "out" / "table.md").read_text().startswith(f"**{said}**\n")
+    body = (tmp_path / "out" / "report.html").read_text().partition("<body>\n")[2]
+    assert body.startswith(f'<div class="notice">{said[0].upper()}{said[1:]}.<details>')
+    assert "<li>failed: wrong, learning rate 0.1, seed 0 (" in body
     records = {(r.method, r.value): r for r in collect(queue_of(path)).records}
     assert records["SGD", 1e38].status == "diverged"
     assert records["SGD", 1e38].test == {}
@@ -198,6 +215,27 @@ def test_diverged_and_failed_runs_are_recorded(
     # The failed ones are tried again, and only those.
     assert compare(path) == 1
     assert capsys.readouterr().out.count(": failed") == 2
+
+
+def test_a_run_that_another_process_does_is_told(
+    study: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(study, tmp_path)
+    queue = queue_of(path)
+    queue.fill()
+    done, kept = claimed(queue), claimed(queue)
+    queue.finish(done, record(done.run))
+    assert compare(path, "--report_only") == 1
+    assert capsys.readouterr().out.startswith(
+        "incomplete: 1 of 8 runs are done, 1 running elsewhere, 6 waiting; the figures are provisional\n"
+        f"  running: Adam <3, learning rate 0.01, seed 0 (process {os.getpid()} on "
+    )
+    die(kept)  # nobody does it any more
+    assert "1 of 8 runs are done, 7 waiting" in notice(collect(queue_of(path)))
+    second = queue_of(path)
+    for claim in iter(second.claim, None):
+        second.finish(claim, record(claim.run))
+    assert notice(collect(second)) == ""
 
 
 def test_another_study_of_the_same_name_is_refused(
@@ -263,6 +301,16 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"diverged_above": -1.0}, "diverged_above: must be > 0, got -1.0"),
     ({"methods": {"A": {"optimizer": {"class_path": "Adan"}}}}, "methods.A: optimizer: 'Adan' is no known"),
     ({"methods": {"A": {"optimiser": {"class_path": "Adam"}}}}, "methods.A: unknown key optimiser"),
+    (
+        {"metric": "val/acuracy"},
+        "metric: there is no metric 'val/acuracy' in a fit; did you mean val/acc",
+    ),
+    ({"metric": "accuracy"}, "metric: there is no metric 'accuracy' in a fit; did you mean "),
+    ({"metric": "train/loss_step"}, "metric: there is no metric 'train/loss_step' in a fit"),
+    (
+        {"test_metric": "test/los"},
+        "test_metric: there is no metric 'test/los' in a test; did you mean test/",
+    ),
     ({"reference": "none"}, "reference: must be one of the methods Adam <3, SGD, got 'none'"),
     ({"methods": {"A": {"tune": 3}}}, "methods.A.tune: must be a dotted key or null, got 3"),
     (
@@ -293,6 +341,59 @@ def test_wrong_studies_end_in_one_line(
     err = capsys.readouterr().err
     assert err.startswith(f"error: {message}")
     assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_name_that_is_there_twice_is_refused(
+    study: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(study, tmp_path)
+    text = path.read_text()
+    for twice, line in (
+        (text.replace("  SGD:\n", "  SGD: {}\n  SGD:\n"), "'SGD' is there twice, in lines "),
+        (f"{text}epochs: 3\n", "'epochs' is there twice, in lines "),
+        (
+            text.replace("  SGD:\n", "  SGD: {optimizer: {}, optimizer: {}}\n  B:\n"),
+            "'optimizer' is there twice",
+        ),
+    ):
+        path.write_text(twice)
+        assert compare(path) == 2
+        assert f"config: {path}: {line}" in capsys.readouterr().err
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("model: {net: MLP}\nmodel: {net: LeNet5}\n")
+    assert compare(write({**study, "base": ["recipe.yaml"]}, tmp_path)) == 2
+    assert f"base: {recipe}: 'model' is there twice, in lines 1 and 2" in capsys.readouterr().err
+
+
+def test_a_signal_is_no_mistake_in_the_settings(
+    study: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that comes while `fit` reads them."""
+    monkeypatch.setattr(runner, "run_command", lambda argv: signal.raise_signal(signal.SIGTERM))
+    assert compare(write(study, tmp_path)) == 143
+    said = "error: stopped by SIGTERM; the same command goes on where it stopped\n"
+    assert capsys.readouterr().err == said
+
+
+def test_a_storage_that_cannot_be_used_is_refused_before_anything_is_written(
+    study: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(study, tmp_path)
+    for options, message in (
+        (
+            ["--storage", "nonsense"],
+            "storage: 'nonsense' is no URL of a data base; did you mean sqlite:///nonsense?",
+        ),
+        (["--storage_wait", "-1"], "storage_wait: must be a number of seconds >= 0, got -1.0"),
+        (["--storage_wait", "nan"], "storage_wait: must be a number of seconds >= 0, got nan"),
+    ):
+        assert compare(path, *options) == 2
+        assert capsys.readouterr().err == f"error: {message}\n"
+    assert not (tmp_path / "out").exists()
 
 
 def test_wrong_options_end_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -316,6 +417,25 @@ def test_lost_processes_are_told(
     said = capsys.readouterr()
     assert said.err.startswith("error: 2 of 2 processes ended with signal 9; the same command goes on")
     assert "fewer than 3 seeds" in said.out
+
+
+@pytest.mark.slow
+def test_a_study_that_the_other_processes_have_done_is_complete(
+    study: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(study, tmp_path)
+
+    def run_processes(*_: Any) -> list[int]:
+        queue = queue_of(path)
+        for claim in iter(queue.claim, None):
+            queue.finish(claim, record(claim.run))
+        return [0, -9]
+
+    monkeypatch.setattr(command, "run_processes", run_processes)
+    assert compare(path, "--workers", "2") == 0
+    out, err = capsys.readouterr()
+    assert err == "1 of 2 processes ended with signal 9; the others have done their runs\n"
+    assert "incomplete" not in out
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from lightning_optreg.studies import run_queue
-from lightning_optreg.studies.run_queue import RunLostError, _Sight
-from lightning_optreg.studies.storage import StorageUnavailableError
+from lightning_optreg.studies import run_queue, signs_of_life
+from lightning_optreg.studies.access import StorageUnavailableError
+from lightning_optreg.studies.signs_of_life import RunLostError, Sight
 from tests.studies.tools import claimed, die, queue, record
 
 pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
@@ -26,7 +26,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.time = 0.0
-        monkeypatch.setattr(run_queue, "_now", lambda: self.time)
+        monkeypatch.setattr(signs_of_life, "_now", lambda: self.time)
 
 
 def test_a_run_whose_process_has_ended_is_given_to_the_next(tmp_path: Path) -> None:
@@ -49,6 +49,7 @@ def test_a_run_whose_process_has_ended_is_given_to_the_next(tmp_path: Path) -> N
 
 
 def test_a_process_killed_before_its_first_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
     first, second = queue(tmp_path), queue(tmp_path)
     first.fill()
     first._study.ask()
@@ -56,7 +57,6 @@ def test_a_process_killed_before_its_first_word(tmp_path: Path, monkeypatch: pyt
     assert second.claim() is None
     assert second.unproven() == ["an unknown process"]
     assert [run.state for run in second.unfinished()] == ["running", "running"]
-    clock = Clock(monkeypatch)
     while (claim := second.claim()) is None and clock.time < 100.0:
         clock.time += 10.0
     assert claim is not None
@@ -115,13 +115,17 @@ def test_signs_of_life_may_bear_any_time(tmp_path: Path) -> None:
 
 def test_only_looks_that_follow_closely_count(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    sight = _Sight(1.0)
+    sight = Sight(1.0)
     # At 100 s the data base was away, or this process stopped: so may the other one have been.
     for clock.time in (10.0, 20.0, 30.0, 100.0, 110.0, 120.0, 130.0, 140.0, 150.0, 160.0):
         assert not sight.is_silent(1.0)
     clock.time = 161.0
     assert sight.is_silent(1.0)
     assert not sight.is_silent(2.0)
+    assert sight.has_changed
+    clock.time = 3600.0  # after an hour of work of its own it has to look anew
+    assert not sight.is_silent(2.0)
+    assert not sight.has_changed
 
 
 class Outage:
@@ -208,3 +212,13 @@ def test_the_lock_of_the_file_dies_with_its_process(tmp_path: Path) -> None:
     (tmp_path / "study.db.lock").touch()  # left behind
     it.fill()
     assert states(tmp_path) == ["WAITING", "WAITING"]
+
+
+def test_tables_of_another_version_of_optuna(tmp_path: Path) -> None:
+    queue(tmp_path)
+    with sqlite3.connect(tmp_path / "study.db") as database:
+        database.execute("update alembic_version set version_num = 'v9.9.9'")
+    with pytest.raises(
+        ValueError, match=r"^storage: sqlite:///\S+ can't be used: The runtime optuna version"
+    ):
+        queue(tmp_path)

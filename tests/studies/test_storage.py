@@ -39,7 +39,7 @@ sqlalchemy = pytest.importorskip("sqlalchemy", reason="the extra 'tune' is not i
     ],
 )
 def test_wrong_urls(storage: str, message: str) -> None:
-    with pytest.raises(ValueError, match="^storage: ") as caught:
+    with pytest.raises(ValueError, match=r"^storage: ") as caught:
         check_storage(storage)
     assert message in str(caught.value)
     assert "secret" not in str(caught.value)
@@ -52,7 +52,7 @@ def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(sqlalchemy.URL, "get_dialect", dialect)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="^storage: postgresql") as caught:
+    with pytest.raises(ValueError, match=r"^storage: postgresql") as caught:
         check_storage("postgresql://me:secret@host/db")
     assert str(caught.value) == (
         "storage: postgresql://: the driver psycopg is not installed; pip install 'psycopg[binary]' and give "
@@ -71,7 +71,7 @@ def test_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = sqlalchemy.create_engine("sqlite://", creator=refuse)
     monkeypatch.setattr(sqlalchemy, "create_engine", lambda url, **options: engine)
     monkeypatch.setattr(sqlalchemy.URL, "get_dialect", lambda url: sqlalchemy.dialects.postgresql.dialect)
-    with pytest.raises(ValueError, match="^storage: ") as caught:
+    with pytest.raises(ValueError, match=r"^storage: ") as caught:
         check_storage("postgresql+psycopg2://me:secret@host/db")
     assert str(caught.value) == (
         "storage: postgresql+psycopg2://me:***@host/db does not answer: "

@@ -1,0 +1,146 @@
+"""Access to a study's data base: it is opened, locked where it can't lock itself, and waited for."""
+
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from lightning_optreg.files import try_lock
+from lightning_optreg.studies.specification import Specification
+from lightning_optreg.studies.storage import connection_options, first_line, shown
+
+if TYPE_CHECKING:  # optuna is imported when a study is run
+    from optuna import Study
+
+__all__ = ["Patience", "StorageUnavailableError", "file_lock", "is_outage", "open_study"]
+
+Result = TypeVar("Result")
+
+_LONGEST_PAUSE = 5.0
+
+
+class StorageUnavailableError(OSError):
+    """The data base has not answered for as long as was to be waited."""
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether a call has failed because the data base is away, restarts or is locked, and may be repeated."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import (
+        DBAPIError,
+        DisconnectionError,
+        InterfaceError,
+        InternalError,
+        OperationalError,
+        PendingRollbackError,
+        TimeoutError,
+    )
+
+    if isinstance(error, StorageInternalError):
+        return error.__cause__ is not None and is_outage(error.__cause__)
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    kinds = (OperationalError, InterfaceError, InternalError)  # the last: a server that has become read-only
+    return isinstance(error, (*kinds, DisconnectionError, PendingRollbackError, TimeoutError))
+
+
+class Patience:
+    """Repeats a call that fails because the data base is away, for so long and with growing pauses.
+
+    Args:
+        storage: Its URL, for messages.
+        seconds: How long a call is repeated, at least 0.
+
+    Example:
+        >>> Patience("sqlite:///study.db", 60.0)(lambda: "done")
+        'done'
+    """
+
+    def __init__(self, storage: str, seconds: float) -> None:
+        self._storage = shown(storage)
+        self.seconds = seconds
+        self.pause: Callable[[float], None] = time.sleep
+        """How time is passed; may raise to break off."""
+
+    def __call__(self, call: Callable[[], Result]) -> Result:
+        """Return what the call returns.
+
+        Raises:
+            StorageUnavailableError: If the data base is still away at the end.
+        """
+        from optuna.exceptions import StorageInternalError
+        from sqlalchemy.exc import SQLAlchemyError
+
+        began, pause, said = time.monotonic(), 0.1, False
+        while True:
+            try:
+                return call()
+            except (SQLAlchemyError, StorageInternalError) as error:
+                if not is_outage(error):
+                    raise
+                reason = first_line(
+                    error.__cause__ or error if isinstance(error, StorageInternalError) else error
+                )
+                left = self.seconds - (time.monotonic() - began)
+                if left <= 0:
+                    raise StorageUnavailableError(
+                        f"storage: {self._storage} has not answered for {self.seconds:g} s ({reason})"
+                    ) from error
+            if not said and pause > 1.0:
+                said = True
+                print(f"{self._storage} does not answer ({reason}); waiting for it", file=sys.stderr)
+            self.pause(min(left, pause * random.uniform(0.5, 1.0)))
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+@contextmanager
+def file_lock(path: Path, patience: Patience) -> Iterator[None]:
+    """Lock a file beside an SQLite data base; the lock dies with the process.
+
+    Args:
+        path: The data base.
+        patience: How time is passed until the lock is free.
+    """
+    with open(path.with_name(f"{path.name}.lock"), "a+b") as file:
+        while not try_lock(file.fileno()):
+            patience.pause(0.02)
+        yield
+
+
+def open_study(specification: Specification, storage: str, wait: float) -> "Study":
+    """Open a study in its storage, or make it there.
+
+    Args:
+        specification: The study.
+        storage: URL of the data base.
+        wait: Seconds that a call waits for others to finish writing to an SQLite file, at least 0.
+
+    Raises:
+        ValueError: If it holds something else, or may not be written to.
+    """
+    import optuna
+    from sqlalchemy.exc import DatabaseError
+
+    attempts = 10
+    while True:
+        try:
+            return optuna.create_study(
+                storage=optuna.storages.RDBStorage(
+                    storage, engine_kwargs=connection_options(storage, max(wait, 1.0))
+                ),
+                study_name=specification.name,
+                direction="maximize" if specification.mode == "max" else "minimize",
+                load_if_exists=True,
+            )
+        except DatabaseError as error:  # processes that make the tables at the same moment collide
+            attempts -= 1
+            if attempts == 0:
+                if is_outage(error):
+                    raise
+                raise ValueError(f"storage: {shown(storage)} can't be used: {first_line(error)}") from error
+            time.sleep(0.3)
+        except RuntimeError as error:  # its tables are those of another version of Optuna
+            raise ValueError(f"storage: {shown(storage)} can't be used: {first_line(error)}") from error
