@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR,
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_optreg.callbacks import BatchSizeGrowth, FullBatch, ResetOptimizer
-from lightning_optreg.callbacks.run_length import RunLength, schedule_steps
+from lightning_optreg.callbacks.run_length import RunLength, run_length, schedule_steps
 from lightning_optreg.classifier import ImageClassifier
 from lightning_optreg.schedule_length import fitted, length_argument, warn_of_unreached, with_lengths
 from lightning_optreg.schedulers import InverseTimeDecay, SnapshotCosine, Warmup, WarmupMultiStepLR
@@ -109,6 +109,24 @@ def test_a_schedule_ends_with_the_run(run: str, interval: Any) -> None:
     found = fit(model, *callbacks, **options)
     assert int(max(found)) + 1 == (steps if interval == "step" else epochs)
     assert model._length == max(found) + 1
+
+
+class Asks(Callback):
+    """How long the run is, in each epoch."""
+
+    def __init__(self) -> None:
+        self.found: list[float] = []
+
+    def on_train_epoch_end(self, trainer: Trainer, *_: Any) -> None:
+        self.found.append(run_length(trainer, "step", 1).times)
+
+
+@pytest.mark.parametrize("run", ["accumulation", "BatchSizeGrowth", "accumulation scheduler"])
+def test_the_length_is_the_same_at_any_time(run: str) -> None:
+    options, callbacks, steps, _ = RUNS[run]
+    asks = Asks()
+    fit(small_model(), *callbacks, asks, **options)
+    assert asks.found == [steps] * 3
 
 
 @pytest.mark.parametrize(

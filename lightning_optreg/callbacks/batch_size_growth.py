@@ -93,6 +93,11 @@ class BatchSizeGrowth(OfAKind):
             times = min(times, int(math.log(self.max_growth, self.factor) + 1e-9))
         return int(self.factor**times)
 
+    def accumulation(self, trainer: Trainer, epoch: int) -> int:
+        """Give the batches of the loader that a step takes in an epoch, before and in training."""
+        first = trainer.accumulate_grad_batches if self._first is None else self._first
+        return first * self.growth(epoch)
+
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what cannot work."""
@@ -127,14 +132,14 @@ class BatchSizeGrowth(OfAKind):
                 rank_zero_warn(
                     f"BatchSizeGrowth: the run's {epochs} epochs end before milestones {', '.join(late)}"
                 )
-        trainer.accumulate_grad_batches = self._first * self.growth(trainer.current_epoch)
+        trainer.accumulate_grad_batches = self.accumulation(trainer, trainer.current_epoch)
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take larger batches from a milestone on, or a lower rate."""
         epoch = trainer.current_epoch
         if self._first is not None:
-            trainer.accumulate_grad_batches = self._first * self.growth(epoch)
+            trainer.accumulate_grad_batches = self.accumulation(trainer, epoch)
         if epoch not in self.milestones:
             return
         if self.growth(epoch) == self.growth(epoch - 1):

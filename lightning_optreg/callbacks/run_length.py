@@ -6,6 +6,7 @@ Lightning steps a schedule after each optimizer step or each epoch, or after one
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -156,10 +157,9 @@ def searches_batch_size(trainer: Trainer) -> bool:
 
 
 def _accumulation(trainer: Trainer) -> Callable[[int], int]:
-    first: int = trainer.accumulate_grad_batches
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # a connector sets it
         if isinstance(callback, BatchSizeGrowth):
-            return lambda epoch: first * callback.growth(epoch)
+            return partial(callback.accumulation, trainer)
         if isinstance(callback, GradientAccumulationScheduler):
             return callback.get_accumulate_grad_batches
-    return lambda epoch: first
+    return lambda epoch: trainer.accumulate_grad_batches
