@@ -92,6 +92,7 @@ def _parser() -> OptionParser:
 def _run(args: argparse.Namespace) -> int:
     with StopRequest() as stop:
         if args.worker:
+            stop.second = _nothing  # Ctrl+C comes from the terminal, and as SIGTERM from the parent
             stop_with_parent()
         try:
             return _compare(args, stop)
@@ -104,6 +105,10 @@ def _run(args: argparse.Namespace) -> int:
             if args.worker:
                 raise SystemExit(_UNAVAILABLE) from None
             raise
+
+
+def _nothing() -> None:
+    """Leave it to the parent to kill this process."""
 
 
 def _compare(args: argparse.Namespace, stop: StopRequest) -> int:
