@@ -1,6 +1,7 @@
 """`compare`: run methods on one problem, tuned alike, and draw how they compare."""
 
 import argparse
+import importlib.util
 import math
 import os
 import signal
@@ -159,6 +160,9 @@ def _check(
     args: argparse.Namespace, specification: Specification, storage: str, folder: Path, trusted: Sequence[str]
 ) -> None:
     """Refuse what can't be run, before anything is written."""
+    for module in ("optuna", "plotly", "scipy"):  # the report would miss the last two at the very end
+        if importlib.util.find_spec(module) is None:
+            raise ModuleNotFoundError(f"No module named {module!r}", name=module)
     from lightning_optreg.studies.storage import check_storage
 
     if args.storage is not None:
