@@ -1,6 +1,7 @@
 """`compare`: run methods on one problem, tuned alike, and draw how they compare."""
 
 import argparse
+import importlib.util
 import math
 import os
 import signal
@@ -92,6 +93,7 @@ def _parser() -> OptionParser:
 def _run(args: argparse.Namespace) -> int:
     with StopRequest() as stop:
         if args.worker:
+            stop.second = _nothing  # Ctrl+C comes from the terminal, and as SIGTERM from the parent
             stop_with_parent()
         try:
             return _compare(args, stop)
@@ -104,6 +106,10 @@ def _run(args: argparse.Namespace) -> int:
             if args.worker:
                 raise SystemExit(_UNAVAILABLE) from None
             raise
+
+
+def _nothing() -> None:
+    """Leave it to the parent to kill this process."""
 
 
 def _compare(args: argparse.Namespace, stop: StopRequest) -> int:
@@ -156,6 +162,9 @@ def _check(
     args: argparse.Namespace, specification: Specification, storage: str, folder: Path, trusted: Sequence[str]
 ) -> None:
     """Refuse what can't be run, before anything is written."""
+    for module in ("optuna", "plotly", "scipy"):  # the report would miss the last two at the very end
+        if importlib.util.find_spec(module) is None:
+            raise ModuleNotFoundError(f"No module named {module!r}", name=module)
     from lightning_optreg.studies.storage import check_storage
 
     if args.storage is not None:

@@ -1,5 +1,6 @@
 """A study runs every run once, goes on where it stopped, and shares its work."""
 
+import importlib.util
 import math
 import os
 import shutil
@@ -368,6 +369,19 @@ def test_a_name_that_is_there_twice_is_refused(
     recipe.write_text("model: {net: MLP}\nmodel: {net: LeNet5}\n")
     assert compare(write({**study, "base": ["recipe.yaml"]}, tmp_path)) == 2
     assert f"base: '{recipe}', line 2: key 'model' is given twice" in capsys.readouterr().err
+
+
+def test_a_missing_extra_is_told_before_the_first_run(
+    study: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "plotly" else name)
+    assert compare(write(study, tmp_path)) == 2
+    said = "error: No module named 'plotly' (pip install 'lightning-optreg[report]')\n"
+    assert capsys.readouterr().err == said
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_signal_is_no_mistake_in_the_settings(

@@ -99,7 +99,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait_for(what: Callable[[], object], seconds: float = 300.0) -> None:
+def wait_for(what: Callable[[], object], seconds: float = 600.0) -> None:
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end
@@ -123,7 +123,7 @@ def test_a_signal_to_the_first_process_ends_all_in_order(study: Study, number: s
     workers = children(process.pid)
     assert len(workers) == 2
     process.send_signal(number)
-    _, said = process.communicate(timeout=300)
+    _, said = process.communicate(timeout=600)
     assert process.returncode == 128 + number
     assert said == ERROR.format(number.name)
     assert not any(map(alive, workers))
@@ -135,14 +135,14 @@ def test_a_signal_to_the_first_process_ends_all_in_order(study: Study, number: s
     assert min(study.steps()) >= min(before)
     assert len(list(study.out.rglob("version_*"))) == 2
     process.send_signal(number)
-    process.communicate(timeout=300)
+    process.communicate(timeout=600)
 
 
 def test_a_signal_to_the_only_process_ends_its_run_in_order(study: Study) -> None:
     process = study.start(workers=1)
     wait_for(study.checkpoints)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=300)
+    _, said = process.communicate(timeout=600)
     assert (process.returncode, said) == (130, ERROR.format("SIGINT"))
     assert study.states() == ["FAIL", "WAITING"]
 
@@ -163,11 +163,11 @@ def test_a_process_that_was_stopped_comes_back_to_a_run_that_was_taken_over(
     process = study.start(workers=1)
     wait_for(study.checkpoints)
     process.send_signal(signal.SIGSTOP)
+    now = 0.0
+    monkeypatch.setattr(signs_of_life, "_now", lambda: now)
     queue = study.queue()
     other = claimed(queue)
     queue.finish(other, record(other.run))
-    now = 0.0
-    monkeypatch.setattr(signs_of_life, "_now", lambda: now)
     while (taken := queue.claim()) is None and now < 100.0:
         now += 10.0
     assert taken is not None
@@ -175,7 +175,7 @@ def test_a_process_that_was_stopped_comes_back_to_a_run_that_was_taken_over(
     queue.finish(taken, record(taken.run))
     step = study.steps()
     process.send_signal(signal.SIGCONT)
-    _, said = process.communicate(timeout=300)  # it finds nothing left to do, and makes the report
+    _, said = process.communicate(timeout=600)  # it finds nothing left to do, and makes the report
     assert process.returncode == 0
     assert said == (
         "SGD, learning rate 0.01, seed 0: given to another process, as this one had given no sign of life; "

@@ -122,6 +122,16 @@ def test_a_trainer_answers_to_all_signals() -> None:
         assert stop.number == signal.SIGINT
 
 
+def test_a_second_signal_does_what_was_said() -> None:
+    told = []
+    with StopRequest() as stop:
+        stop.second = lambda: told.append("again")
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.raise_signal(number)
+    assert told == ["again"]
+    assert stop.number == signal.SIGINT
+
+
 def test_an_ignored_signal_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
