@@ -195,6 +195,27 @@ torch.optim.Adam, which can't take over its state; --reset_optimizer true starts
                 )
 
 
+def _in_brief(saved: Any, given: Any) -> tuple[Any, Any]:
+    """Two lists of classes without what both have; all else as it is."""
+    if not all(isinstance(value, list) and any(map(_is_class, value)) for value in (saved, given)):
+        return saved, given
+    return tuple(
+        ", ".join(_brief(item) for item in mine if item not in other) or "nothing else"
+        for mine, other in ((saved, given), (given, saved))
+    )  # type: ignore[return-value]  # two of them
+
+
+def _is_class(item: Any) -> bool:
+    return isinstance(item, Mapping) and "class_path" in item
+
+
+def _brief(item: Any) -> str:
+    if not _is_class(item):
+        return str(item)
+    arguments = {key: value for key, value in (item.get("init_args") or {}).items() if value is not None}
+    return f"{item['class_path'].rpartition('.')[2]}({', '.join(f'{k}={v}' for k, v in arguments.items())})"
+
+
 def report(changes: list[tuple[str, Any, Any]], *, fitting: bool, reset_optimizer: bool) -> list[str]:
     """Say of each difference which value is used.
 
@@ -211,6 +232,7 @@ def report(changes: list[tuple[str, Any, Any]], *, fitting: bool, reset_optimize
     lines = []
     for key, saved, given in changes:
         name = key.replace(".init_args", "")
+        saved, given = _in_brief(saved, given)
         line = f"{name}: the checkpoint's run had {saved}, the configuration has {given}; "
         if fitting and key.startswith(_FROM_CHECKPOINT) and not reset_optimizer:
             line += f"{saved} is used (--reset_optimizer true takes the configuration's)"

@@ -6,9 +6,11 @@ sets the key itself.
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
+from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
@@ -37,16 +39,24 @@ def check_averages(callbacks: Sequence[Callback]) -> None:
 
 
 def check_overlays(argv: Sequence[str]) -> None:
-    """Refuse two overlays of which one undoes what the other sets.
+    """Refuse what a later file would undo: an overlay's settings, or an option that stands before the file.
 
     Args:
         argv: The command line, with any number of `--config FILE`.
 
     Raises:
-        MisconfigurationException: With the key, both files and how to decide.
+        MisconfigurationException: With the key, the files and how to decide.
     """
-    overlays = [(path, dict(_settings(tree_of(path) or {}, ""))) for path in config_files(argv)[1:]]
-    for (first, earlier), (second, later) in combinations(overlays, 2):
+    files = config_files(argv)
+    paths = [Path(path).resolve() for path in files]
+    twice = next((path for i, path in enumerate(files) if paths[i] in paths[:i]), None)
+    if twice is not None:
+        raise MisconfigurationException(f"config: {twice} is laid over twice; leave one out")
+    settings = {path: dict(_settings(tree_of(path) or {}, "")) for path in files}
+    for option, text, following in _options_before_files(argv):
+        for path in following:
+            _check_option(option, text, path, settings[path])
+    for (first, earlier), (second, later) in combinations(list(settings.items())[1:], 2):
         for key in later:
             lost = _undone(key, later[key], earlier)
             if lost is None:
@@ -55,8 +65,37 @@ def check_overlays(argv: Sequence[str]) -> None:
             if not is_given(argv, name) or file_of(argv, name) is not None:
                 raise MisconfigurationException(
                     f"{name}: {first} and {second} set it differently; lay only one of them over, or decide "
-                    f"on the command line: --{name} ..."
+                    f"behind them: --{name} ..."
                 )
+
+
+def _options_before_files(argv: Sequence[str]) -> Iterator[tuple[str, str, list[str]]]:
+    """Options with their values, and the configuration files that come behind them."""
+    for place, (word, following) in enumerate(pairwise([*argv, ""])):
+        option, equals, value = word.partition("=")
+        behind = config_files(argv[place + 1 :])
+        if behind and option.startswith("--") and option != "--config":
+            yield option[2:], value if equals else following, behind
+
+
+def _check_option(option: str, text: str, path: str, settings: dict[str, Any]) -> None:
+    name = _plain(option)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    for key, other in settings.items():
+        plain = _plain(key)
+        if name.endswith("+"):
+            plain = f"{plain}+"  # what is added is lost where the list is set
+        as_class = str(value).rpartition(".")[2] if key.endswith("class_path") else value
+        if plain == name and as_class == other:
+            return
+        if plain == name or name.startswith(f"{plain}.") or plain.startswith((f"{name}.", f"{name}+")):
+            raise MisconfigurationException(
+                f"--{option} stands before --config {path}, which sets {plain} anew: put options behind the "
+                "files that they change"
+            )
 
 
 def _undone(key: str, value: Any, earlier: dict[str, Any]) -> str | None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lightning_optreg.__main__ import main
+from lightning_optreg.cli.checkpoints import report
 from lightning_optreg.cli.main_cli import run
 from tests.cli.tools import load, read, short
 
@@ -225,3 +226,12 @@ def test_a_fresh_optimizer_without_a_checkpoint_is_refused(
 ) -> None:
     assert main(["fit", *options, "--reset_optimizer=true"]) == 2
     assert "error: reset_optimizer" in capsys.readouterr().err
+
+
+def test_lists_of_classes_are_compared_by_what_differs() -> None:
+    both = {"class_path": "lightning_optreg.callbacks.Curves", "init_args": {"filename": "curves.png"}}
+    mix = {"class_path": "lightning_optreg.callbacks.MixUp", "init_args": {"alpha": 0.5, "seed": None}}
+    changes = [("trainer.callbacks", [both], [both, mix])]
+    (line,) = report(changes, fitting=True, reset_optimizer=False)
+    had = "trainer.callbacks: the checkpoint's run had nothing else, the configuration has "
+    assert line == f"{had}MixUp(alpha=0.5); MixUp(alpha=0.5) is used"

@@ -194,3 +194,60 @@ def test_files_of_ones_own_are_held_to_it_too(
     if refused is not None:
         err = capsys.readouterr().err
         assert f"error: {refused}: {files[0]} and {files[1]} set it differently" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        (["--optimizer=Adam"], "optimizer"),
+        (["--optimizer", "Adam", "--optimizer.lr", "0.1"], "optimizer"),
+        (["--optimizer.lr=0.3"], "optimizer"),
+        (["--optimizer.init_args.lr=0.3"], "optimizer"),
+        (["--trainer.max_epochs", "3"], "trainer.max_epochs"),
+        (["--data={class_path: CIFAR10DataModule}"], "data"),
+        (["--data.augment=[]"], "data"),
+    ],
+)
+def test_an_option_that_a_later_file_undoes_is_refused(
+    options: list[str], key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", *options, *over(RECIPE), "--print_config"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {options[0].partition('=')[0]} stands before --config {file_of(RECIPE)}")
+    assert f"which sets {key}" in line
+    assert line.endswith("put options behind the files that they change")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--ckpt_path=last"],
+        ["--trainer.precision=64-true"],
+        ["--optimizer=SGD"],
+        ["--model.net=LeNet5"],
+        ["--trainer.callbacks+=MixUp", "--trainer.callbacks.alpha=0.5"],
+    ],
+)
+def test_an_option_that_no_later_file_sets_may_stand_anywhere(
+    options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", *options, *over(RECIPE), "--print_config"]) == 0
+    first = yaml.safe_load(capsys.readouterr().out)
+    assert main(["fit", *over(RECIPE), *options, "--print_config"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out) == first
+
+
+def test_a_file_twice_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", *over(RECIPE, "mix_up", "mix_up"), "--print_config"]) == 2
+    said = f"error: config: {file_of('mix_up')} is laid over twice; leave one out\n"
+    assert capsys.readouterr().err == said
+
+
+def test_what_an_option_adds_is_not_lost_to_a_later_list(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("trainer:\n  callbacks:\n    - class_path: CutMix\n")
+    options = ["--trainer.callbacks+=MixUp", *over(RECIPE), f"--config={file}", "--print_config"]
+    assert main(["fit", *options]) == 2
+    assert f"--trainer.callbacks+ stands before --config {file}" in capsys.readouterr().err
