@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -226,6 +228,132 @@ def test_the_network_is_left_as_it_was() -> None:
     count = len(rows)
     net(torch.zeros(2, 3, 8, 8))  # a hook left behind would add rows
     assert len(rows) == count
+
+
+# ---- what is no part of the network ------------------------------------------------------------------------
+
+
+class Net(nn.Module):
+    """Calls a function with itself and its input."""
+
+    def __init__(self, forward: Callable[["Net", torch.Tensor], torch.Tensor], **attributes: object) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.call = forward
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.call(self, self.first(x))
+
+
+def counts(net: nn.Module) -> list[tuple[str, str, int]]:
+    return [(row.name, row.kind, row.parameters) for row in describe(net, (4,))[1:]]
+
+
+def test_tensors_in_plain_attributes() -> None:
+    scale, shifts = torch.rand(4), {"a": [torch.rand(4)], "b": (torch.rand(1),)}
+    net = Net(
+        lambda net, x: x * net.scale + net.shifts["a"][0] + net.shifts["b"][0], scale=scale, shifts=shifts
+    )
+    assert counts(net) == [("first", "Linear", 20)]
+    assert net.scale is scale
+    assert net.shifts is shifts
+    assert net.shifts["a"][0].device.type == "cpu"
+    shared = Net(lambda net, x: x @ net.again[0])
+    shared.again = [shared.first.weight]  # a second reference to what is registered
+    assert counts(shared) == [
+        ("first", "Linear", 20),
+        ("", "Net", 0),
+    ]  # which has a matrix product of its own
+
+
+def test_tensors_made_on_the_way() -> None:
+    assert counts(Net(lambda net, x: x + torch.arange(4))) == [("first", "Linear", 20)]
+    assert counts(Net(lambda net, x: x * torch.arange(4)[2].item())) == [("first", "Linear", 20)]
+
+
+@pytest.mark.parametrize(
+    ("attribute", "call", "message"),
+    [
+        ([nn.Linear(4, 2)], lambda net, x: net.more[0](x), "layers in a plain list.*nn.ModuleList"),
+        ((nn.Linear(4, 2),), lambda net, x: net.more[0](x), "layers in a plain tuple.*nn.ModuleList"),
+        ([[nn.Linear(4, 2)]], lambda net, x: net.more[0][0](x), "layers in a plain list.*nn.ModuleList"),
+        ({"a": nn.Linear(4, 2)}, lambda net, x: net.more["a"](x), "layers in a plain dict.*nn.ModuleDict"),
+        ([nn.Sequential(nn.Linear(4, 2))], lambda net, x: net.more[0][0](x), "layers in a plain list"),
+        (
+            [nn.Parameter(torch.ones(4))],
+            lambda net, x: x * net.more[0],
+            "parameters in a plain list.*ParameterList",
+        ),
+    ],
+)
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_layers_that_are_not_registered_are_refused(
+    attribute: object, call: Any, message: str, device: str
+) -> None:
+    with torch.device(device):
+        net = nn.Sequential(Net(call, more=attribute))
+    with pytest.raises(ValueError, match=rf"^describe: 0\.more of Sequential holds {message}") as error:
+        describe(net, (4,))
+    assert "\n" not in str(error.value)
+    if device == "cpu":
+        net(torch.zeros(1, 4))  # nothing is left behind
+
+
+def test_layers_that_are_only_kept_may_be_anywhere() -> None:
+    net = Net(lambda net, x: net.named(x), teacher=[nn.Linear(4, 4)], named=nn.ReLU())
+    net.layers = [net.first, net.named]  # for going through them
+    assert counts(net) == [("first", "Linear", 20), ("named", "ReLU", 0)]
+
+
+def test_lazy_layers_get_their_size() -> None:
+    net = nn.Sequential(nn.LazyConv2d(6, 5), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(10))
+    rows = describe(net, (3, 8, 8), batch_size=2)
+    assert [(row.kind, row.output, row.parameters) for row in rows[1:]] == [
+        ("Conv2d", (2, 6, 4, 4), 6 * (3 * 25 + 1)),
+        ("BatchNorm2d", (2, 6, 4, 4), 12),
+        ("Flatten", (2, 96), 0),
+        ("Linear", (2, 10), 970),
+    ]
+    assert [type(layer) for layer in net] == [nn.LazyConv2d, nn.LazyBatchNorm2d, nn.Flatten, nn.LazyLinear]
+    assert net(torch.zeros(2, 1, 9, 9)).shape == (2, 10)  # still free to take another size
+    with pytest.raises(ValueError, match=r"^describe: unused is a lazy layer that is never called"):
+        describe(Net(lambda net, x: x, unused=nn.LazyLinear(3)), (4,))
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (nn.Sequential(nn.Identity(), nn.Linear(3, 2)), r"1 \(Linear\) fails: .*same reduction dim"),
+        (Net(lambda net, x: x if x.sum() > 0 else -x), r"the network \(Net\) needs the numbers in a tensor"),
+        (nn.Sequential(Net(lambda net, x: torch.from_numpy(x.numpy()))), r"0 \(Net\) needs the numbers"),
+        (
+            Net(lambda net, x: x * OUTSIDE),
+            r"the network \(Net\) uses a tensor that is not part of .* \(register_buffer\)",
+        ),
+        (
+            Net(lambda net, x: net.missing(x)),
+            r"the network \(Net\) fails: 'Net' object has no attribute 'missing'",
+        ),
+        (nn.Sequential(nn.LazyLinear(3), nn.Linear(2, 2)), "Sequential fails: .*same reduction dim"),
+    ],
+)
+def test_a_layer_that_fails_is_named(net: nn.Module, message: str) -> None:
+    with pytest.raises(RuntimeError, match=f"^describe: {message}") as error:
+        describe(net, (4,))
+    assert "\n" not in str(error.value)
+
+
+OUTSIDE = torch.ones(4)
+
+
+def test_script_modules_are_refused() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        net = torch.jit.script(nn.Linear(4, 4))
+    with pytest.raises(ValueError, match=r"^describe: a ScriptModule can't be watched"):
+        describe(net, (4,))
 
 
 def test_wrong_sizes() -> None:

@@ -7,13 +7,16 @@ numbers, so that ResNet-1202 needs a few seconds and no memory. Multiply-adds ar
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from lightning_optreg.describe.on_meta import FORWARD_ERRORS, lazy_tensors, materialized, reason
+from lightning_optreg.describe.unregistered import UnregisteredError, refuse_unregistered, tensors_on_meta
 
 __all__ = ["LayerRow", "describe", "format_table", "total"]
 
@@ -64,7 +67,8 @@ def describe(net: nn.Module, input_shape: Sequence[int], batch_size: int = 1) ->
 
     The rows add up to the whole: a module that holds layers has a row too if it has parameters or matrix
     products of its own, and so has a layer with parameters that is never called. The network is left as it
-    was: it is not moved, and nothing of it is computed.
+    was: it is not moved, and nothing of it is computed. Lazy layers stay so; a copy shows the size that they
+    will have. Tensors in plain attributes are not counted, since they are neither trained nor saved.
 
     Args:
         net: The network, on any device; it takes one tensor.
@@ -75,7 +79,10 @@ def describe(net: nn.Module, input_shape: Sequence[int], batch_size: int = 1) ->
         The rows; the first is the input.
 
     Raises:
-        ValueError: If a number is out of its range.
+        ValueError: If a number is out of its range, if the network uses layers or parameters that are not
+            part of it, as in a plain list, if a lazy layer is never called, or if it is a `ScriptModule`.
+        RuntimeError: If a layer fails, by an input of a wrong shape for example, or because what it does
+            depends on the numbers in it. The message names it.
 
     Example:
         >>> from lightning_optreg.describe import describe, total
@@ -91,18 +98,44 @@ multiply_adds=117600, biases=6)
         raise ValueError(f"describe: input_shape must be numbers >= 1, got {tuple(input_shape)}")
     if not batch_size >= 1:
         raise ValueError(f"describe: batch_size must be >= 1, got {batch_size}")
+    if any(isinstance(module, torch.jit.ScriptModule) for module in net.modules()):
+        raise ValueError(
+            "describe: a ScriptModule can't be watched; describe the module that it was made from"
+        )
+    if lazy_tensors(net):
+        net = materialized(net, (batch_size, *input_shape))
+    try:
+        return _rows(net, input_shape, batch_size, nullcontext())
+    except _ForwardError as failure:
+        try:  # it may make tensors of its own on the way, without saying where
+            return _rows(net, input_shape, batch_size, torch.device("meta"))
+        except _ForwardError:
+            raise RuntimeError(str(failure)) from failure.__cause__
+
+
+class _ForwardError(Exception):
+    """The network's forward failed; the message names the layer."""
+
+
+def _rows(
+    net: nn.Module, input_shape: Sequence[int], batch_size: int, factories: AbstractContextManager[Any]
+) -> list[LayerRow]:
+    """The rows; `factories` is the context in which the network may make tensors."""
     names = {module: name for name, module in net.named_modules()}
     parameters = _own_parameters(net)
     counter = FlopCounterMode(display=False)
     rows = [LayerRow("input", "", (batch_size, *input_shape), batch_size * math.prod(input_shape), 0, 0)]
     flops_below = [0]  # for each call in progress: floating-point operations of the calls inside it
     flops_before: list[int] = []
+    called = [net]  # those in progress
 
     def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         flops_before.append(counter.get_total_flops())
         flops_below.append(0)
+        called.append(module)
 
     def leave(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        called.pop()
         flops = counter.get_total_flops() - flops_before.pop()
         own_flops = flops - flops_below.pop()
         flops_below[-1] += flops
@@ -121,13 +154,21 @@ multiply_adds=117600, biases=6)
     training = {module: module.training for module in names}
     with ExitStack() as stack:
         stack.callback(_set_training, training)
+        stack.callback(refuse_unregistered(net))
+        stack.enter_context(tensors_on_meta(net, {id(values[name]): on_meta[name] for name in values}))
         for module in names:
             stack.callback(module.register_forward_pre_hook(enter).remove)
             stack.callback(module.register_forward_hook(leave).remove)
         net.eval()
         images = torch.empty(batch_size, *input_shape, device="meta")
-        with torch.no_grad(), counter:
-            torch.func.functional_call(net, on_meta, images)
+        try:
+            with torch.no_grad(), factories, counter:
+                torch.func.functional_call(net, on_meta, images)
+        except UnregisteredError:
+            raise
+        except FORWARD_ERRORS as error:
+            where = names[called[-1]] or "the network"
+            raise _ForwardError(f"describe: {where} ({type(called[-1]).__name__}) {reason(error)}") from error
     for module, (count, biases) in parameters.items():
         rows.append(LayerRow(names[module], f"{type(module).__name__} (not called)", (), 0, count, 0, biases))
     return rows
