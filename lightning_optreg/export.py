@@ -1,17 +1,19 @@
 """Networks for use without this package: ONNX files, checked against the network they were made from.
 
 The file maps images (N, C, H, W) to scores (N, K) for any N, as the module's `forward` does: the images are
-normalised already, as batches reach the module, and the softmax of the scores are the probabilities.
+normalised already, as batches reach the module, or that is a part of the file. The softmax of the scores are
+the probabilities.
 """
 
 import argparse
 import copy
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from lightning_optreg.export_input import drawing_layer, in_words, metadata, pixels_first
 from lightning_optreg.files import replacing
 from lightning_optreg.trust import Trust, add_allow, build_nothing_unasked, check_hyperparameters
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:  # torch takes a second, and `--help` needs none of it
     from torch import Tensor, nn
 
 __all__ = ["export_onnx", "main"]
+
+OPSET = 18
+"""Version of ONNX's operators: what torch's exporter writes without converting."""
 
 TOLERANCE = 1e-4
 """Largest difference of scores that passes the check, relative to the largest score or to 1."""
@@ -29,17 +34,27 @@ def export_onnx(
     path: str | Path,
     *,
     input_shape: Sequence[int] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+    from_pixels: bool = False,
     check: bool = True,
 ) -> float | None:
-    """Write a network to an ONNX file, in float32, as it is in evaluation.
+    """Write a network to an ONNX file, in float32 and opset 18, as it is in evaluation.
 
     Its input is named `images` and its output `scores`; the number of images is free. The module stays as it
     is, wherever it is.
+
+    The images are to be normalised as in training. With `preprocessing` the file's metadata say how, as JSON:
+    `normalize` (the datamodule's mode), `mean` and `std` for pixels on [0, 1], and `evaluation` (what else is
+    done in evaluation, such as a crop). With `from_pixels` the file does it, and takes bytes.
 
     Args:
         module: An `ImageClassifier` or a network: images (N, C, H, W) to scores (N, K).
         path: The file to write. It appears whole or, after an error, not at all.
         input_shape: Shape (C, H, W) of one image. None: the network's own `input_shape`.
+        preprocessing: What `preprocessing()` of the datamodule says, after its `setup`. None: not known.
+            Default: None.
+        from_pixels: Take images as uint8, 0 to 255, and normalise them in the file, which needs
+            `preprocessing`; cropping and resizing stay outside. Default: False, normalised float32.
         check: Run the file with onnxruntime on random images and compare with the network. For the check to
             pass, no score may differ by more than 1e-4 times the largest one (1e-4 if none is above 1).
 
@@ -48,8 +63,10 @@ def export_onnx(
 
     Raises:
         ModuleNotFoundError: If onnx, onnxscript or (for the check) onnxruntime is missing.
-        RuntimeError: If the network has an operation that can't be exported, or the check fails.
-        ValueError: If nothing says what shape images have, or it is no shape.
+        RuntimeError: If the network has an operation that can't be exported, draws random numbers in
+            evaluation, or has lazy layers that were never called, or if the check fails.
+        ValueError: If nothing says what shape images have, or it is no shape; with `from_pixels`, if nothing
+            says how they are normalised, or by more than numbers a channel.
 
     Example:
         >>> import tempfile
@@ -72,29 +89,42 @@ def export_onnx(
         raise ValueError(
             f"export_onnx: input_shape must be three numbers >= 1 (channels, height, width), got {shape}"
         )
+    if any(map(torch.nn.parameter.is_lazy, net.parameters())):
+        raise RuntimeError(
+            f"export_onnx: {type(net).__name__} has lazy layers without a size; call it once on images before"
+        )
     # A copy, since the network may be in training, on another device, in another precision or compiled.
     net = copy.deepcopy(net).cpu().float().eval()
     generator = torch.Generator().manual_seed(0)
+
+    def images(count: int) -> "Tensor":
+        if from_pixels:
+            return torch.randint(0, 256, (count, *shape), generator=generator, dtype=torch.uint8)
+        return torch.randn(count, *shape, generator=generator)
+
+    whole = pixels_first(net, shape[0], preprocessing) if from_pixels else net
     with replacing(Path(path)) as temporary:
         try:
-            torch.onnx.export(
-                net,
-                (torch.randn(2, *shape, generator=generator),),
-                temporary,
+            program = torch.onnx.export(
+                whole,
+                (images(2),),
                 dynamo=True,
                 verbose=False,
-                external_data=False,
+                opset_version=OPSET,
                 input_names=["images"],
                 output_names=["scores"],
                 dynamic_shapes=({0: torch.export.Dim("N")},),
             )
         except torch.onnx.OnnxExporterError as error:
-            reason = str(error.__cause__ or error).strip().splitlines()[0]
+            reason = drawing_layer(whole, images(2)) or str(error.__cause__ or error).strip().splitlines()[0]
             raise RuntimeError(f"export_onnx: {type(net).__name__} can't be exported: {reason}") from error
+        assert program is not None  # there is none of the older exporter only
+        program.model.metadata_props.update(metadata(preprocessing, from_pixels=from_pixels))
+        program.save(temporary, external_data=False)
         if not check:
             return None
         # Not the number of images that the network was traced with: that it is free is checked too.
-        return _difference(net, temporary, torch.randn(5, *shape, generator=generator))
+        return _difference(whole, temporary, images(5))
 
 
 def _difference(net: "nn.Module", path: Path, images: "Tensor") -> float:
@@ -109,9 +139,10 @@ def _difference(net: "nn.Module", path: Path, images: "Tensor") -> float:
     difference = float((torch.from_numpy(scores) - expected).abs().max())
     allowed = TOLERANCE * max(1.0, float(expected.abs().max()))
     if not difference <= allowed:
+        drawing = drawing_layer(net, images)
         raise RuntimeError(
             f"export_onnx: the file's scores differ from the network's by {difference:.2g}, "
-            f"more than {allowed:.2g}; nothing was written"
+            f"more than {allowed:.2g}{f': {drawing}' if drawing else ''}; nothing was written"
         )
     return difference
 
@@ -159,13 +190,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
 
     module = load_classifier(path, options.allow)
-    difference = export_onnx(module, options.output, input_shape=options.input_shape)
+    preprocessing = _preprocessing_of(checkpoint)
+    if options.from_pixels and preprocessing is None:
+        raise ValueError(
+            f"--from_pixels: {str(path)!r} does not say how its images are normalised; in Python give "
+            "export_onnx what preprocessing() of the datamodule says"
+        )
+    difference = export_onnx(
+        module,
+        options.output,
+        input_shape=options.input_shape,
+        preprocessing=preprocessing,
+        from_pixels=options.from_pixels,
+    )
     shape = options.input_shape or getattr(module.net, "input_shape", ())
     print(
         f"{options.output}: images (N, {', '.join(map(str, shape))}) -> scores (N, {module.num_classes}); "
         f"differs from the checkpoint by {difference:.0e} at most"
     )
+    print(f"opset {OPSET}; takes {in_words(preprocessing, from_pixels=options.from_pixels)}")
     return 0
+
+
+def _preprocessing_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What the datamodule of a run keeps in a checkpoint; older ones don't have it."""
+    states = (value for value in checkpoint.values() if isinstance(value, dict))
+    return next((state["preprocessing"] for state in states if state.get("preprocessing") is not None), None)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -177,8 +227,9 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="lightning-optreg export",
-        description="Write a checkpoint's network to an ONNX file and check it. It takes images normalised "
-        "as in training and returns scores, whose softmax are the probabilities.",
+        description=f"Write a checkpoint's network to an ONNX file (opset {OPSET}) and check it. The "
+        "file takes images normalised as in training, or bytes with --from_pixels. It returns scores, whose "
+        "softmax are the probabilities.",
         allow_abbrev=False,
     )
     parser.add_argument("--ckpt_path", required=True, help="best, last (of the newest run) or a file")
@@ -189,6 +240,11 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         metavar=("C", "H", "W"),
         help="channels, height and width of one image; default: the network's own",
+    )
+    parser.add_argument(
+        "--from_pixels",
+        action="store_true",
+        help="normalise in the file: it takes images as uint8, 0 to 255",
     )
     parser.add_argument(
         "--default_root_dir",

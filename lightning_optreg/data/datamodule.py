@@ -281,8 +281,28 @@ class ImageDataModule(VettedLoading, LightningDataModule):
     # ---- batches -------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Keep the run's seed: the next epochs' order and augmentation are made from it."""
-        return {"seed": self._run_seed.value}
+        """Keep the run's seed, from which order and augmentation are made, and how images are normalised."""
+        return {"seed": self._run_seed.value, "preprocessing": self.preprocessing()}
+
+    def preprocessing(self) -> dict[str, Any] | None:
+        """Say what is done to images before the network gets them, for those who use it elsewhere.
+
+        Returns:
+            None before `setup`; then `normalize`, the mode; `mean` and `std`, one number a channel for pixels
+            on [0, 1], or (with a mean image) `mean_image` (C, H, W), as far as they are used; `evaluation`, a
+            list of the transforms that act in evaluation too.
+        """
+        if self.statistics is None:
+            return None
+        mode = self.pipeline.normalize.mode
+        used: dict[str, Any] = {"normalize": mode, "evaluation": self.pipeline.evaluation()}
+        if mode in ("mean_std", "mean"):
+            used["mean"] = self.statistics.mean.tolist()
+        if mode == "mean_std":
+            used["std"] = self.statistics.std.tolist()
+        if mode == "mean_image":
+            used["mean_image"] = self.statistics.mean_image
+        return used
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with it, unless another one is given."""

@@ -172,6 +172,10 @@ class Pipeline:
         parts = ", ".join(repr(part) for part in (*self.transforms, self.normalize))
         return f"Pipeline({parts})"
 
+    def evaluation(self) -> list[str]:
+        """Say what is done to images in evaluation beside normalisation, as one would write it in Python."""
+        return [repr(t) for t in self.transforms if type(t).evaluate is not BatchTransform.evaluate]
+
     def _follow(self, device: torch.device) -> None:
         if device != self._device:
             for module in (*self.transforms, self.normalize):
