@@ -14,6 +14,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_optreg.data.cache import default_cache_dir
@@ -25,6 +26,7 @@ from lightning_optreg.data.packed import finished_views, middles
 from lightning_optreg.data.processes import RunSeed, share_of
 from lightning_optreg.data.sources import Part, Source, folder
 from lightning_optreg.data.statistics import Statistics
+from lightning_optreg.data.trained_on import check_classes, statistics_of
 from lightning_optreg.data.transforms import BatchTransform, Centring, Pipeline
 from lightning_optreg.trust import VettedLoading
 
@@ -144,6 +146,7 @@ class ImageDataModule(VettedLoading, LightningDataModule):
         """Whether batches of evaluation come before they are cropped, for views; `TestTimeAugmentation` turns
         it on, and finishes them with `views_of`."""
         self.statistics: Statistics | None = None
+        self._statistics_loaded = False  # from a checkpoint, for as long as its run lasts
         self._parts: OpenParts | None = None
         self._run_seed = RunSeed(seed)
         self._sizes: list[list[int]] | None = None  # of the last uncropped batch, if they differ
@@ -205,8 +208,8 @@ class ImageDataModule(VettedLoading, LightningDataModule):
         wanted: tuple[Part, ...] = ("test",) if stage in ("test", "predict") else ("train", "val")
         for part in ("train", "val", "test") if stage is None else wanted:
             parts.open(part)
-        if self.statistics is None:
-            self.statistics = parts.statistics()
+        if self.statistics is None or self._statistics_loaded:
+            self.statistics, self._statistics_loaded = parts.statistics(), False
             self.pipeline.fit(self.statistics)
 
     def _found(self, *, download: bool) -> OpenParts:
@@ -281,8 +284,12 @@ class ImageDataModule(VettedLoading, LightningDataModule):
     # ---- batches -------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Keep the run's seed, from which order and augmentation are made, and how images are normalised."""
-        return {"seed": self._run_seed.value, "preprocessing": self.preprocessing()}
+        """Keep the run's seed, of order and augmentation, what labels mean and how images are normalised."""
+        return {
+            "seed": self._run_seed.value,
+            "preprocessing": self.preprocessing(),
+            "class_names": list(self.class_names),
+        }
 
     def preprocessing(self) -> dict[str, Any] | None:
         """Say what is done to images before the network gets them, for those who use it elsewhere.
@@ -305,7 +312,19 @@ class ImageDataModule(VettedLoading, LightningDataModule):
         return used
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with it, unless another one is given."""
+        """Go on with the seed, unless another is given, and normalise images as the network knows them."""
+        name = type(self).__name__
+        check_classes(state_dict.get("class_names"), self.class_names, name)
+        if self.statistics is not None:
+            mode = self.pipeline.normalize.mode
+            before = statistics_of(state_dict.get("preprocessing"), mode, self.statistics)
+            if before is not None:
+                rank_zero_warn(
+                    f"{name}: the checkpoint's run had other training images; images are normalised with the "
+                    "statistics of those"
+                )
+                self.statistics, self._statistics_loaded = before, True
+                self.pipeline.fit(before)
         if self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING:
             self._run_seed.load(state_dict["seed"], type(self).__name__)
 

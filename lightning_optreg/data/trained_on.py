@@ -1,0 +1,72 @@
+"""What a checkpoint says of the data that its network was trained on, compared with the present data."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from lightning_optreg.data.statistics import Statistics
+
+__all__ = ["check_classes", "statistics_of"]
+
+
+def check_classes(trained: Sequence[str] | None, here: Sequence[str], owner: str) -> None:
+    """Refuse data whose labels mean other classes than the network's scores.
+
+    Args:
+        trained: The classes of the checkpoint's run, in their order; None if it doesn't say.
+        here: Those of the data.
+        owner: Whose they are, for the message.
+
+    Raises:
+        MisconfigurationException: With the classes of both.
+
+    Example:
+        >>> check_classes(["cat", "dog"], ["cat", "dog"], "ImageFolderDataModule")
+    """
+    if trained is None or list(trained) == list(here):
+        return
+    raise MisconfigurationException(
+        f"{owner}: the checkpoint's network was trained on {_listed(trained, here)} and the data have "
+        f"{_listed(here, trained)}: its scores would stand for other classes"
+    )
+
+
+def _listed(names: Sequence[str], others: Sequence[str]) -> str:
+    """All of a few classes, or the first that differ of many."""
+    if len(names) <= 10:
+        return f"the classes {', '.join(names)}"
+    differing = [f"{name} as class {k}" for k, name in enumerate(names) if list(others[k : k + 1]) != [name]]
+    return f"{len(names)} classes, with {', '.join(differing[:3]) or 'the same first ones'}"
+
+
+def statistics_of(preprocessing: Mapping[str, Any] | None, mode: str, here: Statistics) -> Statistics | None:
+    """Give the statistics that a network's images were normalised with, if they are not those of the data.
+
+    Args:
+        preprocessing: What `ImageDataModule.preprocessing` said when the checkpoint was written; None if it
+            doesn't say.
+        mode: How the data are normalised now. A network's own mode is not imposed on them.
+        here: The statistics of the training images that there are now.
+
+    Returns:
+        None if they agree, or the checkpoint has none for this mode or images of this shape.
+
+    Example:
+        >>> from lightning_optreg.data import compute_statistics
+        >>> here = compute_statistics(torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1))
+        >>> before = {"normalize": "mean_std", "mean": [0.25], "std": [0.5]}
+        >>> statistics_of(before, "mean_std", here).mean
+        tensor([0.2500])
+    """
+    if preprocessing is None or preprocessing["normalize"] != mode:
+        return None
+    used = {name: preprocessing[name] for name in ("mean", "std", "mean_image") if name in preprocessing}
+    kept = {name: torch.as_tensor(value, dtype=torch.float32) for name, value in used.items()}
+    if any(value.shape != getattr(here, name).shape for name, value in kept.items()):
+        return None
+    if all(torch.equal(value, getattr(here, name)) for name, value in kept.items()):
+        return None
+    return replace(here, **kept)
