@@ -21,7 +21,7 @@ from lightning_optreg.trust import Trust, add_allow, build_nothing_unasked, chec
 if TYPE_CHECKING:  # torch takes a second, and `--help` needs none of it
     from torch import Tensor, nn
 
-__all__ = ["OPSET", "export_onnx", "main"]
+__all__ = ["export_onnx", "main"]
 
 OPSET = 18
 """Version of ONNX's operators: what torch's exporter writes without converting."""
