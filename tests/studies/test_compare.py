@@ -296,7 +296,8 @@ def test_wrong_studies_end_in_one_line(
 
 def test_wrong_options_end_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for options, message in [
-        (["--confg", "x"], "the following arguments are required: --config"),
+        (["--confg", "x"], "unknown option --confg; did you mean --config?"),
+        ([], "the following arguments are required: --config"),
         (["--config", "x", "--worksers", "2"], "unknown option --worksers; did you mean --workers?"),
         (["--config", "x", "--workers", "two"], "--workers: invalid int value: 'two'"),
         (["--config", str(tmp_path / "x")], f"config: {str(tmp_path / 'x')!r} does not exist"),
