@@ -226,8 +226,6 @@ def _preprocessing_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None
 def _read(argv: Sequence[str]) -> argparse.Namespace:
     options = _parser().read(argv)
     output = Path(options.output)
-    if output.suffix != ".onnx":
-        raise UsageError(f"--output must end in .onnx, got {options.output}")
     if output.is_dir():
         raise UsageError(f"--output: {options.output} is a folder")
     if not output.parent.is_dir():

@@ -39,17 +39,19 @@ class OptionParser(argparse.ArgumentParser):
         Raises:
             UsageError: If they are wrong.
         """
-        shown = [action for action in self._actions if action.help != argparse.SUPPRESS]
         known = [option for action in self._actions for option in action.option_strings]
-        named = [option for action in shown for option in action.option_strings]
+        hidden = {
+            o for action in self._actions if action.help == argparse.SUPPRESS for o in action.option_strings
+        }
+        shown = [option for option in known if option not in hidden]
         for number, word in enumerate(argv):
             option = word.partition("=")[0]
             # before argparse, which first says that a required option is missing
             if (option.startswith("--") and option not in known) or (number == 0 and option[:1] != "-"):
-                raise UsageError(unknown_word(word, named))
+                raise UsageError(unknown_word(word, shown))
         options, unknown = self.parse_known_args(argv)
         if unknown:
-            raise UsageError(unknown_word(unknown[0], named))
+            raise UsageError(unknown_word(unknown[0], shown))
         for name, value in vars(options).items():
             if is_too_large(value):
                 raise UsageError(f"--{name} must be within 64 bits, got {value}")

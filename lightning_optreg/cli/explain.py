@@ -166,11 +166,9 @@ class _Explanation:
         kinds = list(
             dict.fromkeys((Callback if issubclass(base, Callback) else base).__name__ for base in bases)
         )
-        # Of a mapping with a class_path, the name of the class is what is unknown.
-        named = value if unknown_class is None or "class_path" not in (value or "") else unknown_class
-        is_name = named is None or re.match(r"[\[{]|-?\d+(\.\d*)?$|True$|False$", named) is None
+        wrong = unknown_class or value or ""
+        is_name = wrong == "" or re.match(r"[\[{]|-?\d+(\.\d*)?$|True$|False$", wrong) is None
         if bases and is_name and (unknown_class is not None or not set(allowed) - {"null"}):
-            wrong = unknown_class or value or ""
             known_as = f"{wrong!r} is no known {kinds[0]}"
             return f"{start}{known_as}{self._where(key)}{_like_class(wrong, bases)}"
         if kinds and not set(allowed) - {"null", "list"}:

@@ -85,7 +85,7 @@ def check_metric(
         >>> check_metric("val_loss", "EarlyStopping")
         Traceback (most recent call last):
         ...
-        ValueError: EarlyStopping: there is no metric 'val_loss' in a fit; did you mean val/loss or val/top5?
+        ValueError: EarlyStopping: there is no metric 'val_loss' in a fit; did you mean val/loss?
     """
     logged = tuple(logged)
     if name is None or name in logged or name in _OF_LOOPS or name.startswith(_OF_CALLBACKS):

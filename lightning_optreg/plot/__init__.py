@@ -56,6 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if kind in _KINDS:  # imported only now: each kind needs other, heavy libraries
         status: int = importlib.import_module(f"lightning_optreg.plot.{kind}").main(argv[1:])
         return status
+    near = difflib.get_close_matches(kind, ["--help"], n=1)
+    if near:
+        print(f"error: unknown option {kind!r}; did you mean --help?", file=sys.stderr)
+        return 2
     if kind.startswith("-"):
         print(
             f"error: plot: the kind of picture comes first, {', '.join(_KINDS)}; got {kind!r}",

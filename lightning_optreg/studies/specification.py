@@ -150,12 +150,12 @@ def read_specification(path: Path) -> Specification:
     what = f"config file {str(path)!r}"
     if not path.exists():
         others = [other.name for other in path.parent.glob("*.y*ml")]
-        raise FileNotFoundError(f"config: {str(path)!r} does not exist{nearest(path.name, others)}")
+        raise FileNotFoundError(f"config: {str(path)!r} does not exist{nearest(path.name, others, few=0)}")
     given = read_mapping(path, what)
     try:
         return _checked(given, path)
     except ValueError as error:
-        raise ValueError(f"{what}: {error}") from None
+        raise ValueError(f"{error} (in {path})") from None
 
 
 def _checked(given: dict[str, Any], path: Path) -> Specification:

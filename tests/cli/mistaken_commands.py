@@ -61,7 +61,6 @@ export  =>  --ckpt_path | --output
 export --ckpt_path best  =>  --output
 export --ckpt_path bset --output a.onnx  =>  'bset' | best
 export --ckpt_path x.ckpt --output nowhere/deep/a.onnx  =>  --output | nowhere/deep
-export --ckpt_path x.ckpt --output a.txt  =>  --output | a.txt | .onnx
 export --ckpt_path x.ckpt --outptu a.onnx  =>  --outptu | --output
 export --ckpt_path x.ckpt --output a.onnx --input_shape 3 32  =>  --input_shape | 3
 export --ckpt_path x.ckpt --output a.onnx --input_shape 0 32 32  =>  --input_shape | 0

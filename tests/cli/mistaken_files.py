@@ -22,6 +22,9 @@ fit good.yaml  =>  good.yaml | --config
 )
 
 FILES = [
+    wrong(
+        TWO, "b.yaml", "'Adan'", "Optimizer", "Adam", b="optimizer: {class_path: Adan, init_args: {lr: 1}}\n"
+    ),
     wrong(TWO, "b.yaml", "'trainer'", "nothing below it", b="trainer:\nmodel:\n  net: LeNet5\n"),
     wrong(TWO, "b.yaml", "'trainer'", "nothing below it", b="trainer:\n"),
     wrong(TWO, "b.yaml", "'trainer.devices'", "twice", b="trainer.devices: 3\ntrainer: {devices: 1}\n"),

@@ -417,6 +417,7 @@ def test_a_storage_that_cannot_be_used_is_refused_before_anything_is_written(
 def test_wrong_options_end_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for options, message in [
         (["--confg", "x"], "unknown option --confg; did you mean --config?"),
+        ([], "the following arguments are required: --config"),
         (["--config", "x", "--worksers", "2"], "unknown option --worksers; did you mean --workers?"),
         (["--config", "x", "--workers", "two"], "--workers: invalid int value: 'two'"),
         (["--config", str(tmp_path / "x")], f"config: {str(tmp_path / 'x')!r} does not exist"),
