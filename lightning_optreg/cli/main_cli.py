@@ -121,17 +121,20 @@ class CLI(LightningCLI):
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        if names_class(list(args or []), "optimizer"):
+        words = list(args or [])
+        if names_class(words, "optimizer"):
             # jsonargparse would hand the default's rate on to it: 0.1 to Adam
             for command in self.subcommands():
                 self._parser(command).set_defaults({"optimizer": None})
-        check_overlays(list(args or []))
+        if any(word.partition("=")[0] == "--print_config" for word in words):  # it prints, and ends
+            check_overlays(words)
         super().parse_arguments(parser, args)
         settings = self.config[self.config.subcommand]
         check_ranges(settings, parser.args)
         check_processes(settings)
         if self.config.subcommand == "fit" and _is_all_ours(self.more_callbacks):
             check_monitors(settings, parser.args)
+        check_overlays(words)
 
     @override
     def _parse_ckpt_path(self) -> None:
