@@ -358,7 +358,8 @@ def test_command_line_twice_into_one_folder(
     overlay = OVERLAYS / "wandb.yaml"
     if first == "wandb":
         turned = yaml.safe_load(overlay.read_text())
-        turned["trainer"]["logger"].reverse()
+        loggers = [*turned["trainer"].pop("logger+"), {"class_path": "RunCSVLogger"}]
+        turned["trainer"]["logger"] = loggers
         overlay = tmp_path / "turned.yaml"
         overlay.write_text(yaml.safe_dump(turned))
     root = tmp_path / "runs"

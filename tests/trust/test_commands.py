@@ -197,8 +197,9 @@ def test_arguments_of_no_type_build_nothing(
     config = {"class_path": users_own, "init_args": arguments, "dict_kwargs": {"more": value}}
     file = trap.folder / "a.yaml"
     file.write_text(yaml.safe_dump({"model": {"net": config}}))
-    options = [*short(fashion_mnist_dir, trap.folder / "runs"), "--config", str(file)]
-    if main(["fit", *options]) != 0:  # no data, but what nobody should name
+    others = short(fashion_mnist_dir, trap.folder / "runs")
+    options = [option for option in others if not option.startswith("--model.net")]
+    if main(["fit", "--config", str(file), *options]) != 0:  # no data, but what nobody should name
         said = capsys.readouterr().err.splitlines()[-1]
         assert said.startswith("error: model.net")
         assert said.endswith("entry of the import path denylist.")
