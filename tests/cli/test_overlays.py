@@ -97,12 +97,9 @@ def test_a_pair_loses_nothing(methods: tuple[str, str], capsys: pytest.CaptureFi
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", [RECIPE, COLOURED])
 @pytest.mark.parametrize("methods", ORDERED, ids="-".join)
-def test_every_pair_loses_nothing(
-    methods: tuple[str, str], recipe: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    nothing_is_lost(recipe, methods, capsys)
+def test_every_pair_loses_nothing(methods: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    nothing_is_lost(COLOURED, methods, capsys)
 
 
 def trains(methods: tuple[str, ...], folder: Path, data: Path) -> int:
