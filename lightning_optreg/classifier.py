@@ -25,7 +25,8 @@ from lightning_optreg.found_rate import at_rate
 from lightning_optreg.losses import ScoreLoss
 from lightning_optreg.nets import Network
 from lightning_optreg.param_groups import param_groups
-from lightning_optreg.schedule_length import check_made, fitted, warn_of_unreached, with_lengths
+from lightning_optreg.schedule_length import fitted, with_lengths
+from lightning_optreg.schedule_parts import check_loaded, check_made, lengths, warn_of_unreached
 from lightning_optreg.schedulers import Warmup
 from lightning_optreg.trust import VettedLoading
 
@@ -151,6 +152,7 @@ class ImageClassifier(VettedLoading, LightningModule):
         """Set by Lightning's learning-rate finder: replaces the optimizer's rate and a schedule's max_lr."""
         self._lr_in_use: float | None = None
         self._length: int | None = None  # of the run that the schedule was made for
+        self._lengths: list[tuple[str, str, int]] = []  # that the schedule was made with
         self._length_loaded: int | None = None  # of the run whose checkpoint was loaded
         self._resumed: dict[str, Any] | None = None  # the checkpoint that a fit goes on from, without tensors
         self._checked_length = True
@@ -249,6 +251,7 @@ class ImageClassifier(VettedLoading, LightningModule):
             return make(optimizer)
         scheduler = fitted(make, run)(optimizer)
         check_made(scheduler, run)
+        self._lengths = [] if run.dry else lengths(scheduler)
         self._length = int(run.asked[0]) if run.asked and run.asked[0] < float("inf") else None
         self._checked_length = run.checked
         return scheduler
@@ -288,8 +291,9 @@ class ImageClassifier(VettedLoading, LightningModule):
         if not any(isinstance(callback, NoiseFree) for callback in callbacks):  # which warns itself
             warn_of_noise(self.trainer, self)
         run = self._run()
-        if run is not None and self.trainer.global_step == 0:  # a run that goes on has told it
-            for config in self.trainer.lr_scheduler_configs:
+        for config in self.trainer.lr_scheduler_configs:
+            check_loaded(config.scheduler, self._lengths)
+            if run is not None and self.trainer.global_step == 0:  # a run that goes on has told it
                 warn_of_unreached(config.scheduler, run)
 
     @override
