@@ -80,7 +80,7 @@ class ImageClassifier(VettedLoading, LightningModule):
         lr_interval: Whether the schedule counts "epoch"s or "step"s of the optimizer.
         lr_frequency: Epochs or steps from one step of the schedule to the next, at least 1; Lightning counts
             steps anew in each epoch.
-        lr_monitor: What `ReduceLROnPlateau` watches.
+        lr_monitor: What `ReduceLROnPlateau` watches, unless it has a `monitor` of its own.
         num_classes: Number of classes K, at least 2.
         no_decay: Spare biases and the parameters of normalisation layers from weight decay. Whether the rest
             decays by an L2 term in the gradient (SGD, Adam) or decoupled from it (AdamW) is the optimizer's
@@ -152,6 +152,7 @@ class ImageClassifier(VettedLoading, LightningModule):
         """Set by Lightning's learning-rate finder: replaces the optimizer's rate and a schedule's max_lr."""
         self._lr_in_use: float | None = None
         self._length: int | None = None  # of the run that the schedule was made for
+        self._begun = (0, 0)  # epochs and steps that the trainer had made before the schedule
         self._lengths: list[tuple[str, str, int]] = []  # that the schedule was made with
         self._length_loaded: int | None = None  # of the run whose checkpoint was loaded
         self._resumed: dict[str, Any] | None = None  # the checkpoint that a fit goes on from, without tensors
@@ -185,6 +186,8 @@ class ImageClassifier(VettedLoading, LightningModule):
     def setup(self, stage: str) -> None:
         """Forget an earlier fit's checkpoint."""
         self._resumed = None
+        # Where the same trainer fits again; where it goes on from a checkpoint, this tells it.
+        self._begun = (self.trainer.current_epoch, self.trainer.global_step)
         self._searching = stage == "fit" and searches_batch_size(self.trainer)
 
     @override
@@ -238,8 +241,8 @@ class ImageClassifier(VettedLoading, LightningModule):
         }
         plateau = scheduler.schedule if isinstance(scheduler, Warmup) else scheduler
         if isinstance(plateau, ReduceLROnPlateau):
-            # Lightning's class of that name, which its command line builds, has a monitor of its own
-            config["monitor"] = getattr(plateau, "monitor", self.lr_monitor)
+            # Lightning's class of that name, which its command line builds, may have a monitor of its own
+            config["monitor"] = getattr(plateau, "monitor", None) or self.lr_monitor
             config["reduce_on_plateau"] = True
         return {"optimizer": optimizer, "lr_scheduler": config}
 
@@ -266,7 +269,7 @@ class ImageClassifier(VettedLoading, LightningModule):
             return None
         if self._searching:
             return trial_length()
-        run = run_length(trainer, self.lr_interval, self.lr_frequency)
+        run = run_length(trainer, self.lr_interval, self.lr_frequency, self._begun)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
         if self._resumed is None or any(isinstance(each, ResetOptimizer) for each in callbacks):
             return replace(run, loaded=self._length_loaded)
@@ -347,9 +350,12 @@ class ImageClassifier(VettedLoading, LightningModule):
         checkpoint["train_sums"] = torch.stack(of_all_processes(self._sums_here(), self.trainer)).cpu()
         if self._length and self._checked_length:
             checkpoint["schedule_length"] = self._length
+            checkpoint["schedule_begun"] = list(self._begun)
         configured = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
         if "lr_scheduler" in configured:
-            configured["lr_scheduler"] = with_lengths(configured["lr_scheduler"], self._length or 1)
+            configured["lr_scheduler"] = with_lengths(
+                configured["lr_scheduler"], self._length or 1, self.lr_monitor
+            )
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -358,6 +364,8 @@ class ImageClassifier(VettedLoading, LightningModule):
         if self._searching:  # the search for a batch size goes back to where it began
             return
         self._length_loaded = checkpoint.get("schedule_length")
+        epoch, step = checkpoint.get("schedule_begun", (0, 0))
+        self._begun = (epoch, step)
         saved = next(iter(checkpoint.get("lr_schedulers", ())), None)
         self._resumed = {"saved": saved, "checked": "schedule_length" in checkpoint}
 

@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import ReduceLROnPlateau
 from lightning.pytorch.utilities import rank_zero_info
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR, PolynomialLR
 
@@ -244,14 +245,15 @@ def _given(cls: type, keywords: Mapping[str, Any], name: str) -> tuple[int | Non
     return epochs * steps, f"epochs * steps_per_epoch = {epochs} * {steps} = {epochs * steps}", "them"
 
 
-def with_lengths(spec: Any, length: int) -> Any:
-    """Fill in the lengths that a configuration of a schedule leaves to the run.
+def with_lengths(spec: Any, length: int, monitor: str = "val/loss") -> Any:
+    """Fill in the lengths, and what to watch, that a configuration of a schedule leaves to the module.
 
     Lightning builds a module from the configuration in its checkpoint by a parser that knows of no run.
 
     Args:
         spec: A class path with `init_args`, or anything else, which stays as it is.
         length: The run's.
+        monitor: What Lightning's `ReduceLROnPlateau` watches where it has no monitor.
 
     Example:
         >>> with_lengths({"class_path": "CosineAnnealingLR", "init_args": {"T_max": None}}, 18)
@@ -260,10 +262,13 @@ def with_lengths(spec: Any, length: int) -> Any:
     arguments = spec.get("init_args") if isinstance(spec, Mapping) else None
     if not isinstance(arguments, Mapping):
         return spec
-    sized = length_name(_class_of(spec.get("class_path")))
+    cls = _class_of(spec.get("class_path"))
+    sized = length_name(cls)
     filled = {name: length if name == sized and value is None else value for name, value in arguments.items()}
+    if inspect.isclass(cls) and issubclass(cls, ReduceLROnPlateau):
+        filled["monitor"] = filled.get("monitor") or monitor
     if isinstance(filled.get("schedule"), Mapping):
-        filled["schedule"] = with_lengths(filled["schedule"], length - filled.get("warmup", 0))
+        filled["schedule"] = with_lengths(filled["schedule"], length - filled.get("warmup", 0), monitor)
     return {**spec, "init_args": filled}
 
 

@@ -274,6 +274,32 @@ def test_searches_on_their_own(tmp_path: Path) -> None:
     assert model._length == 30
 
 
+@pytest.mark.parametrize("interval", ["step", "epoch"])
+@pytest.mark.parametrize("frequency", [1, 3])
+def test_a_trainer_that_fits_again_has_the_rest_of_the_run(
+    interval: Any, frequency: int, tmp_path: Path
+) -> None:
+    def again() -> tuple[Trainer, ImageClassifier, Rates]:
+        model = small_model(lr_scheduler=Counted, lr_interval=interval, lr_frequency=frequency)
+        recorder = Rates()
+        trainer = trainer_for(max_epochs=2, callbacks=[recorder])
+        trainer.fit(model, datamodule=TenBatches())
+        trainer.fit_loop.max_epochs = 7
+        recorder.values.clear()
+        return trainer, model, recorder
+
+    trainer, model, recorder = again()
+    trainer.fit(model, datamodule=TenBatches())
+    assert len(recorder.values) == 50
+    assert model._length == max(recorder.values) + 1
+    stopped, model, _ = again()
+    stopped.callbacks.append(Stop())  # type: ignore[attr-defined]  # a connector sets it
+    stopped.fit(model, datamodule=TenBatches())
+    stopped.save_checkpoint(tmp_path / "a.ckpt")
+    resumed = small_model(lr_scheduler=Counted, lr_interval=interval, lr_frequency=frequency)
+    assert fit(resumed, max_epochs=7, ckpt_path=tmp_path / "a.ckpt") == recorder.values[10:]
+
+
 @pytest.mark.filterwarnings("ignore:Swapping scheduler")
 def test_the_epoch_that_weight_averaging_adds_is_none_of_the_schedules() -> None:
     model = small_model(lr_scheduler=CosineAnnealingLR)
