@@ -8,6 +8,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -18,7 +19,13 @@ from typing_extensions import override
 from lightning_optreg.calibration import CalibrationError
 from lightning_optreg.callbacks.noise_free import NoiseFree, warn_of_noise
 from lightning_optreg.callbacks.reset_optimizer import ResetOptimizer
-from lightning_optreg.callbacks.run_length import RunLength, run_length, searches_batch_size, trial_length
+from lightning_optreg.callbacks.run_length import (
+    RunLength,
+    ends_by_time,
+    run_length,
+    searches_batch_size,
+    trial_length,
+)
 from lightning_optreg.data.processes import of_all_processes
 from lightning_optreg.first_batch import checked_loss, checked_scores
 from lightning_optreg.found_rate import at_rate
@@ -294,6 +301,11 @@ class ImageClassifier(VettedLoading, LightningModule):
         if not any(isinstance(callback, NoiseFree) for callback in callbacks):  # which warns itself
             warn_of_noise(self.trainer, self)
         run = self._run()
+        if self._lengths and ends_by_time(self.trainer):
+            cls, name, length = self._lengths[0]
+            rank_zero_info(
+                f"lr_scheduler: max_time may end the run before {cls} does, whose {name} is {length}"
+            )
         for config in self.trainer.lr_scheduler_configs:
             check_loaded(config.scheduler, self._lengths)
             if run is not None and self.trainer.global_step == 0:  # a run that goes on has told it

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import (
     GradientAccumulationScheduler,
     LearningRateFinder,
     StochasticWeightAveraging,
+    Timer,
 )
 from lightning.pytorch.tuner import Tuner
 from torch.optim import SGD, Optimizer
@@ -320,6 +321,26 @@ def one_of_two(rank: int) -> None:
     assert found[-1] == pytest.approx(0.1 / 25 / 1e4)
 
 
+@pytest.mark.slow
+def test_several_processes_find_one_rate(tmp_path: Path) -> None:
+    in_processes(2, one_of_two_that_search, tmp_path)
+    one, two = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert one["lr"] == two["lr"]
+    assert 1e-4 <= one["lr"] <= 0.1
+    assert one["rates"] == two["rates"]
+    assert one["rates"][-1] == pytest.approx(one["lr"] / 25 / 1e4)
+    for name, weight in one["weights"].items():
+        assert torch.equal(weight, two["weights"][name])
+
+
+def one_of_two_that_search(rank: int, folder: Path) -> None:
+    model = small_model(lr_scheduler=CYCLE, lr_interval="step")
+    finder = LearningRateFinder(1e-4, 0.1, num_training_steps=20, early_stop_threshold=None)
+    found = fit(model, finder, strategy=ddp(), devices=2, default_root_dir=folder, enable_checkpointing=True)
+    saved = {"lr": model.lr, "rates": found[-15:], "weights": model.state_dict()}
+    torch.save(saved, folder / f"{rank}.pt")
+
+
 # ---- what is refused ---------------------------------------------------------------------------------------
 
 
@@ -519,6 +540,17 @@ def test_a_fit_tells_it() -> None:
     model = small_model(lr_scheduler=partial(torchs.MultiStepLR, milestones=[2, 5]))
     with pytest.warns(UserWarning, match="the run's 3 epochs end before MultiStepLR's milestones 5"):
         fit(model)
+
+
+def test_a_time_that_may_end_the_run_first_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("lightning_optreg.classifier.rank_zero_info", told.append)
+    fit(small_model(lr_scheduler=CosineAnnealingLR))
+    fit(small_model(lr_scheduler=partial(torchs.StepLR, step_size=1)), max_time="00:01:00:00")
+    fit(small_model(lr_scheduler=CosineAnnealingLR), Timer())
+    assert told == []
+    fit(small_model(lr_scheduler=CosineAnnealingLR), max_time="00:01:00:00")
+    assert told == ["lr_scheduler: max_time may end the run before CosineAnnealingLR does, whose T_max is 3"]
 
 
 # ---- runs that go on ---------------------------------------------------------------------------------------

@@ -10,11 +10,18 @@ from functools import partial
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationScheduler
+from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationScheduler, Timer
 
 from lightning_optreg.callbacks.batch_size_growth import BatchSizeGrowth
 
-__all__ = ["RunLength", "run_length", "schedule_steps", "searches_batch_size", "trial_length"]
+__all__ = [
+    "RunLength",
+    "ends_by_time",
+    "run_length",
+    "schedule_steps",
+    "searches_batch_size",
+    "trial_length",
+]
 
 _TRIALS = 1_000_000  # longer than what a search for a batch size tries out
 
@@ -118,9 +125,7 @@ def _made(batches: float, window: int, steps: int, frequency: int) -> int:
     return sum(min(step * window, batches) % frequency == 0 for step in range(1, steps + 1))
 
 
-def run_length(
-    trainer: Trainer, interval: str, frequency: int, begun: tuple[int, int] = (0, 0)
-) -> RunLength:
+def run_length(trainer: Trainer, interval: str, frequency: int, begun: tuple[int, int] = (0, 0)) -> RunLength:
     """Tell how long a schedule must be to end with a trainer's run.
 
     Counts `max_epochs`, `max_steps`, `limit_train_batches`, `accumulate_grad_batches` and callbacks that
@@ -165,6 +170,12 @@ def searches_batch_size(trainer: Trainer) -> bool:
     """Tell whether the trainer is going to search for a batch size before it trains."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
     return any(isinstance(callback, BatchSizeFinder) for callback in callbacks)
+
+
+def ends_by_time(trainer: Trainer) -> bool:
+    """Tell whether the trainer has a `max_time`, or Lightning's `Timer` with a duration."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+    return any(isinstance(each, Timer) and each.time_remaining() is not None for each in callbacks)
 
 
 def _accumulation(trainer: Trainer) -> Callable[[int], int]:

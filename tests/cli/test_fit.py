@@ -238,7 +238,11 @@ def test_a_plateau_watches_lr_monitor_if_it_has_no_monitor(options: list[str], t
     cli.trainer.save_checkpoint(tmp_path / "a.ckpt")
     loaded = ImageClassifier.load_from_checkpoint(tmp_path / "a.ckpt")
     assert loaded.configure_optimizers()["lr_scheduler"]["monitor"] == "val/accuracy"
-    inner = ["--lr_scheduler=Warmup", "--lr_scheduler.schedule=ReduceLROnPlateau", "--lr_scheduler.warmup=1"]
+    inner = [
+        "--lr_scheduler=Warmup",
+        "--lr_scheduler.schedule=torch.optim.lr_scheduler.ReduceLROnPlateau",
+        "--lr_scheduler.warmup=1",
+    ]
     (config,) = fit(*options, *inner, *plateau[1:]).trainer.lr_scheduler_configs
     assert config.monitor == "val/accuracy"
     (config,) = fit(*options, *plateau, "--lr_scheduler.monitor=val/loss").trainer.lr_scheduler_configs
