@@ -255,10 +255,11 @@ def test_a_schedule_can_count_steps(options: list[str]) -> None:
         "--lr_scheduler=OneCycleLR",
         "--lr_scheduler.max_lr=1.0",
         "--model.lr_interval=step",
+        "--trainer.limit_train_batches=3",
     )
     (config,) = cli.trainer.lr_scheduler_configs
     assert isinstance(config.scheduler, OneCycleLR)
-    assert config.scheduler.last_epoch == 2
+    assert config.scheduler.last_epoch == 3
 
 
 def test_a_schedule_is_as_long_as_the_run(
