@@ -193,8 +193,8 @@ class ImageClassifier(VettedLoading, LightningModule):
     def setup(self, stage: str) -> None:
         """Forget an earlier fit's checkpoint."""
         self._resumed = None
-        # Where the same trainer fits again; where it goes on from a checkpoint, this tells it.
-        self._begun = (self.trainer.current_epoch, self.trainer.global_step)
+        if stage == "fit":  # above 0 where a trainer fits again; a checkpoint has its own
+            self._begun = (self.trainer.current_epoch, self.trainer.global_step)
         self._searching = stage == "fit" and searches_batch_size(self.trainer)
 
     @override

@@ -1,5 +1,6 @@
 """The command line's parser: one readable line for what is wrong with the arguments, and exit status 2."""
 
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -99,7 +100,7 @@ class Parser(LightningArgumentParser):
         name: str | None = length_argument(class_type)
         kind: type = int
         help_ = "Length of the schedule. Leave it out: it is the run's."
-        if issubclass(class_type, ReduceLROnPlateau):
+        if inspect.isclass(class_type) and issubclass(class_type, ReduceLROnPlateau):
             name, kind, help_ = "monitor", str, "What it watches, where this is not model.lr_monitor."
         if name is not None:
             kwargs["skip"] = {*(kwargs.get("skip") or ()), name}
