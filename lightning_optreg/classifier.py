@@ -107,7 +107,7 @@ class ImageClassifier(VettedLoading, LightningModule):
             `num_classes`.
         MisconfigurationException: Before the first step, if a schedule is given a length that is not the
             run's, the run that it should take it from has no end, or it goes on from a checkpoint whose run
-            had another length. `fast_dev_run` takes any.
+            had another length, or if a `OneCycleLR` has no room to rise and fall. `fast_dev_run` takes any.
 
     Example:
         >>> from lightning_optreg.nets import LeNet5
