@@ -8,6 +8,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -18,14 +19,21 @@ from typing_extensions import override
 from lightning_optreg.calibration import CalibrationError
 from lightning_optreg.callbacks.noise_free import NoiseFree, warn_of_noise
 from lightning_optreg.callbacks.reset_optimizer import ResetOptimizer
-from lightning_optreg.callbacks.run_length import RunLength, run_length, searches_batch_size, trial_length
+from lightning_optreg.callbacks.run_length import (
+    RunLength,
+    ends_by_time,
+    run_length,
+    searches_batch_size,
+    trial_length,
+)
 from lightning_optreg.data.processes import of_all_processes
 from lightning_optreg.first_batch import checked_loss, checked_scores
 from lightning_optreg.found_rate import at_rate
 from lightning_optreg.losses import ScoreLoss
 from lightning_optreg.nets import Network
 from lightning_optreg.param_groups import param_groups
-from lightning_optreg.schedule_length import check_made, fitted, warn_of_unreached, with_lengths
+from lightning_optreg.schedule_length import fitted, with_lengths
+from lightning_optreg.schedule_parts import check_loaded, check_made, lengths, warn_of_unreached
 from lightning_optreg.schedulers import Warmup
 from lightning_optreg.trust import VettedLoading
 
@@ -79,7 +87,7 @@ class ImageClassifier(VettedLoading, LightningModule):
         lr_interval: Whether the schedule counts "epoch"s or "step"s of the optimizer.
         lr_frequency: Epochs or steps from one step of the schedule to the next, at least 1; Lightning counts
             steps anew in each epoch.
-        lr_monitor: What `ReduceLROnPlateau` watches.
+        lr_monitor: What `ReduceLROnPlateau` watches, unless it has a `monitor` of its own.
         num_classes: Number of classes K, at least 2.
         no_decay: Spare biases and the parameters of normalisation layers from weight decay. Whether the rest
             decays by an L2 term in the gradient (SGD, Adam) or decoupled from it (AdamW) is the optimizer's
@@ -99,7 +107,7 @@ class ImageClassifier(VettedLoading, LightningModule):
             `num_classes`.
         MisconfigurationException: Before the first step, if a schedule is given a length that is not the
             run's, the run that it should take it from has no end, or it goes on from a checkpoint whose run
-            had another length. `fast_dev_run` takes any.
+            had another length, or if a `OneCycleLR` has no room to rise and fall. `fast_dev_run` takes any.
 
     Example:
         >>> from lightning_optreg.nets import LeNet5
@@ -151,6 +159,8 @@ class ImageClassifier(VettedLoading, LightningModule):
         """Set by Lightning's learning-rate finder: replaces the optimizer's rate and a schedule's max_lr."""
         self._lr_in_use: float | None = None
         self._length: int | None = None  # of the run that the schedule was made for
+        self._begun = (0, 0)  # epochs and steps that the trainer had made before the schedule
+        self._lengths: list[tuple[str, str, int]] = []  # that the schedule was made with
         self._length_loaded: int | None = None  # of the run whose checkpoint was loaded
         self._resumed: dict[str, Any] | None = None  # the checkpoint that a fit goes on from, without tensors
         self._checked_length = True
@@ -183,6 +193,8 @@ class ImageClassifier(VettedLoading, LightningModule):
     def setup(self, stage: str) -> None:
         """Forget an earlier fit's checkpoint."""
         self._resumed = None
+        if stage == "fit":  # above 0 where a trainer fits again; a checkpoint has its own
+            self._begun = (self.trainer.current_epoch, self.trainer.global_step)
         self._searching = stage == "fit" and searches_batch_size(self.trainer)
 
     @override
@@ -236,8 +248,8 @@ class ImageClassifier(VettedLoading, LightningModule):
         }
         plateau = scheduler.schedule if isinstance(scheduler, Warmup) else scheduler
         if isinstance(plateau, ReduceLROnPlateau):
-            # Lightning's class of that name, which its command line builds, has a monitor of its own
-            config["monitor"] = getattr(plateau, "monitor", self.lr_monitor)
+            # Lightning's class of that name, which its command line builds, may have a monitor of its own
+            config["monitor"] = getattr(plateau, "monitor", None) or self.lr_monitor
             config["reduce_on_plateau"] = True
         return {"optimizer": optimizer, "lr_scheduler": config}
 
@@ -249,6 +261,7 @@ class ImageClassifier(VettedLoading, LightningModule):
             return make(optimizer)
         scheduler = fitted(make, run)(optimizer)
         check_made(scheduler, run)
+        self._lengths = [] if run.dry else lengths(scheduler)
         self._length = int(run.asked[0]) if run.asked and run.asked[0] < float("inf") else None
         self._checked_length = run.checked
         return scheduler
@@ -263,7 +276,7 @@ class ImageClassifier(VettedLoading, LightningModule):
             return None
         if self._searching:
             return trial_length()
-        run = run_length(trainer, self.lr_interval, self.lr_frequency)
+        run = run_length(trainer, self.lr_interval, self.lr_frequency, self._begun)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
         if self._resumed is None or any(isinstance(each, ResetOptimizer) for each in callbacks):
             return replace(run, loaded=self._length_loaded)
@@ -288,8 +301,14 @@ class ImageClassifier(VettedLoading, LightningModule):
         if not any(isinstance(callback, NoiseFree) for callback in callbacks):  # which warns itself
             warn_of_noise(self.trainer, self)
         run = self._run()
-        if run is not None and self.trainer.global_step == 0:  # a run that goes on has told it
-            for config in self.trainer.lr_scheduler_configs:
+        if self._lengths and ends_by_time(self.trainer):
+            cls, name, length = self._lengths[0]
+            rank_zero_info(
+                f"lr_scheduler: max_time may end the run before {cls} does, whose {name} is {length}"
+            )
+        for config in self.trainer.lr_scheduler_configs:
+            check_loaded(config.scheduler, self._lengths)
+            if run is not None and self.trainer.global_step == 0:  # a run that goes on has told it
                 warn_of_unreached(config.scheduler, run)
 
     @override
@@ -343,9 +362,12 @@ class ImageClassifier(VettedLoading, LightningModule):
         checkpoint["train_sums"] = torch.stack(of_all_processes(self._sums_here(), self.trainer)).cpu()
         if self._length and self._checked_length:
             checkpoint["schedule_length"] = self._length
+            checkpoint["schedule_begun"] = list(self._begun)
         configured = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
         if "lr_scheduler" in configured:
-            configured["lr_scheduler"] = with_lengths(configured["lr_scheduler"], self._length or 1)
+            configured["lr_scheduler"] = with_lengths(
+                configured["lr_scheduler"], self._length or 1, self.lr_monitor
+            )
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -354,6 +376,8 @@ class ImageClassifier(VettedLoading, LightningModule):
         if self._searching:  # the search for a batch size goes back to where it began
             return
         self._length_loaded = checkpoint.get("schedule_length")
+        epoch, step = checkpoint.get("schedule_begun", (0, 0))
+        self._begun = (epoch, step)
         saved = next(iter(checkpoint.get("lr_schedulers", ())), None)
         self._resumed = {"saved": saved, "checked": "schedule_length" in checkpoint}
 

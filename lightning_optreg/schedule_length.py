@@ -5,58 +5,73 @@ A schedule such as `OneCycleLR` must know how long it is to be, and only the tra
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch.optim.lr_scheduler import (
-    ChainedScheduler,
-    ConstantLR,
-    CosineAnnealingWarmRestarts,
-    CyclicLR,
-    LinearLR,
-    LRScheduler,
-    MultiStepLR,
-    OneCycleLR,
-    PolynomialLR,
-    SequentialLR,
-)
+from lightning.pytorch.cli import ReduceLROnPlateau
+from lightning.pytorch.utilities import rank_zero_info
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR, PolynomialLR
 
 from lightning_optreg.callbacks.run_length import RunLength
-from lightning_optreg.schedulers import Warmup, WarmupMultiStepLR
+from lightning_optreg.schedulers import SnapshotCosine, Warmup
 
-__all__ = ["check_made", "fitted", "length_argument", "taken_apart", "warn_of_unreached", "with_lengths"]
+__all__ = [
+    "LEAST_CYCLE",
+    "fitted",
+    "length_argument",
+    "length_name",
+    "taken_apart",
+    "too_short",
+    "with_lengths",
+]
 
 Maker = Callable[..., Any]
 
-_NAMES = ("total_steps", "T_max", "total_iters")
+LEAST_CYCLE = 3
+"""Shortest length of torch's `OneCycleLR` that rises and falls: with 1 the only rate is its lowest."""
+
+# Those of other classes may mean anything: `LinearLR` takes the length of a warm-up.
+_SIZED = {
+    OneCycleLR: "total_steps",
+    CosineAnnealingLR: "T_max",
+    PolynomialLR: "total_iters",
+    SnapshotCosine: "total_steps",
+}
 
 
 def length_argument(cls: type) -> str | None:
     """Name the argument by which a class of schedules takes the length of the run, if there is one.
 
-    `total_steps`, `T_max` or `total_iters`, where it has no default, and that of `PolynomialLR`, which ends
-    at 0. `LinearLR` and `ConstantLR` take the length of a warm-up, 5 by default.
+    `total_steps`, `T_max` or `total_iters` of `OneCycleLR`, `CosineAnnealingLR`, `PolynomialLR`,
+    `SnapshotCosine` and classes made from these, unless it has a default of theirs.
 
     Args:
         cls: A class.
 
     Example:
-        >>> length_argument(OneCycleLR), length_argument(LinearLR)
+        >>> length_argument(OneCycleLR), length_argument(LRScheduler)
         ('total_steps', None)
     """
-    if not (inspect.isclass(cls) and issubclass(cls, LRScheduler)):
+    name = length_name(cls)
+    if name is None:
         return None
-    parameters = inspect.signature(cls).parameters
-    for name in _NAMES:
-        if name in parameters:
-            default = parameters[name].default
-            sized = default in (None, inspect.Parameter.empty) or issubclass(cls, PolynomialLR)
-            return name if sized else None
-    return None
+    parameter = inspect.signature(cls).parameters.get(name)
+    if parameter is None:
+        return None
+    sized = parameter.default in (None, inspect.Parameter.empty) or issubclass(cls, PolynomialLR)
+    return name if sized else None
+
+
+def length_name(cls: type) -> str | None:
+    """Name the attribute, and the argument where it is one, of a schedule's length; None of others."""
+    if not inspect.isclass(cls):
+        return None
+    return next((name for sized, name in _SIZED.items() if issubclass(cls, sized)), None)
 
 
 def taken_apart(maker: Maker | None) -> tuple[type[LRScheduler], dict[str, Any]] | None:
@@ -104,7 +119,7 @@ OneCycleLR must be the run's 12 epochs, got 3: leave it out
         inner = keywords.get("schedule")
         if inner is None:
             return maker
-        warmup = keywords.get("warmup", inspect.signature(cls).parameters["warmup"].default)
+        warmup = _setting(cls, keywords, "warmup")
         return partial(maker, schedule=fitted(inner, _after(run, warmup)))
     name = length_argument(cls)
     return maker if name is None else _filled(maker, cls, keywords, name, run)
@@ -123,14 +138,18 @@ def _after(run: RunLength, warmup: int) -> RunLength:
 def _filled(maker: Maker, cls: type, keywords: dict[str, Any], name: str, run: RunLength) -> Maker:
     length = run.times - run.after
     if run.dry or run.times == 0:
-        least = keywords.get("cycles", 5) if "cycles" in inspect.signature(cls).parameters else 1
-        enough = (keywords.get(name) or 0) >= max(length, 1)
-        return maker if enough else partial(maker, **{name: int(max(length, least))})
+        long = max(length, _least(cls, keywords))
+        long += _divides_by_zero(cls, keywords, long)
+        given = keywords.get(name) or 0
+        if given >= long and not _divides_by_zero(cls, keywords, given):
+            return maker
+        return partial(maker, **{name: int(max(long, _setting(cls, keywords, "cycles")))})
     given, said, out = _given(cls, keywords, name)
     if run.loaded is not None and given == run.loaded - run.after:
         given = None
     if run.times == math.inf:
         if given is not None:
+            _check_cycle(cls, keywords, given, run)
             return maker
         raise MisconfigurationException(
             f"lr_scheduler: {cls.__name__} takes its length from the run, which has no end that is known: "
@@ -154,7 +173,59 @@ def _filled(maker: Maker, cls: type, keywords: dict[str, Any], name: str, run: R
             f"lr_scheduler: the checkpoint's {cls.__name__} has {name}={saved} and the run has {run.rest}: "
             "go on with as many, or let --reset_optimizer true (in Python ResetOptimizer) start it anew"
         )
+    _check_cycle(cls, keywords, int(length), run)
     return partial(maker, **{name: int(length)}) if given is None else maker
+
+
+def _setting(cls: type, keywords: Mapping[str, Any], name: str, otherwise: Any = 1) -> Any:
+    """What an argument is, given or by default."""
+    parameter = inspect.signature(cls).parameters.get(name)
+    return keywords.get(name, otherwise if parameter is None else parameter.default)
+
+
+def _least(cls: type, keywords: Mapping[str, Any]) -> int:
+    """The shortest length with a rate that is not near 0."""
+    if not issubclass(cls, OneCycleLR):
+        return 1
+    start = _setting(cls, keywords, "pct_start")
+    if _setting(cls, keywords, "three_phase") and isinstance(start, float) and start > 0.0:
+        # Only about the step pct_start * total_steps - 1 is the rate high; here a step has half of it.
+        return max(LEAST_CYCLE, math.ceil(5 / 3 / start))
+    return LEAST_CYCLE
+
+
+def _divides_by_zero(cls: type, keywords: Mapping[str, Any], length: float) -> bool:
+    """Tell whether a phase of torch's `OneCycleLR` has no length, by which torch 2.14 divides."""
+    start = _setting(cls, keywords, "pct_start", None) if issubclass(cls, OneCycleLR) else None
+    if not isinstance(start, float):
+        return False
+    between = [2 * start * length - 2] if _setting(cls, keywords, "three_phase") else []
+    ends = [0.0, start * length - 1, *between, length - 1]
+    return any(first == second for first, second in pairwise(ends))
+
+
+def _check_cycle(cls: type, keywords: Mapping[str, Any], length: int, run: RunLength) -> None:
+    if length < _least(cls, keywords):
+        raise MisconfigurationException(too_short(cls, _least(cls, keywords), length, run))
+    if _divides_by_zero(cls, keywords, length):
+        start = _setting(cls, keywords, "pct_start")
+        raise MisconfigurationException(
+            f"lr_scheduler: {cls.__name__} of {length} {run.unit} and pct_start {start} has a phase of no "
+            "length, by which torch divides: give a pct_start a little below or above"
+        )
+
+
+def too_short(cls: type, least: int, length: int, run: RunLength) -> str:
+    """Say that a schedule that rises and falls has no room for it."""
+    unit = run.unit.partition(" ")[0]
+    ways = ["train longer"]
+    ways += ["count steps (lr_interval: step)"] if unit == "epochs" else []
+    ways += ["lower lr_frequency"] if "one in" in run.unit else []
+    after = " after the warm-up" if run.after else ""
+    return (
+        f"lr_scheduler: {cls.__name__} rises and falls, for which it needs at least {least} {run.unit}"
+        f"{after}, got {length}: {', '.join(ways)} or take another schedule"
+    )
 
 
 def _given(cls: type, keywords: Mapping[str, Any], name: str) -> tuple[int | None, str, str]:
@@ -174,35 +245,15 @@ def _given(cls: type, keywords: Mapping[str, Any], name: str) -> tuple[int | Non
     return epochs * steps, f"epochs * steps_per_epoch = {epochs} * {steps} = {epochs * steps}", "them"
 
 
-def check_made(schedule: Any, run: RunLength) -> None:
-    """Refuse a schedule that would stop the run with an error, whoever made it.
-
-    Args:
-        schedule: What a function has made.
-        run: The run's length.
-
-    Raises:
-        MisconfigurationException: If it does.
-    """
-    while isinstance(schedule, Warmup):
-        run, schedule = _after(run, schedule.warmup), schedule.schedule
-    if not isinstance(schedule, OneCycleLR) or run.dry:
-        return
-    if run.after + schedule.total_steps < run.times < math.inf:
-        raise MisconfigurationException(
-            f"lr_scheduler: total_steps of OneCycleLR must be the run's {run.rest}, got "
-            f"{schedule.total_steps}: give functools.partial(OneCycleLR, ...) without it"
-        )
-
-
-def with_lengths(spec: Any, length: int) -> Any:
-    """Fill in the lengths that a configuration of a schedule leaves to the run.
+def with_lengths(spec: Any, length: int, monitor: str = "val/loss") -> Any:
+    """Fill in the lengths, and what to watch, that a configuration of a schedule leaves to the module.
 
     Lightning builds a module from the configuration in its checkpoint by a parser that knows of no run.
 
     Args:
         spec: A class path with `init_args`, or anything else, which stays as it is.
         length: The run's.
+        monitor: What Lightning's `ReduceLROnPlateau` watches where it has no monitor.
 
     Example:
         >>> with_lengths({"class_path": "CosineAnnealingLR", "init_args": {"T_max": None}}, 18)
@@ -211,57 +262,17 @@ def with_lengths(spec: Any, length: int) -> Any:
     arguments = spec.get("init_args") if isinstance(spec, Mapping) else None
     if not isinstance(arguments, Mapping):
         return spec
-    filled = {
-        name: length if name in _NAMES and value is None else value for name, value in arguments.items()
-    }
+    cls = _class_of(spec.get("class_path"))
+    sized = length_name(cls)
+    filled = {name: length if name == sized and value is None else value for name, value in arguments.items()}
+    if inspect.isclass(cls) and issubclass(cls, ReduceLROnPlateau):
+        filled["monitor"] = filled.get("monitor") or monitor
     if isinstance(filled.get("schedule"), Mapping):
-        filled["schedule"] = with_lengths(filled["schedule"], length - filled.get("warmup", 0))
+        filled["schedule"] = with_lengths(filled["schedule"], length - filled.get("warmup", 0), monitor)
     return {**spec, "init_args": filled}
 
 
-# ---- what a run does not get to ----------------------------------------------------------------------------
-
-
-def warn_of_unreached(schedule: Any, run: RunLength) -> None:
-    """Warn in one line of milestones and the like that the run ends before.
-
-    Args:
-        schedule: Any schedule.
-        run: The run's length, which is asked only if there is such a time.
-    """
-    marks = [] if run.dry else list(_marks(schedule, 0))
-    late: dict[str, list[str]] = {}
-    for what, time, is_end in marks:
-        if time + (not is_end) > run.times > 0:
-            late.setdefault(what, []).append(str(time))
-    if late:
-        rank_zero_warn(
-            f"lr_scheduler: the run's {run.times:.0f} {run.unit} end before "
-            + ", ".join(f"{what} {', '.join(times)}" for what, times in late.items())
-        )
-
-
-def _marks(schedule: Any, after: int) -> Iterator[tuple[str, int, bool]]:
-    """Name and time of what a schedule does, and whether it is an end, which a run may end with."""
-    name = type(schedule).__name__
-    if isinstance(schedule, (MultiStepLR, WarmupMultiStepLR)):
-        for milestone in sorted(schedule.milestones):
-            yield f"{name}'s milestones", after + milestone, False
-    elif isinstance(schedule, (ConstantLR, LinearLR)):
-        yield f"{name}'s total_iters", after + schedule.total_iters, isinstance(schedule, LinearLR)
-    elif isinstance(schedule, CosineAnnealingWarmRestarts):
-        yield f"{name}'s T_0", after + schedule.T_0, True
-    elif isinstance(schedule, CyclicLR):
-        yield f"{name}'s step_size_up", after + int(schedule.total_size * schedule.step_ratio), True
-    elif isinstance(schedule, Warmup):
-        yield f"{name}'s warmup", after + schedule.warmup, True
-        yield from _marks(schedule.schedule, after + schedule.warmup)
-    elif isinstance(schedule, (ChainedScheduler, SequentialLR)):
-        # Private in torch 2.14, as are the milestones: there is no public way to what they hold.
-        begins = [0] * len(schedule._schedulers)
-        if isinstance(schedule, SequentialLR):
-            begins[1:] = schedule._milestones
-            for milestone in schedule._milestones:
-                yield f"{name}'s milestones", after + milestone, False
-        for inner, begin in zip(schedule._schedulers, begins, strict=True):
-            yield from _marks(inner, after + begin)
+def _class_of(path: Any) -> Any:
+    """The class at a path, which was imported when it was configured; those of torch by their name alone."""
+    module, _, name = str(path).rpartition(".")
+    return getattr(sys.modules.get(module or "torch.optim.lr_scheduler"), name, None)

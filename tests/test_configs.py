@@ -80,7 +80,7 @@ def quick(
         f"--trainer.default_root_dir={tmp_path}",
         "--trainer.accelerator=cpu",
         "--trainer.max_epochs=1",
-        "--trainer.limit_train_batches=2",
+        "--trainer.limit_train_batches=3",
         "--trainer.limit_val_batches=1",
         "--trainer.enable_progress_bar=false",
         "--trainer.enable_model_summary=false",

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import (
     GradientAccumulationScheduler,
     LearningRateFinder,
     StochasticWeightAveraging,
+    Timer,
 )
 from lightning.pytorch.tuner import Tuner
 from torch.optim import SGD, Optimizer
@@ -25,7 +26,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from lightning_optreg.callbacks import BatchSizeGrowth, FullBatch, ResetOptimizer
 from lightning_optreg.callbacks.run_length import RunLength, run_length, schedule_steps
 from lightning_optreg.classifier import ImageClassifier
-from lightning_optreg.schedule_length import fitted, length_argument, warn_of_unreached, with_lengths
+from lightning_optreg.schedule_length import fitted, length_argument, with_lengths
+from lightning_optreg.schedule_parts import check_made, warn_of_unreached
 from lightning_optreg.schedulers import InverseTimeDecay, SnapshotCosine, Warmup, WarmupMultiStepLR
 from tests.processes import ddp, in_processes
 from tests.test_classifier import images, small_model, trainer_for
@@ -37,12 +39,8 @@ pytestmark = [
 ]
 
 
-class Counted(LRScheduler):
-    """Has its own step for a rate, and takes a length as others do."""
-
-    def __init__(self, optimizer: Optimizer, total_steps: int) -> None:
-        self.total_steps = total_steps
-        super().__init__(optimizer)
+class Counted(CosineAnnealingLR):
+    """Has its own step for a rate, and takes a length as that of torch's does."""
 
     def get_lr(self) -> list[float]:
         return [float(self.last_epoch) for _ in self.optimizer.param_groups]
@@ -177,6 +175,37 @@ def test_which_of_torchs_and_our_schedules_take_the_runs_length() -> None:
     }
 
 
+class Own(LRScheduler):
+    """Has such an argument, for another thing."""
+
+    def __init__(self, optimizer: Optimizer, total_iters: int | None = None) -> None:
+        self.total_iters = total_iters
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float]:
+        return [0.5 for _ in self.optimizer.param_groups]
+
+
+class Longer(CosineAnnealingLR):
+    """Has its own length."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        super().__init__(optimizer, 99)
+
+
+def test_other_classes_are_their_authors_matter(tmp_path: Path) -> None:
+    assert length_argument(Own) is None
+    assert length_argument(Longer) is None
+    assert length_argument(Counted) == "T_max"
+    for given in (None, 7):
+        model = small_model(lr_scheduler=partial(Own, total_iters=given), lr_interval="step")
+        fit(model)
+    spec = {"class_path": f"{__name__}.Own", "init_args": {"total_iters": None}}
+    assert with_lengths(spec, 18) == spec
+    counted = {"class_path": f"{__name__}.Counted", "init_args": {"T_max": None}}
+    assert with_lengths(counted, 18)["init_args"] == {"T_max": 18}
+
+
 def rate_at_the_end(maker: Callable[..., Any], length: int) -> float:
     optimizer = SGD([torch.zeros(1)], lr=1.0)
     schedule = fitted(maker, RunLength(lambda: length, "steps"))(optimizer)
@@ -246,6 +275,32 @@ def test_searches_on_their_own(tmp_path: Path) -> None:
     assert model._length == 30
 
 
+@pytest.mark.parametrize("interval", ["step", "epoch"])
+@pytest.mark.parametrize("frequency", [1, 3])
+def test_a_trainer_that_fits_again_has_the_rest_of_the_run(
+    interval: Any, frequency: int, tmp_path: Path
+) -> None:
+    def again() -> tuple[Trainer, ImageClassifier, Rates]:
+        model = small_model(lr_scheduler=Counted, lr_interval=interval, lr_frequency=frequency)
+        recorder = Rates()
+        trainer = trainer_for(max_epochs=2, callbacks=[recorder])
+        trainer.fit(model, datamodule=TenBatches())
+        trainer.fit_loop.max_epochs = 7
+        recorder.values.clear()
+        return trainer, model, recorder
+
+    trainer, model, recorder = again()
+    trainer.fit(model, datamodule=TenBatches())
+    assert len(recorder.values) == 50
+    assert model._length == max(recorder.values) + 1
+    stopped, model, _ = again()
+    stopped.callbacks.append(Stop())  # type: ignore[attr-defined]  # a connector sets it
+    stopped.fit(model, datamodule=TenBatches())
+    stopped.save_checkpoint(tmp_path / "a.ckpt")
+    resumed = small_model(lr_scheduler=Counted, lr_interval=interval, lr_frequency=frequency)
+    assert fit(resumed, max_epochs=7, ckpt_path=tmp_path / "a.ckpt") == recorder.values[10:]
+
+
 @pytest.mark.filterwarnings("ignore:Swapping scheduler")
 def test_the_epoch_that_weight_averaging_adds_is_none_of_the_schedules() -> None:
     model = small_model(lr_scheduler=CosineAnnealingLR)
@@ -264,6 +319,26 @@ def one_of_two(rank: int) -> None:
     found = fit(model, strategy=ddp(), devices=2)
     assert model._length == 15
     assert found[-1] == pytest.approx(0.1 / 25 / 1e4)
+
+
+@pytest.mark.slow
+def test_several_processes_find_one_rate(tmp_path: Path) -> None:
+    in_processes(2, one_of_two_that_search, tmp_path)
+    one, two = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert one["lr"] == two["lr"]
+    assert 1e-4 <= one["lr"] <= 0.1
+    assert one["rates"] == two["rates"]
+    assert one["rates"][-1] == pytest.approx(one["lr"] / 25 / 1e4)
+    for name, weight in one["weights"].items():
+        assert torch.equal(weight, two["weights"][name])
+
+
+def one_of_two_that_search(rank: int, folder: Path) -> None:
+    model = small_model(lr_scheduler=CYCLE, lr_interval="step")
+    finder = LearningRateFinder(1e-4, 0.1, num_training_steps=20, early_stop_threshold=None)
+    found = fit(model, finder, strategy=ddp(), devices=2, default_root_dir=folder, enable_checkpointing=True)
+    saved = {"lr": model.lr, "rates": found[-15:], "weights": model.state_dict()}
+    torch.save(saved, folder / f"{rank}.pt")
 
 
 # ---- what is refused ---------------------------------------------------------------------------------------
@@ -339,6 +414,61 @@ def test_a_run_that_trains_nothing_refuses_nothing() -> None:
             assert fit(small_model(lr_scheduler=maker, lr_interval="step"), **arguments) == []
 
 
+@pytest.mark.parametrize(
+    ("maker", "options", "says"),
+    [
+        (CYCLE, {"max_epochs": 1, "interval": "epoch"}, "3 epochs, got 1: train longer, count steps"),
+        (CYCLE, {"max_steps": 1}, "3 steps, got 1: train longer or take another schedule"),
+        (CYCLE, {"max_epochs": 2, "frequency": 10, "limit_train_batches": 5}, "one in 10 .* lower lr_freq"),
+        (CYCLE, {"max_steps": 2}, "at least 3 steps, got 2"),
+        (partial(Warmup, schedule=CYCLE, warmup=28), {}, "at least 3 steps after the warm-up, got 2"),
+        (partial(CYCLE, total_steps=2), {"max_epochs": 2, "interval": "epoch"}, "at least 3 epochs, got 2"),
+        (lambda o: OneCycleLR(o, 0.1, total_steps=1), {"max_steps": 1}, "at least 3 steps, got 1"),
+        (partial(CYCLE, three_phase=True), {"max_steps": 5}, "at least 6 steps, got 5"),
+        (partial(CYCLE, pct_start=0.1), {"max_epochs": 1}, "of 10 steps and pct_start 0.1 has a phase"),
+        (
+            partial(Warmup, schedule=partial(CYCLE, pct_start=0.04)),
+            {},
+            "of 25 steps and pct_start 0.04 has a phase",
+        ),
+        (partial(CYCLE, pct_start=1.0), {}, "of 30 steps and pct_start 1.0 has a phase"),  # in its last step
+    ],
+)
+@pytest.mark.filterwarnings("ignore:A `OneCycleLR` scheduler is using")
+def test_a_cycle_without_room_to_rise_and_fall(maker: Any, options: dict[str, Any], says: str) -> None:
+    counted = {"lr_interval": options.pop("interval", "step"), "lr_frequency": options.pop("frequency", 1)}
+    with pytest.raises(MisconfigurationException, match=says):
+        fit(small_model(lr_scheduler=maker, **counted), **options)
+    if isinstance(maker, partial):
+        (rate,) = fit(small_model(lr_scheduler=maker, **counted), fast_dev_run=True)
+        assert rate >= 0.1 / 25 / 10  # a tenth, in the warm-up
+
+
+def test_the_shortest_cycles_have_a_high_rate() -> None:
+    for percent in range(1, 101):
+        for options in ({}, {"three_phase": True}):
+            maker = partial(OneCycleLR, max_lr=1.0, pct_start=percent / 100, **options)
+            found = []
+            for length in range(1, 12):
+                try:
+                    schedule = fitted(maker, RunLength(lambda n=length: n, "steps"))
+                except MisconfigurationException:
+                    continue
+                optimizer = SGD([torch.zeros(1)], lr=1.0, momentum=0.9)
+                made, rates = schedule(optimizer), []
+                for _ in range(length):
+                    rates.append(optimizer.param_groups[0]["lr"])
+                    optimizer.step()
+                    made.step()
+                found.append(max(rates))
+            assert min(found, default=1.0) >= 0.499, (percent, options, found)
+
+
+def test_one_step_of_the_other_schedules_has_the_full_rate() -> None:
+    for maker in (CosineAnnealingLR, PolynomialLR, partial(SnapshotCosine, cycles=1)):
+        assert fit(small_model(lr_scheduler=maker, lr_interval="step"), max_steps=1) == [0.1]
+
+
 def test_a_loader_without_a_length() -> None:
     model = small_model(lr_scheduler=CosineAnnealingLR)
     fit(model, data=Endless())
@@ -412,6 +542,17 @@ def test_a_fit_tells_it() -> None:
         fit(model)
 
 
+def test_a_time_that_may_end_the_run_first_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("lightning_optreg.classifier.rank_zero_info", told.append)
+    fit(small_model(lr_scheduler=CosineAnnealingLR))
+    fit(small_model(lr_scheduler=partial(torchs.StepLR, step_size=1)), max_time="00:01:00:00")
+    fit(small_model(lr_scheduler=CosineAnnealingLR), Timer())
+    assert told == []
+    fit(small_model(lr_scheduler=CosineAnnealingLR), max_time="00:01:00:00")
+    assert told == ["lr_scheduler: max_time may end the run before CosineAnnealingLR does, whose T_max is 3"]
+
+
 # ---- runs that go on ---------------------------------------------------------------------------------------
 
 
@@ -427,6 +568,71 @@ def checkpoint(
         change(saved)
         torch.save(saved, folder / "a.ckpt")
     return folder / "a.ckpt"
+
+
+FUNCTIONS: dict[str, tuple[Callable[[int], Any], str]] = {
+    "alone": (lambda n: lambda o: CosineAnnealingLR(o, n), "CosineAnnealingLR has T_max=30 .* given has 40"),
+    "a cycle": (lambda n: lambda o: OneCycleLR(o, 0.1, n), "OneCycleLR has total_steps=30 .* given has 40"),
+    "in Warmup": (
+        lambda n: partial(Warmup, schedule=lambda o: PolynomialLR(o, n)),
+        "PolynomialLR has total_iters=30 .* given has 40",
+    ),
+    "in SequentialLR": (
+        lambda n: lambda o: torchs.SequentialLR(o, [torchs.ConstantLR(o), CosineAnnealingLR(o, n)], [5]),
+        "CosineAnnealingLR has T_max=30 .* given has 40",
+    ),
+    "in ChainedScheduler": (
+        lambda n: lambda o: torchs.ChainedScheduler([torchs.ConstantLR(o), CosineAnnealingLR(o, n)]),
+        "CosineAnnealingLR has T_max=30 .* given has 40",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FUNCTIONS)
+def test_a_checkpoint_of_a_function_that_made_another_length(case: str, tmp_path: Path) -> None:
+    make, says = FUNCTIONS[case]
+    path = checkpoint(tmp_path, lr_scheduler=make(30), lr_interval="step")
+
+    def model(length: int) -> ImageClassifier:
+        return small_model(lr_scheduler=make(length), lr_interval="step")
+
+    assert len(fit(model(30), ckpt_path=path)) == 20
+    with pytest.raises(MisconfigurationException, match=f"checkpoint's {says}"):
+        fit(model(40), ckpt_path=path, max_epochs=4)
+    assert len(fit(model(40), ResetOptimizer(), ckpt_path=path, max_epochs=4)) == 30
+    fit(model(40), ckpt_path=path, fast_dev_run=True)
+
+
+CYCLES: list[tuple[Callable[..., Any], str | None]] = [
+    (partial(Warmup, schedule=lambda o: OneCycleLR(o, 0.1, 6)), "the run's 7 steps after the warm-up, got 6"),
+    (partial(Warmup, schedule=lambda o: OneCycleLR(o, 0.1, 7)), None),
+    (
+        lambda o: torchs.SequentialLR(o, [torchs.ConstantLR(o), OneCycleLR(o, 0.1, 8)], [3]),
+        "the run's 9 steps after the first 3, got 8",
+    ),
+    (lambda o: torchs.SequentialLR(o, [OneCycleLR(o, 0.1, 4), torchs.ConstantLR(o)], [4]), None),
+    (
+        lambda o: torchs.SequentialLR(o, [OneCycleLR(o, 0.1, 4), torchs.ConstantLR(o)], [5]),
+        "its 5 steps, got 4",
+    ),
+    (lambda o: torchs.ChainedScheduler([OneCycleLR(o, 0.1, 4)]), "the run's 12 steps, got 4"),
+    (lambda o: torchs.SequentialLR(o, [torchs.ConstantLR(o), OneCycleLR(o, 0.1, 2)], [99]), None),
+]
+
+
+@pytest.mark.parametrize(("maker", "says"), CYCLES)
+def test_a_cycle_anywhere_that_would_stop_the_run(maker: Callable[..., Any], says: str | None) -> None:
+    optimizer = SGD([torch.zeros(1)], lr=1.0, momentum=0.9)
+    made = maker(optimizer)
+    if says is None:
+        check_made(made, RunLength(lambda: 12, "steps"))
+        for _ in range(11):
+            optimizer.step()
+            made.step()
+        return
+    with pytest.raises(MisconfigurationException, match=f"total_steps of OneCycleLR must be {says}"):
+        check_made(made, RunLength(lambda: 12, "steps"))
+    check_made(made, RunLength(lambda: 12, "steps", dry=True))
 
 
 class Stop(Callback):

@@ -10,11 +10,18 @@ from functools import partial
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationScheduler
+from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationScheduler, Timer
 
 from lightning_optreg.callbacks.batch_size_growth import BatchSizeGrowth
 
-__all__ = ["RunLength", "run_length", "schedule_steps", "searches_batch_size", "trial_length"]
+__all__ = [
+    "RunLength",
+    "ends_by_time",
+    "run_length",
+    "schedule_steps",
+    "searches_batch_size",
+    "trial_length",
+]
 
 _TRIALS = 1_000_000  # longer than what a search for a batch size tries out
 
@@ -65,6 +72,7 @@ def schedule_steps(
     accumulate: Callable[[int], int],
     interval: str = "step",
     frequency: int = 1,
+    begun: tuple[int, int] = (0, 0),
 ) -> float:
     """Count the values of a schedule that a run uses: one more than its steps before the last optimizer step.
 
@@ -76,6 +84,7 @@ def schedule_steps(
             what is left.
         interval: "step" or "epoch".
         frequency: Lightning steps the schedule where batches of the epoch, or epochs, divide by this.
+        begun: Epochs and optimizer steps that are made already and are not counted.
 
     Returns:
         Infinite if the run has no end, or none that is known.
@@ -87,20 +96,26 @@ def schedule_steps(
         9
     """
     if interval == "epoch" and max_steps == math.inf:
-        return math.ceil(epochs / frequency) if epochs < math.inf else math.inf
+        return _epochs(begun[0], int(epochs), frequency) if epochs < math.inf else math.inf
     if max_steps == math.inf and math.inf in (epochs, batches):
         return math.inf
     if interval == "epoch" and batches == math.inf:
         return math.inf
-    steps = before = made = epoch = here = 0
+    before = made = here = 0
+    epoch, steps = begun
     while epoch < epochs and steps < max_steps:
         window, before = accumulate(epoch), made
         here = int(min(batches if batches == math.inf else math.ceil(batches / window), max_steps - steps))
         made += _made(batches, window, here, frequency)
         steps, epoch = steps + here, epoch + 1
     if interval == "epoch":
-        return 1 + (epoch - 1) // frequency
-    return 1 + before + _made(batches, window, here - 1, frequency) if steps else 0
+        return _epochs(begun[0], epoch, frequency)
+    return 1 + before + _made(batches, window, here - 1, frequency) if steps > begun[1] else 0
+
+
+def _epochs(begun: int, end: int, frequency: int) -> int:
+    """Values of a schedule that counts epochs, from one epoch to another."""
+    return 1 + (end - 1) // frequency - begun // frequency if end > begun else 0
 
 
 def _made(batches: float, window: int, steps: int, frequency: int) -> int:
@@ -110,7 +125,7 @@ def _made(batches: float, window: int, steps: int, frequency: int) -> int:
     return sum(min(step * window, batches) % frequency == 0 for step in range(1, steps + 1))
 
 
-def run_length(trainer: Trainer, interval: str, frequency: int) -> RunLength:
+def run_length(trainer: Trainer, interval: str, frequency: int, begun: tuple[int, int] = (0, 0)) -> RunLength:
     """Tell how long a schedule must be to end with a trainer's run.
 
     Counts `max_epochs`, `max_steps`, `limit_train_batches`, `accumulate_grad_batches` and callbacks that
@@ -120,6 +135,7 @@ def run_length(trainer: Trainer, interval: str, frequency: int) -> RunLength:
         trainer: The trainer, from `configure_optimizers` on.
         interval: "step" or "epoch".
         frequency: As in `schedule_steps`.
+        begun: As there.
     """
 
     def count() -> float:
@@ -136,7 +152,7 @@ def run_length(trainer: Trainer, interval: str, frequency: int) -> RunLength:
             batches = trainer.num_training_batches
         if 0 in (batches, epochs, max_steps):
             return 0
-        return schedule_steps(batches, epochs, max_steps, _accumulation(trainer), interval, frequency)
+        return schedule_steps(batches, epochs, max_steps, _accumulation(trainer), interval, frequency, begun)
 
     unit = "epochs" if interval == "epoch" else "steps"
     if frequency > 1:
@@ -154,6 +170,12 @@ def searches_batch_size(trainer: Trainer) -> bool:
     """Tell whether the trainer is going to search for a batch size before it trains."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
     return any(isinstance(callback, BatchSizeFinder) for callback in callbacks)
+
+
+def ends_by_time(trainer: Trainer) -> bool:
+    """Tell whether the trainer has a `max_time`, or Lightning's `Timer` with a duration."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+    return any(isinstance(each, Timer) and each.time_remaining() is not None for each in callbacks)
 
 
 def _accumulation(trainer: Trainer) -> Callable[[int], int]:

@@ -1,5 +1,6 @@
 """The command line's parser: one readable line for what is wrong with the arguments, and exit status 2."""
 
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import Namespace, set_dumper
-from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.cli import LightningArgumentParser, ReduceLROnPlateau
 from typing_extensions import override
 
 from lightning_optreg.cli.config_files import check_config
@@ -94,9 +95,13 @@ class Parser(LightningArgumentParser):
         """Add the arguments of a class.
 
         A whole number stays one where it takes `int` and `float`. The length of a schedule may be left out,
-        and is the run's then.
+        and is the run's then; so may what `ReduceLROnPlateau` watches, which is `lr_monitor` then.
         """
-        name = length_argument(class_type)
+        name: str | None = length_argument(class_type)
+        kind: type = int
+        help_ = "Length of the schedule. Leave it out: it is the run's."
+        if inspect.isclass(class_type) and issubclass(class_type, ReduceLROnPlateau):
+            name, kind, help_ = "monitor", str, "What it watches, where this is not model.lr_monitor."
         if name is not None:
             kwargs["skip"] = {*(kwargs.get("skip") or ()), name}
         added: list[str] = super().add_class_arguments(class_type, nested_key, *args, **kwargs)
@@ -104,8 +109,7 @@ class Parser(LightningArgumentParser):
         if name is None:
             return added
         key = name if nested_key is None else f"{nested_key}.{name}"
-        help_ = "Length of the schedule. Leave it out: it is the run's."
-        self.add_argument(f"--{key}", type=int | None, default=None, help=help_)
+        self.add_argument(f"--{key}", type=kind | None, default=None, help=help_)
         return [*added, key]
 
     @override

@@ -230,16 +230,36 @@ def test_schedules_have_short_names(schedule: str, options: list[str]) -> None:
     assert config.monitor == ("val/loss" if name == "ReduceLROnPlateau" else None)
 
 
+def test_a_plateau_watches_lr_monitor_if_it_has_no_monitor(options: list[str], tmp_path: Path) -> None:
+    plateau = ["--lr_scheduler=ReduceLROnPlateau", "--model.lr_monitor=val/accuracy"]
+    cli = fit(*options, *plateau)
+    (config,) = cli.trainer.lr_scheduler_configs
+    assert config.monitor == "val/accuracy"
+    cli.trainer.save_checkpoint(tmp_path / "a.ckpt")
+    loaded = ImageClassifier.load_from_checkpoint(tmp_path / "a.ckpt")
+    assert loaded.configure_optimizers()["lr_scheduler"]["monitor"] == "val/accuracy"
+    inner = [
+        "--lr_scheduler=Warmup",
+        "--lr_scheduler.schedule=torch.optim.lr_scheduler.ReduceLROnPlateau",
+        "--lr_scheduler.warmup=1",
+    ]
+    (config,) = fit(*options, *inner, *plateau[1:]).trainer.lr_scheduler_configs
+    assert config.monitor == "val/accuracy"
+    (config,) = fit(*options, *plateau, "--lr_scheduler.monitor=val/loss").trainer.lr_scheduler_configs
+    assert config.monitor == "val/loss"
+
+
 def test_a_schedule_can_count_steps(options: list[str]) -> None:
     cli = fit(
         *options,
         "--lr_scheduler=OneCycleLR",
         "--lr_scheduler.max_lr=1.0",
         "--model.lr_interval=step",
+        "--trainer.limit_train_batches=3",
     )
     (config,) = cli.trainer.lr_scheduler_configs
     assert isinstance(config.scheduler, OneCycleLR)
-    assert config.scheduler.last_epoch == 2
+    assert config.scheduler.last_epoch == 3
 
 
 def test_a_schedule_is_as_long_as_the_run(
