@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 from lightning_optreg.cli.messages import nearest
 from lightning_optreg.cli.monitors import LOGGED, LOGGED_IN_TEST, check_metric
 from lightning_optreg.files import check_name
+from lightning_optreg.studies.direction import better
 from lightning_optreg.yaml_mapping import read_mapping
 
 __all__ = ["Run", "Specification", "read_specification"]
@@ -27,7 +28,7 @@ _KEYS = {
     "seeds": (list, [0, 1, 2]),
     "epochs": (int, None),
     "metric": (str, "val/accuracy"),
-    "mode": (str, "max"),
+    "mode": ((str, type(None)), None),
     "test_metric": (str, "test/accuracy"),
     "target": ((float, int, type(None)), None),
     "reference": ((str, type(None)), None),
@@ -71,7 +72,7 @@ class Specification:
         seeds: Seeds that each value is run with.
         epochs: Budget of a run, in passes over the training data.
         metric: What values are chosen by.
-        mode: "max" or "min".
+        mode: "max" or "min": which value of `metric` is the better one.
         test_metric: What is reported of the chosen ones.
         target: Value of `metric` to be timed, or None.
         reference: Label of the method that the others are compared with in the ranking, or None.
@@ -176,6 +177,8 @@ def _checked(given: dict[str, Any], path: Path) -> Specification:
     check_name(settings["name"], "name")
     if not settings["methods"]:
         raise ValueError("methods: must name at least one")
+    if settings["mode"] is None:
+        settings["mode"] = better(settings["metric"]) or "max"
     if settings["mode"] not in ("max", "min"):
         raise ValueError(f"mode: must be max or min, got {settings['mode']!r}")
     if not settings["epochs"] >= 1:
