@@ -182,10 +182,7 @@ def stop_with_parent() -> None:
     parent = os.getppid()  # read first: if the starter lives after that, this can only change when it ends
 
     def watch() -> None:
-        if not starter.system:  # it can't be looked up here
-            gone = parent != starter.pid
-        else:
-            gone = starter.has_ended()
+        gone = starter.has_ended() if starter.system else parent != starter.pid
         while not gone:
             time.sleep(0.5)
             gone = os.getppid() != parent
