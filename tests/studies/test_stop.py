@@ -158,16 +158,19 @@ time.sleep(40)
 
 def test_a_parent_that_is_killed_while_its_processes_import_takes_them_along(tmp_path: Path) -> None:
     """When they come to look for their parent, it has gone already."""
-    process = subprocess.Popen([sys.executable, "-c", PARENT, LATE, str(tmp_path)], stdout=subprocess.PIPE)
-    wait_for((tmp_path / "importing").exists)
-    process.kill()
-    process.wait()
-    (tmp_path / "killed").touch()
-    assert process.stdout is not None
-    ended = threading.Thread(target=process.stdout.read)  # its processes hold the pipe open until they end
-    ended.start()
-    ended.join(20)
-    assert not ended.is_alive()
+    command = [sys.executable, "-c", PARENT, LATE, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        wait_for((tmp_path / "importing").exists)
+        process.kill()
+        process.wait()
+        (tmp_path / "killed").touch()
+        ended = threading.Thread(target=process.stdout.read)  # its processes hold the pipe until they end
+        ended.start()
+        ended.join(20)
+        in_time = not ended.is_alive()
+        ended.join()
+    assert in_time
 
 
 def test_a_process_that_nobody_started_for_a_study_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
