@@ -255,7 +255,7 @@ def _check_devices(trainer: Any, where: str) -> None:
             value if isinstance(value, list) else [part for part in str(value).split(",") if part.strip()]
         )
         several = len(indices) > 1 or (not isinstance(value, list) and str(value) == "-1")
-        if several or (str(value).isdecimal() and int(value) > 1):
+        if several or (str(value).isdecimal() and int(str(value)) > 1):
             raise ValueError(
                 f"{where}: trainer.{key} must be 1, since each run of a study is one process, got {value!r}; "
                 "--workers does several at a time"
