@@ -6,7 +6,7 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch.accelerators import MPSAccelerator
 
-__all__ = ["check_processes", "requested_devices"]
+__all__ = ["check_processes", "count_cores", "requested_devices"]
 
 
 def requested_devices(trainer: Namespace) -> int:
@@ -43,7 +43,7 @@ def check_processes(settings: Namespace) -> None:
     """
     if settings.oversubscribe:
         return
-    cores, told = _cores(), "--oversubscribe true allows more"
+    cores, told = count_cores(), "--oversubscribe true allows more"
     accelerator = str(settings.trainer.accelerator)
     has_gpu = torch.cuda.is_available() or MPSAccelerator.is_available()
     if accelerator == "cpu" or (accelerator == "auto" and not has_gpu):  # others count their devices
@@ -60,8 +60,8 @@ def check_processes(settings: Namespace) -> None:
         )
 
 
-def _cores() -> int:
-    """The cores that this process may use."""
+def count_cores() -> int:
+    """Count the cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

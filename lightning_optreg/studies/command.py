@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["collect", "main"]
 
 _NONE_ENDED = "report: no run has ended yet"
+_STORAGE = "LIGHTNING_OPTREG_STORAGE"  # everybody may read command lines, and this only the user
 _UNAVAILABLE = 69  # status of a worker that gave up waiting for the data base, as sysexits.h has it
 
 
@@ -42,13 +43,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         >>> main(["--config", "no_such_study.yaml"])
         2
     """
-    from lightning_optreg.cli.errors import run_guarded
-
     try:
         args = _parser().read(sys.argv[1:] if argv is None else argv)
-    except UsageError as error:
+        if args.worker:
+            stop_with_parent()  # before the imports, which take seconds
+    except (UsageError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    from lightning_optreg.cli.errors import run_guarded  # imports Lightning
+
     failed: list[int] = []
     status = run_guarded(lambda: failed.append(_run(args)))
     return status or failed[0]
@@ -67,13 +70,19 @@ def _parser() -> OptionParser:
         "--output", type=Path, metavar="FOLDER", help="for runs and report; default: runs/studies/NAME"
     )
     parser.add_argument(
-        "--storage", metavar="URL", help="of the data base; default: SQLite in the output folder"
+        "--storage",
+        metavar="URL",
+        help=f"of the data base; default: the variable {_STORAGE} of the environment, which keeps a password "
+        "out of the command line, else SQLite in the output folder",
     )
     parser.add_argument(
         "--workers",
         type=int,
         metavar="N",
         help="processes on this machine, which share its cores; default: one a core without a GPU, else one",
+    )
+    parser.add_argument(
+        "--oversubscribe", action="store_true", help="allow more workers than there are cores"
     )
     parser.add_argument(
         "--storage_wait",
@@ -94,7 +103,6 @@ def _run(args: argparse.Namespace) -> int:
     with StopRequest() as stop:
         if args.worker:
             stop.second = _nothing  # Ctrl+C comes from the terminal, and as SIGTERM from the parent
-            stop_with_parent()
         try:
             return _compare(args, stop)
         except Stopped as stopped:
@@ -113,22 +121,31 @@ def _nothing() -> None:
 
 
 def _compare(args: argparse.Namespace, stop: StopRequest) -> int:
+    from lightning_optreg.cli.processes import count_cores  # imports Lightning
+
     trusted = trust_options(args)
     specification = read_specification(args.config)
     if args.workers is not None and not args.workers >= 1:
         raise ValueError(f"workers: must be >= 1, got {args.workers}")
+    if args.workers is not None and args.workers > count_cores() and not args.oversubscribe:
+        raise ValueError(
+            f"workers must be <= {count_cores()}, this machine's CPU cores, got {args.workers}; "
+            "--oversubscribe allows more"
+        )
     if not 0.0 <= args.storage_wait < math.inf:
         raise ValueError(f"storage_wait: must be a number of seconds >= 0, got {args.storage_wait}")
     folder: Path = args.output or Path("runs", "studies", specification.name)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output: {str(folder)!r} is a file, and not a folder")
-    if args.plan:
-        print(_plan(specification))
-        return 0
+    given = os.environ.pop(_STORAGE, None) if args.worker else os.environ.get(_STORAGE)
+    args.storage = args.storage if args.storage is not None else given or None
     storage = args.storage or f"sqlite:///{(folder / 'study.db').resolve()}"
     if not args.worker:
         with stop.breaking_off():
             _check(args, specification, storage, folder, trusted)
+    if args.plan:
+        print(_plan(specification))
+        return 0
     folder.mkdir(parents=True, exist_ok=True)
 
     from lightning_optreg.studies.run_queue import Queue  # imports optuna
@@ -169,9 +186,9 @@ def _check(
 
     if args.storage is not None:
         check_storage(storage)
-    elif args.report_only and not (folder / "study.db").exists():
+    elif args.report_only and not args.plan and not (folder / "study.db").exists():
         raise ValueError(_NONE_ENDED)
-    if not args.report_only:
+    if args.plan or not args.report_only:
         from lightning_optreg.studies.runner import check_settings  # imports Lightning
 
         check_settings(specification, trusted)
@@ -214,11 +231,14 @@ def _do_runs(
 def _run_workers(
     args: argparse.Namespace, storage: str, folder: Path, workers: int, stop: StopRequest
 ) -> _Broken | None:
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    from lightning_optreg.cli.processes import count_cores
+
+    threads = max(1, count_cores() // workers)
     command = [sys.executable, "-m", "lightning_optreg", "compare", "--worker"]
-    command += ["--config", str(args.config), "--storage", storage, "--output", str(folder)]
+    command += ["--config", str(args.config), "--output", str(folder)]
     command += ["--storage_wait", str(args.storage_wait), *trust_options(args)]
-    statuses = run_processes(command, workers, {**os.environ, "OMP_NUM_THREADS": str(threads)}, stop)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), _STORAGE: storage}
+    statuses = run_processes(command, workers, environment, stop)
     broken = [status for status in statuses if status != 0]
     if not broken:
         return None
@@ -265,7 +285,9 @@ def _plan(specification: Specification) -> str:
 def _default_workers() -> int:
     import torch
 
-    return 1 if torch.cuda.is_available() else os.cpu_count() or 1
+    from lightning_optreg.cli.processes import count_cores
+
+    return 1 if torch.cuda.is_available() else count_cores()
 
 
 def collect(queue: "Queue") -> StudyResult:

@@ -115,6 +115,8 @@ def do_run(
         },
     ]
     trainer.update(enable_progress_bar=False, enable_model_summary=False, logger=None)
+    if trainer.get("devices", "auto") == "auto":
+        trainer["devices"] = 1  # not all GPUs of the machine: each run is one process
     trainer.pop("default_root_dir", None)  # on the command line, where --safe lets it be anywhere
     folder.mkdir(parents=True, exist_ok=True)
     configuration = folder / "run.yaml"

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 from lightning_optreg.cli.messages import nearest
 from lightning_optreg.cli.monitors import LOGGED, LOGGED_IN_TEST, check_metric
 from lightning_optreg.files import check_name
+from lightning_optreg.studies.direction import better
 from lightning_optreg.yaml_mapping import read_mapping
 
 __all__ = ["Run", "Specification", "read_specification"]
@@ -27,7 +28,7 @@ _KEYS = {
     "seeds": (list, [0, 1, 2]),
     "epochs": (int, None),
     "metric": (str, "val/accuracy"),
-    "mode": (str, "max"),
+    "mode": ((str, type(None)), None),
     "test_metric": (str, "test/accuracy"),
     "target": ((float, int, type(None)), None),
     "reference": ((str, type(None)), None),
@@ -71,7 +72,7 @@ class Specification:
         seeds: Seeds that each value is run with.
         epochs: Budget of a run, in passes over the training data.
         metric: What values are chosen by.
-        mode: "max" or "min".
+        mode: "max" or "min": which value of `metric` is the better one.
         test_metric: What is reported of the chosen ones.
         target: Value of `metric` to be timed, or None.
         reference: Label of the method that the others are compared with in the ranking, or None.
@@ -176,6 +177,8 @@ def _checked(given: dict[str, Any], path: Path) -> Specification:
     check_name(settings["name"], "name")
     if not settings["methods"]:
         raise ValueError("methods: must name at least one")
+    if settings["mode"] is None:
+        settings["mode"] = better(settings["metric"]) or "max"
     if settings["mode"] not in ("max", "min"):
         raise ValueError(f"mode: must be max or min, got {settings['mode']!r}")
     if not settings["epochs"] >= 1:
@@ -186,6 +189,7 @@ def _checked(given: dict[str, Any], path: Path) -> Specification:
     seeds = settings["seeds"]
     if not seeds or not all(isinstance(seed, int) and seed >= 0 for seed in seeds) or _repeats(seeds):
         raise ValueError(f"seeds: must be different whole numbers >= 0, got {seeds}")
+    base = _base(settings["base"], path)
     methods: dict[str, dict[str, Any]] = {}
     values: dict[str, tuple[float, ...]] = {}
     tune: dict[str, str | None] = {}
@@ -208,6 +212,8 @@ def _checked(given: dict[str, Any], path: Path) -> Specification:
         else:
             values[name] = _values(own.pop("values", settings["values"]), f"methods.{label}.values")
         methods[name] = own
+        for part in (base, own):
+            _check_devices(part.get("trainer"), f"methods.{label}" if part is own else "base")
     if settings["reference"] is not None and settings["reference"] not in methods:
         raise ValueError(
             f"reference: must be one of the methods {', '.join(methods)}, got {settings['reference']!r}"
@@ -218,7 +224,6 @@ def _checked(given: dict[str, Any], path: Path) -> Specification:
             f"values: every method must have as many, to be tuned fairly, got {lengths} "
             "(allow_unequal: true to compare nevertheless)"
         )
-    base = _base(settings["base"], path)
     if not _has_own_callbacks([base, *methods.values()]):
         of_epochs = [name for name in LOGGED if not name.endswith("_step")]
         check_metric(settings["metric"], "metric", of_epochs)
@@ -240,6 +245,21 @@ def _checked(given: dict[str, Any], path: Path) -> Specification:
         reference=settings["reference"],
         diverged_above=settings["diverged_above"],
     )
+
+
+def _check_devices(trainer: Any, where: str) -> None:
+    """Refuse a run of several processes: Lightning would start the study's command once more for each."""
+    for key in ("devices", "num_nodes"):
+        value = trainer.get(key) if isinstance(trainer, dict) else None
+        indices = (
+            value if isinstance(value, list) else [part for part in str(value).split(",") if part.strip()]
+        )
+        several = len(indices) > 1 or (not isinstance(value, list) and str(value) == "-1")
+        if several or (str(value).isdecimal() and int(str(value)) > 1):
+            raise ValueError(
+                f"{where}: trainer.{key} must be 1, since each run of a study is one process, got {value!r}; "
+                "--workers does several at a time"
+            )
 
 
 def _has_own_callbacks(parts: list[dict[str, Any]]) -> bool:

@@ -1,5 +1,6 @@
 """SIGTERM, Ctrl+C and a closed terminal end a study in order: runs are saved and given back."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,9 +11,12 @@ from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any
 
+from lightning_optreg.studies.ownership import Owner, this_process
+
 __all__ = ["StopRequest", "Stopped", "run_processes", "stop_with_parent"]
 
 _SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")  # the last one is not on Windows
+_PARENT = "LIGHTNING_OPTREG_STUDY_PARENT"
 _ENDING = 60.0  # seconds: a batch, a checkpoint, and what is told to the storage
 
 
@@ -123,7 +127,7 @@ def run_processes(
     Args:
         command: The words.
         count: Number of processes, at least 1.
-        environment: Their variables.
+        environment: Their variables; one is added, by which they know this process.
         stop: What tells to stop.
         options: Further ones of `subprocess.Popen`.
 
@@ -133,6 +137,7 @@ def run_processes(
     Raises:
         Stopped: When told to, after they have ended.
     """
+    environment = {**environment, _PARENT: json.dumps(this_process()._asdict())}
     children: list[subprocess.Popen[bytes]] = []
     try:
         with stop.breaking_off():
@@ -161,15 +166,26 @@ def _end(children: Sequence["subprocess.Popen[bytes]"], stop: StopRequest) -> No
 
 
 def stop_with_parent() -> None:
-    """Let this process get a SIGTERM when its parent has gone, however that ended.
+    """Let this process get a SIGTERM when the one that started it has gone, however and whenever that ended.
 
     Windows doesn't tell; there the process goes on with the study by itself.
+
+    Raises:
+        ValueError: If no `run_processes` has started it.
     """
-    parent = os.getppid()
+    said = os.environ.pop(_PARENT, None)  # processes that this one starts have another parent
+    if said is None:
+        raise ValueError("--worker: only compare itself starts such a process; give --workers")
+    starter = Owner.from_dict(json.loads(said))
+    if os.name != "posix":
+        return
+    parent = os.getppid()  # read first: if the starter lives after that, this can only change when it ends
 
     def watch() -> None:
-        while os.getppid() == parent:
+        gone = starter.has_ended() if starter.system else parent != starter.pid
+        while not gone:
             time.sleep(0.5)
+            gone = os.getppid() != parent
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()

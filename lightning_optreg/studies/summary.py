@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean, median, stdev
 
+from lightning_optreg.studies.direction import better
 from lightning_optreg.studies.records import Point, RunRecord, StudyResult
 
 __all__ = [
@@ -121,9 +122,15 @@ def summarize(result: StudyResult) -> Summary:
         worst = min if best is max else max
         target = worst(medians) if medians else None
     rows = [_sum_up(result, method, value, target) for method, value in chosen.items()]
-    sign = -1.0 if result.mode == "max" else 1.0
+    sign = -1.0 if _better_test(result) == "max" else 1.0
     rows.sort(key=lambda row: (not row.test, sign * mean(row.test) if row.test else 0.0))
     return Summary(target, result.tuned, tuple(rows), result.settings)
+
+
+def _better_test(result: StudyResult) -> str:
+    """Whether more or less of the test metric is better: like the metric if both are of a kind."""
+    of_test = better(result.test_metric)
+    return result.mode if of_test is None or of_test == better(result.metric) else of_test
 
 
 def _choose(records: Sequence[RunRecord], result: StudyResult) -> float | None:

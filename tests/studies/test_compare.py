@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+from lightning_optreg.cli import processes
 from lightning_optreg.cli.monitors import LOGGED_IN_TEST
 from lightning_optreg.runs.run_lock import RunLock
 from lightning_optreg.studies import Point, RunRecord, command, main, runner
@@ -24,6 +25,7 @@ from lightning_optreg.studies.command import collect
 from lightning_optreg.studies.run_queue import Queue
 from lightning_optreg.studies.runner import do_run
 from lightning_optreg.studies.specification import Run, read_specification
+from lightning_optreg.studies.stop import StopRequest
 from lightning_optreg.studies.summary import notice, summarize, table_cells
 from lightning_optreg.studies.work import _remaining
 from tests.studies.tools import claimed, die, record
@@ -106,6 +108,71 @@ def test_plan_runs_nothing(study: dict[str, Any], tmp_path: Path, capsys: pytest
     assert compare(write(study, tmp_path), "--report_only") == 2
     assert capsys.readouterr().err == "error: report: no run has ended yet\n"
     assert not (tmp_path / "out").exists()
+    # It is checked as a real run is.
+    study["tune"] = "optimizer.init_args.lrr"
+    assert compare(write(study, tmp_path), "--plan") == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "optimizer.lrr: Adam has no argument 'lrr'" in said.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "mode"),
+    [
+        ({}, "max"),
+        ({"metric": "val/loss"}, "min"),
+        ({"metric": "train/loss"}, "min"),
+        ({"metric": "val/top5"}, "max"),
+        ({"metric": "optreg/margin"}, "max"),
+        ({"metric": "val/loss", "mode": "max"}, "max"),
+        ({"metric": "val/accuracy", "mode": "min"}, "min"),
+    ],
+)
+def test_the_better_value_is_known_by_the_metrics_name(
+    change: dict[str, Any], mode: str, study: dict[str, Any], tmp_path: Path
+) -> None:
+    assert read_specification(write({**study, **change}, tmp_path)).mode == mode
+
+
+def test_more_workers_than_cores_are_refused_unless_told(
+    study: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "count_cores", lambda: 2)
+    monkeypatch.setattr(command, "_check", lambda *_: None)
+    path = write(study, tmp_path)
+    assert compare(path, "--workers", "500", "--plan") == 2
+    assert capsys.readouterr().err == (
+        "error: workers must be <= 2, this machine's CPU cores, got 500; --oversubscribe allows more\n"
+    )
+    for options in (["--workers", "2"], ["--workers", "500", "--oversubscribe"]):
+        assert compare(path, *options, "--plan") == 0
+
+
+def test_a_password_is_not_in_the_command_lines_of_the_workers(
+    study: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[list[str], dict[str, str]]] = []
+
+    def run_processes(words: list[str], count: int, environment: dict[str, str], stop: object) -> list[int]:
+        seen.append((words, environment))
+        return [0] * count
+
+    monkeypatch.setattr(command, "run_processes", run_processes)
+    args = command._parser().read(["--config", str(write(study, tmp_path))])
+    storage = "postgresql+psycopg://me:secret@host/db"
+    assert command._run_workers(args, storage, tmp_path, 2, StopRequest()) is None
+    ((words, environment),) = seen
+    assert "secret" not in " ".join(words)
+    assert storage in environment.values()
+
+
+def test_the_storage_may_be_named_by_the_environment(
+    study: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIGHTNING_OPTREG_STORAGE", "nonsense")
+    assert compare(write(study, tmp_path)) == 2
+    assert capsys.readouterr().err.startswith("error: storage: 'nonsense' is no URL of a data base")
 
 
 def interrupt(budget: Budget, trainer: Any, pl_module: Any) -> None:
@@ -328,6 +395,14 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         "methods.A: tune: 'size' is not in 'FashionMNISTDataModule'",
     ),
     ({"tune": "optimizer.init_args.rate"}, "methods.Adam <3: optimizer.rate: Adam has no argument 'rate'"),
+    (
+        {"base": [{"trainer": {"devices": 2}}]},
+        "base: trainer.devices must be 1, since each run of a study is one process, got 2; --workers does",
+    ),
+    (
+        {"methods": {"SGD": {"trainer": {"num_nodes": "2"}}}},
+        "methods.SGD: trainer.num_nodes must be 1, since each run of a study is one process, got '2'",
+    ),
 ]
 
 
@@ -432,7 +507,7 @@ def test_lost_processes_are_told(
     dying = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
     start = subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda command, env: start(dying, env=env))
-    assert compare(write(study, tmp_path), "--workers", "2") == 1
+    assert compare(write(study, tmp_path), "--workers", "2", "--oversubscribe") == 1
     said = capsys.readouterr()
     assert said.err.startswith("error: 2 of 2 processes ended with signal 9; the same command goes on")
     assert "fewer than 3 seeds" in said.out
@@ -451,7 +526,7 @@ def test_a_study_that_the_other_processes_have_done_is_complete(
         return [0, -9]
 
     monkeypatch.setattr(command, "run_processes", run_processes)
-    assert compare(path, "--workers", "2") == 0
+    assert compare(path, "--workers", "2", "--oversubscribe") == 0
     out, err = capsys.readouterr()
     assert err == "1 of 2 processes ended with signal 9; the others have done their runs\n"
     assert "incomplete" not in out

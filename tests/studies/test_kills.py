@@ -51,7 +51,7 @@ class Study:
 
     def start(self, workers: int) -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", "lightning_optreg", "compare", "--config", str(self.path)]
-        command += ["--output", str(self.out), "--workers", str(workers)]
+        command += ["--output", str(self.out), "--workers", str(workers), "--oversubscribe"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.processes.append(process)
         return process

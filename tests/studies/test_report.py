@@ -356,3 +356,11 @@ def test_settings_of_their_own_are_put_in_order() -> None:
     axes = draw_sensitivity(bands, {}, "strength", "accuracy", ordinal=True).axes[0]
     assert axes.get_xscale() == "linear"
     assert list(axes.get_xticks()) == [1.0, 2.0]
+
+
+def test_methods_are_ranked_by_the_better_end_of_the_test_metric() -> None:
+    """Chosen by a loss, of which less is better, they are still ranked by accuracy, of which more is."""
+    records = [record("worse", 0.1, 0, [0.5], test=0.2), record("better", 0.1, 0, [0.5], test=0.9)]
+    for mode in ("min", "max"):
+        rows = summarize(study(*records, metric="train/loss", mode=mode)).methods
+        assert [row.method for row in rows] == ["better", "worse"]

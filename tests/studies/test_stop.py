@@ -4,13 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from lightning_optreg.studies.stop import Stopped, StopRequest
+from lightning_optreg.studies.stop import Stopped, StopRequest, stop_with_parent
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
@@ -140,3 +141,39 @@ def test_an_ignored_signal_stays_ignored() -> None:
             stop.check()
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+LATE = """
+import sys, time
+from pathlib import Path
+folder = Path(sys.argv[1])
+(folder / "importing").touch()
+while not (folder / "killed").exists():
+    time.sleep(0.02)
+from lightning_optreg.studies.stop import stop_with_parent
+stop_with_parent()
+time.sleep(40)
+"""
+
+
+def test_a_parent_that_is_killed_while_its_processes_import_takes_them_along(tmp_path: Path) -> None:
+    """When they come to look for their parent, it has gone already."""
+    command = [sys.executable, "-c", PARENT, LATE, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        wait_for((tmp_path / "importing").exists)
+        process.kill()
+        process.wait()
+        (tmp_path / "killed").touch()
+        ended = threading.Thread(target=process.stdout.read)  # its processes hold the pipe until they end
+        ended.start()
+        ended.join(20)
+        in_time = not ended.is_alive()
+        ended.join()
+    assert in_time
+
+
+def test_a_process_that_nobody_started_for_a_study_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LIGHTNING_OPTREG_STUDY_PARENT", raising=False)
+    with pytest.raises(ValueError, match=r"^--worker: only compare itself starts such a process"):
+        stop_with_parent()
