@@ -114,7 +114,7 @@ def test_a_recipe_trains(recipe: Path, quick: dict[str, list[str]], tmp_path: Pa
     config = yaml.safe_load(recipe.read_text())
     argument = length_argument(schedule_class(config))
     if argument is not None:
-        times = 2 if config["model"].get("lr_interval") == "step" else 1
+        times = steps if config["model"].get("lr_interval") == "step" else 1
         assert checkpoint["lr_schedulers"][0][argument] == times
 
 
