@@ -393,7 +393,7 @@ def test_a_network_of_torchvisions_trains_and_is_tested(
 @pytest.mark.slow
 def test_two_processes_agree_on_the_folder(options: list[str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "lightning_optreg", "fit", *options]
-    command += ["--trainer.strategy=ddp", "--trainer.devices=2"]
+    command += ["--trainer.strategy=ddp", "--trainer.devices=2", "--oversubscribe=true"]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

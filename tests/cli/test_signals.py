@@ -31,7 +31,12 @@ class Run:
         self.root = root
         root.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "lightning_optreg", "fit", *options(data, root)]
-        command += [f"--trainer.strategy={strategy}", "--trainer.devices=2", "--trainer.accelerator=cpu"]
+        command += [
+            f"--trainer.strategy={strategy}",
+            "--trainer.devices=2",
+            "--oversubscribe=true",
+            "--trainer.accelerator=cpu",
+        ]
         command += ["--data.batch_size=16", *more]
         self.messages = root.parent / f"{root.name}-messages.txt"
         with self.messages.open("a") as messages:

@@ -33,6 +33,7 @@ def fit(overlay: str, folder: Path, data: str, processes: int) -> None:
             f"--trainer.default_root_dir={folder / overlay / str(processes)}",
             "--trainer.accelerator=cpu",
             f"--trainer.devices={processes}",
+            "--oversubscribe=true",  # wherever the tests run
             *(["--trainer.strategy=ddp"] if processes > 1 else []),
             # Without it rounding may grow to any size, at rates as high as these.
             "--trainer.precision=64-true",
