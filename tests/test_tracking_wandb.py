@@ -53,6 +53,8 @@ def records(run_folder: Path) -> Iterator[Any]:
             position += left
             continue
         length = int.from_bytes(data[position + 4 : position + 6], "little")
+        if position + 7 + length > len(data):
+            return  # it is still being written
         kind = data[position + 6]  # 1 whole, 2 first, 3 middle, 4 last
         pending += data[position + 7 : position + 7 + length]
         position += 7 + length
