@@ -210,7 +210,30 @@ def test_a_run_of_the_first_recipe_ends_at_its_lowest_rate(
     assert schedule["total_steps"] == schedule["last_epoch"] == checkpoint["global_step"] > 2
 
 
-@pytest.mark.parametrize("method", METHODS, ids=name)
+# The others' callbacks are fitted in tests of their own; here they are slow tests.
+FAST = (
+    "adam_to_sgd",
+    "batch_norm_recalibration",
+    "compile",
+    "curriculum",
+    "ema",
+    "label_smoothing",
+    "lbfgs",
+    "lr_finder",
+    "no_decay",
+    "random_erasing",
+    "snapshot_ensemble",
+    "swa",
+    "tensorboard",
+    "wandb",
+)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(path, marks=[] if path.stem in FAST else pytest.mark.slow) for path in METHODS],
+    ids=name,
+)
 def test_a_method_is_laid_over_a_recipe(
     method: Path, quick: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -112,6 +112,7 @@ EDITS: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def test_parts_of_another_kind(
     run_folder: Path, tmp_path: Path, fashion_mnist_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
