@@ -9,7 +9,17 @@ import yaml
 
 from lightning_optreg.yaml_mapping import read_mapping
 
-__all__ = ["chosen", "config_files", "file_of", "is_given", "names_class", "tree_of", "typed"]
+__all__ = [
+    "chosen",
+    "config_files",
+    "file_of",
+    "is_given",
+    "names_class",
+    "options",
+    "plain_key",
+    "tree_of",
+    "typed",
+]
 
 
 def is_given(argv: Sequence[str], key: str) -> bool:
@@ -31,7 +41,7 @@ def file_of(argv: Sequence[str], key: str) -> str | None:
     """
     if _in_command(argv, key):
         return None
-    key = _plain(key)
+    key = plain_key(key)
     for path in reversed(config_files(argv)):
         if key in _keys(tree_of(path), ""):
             return path
@@ -56,10 +66,9 @@ def chosen(argv: Sequence[str], key: str) -> str | None:
         'Adam'
     """
     found = None
-    for word, following in pairwise([*argv, ""]):
-        option, equals, value = word.partition("=")
-        if option in (f"--{key}", f"--{key}.class_path"):
-            found = value if equals else following
+    for option, value in options(argv):
+        if option in (key, f"{key}.class_path"):
+            found = value
     for path in reversed([] if found is not None else config_files(argv)):
         part = tree_of(path)
         for name in key.split("."):
@@ -80,14 +89,10 @@ def tree_of(path: str) -> Any:
 
 
 def _in_command(argv: Sequence[str], key: str) -> bool:
-    for word, following in pairwise([*argv, ""]):
-        option, equals, value = word.partition("=")
-        if not option.startswith("--"):
-            continue
-        name = _plain(option[2:])
+    for option, text in options(argv):
+        name = plain_key(option)
         if name == key:
             return True
-        text = value if equals else following
         if text.startswith("{"):  # a class and its arguments in one word
             try:
                 tree = yaml.safe_load(text)
@@ -122,14 +127,32 @@ def typed(argv: Sequence[str], key: str) -> str | None:
         '1e2'
     """
     found = None
-    for word, following in pairwise([*argv, ""]):
-        option, equals, value = word.partition("=")
-        if option.startswith("--") and _plain(option[2:]) == key:
-            found = value if equals else following
+    for option, value in options(argv):
+        if plain_key(option) == key:
+            found = value
     return found
 
 
-def _plain(key: str) -> str:
+def options(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Give the options of a command line, without their dashes, and the value or the word that follows each.
+
+    Example:
+        >>> list(options(["fit", "--data.batch_size=8", "--optimizer", "Adam"]))
+        [('data.batch_size', '8'), ('optimizer', 'Adam')]
+    """
+    for word, following in pairwise([*argv, ""]):
+        option, equals, value = word.partition("=")
+        if option.startswith("--"):
+            yield option[2:], value if equals else following
+
+
+def plain_key(key: str) -> str:
+    """Return a key as one types it on the command line, without what jsonargparse puts between.
+
+    Example:
+        >>> plain_key("optimizer.init_args.lr"), plain_key("trainer.callbacks+")
+        ('optimizer.lr', 'trainer.callbacks')
+    """
     return ".".join(part for part in key.rstrip("+").split(".") if part not in ("init_args", "class_path"))
 
 
@@ -139,6 +162,6 @@ def _keys(tree: Any, key: str) -> Iterator[str]:
             yield from _keys(item, key)
     elif isinstance(tree, dict):
         for part, value in tree.items():
-            inner = _plain(f"{key}.{part}" if key else str(part))
+            inner = plain_key(f"{key}.{part}" if key else str(part))
             yield inner
             yield from _keys(value, inner)

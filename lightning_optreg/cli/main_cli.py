@@ -29,7 +29,7 @@ from lightning_optreg.cli.checkpoints import (
     report,
 )
 from lightning_optreg.cli.given import is_given, names_class
-from lightning_optreg.cli.monitors import check_monitors
+from lightning_optreg.cli.monitors import OURS, check_monitors
 from lightning_optreg.cli.overlays import check_averages, check_overlays
 from lightning_optreg.cli.parser import Parser
 from lightning_optreg.cli.placement import DEFAULT_CALLBACKS, DEFAULT_LOGGER, place
@@ -307,7 +307,7 @@ class CLI(LightningCLI):
 
 def _is_all_ours(callbacks: Sequence[Callback]) -> bool:
     """Whether no callback is the user's, who may log more."""
-    return all(type(c).__module__.startswith(("lightning.", "lightning_optreg.")) for c in callbacks)
+    return all(type(c).__module__.startswith(OURS) for c in callbacks)
 
 
 def _plain(value: Any) -> Any:

@@ -8,7 +8,7 @@ from jsonargparse import Namespace
 from lightning_optreg.cli.given import file_of
 from lightning_optreg.cli.messages import nearest
 
-__all__ = ["LOGGED", "LOGGED_IN_TEST", "check_metric", "check_monitors"]
+__all__ = ["LOGGED", "LOGGED_IN_TEST", "OURS", "check_metric", "check_monitors"]
 
 LOGGED = ("train/loss", "train/loss_step", "train/accuracy", "val/loss", "val/accuracy", "val/top5")
 """What `ImageClassifier` logs in a fit."""
@@ -25,7 +25,8 @@ _OF_CALLBACKS = ("optreg/", "lr-")
 _OF_LOOPS = ("epoch", "step")
 
 
-_OURS = ("lightning.", "lightning_optreg.")
+OURS = ("lightning.", "lightning_optreg.")
+"""Begin the paths of classes whose metrics are known; a callback of others may log more."""
 
 
 def check_monitors(settings: Namespace, argv: Sequence[str] = ()) -> None:
@@ -43,11 +44,16 @@ def check_monitors(settings: Namespace, argv: Sequence[str] = ()) -> None:
     callbacks = settings.get("trainer.callbacks")
     callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
     callbacks = [callback for callback in callbacks if isinstance(callback, Namespace)]
-    if not all(callback.class_path.startswith(_OURS) for callback in callbacks):
+    if not all(callback.class_path.startswith(OURS) for callback in callbacks):
         return
     for watcher, name, key in _watched(settings, callbacks):
-        file = file_of(argv, key)
-        check_metric(name, watcher, where=f" (in {file})" if file is not None else "")
+        if not _is_logged(name, LOGGED):
+            file = file_of(argv, key)  # read only now: files are slow to read
+            check_metric(name, watcher, where=f" (in {file})" if file is not None else "")
+
+
+def _is_logged(name: str | None, logged: Iterable[str]) -> bool:
+    return name is None or name in logged or name in _OF_LOOPS or name.startswith(_OF_CALLBACKS)
 
 
 def _watched(settings: Namespace, callbacks: Iterable[Namespace]) -> Iterator[tuple[str, Any, str]]:
@@ -88,7 +94,7 @@ def check_metric(
         ValueError: EarlyStopping: there is no metric 'val_loss' in a fit; did you mean val/loss?
     """
     logged = tuple(logged)
-    if name is None or name in logged or name in _OF_LOOPS or name.startswith(_OF_CALLBACKS):
+    if name is None or _is_logged(name, logged):  # None watches nothing
         return
     if not name.strip():
         raise ValueError(f"{watcher}: monitor must name a metric, got {name!r}{where}{nearest(name, logged)}")

@@ -15,7 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 
-from lightning_optreg.cli.given import config_files, file_of, is_given, tree_of
+from lightning_optreg.cli.given import config_files, file_of, is_given, plain_key, tree_of
 
 __all__ = ["check_averages", "check_overlays"]
 
@@ -61,7 +61,7 @@ def check_overlays(argv: Sequence[str]) -> None:
             lost = _undone(key, later[key], earlier)
             if lost is None:
                 continue
-            name = _plain(lost).rstrip("+")
+            name = plain_key(lost)
             if not is_given(argv, name) or file_of(argv, name) is not None:
                 raise MisconfigurationException(
                     f"{name}: {first} and {second} set it differently; lay only one of them over, or decide "
@@ -121,4 +121,5 @@ def _settings(tree: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 
 def _plain(key: str) -> str:
-    return ".".join(part for part in key.split(".") if part not in ("init_args", "class_path"))
+    """As one types it, with the sign of a list that is added to."""
+    return plain_key(key) + ("+" if key.endswith("+") else "")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from lightning_optreg.cli.messages import nearest
-from lightning_optreg.cli.monitors import LOGGED, LOGGED_IN_TEST, check_metric
+from lightning_optreg.cli.monitors import LOGGED, LOGGED_IN_TEST, OURS, check_metric
 from lightning_optreg.files import check_name
 from lightning_optreg.studies.direction import better
 from lightning_optreg.yaml_mapping import read_mapping
@@ -270,7 +270,7 @@ def _has_own_callbacks(parts: list[dict[str, Any]]) -> bool:
             given = trainer.get(key) if isinstance(trainer, dict) else None
             for callback in given if isinstance(given, list) else [given]:
                 name = str(callback.get("class_path") if isinstance(callback, dict) else callback or "")
-                if "." in name and not name.startswith(("lightning.", "lightning_optreg.")):
+                if "." in name and not name.startswith(OURS):
                     return True
     return False
 
