@@ -7,23 +7,13 @@ import difflib
 import sys
 
 from lightning_optreg import __version__
+from lightning_optreg.commands import COMMANDS
 
 __all__ = ["main"]
 
-_LIGHTNING = ("fit", "validate", "test", "predict")
-_COMMANDS = {
-    "fit": "train a network: lightning-optreg fit --config FILE [--key value ...]",
-    "validate": "measure a checkpoint on the validation images",
-    "test": "measure a checkpoint on the test images",
-    "predict": "write a checkpoint's predictions to a file",
-    "describe": "print a network's layers: output size, memory, parameters, multiply-adds",
-    "export": "write a checkpoint's network for use without this package",
-    "compare": "run methods on one problem, tuned alike, and draw how they compare",
-    "plot": "draw a picture: plot surface | dynamics | landscape",
-}
+_COMMANDS = {command.name: command for command in COMMANDS}
 _OPTIONS = ("--help", "--version")
-# What other programs call a command.
-_ELSEWHERE = {"train": "fit", "eval": "test", "evaluate": "test", "infer": "predict", "summary": "describe"}
+_ELSEWHERE = {word: command.name for command in COMMANDS for word in command.elsewhere}
 _USAGE = """\
 usage: lightning-optreg COMMAND [options]
 
@@ -62,37 +52,13 @@ def main(argv: list[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     command = argv[0] if argv else "--help"
     if command in ("-h", "--help", "help"):
-        print(_USAGE.format(commands="\n".join(f"  {name:<10}{what}" for name, what in _COMMANDS.items())))
+        print(_USAGE.format(commands="\n".join(f"  {each.name:<10}{each.summary}" for each in COMMANDS)))
         return 0
     if command == "--version":
         print(f"lightning-optreg {__version__}")
         return 0
-    if command in _LIGHTNING:
-        from lightning_optreg.cli.errors import run_guarded
-        from lightning_optreg.cli.main_cli import run
-        from lightning_optreg.cli.memory import keep_freed_memory
-
-        keep_freed_memory()
-        return run_guarded(lambda: run(argv))
-    if command == "describe":
-        from lightning_optreg import describe
-
-        return describe.main(argv[1:])
-    if command == "export":
-        from lightning_optreg import export
-        from lightning_optreg.cli.errors import run_guarded
-
-        return run_guarded(lambda: export.main(argv[1:]))
-    if command == "compare":
-        from lightning_optreg import studies
-        from lightning_optreg.cli.memory import keep_freed_memory
-
-        keep_freed_memory()
-        return studies.main(argv[1:])
-    if command == "plot":
-        from lightning_optreg import plot
-
-        return plot.main(argv[1:])
+    if command in _COMMANDS:
+        return _COMMANDS[command].load()(argv[1:])
     print(f"error: {_unknown(command, argv[1:])}", file=sys.stderr)
     return 2
 

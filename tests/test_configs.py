@@ -16,8 +16,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
 from lightning_optreg import schedulers
 from lightning_optreg.__main__ import main
-from lightning_optreg.callbacks.run_length import RunLength, schedule_steps
-from lightning_optreg.schedule_length import fitted, length_argument
+from lightning_optreg.trainer.run_length import RunLength, schedule_steps
+from lightning_optreg.trainer.schedule_length import fitted, length_argument
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 DATA_SETS = ("fashion_mnist", "cifar10", "imagenet")

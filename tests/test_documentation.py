@@ -11,7 +11,8 @@ import pytest
 from torch import nn
 
 from lightning_optreg import ImageClassifier
-from lightning_optreg.__main__ import _COMMANDS, main
+from lightning_optreg.__main__ import main
+from lightning_optreg.commands import COMMANDS
 from lightning_optreg.nets import SoftmaxRegression
 
 ROOT = Path(__file__).parents[1]
@@ -110,12 +111,13 @@ def test_every_recipe_is_listed(recipe: Path) -> None:
 
 
 def test_every_command_is_listed() -> None:
-    assert {command.split()[0] for command in commands()} >= set(_COMMANDS)  # of all pages
+    names = [each.name for each in COMMANDS]
+    assert {command.split()[0] for command in commands()} >= set(names)  # of all pages
     readme = (ROOT / "README.md").read_text()
-    assert set(re.findall(r"^python -m lightning_optreg (\w+)", readme, re.M)) == set(_COMMANDS)
+    assert set(re.findall(r"^python -m lightning_optreg (\w+)", readme, re.M)) == set(names)
     (table, *_) = tables(ROOT / "docs" / "command_line.md")
     listed = [name for row in table[1:] for name in re.findall(r"`(\w+)`", row[0])]
-    assert listed == list(_COMMANDS)
+    assert listed == names
 
 
 def test_every_page_is_in_the_navigation_and_can_be_reached_from_the_readme() -> None:

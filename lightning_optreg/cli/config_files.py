@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning_optreg.cli.messages import nearest
+from lightning_optreg.cli.yaml_mapping import read_text, to_mapping
 from lightning_optreg.trust import read_yaml
-from lightning_optreg.yaml_mapping import read_text, to_mapping
 
 __all__ = ["check_config"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from lightning_optreg.yaml_mapping import read_mapping
+from lightning_optreg.cli.yaml_mapping import read_mapping
 
 __all__ = [
     "chosen",

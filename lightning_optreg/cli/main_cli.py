@@ -19,15 +19,8 @@ from typing_extensions import override
 import lightning_optreg.optimizers
 import lightning_optreg.schedulers  # noqa: F401
 from lightning_optreg.callbacks import ExactResume, PredictionWriter, ResetOptimizer
-from lightning_optreg.callbacks.launched import pass_on_sigterm
+from lightning_optreg.callbacks.resume.signals.launched import pass_on_sigterm
 from lightning_optreg.classifier import ImageClassifier
-from lightning_optreg.cli.checkpoints import (
-    check_states_fit,
-    differences,
-    misfits,
-    read_checkpoint,
-    report,
-)
 from lightning_optreg.cli.given import is_given, names_class
 from lightning_optreg.cli.monitors import OURS, check_monitors
 from lightning_optreg.cli.overlays import check_averages, check_overlays
@@ -35,13 +28,20 @@ from lightning_optreg.cli.parser import Parser
 from lightning_optreg.cli.placement import DEFAULT_CALLBACKS, DEFAULT_LOGGER, place
 from lightning_optreg.cli.processes import check_processes
 from lightning_optreg.cli.ranges import check_ranges, try_optimizer
-from lightning_optreg.cli.run_folder import DEFAULT_ROOT
 from lightning_optreg.cli.run_start import RunStart
 from lightning_optreg.cli.safety import check_command, check_names, check_settings
 from lightning_optreg.cli.save_config import SaveConfig, is_configured
 from lightning_optreg.cli.trainer import Trainer
 from lightning_optreg.data import ImageDataModule
 from lightning_optreg.files import is_writable
+from lightning_optreg.runs.checkpoints import (
+    check_states_fit,
+    differences,
+    misfits,
+    read_checkpoint,
+    report,
+)
+from lightning_optreg.runs.run_folder import DEFAULT_ROOT
 from lightning_optreg.trust import SAFE_HELP, Trust, build_nothing_unasked, check_paths, split_options
 
 __all__ = ["CLI", "run"]

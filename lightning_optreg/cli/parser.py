@@ -19,8 +19,8 @@ from lightning_optreg.cli.explain import explain, sections
 from lightning_optreg.cli.given import config_files, file_of
 from lightning_optreg.cli.messages import one_line
 from lightning_optreg.cli.whole_numbers import put_ints_first
-from lightning_optreg.schedule_length import length_argument
-from lightning_optreg.yaml_mapping import twice
+from lightning_optreg.cli.yaml_mapping import twice
+from lightning_optreg.trainer.schedule_length import length_argument
 
 __all__ = ["Parser"]
 

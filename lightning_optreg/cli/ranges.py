@@ -13,8 +13,8 @@ from lightning.pytorch.strategies import StrategyRegistry
 from lightning_optreg.classifier import ImageClassifier
 from lightning_optreg.cli.given import file_of
 from lightning_optreg.cli.messages import nearest
-from lightning_optreg.option_parser import is_too_large
-from lightning_optreg.param_groups import param_groups
+from lightning_optreg.cli.option_parser import is_too_large
+from lightning_optreg.optimizers.param_groups import param_groups
 
 __all__ = ["check_ranges", "try_optimizer"]
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lightning_optreg.cli import slurm
-from lightning_optreg.cli.run_folder import claim_version, find_checkpoint, folder_of, versions
 from lightning_optreg.runs.kept import checkpoints_in, newest_whole, progress
-from lightning_optreg.torch_files import damage
+from lightning_optreg.runs.run_folder import claim_version, find_checkpoint, folder_of, versions
+from lightning_optreg.trust.torch_files import damage
 
 __all__ = ["Choice", "choose"]
 

@@ -13,11 +13,11 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_optreg.cli import slurm
 from lightning_optreg.cli.run_choice import Choice, choose
-from lightning_optreg.cli.run_folder import missing_parents, versions
 from lightning_optreg.cli.together import Together, place_in
 from lightning_optreg.files import is_writable, remove_leftovers
+from lightning_optreg.runs.run_folder import missing_parents, versions
 from lightning_optreg.runs.run_lock import RunInUseError, RunLock
-from lightning_optreg.torch_files import DamagedFileError, digest
+from lightning_optreg.trust.torch_files import DamagedFileError, digest
 
 __all__ = ["RunStart"]
 

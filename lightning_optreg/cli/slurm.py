@@ -9,8 +9,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from lightning_optreg.cli.run_folder import versions
 from lightning_optreg.files import replacing
+from lightning_optreg.runs.run_folder import versions
 
 __all__ = ["JOB_FILE", "job", "note_job", "run_of_job"]
 

@@ -4,7 +4,6 @@ from lightning_optreg.data.cifar10 import CIFAR10DataModule
 from lightning_optreg.data.curriculum import Pacing, rank_images
 from lightning_optreg.data.curriculum_sampler import CurriculumSampler
 from lightning_optreg.data.datamodule import ImageDataModule
-from lightning_optreg.data.draws import Draws, Place
 from lightning_optreg.data.fashion_mnist import FashionMNISTDataModule
 from lightning_optreg.data.image_folder import ImageFolderDataModule
 from lightning_optreg.data.loader import Batch, BatchLoader
@@ -23,6 +22,7 @@ from lightning_optreg.data.transforms import (
     TFColorJitter,
 )
 from lightning_optreg.data.views import Flips, MultiScale, RandomViews, TenCrop, Views
+from lightning_optreg.randomness.draws import Draws, Place
 
 __all__ = [
     "Batch",

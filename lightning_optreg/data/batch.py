@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_optreg.data.draws import Place
-from lightning_optreg.data.packed import PackedImages
+from lightning_optreg.data._packed import PackedImages
+from lightning_optreg.randomness.draws import Place
 
 __all__ = ["Batch", "Share"]
 

@@ -15,8 +15,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from lightning_optreg.data.draws import mix
-from lightning_optreg.data.order import epoch_order
+from lightning_optreg.data._order import epoch_order
+from lightning_optreg.randomness.draws import mix
 
 __all__ = ["Pacing", "PacingName", "Passes", "RankingOrder", "epoch_passes", "rank_images"]
 

@@ -17,17 +17,18 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_optreg.data.cache import default_cache_dir
-from lightning_optreg.data.draws import Draws
+from lightning_optreg.data._cache import default_cache_dir
+from lightning_optreg.data._open_parts import OpenParts
+from lightning_optreg.data._order import Shuffle, check_shuffle
+from lightning_optreg.data._packed import finished_views, middles
+from lightning_optreg.data._trained_on import check_classes, statistics_of
 from lightning_optreg.data.loader import Batch, BatchLoader, progress_of
-from lightning_optreg.data.open_parts import OpenParts
-from lightning_optreg.data.order import Shuffle, check_shuffle
-from lightning_optreg.data.packed import finished_views, middles
-from lightning_optreg.data.processes import RunSeed, share_of
 from lightning_optreg.data.sources import Part, Source, folder
 from lightning_optreg.data.statistics import Statistics
-from lightning_optreg.data.trained_on import check_classes, statistics_of
 from lightning_optreg.data.transforms import BatchTransform, Centring, Pipeline
+from lightning_optreg.randomness.draws import Draws
+from lightning_optreg.randomness.processes import share_of
+from lightning_optreg.randomness.run_seed import RunSeed
 from lightning_optreg.trust import VettedLoading
 
 __all__ = ["ImageDataModule"]

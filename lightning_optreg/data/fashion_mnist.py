@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from lightning_optreg.data.cache import default_cache_dir
+from lightning_optreg.data._cache import default_cache_dir
 from lightning_optreg.data.datamodule import ImageDataModule
 from lightning_optreg.data.sources import ImageSet, Part, Source, check_labels, check_md5, locate
 

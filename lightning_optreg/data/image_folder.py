@@ -10,13 +10,13 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from lightning_optreg.data._folders import find_images, list_images
+from lightning_optreg.data._image_files import READS, read_image
+from lightning_optreg.data._order import Shuffle
+from lightning_optreg.data._packed import PackedImages
+from lightning_optreg.data._split import stratified_split
 from lightning_optreg.data.datamodule import ImageDataModule
-from lightning_optreg.data.folders import find_images, list_images
-from lightning_optreg.data.image_files import READS, read_image
-from lightning_optreg.data.order import Shuffle
-from lightning_optreg.data.packed import PackedImages
 from lightning_optreg.data.sources import ImageSet, Part, Source
-from lightning_optreg.data.split import stratified_split
 from lightning_optreg.data.transforms import BatchTransform, Centring
 
 __all__ = ["ImageFolderDataModule", "list_images", "read_image"]

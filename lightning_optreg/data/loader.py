@@ -15,11 +15,11 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, SequentialSampler
 
+from lightning_optreg.data._loader_state import LoaderState, continued_epoch
+from lightning_optreg.data._order import Shuffle, check_shuffle, deal, epoch_order, fixed_order
+from lightning_optreg.data._packed import PackedImages
 from lightning_optreg.data.batch import Batch, Share
-from lightning_optreg.data.draws import Place
-from lightning_optreg.data.loader_state import LoaderState, continued_epoch
-from lightning_optreg.data.order import Shuffle, check_shuffle, deal, epoch_order, fixed_order
-from lightning_optreg.data.packed import PackedImages
+from lightning_optreg.randomness.draws import Place
 
 __all__ = ["Batch", "BatchLoader", "LoaderState", "Place", "progress_of"]
 

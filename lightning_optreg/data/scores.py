@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_optreg.trust import read_plain
+from lightning_optreg.trust.torch_files import read_plain
 
 __all__ = ["QUANTITIES", "Quantity", "negative_margins", "read_scores"]
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
-from lightning_optreg.data.packed import PackedImages
+from lightning_optreg.data._packed import PackedImages
 
 __all__ = ["ImageSet", "Part", "Source", "check_labels", "check_md5", "folder", "locate"]
 

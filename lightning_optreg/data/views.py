@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_optreg.data.draws import Draws, Place
 from lightning_optreg.data.transforms.base import BatchTransform
+from lightning_optreg.randomness.draws import Draws, Place
 
 __all__ = ["Flips", "MultiScale", "RandomViews", "TenCrop", "Views", "ten_crop"]
 

@@ -6,7 +6,7 @@ After Shi, Du, Jordan and Su 2018, arXiv:1810.08907.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lightning_optreg.plot.deviations import Dynamics, fitted_order
+from lightning_optreg.analysis.deviations import Dynamics, fitted_order
 
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn: it takes a while
     from matplotlib.axes import Axes
@@ -28,7 +28,7 @@ def draw_dynamics(dynamics: Sequence[Dynamics]) -> "Figure":
     """Draw a row for each method: its way in the plane, f - f* over time, and deviations over the step.
 
     Args:
-        dynamics: What `lightning_optreg.plot.deviations.compute_dynamics` returned for each method.
+        dynamics: What `lightning_optreg.analysis.deviations.compute_dynamics` returned for each method.
 
     Returns:
         The figure; `figure.savefig("dynamics.png")` writes it. The last panel of a row gives the order p of

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from lightning_optreg.plot.surfaces import Surface
+from lightning_optreg.analysis.surfaces import Surface
 
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn: it takes a while
     from matplotlib.animation import FuncAnimation
@@ -36,7 +36,7 @@ def draw_surface(surface: Surface, trajectories: Mapping[str, Tensor], view: Vie
 
     Args:
         surface: The surface.
-        trajectories: For each label, points (steps + 1, 2) as `lightning_optreg.plot.trajectories.follow`
+        trajectories: For each label, points (steps + 1, 2) as `lightning_optreg.analysis.trajectories.follow`
             returns them; rows of NaN after a run that diverged, which the legend says.
         view: From above with contours, or the surface in space.
 
@@ -47,7 +47,7 @@ def draw_surface(surface: Surface, trajectories: Mapping[str, Tensor], view: Vie
         ValueError: If there is nothing to draw, or a trajectory has another shape.
 
     Example:
-        >>> from lightning_optreg.plot.surfaces import SURFACES
+        >>> from lightning_optreg.analysis.surfaces import SURFACES
         >>> figure = draw_surface(SURFACES["ravine"], {"by hand": torch.tensor([[-8.0, 2.5], [0.0, 0.0]])})
         >>> [text.get_text() for text in figure.legends[0].get_texts()]
         ['by hand']

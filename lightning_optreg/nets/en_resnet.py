@@ -11,9 +11,9 @@ from typing import Literal
 from torch import Tensor, nn
 
 from lightning_optreg.layers import GaussianNoise
+from lightning_optreg.nets._preactivation_blocks import PreactBasicBlock
+from lightning_optreg.nets._residual_blocks import ResidualBlock
 from lightning_optreg.nets.network import Network
-from lightning_optreg.nets.preactivation_blocks import PreactBasicBlock
-from lightning_optreg.nets.residual_blocks import ResidualBlock
 from lightning_optreg.nets.residual_network import ResidualNetwork
 
 __all__ = ["EnResNet", "NoisyBlock"]

@@ -8,10 +8,10 @@ training two auxiliary heads bring gradients to the middle of the network.
 from torch import Tensor, nn
 
 from lightning_optreg.layers import LocalResponseNorm
-from lightning_optreg.nets.inception import AuxiliaryHead, ConvReLU, Form, Inception
+from lightning_optreg.nets._inception import AuxiliaryHead, ConvReLU, Form, Inception
+from lightning_optreg.nets._sizes import map_size
 from lightning_optreg.nets.network import Network
 from lightning_optreg.nets.residual_network import SMALL_IMAGE, Stem
-from lightning_optreg.nets.sizes import map_size
 
 __all__ = ["GoogLeNet"]
 

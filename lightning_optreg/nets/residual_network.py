@@ -5,8 +5,8 @@ from typing import Literal, Protocol
 
 from torch import Tensor, nn
 
+from lightning_optreg.nets._residual_blocks import ResidualBlock
 from lightning_optreg.nets.network import Network
-from lightning_optreg.nets.residual_blocks import ResidualBlock
 
 __all__ = ["BlockMaker", "ResidualNetwork", "Stem", "linear_decay"]
 
@@ -53,7 +53,7 @@ class ResidualNetwork(Network):
 
     Example:
         >>> import torch
-        >>> from lightning_optreg.nets.residual_blocks import BasicBlock
+        >>> from lightning_optreg.nets._residual_blocks import BasicBlock
         >>> from lightning_optreg.nets.residual_network import ResidualNetwork
         >>> def make_block(in_channels, out_channels, *, stage, stride, first):
         ...     return BasicBlock(in_channels, out_channels, stride=stride)

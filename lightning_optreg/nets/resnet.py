@@ -8,10 +8,10 @@ He, Zhang, Ren, Sun, "Identity mappings in deep residual networks", 2016 (arXiv:
 from typing import Literal
 
 from lightning_optreg.layers import StochasticDepth
-from lightning_optreg.nets.preactivation_blocks import Activate, PreactBasicBlock, PreactBottleneck
-from lightning_optreg.nets.residual_blocks import BasicBlock, Bottleneck, ResidualBlock
+from lightning_optreg.nets._preactivation_blocks import Activate, PreactBasicBlock, PreactBottleneck
+from lightning_optreg.nets._residual_blocks import BasicBlock, Bottleneck, ResidualBlock
+from lightning_optreg.nets._shortcuts import Shortcut
 from lightning_optreg.nets.residual_network import ResidualNetwork, Stem, linear_decay
-from lightning_optreg.nets.shortcuts import Shortcut
 
 __all__ = ["ResNet"]
 

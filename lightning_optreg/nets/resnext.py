@@ -7,7 +7,7 @@ Xie, Girshick, Dollár, Tu, He, "Aggregated residual transformations for deep ne
 
 from typing import Literal
 
-from lightning_optreg.nets.residual_blocks import Bottleneck, ResidualBlock
+from lightning_optreg.nets._residual_blocks import Bottleneck, ResidualBlock
 from lightning_optreg.nets.residual_network import ResidualNetwork, Stem
 
 __all__ = ["ResNeXt"]

@@ -6,8 +6,8 @@ times ResNet's channels.
 
 from typing import Literal
 
-from lightning_optreg.nets.preactivation_blocks import PreactBasicBlock
-from lightning_optreg.nets.residual_blocks import Bottleneck, ResidualBlock
+from lightning_optreg.nets._preactivation_blocks import PreactBasicBlock
+from lightning_optreg.nets._residual_blocks import Bottleneck, ResidualBlock
 from lightning_optreg.nets.residual_network import ResidualNetwork, Stem
 
 __all__ = ["WideResNet"]

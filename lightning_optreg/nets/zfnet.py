@@ -8,10 +8,10 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
+from lightning_optreg.nets._sizes import map_size
 from lightning_optreg.nets.alexnet import Init, fully_connected, initialise, pool_and_norm
 from lightning_optreg.nets.network import Network
 from lightning_optreg.nets.residual_network import SMALL_IMAGE, Stem
-from lightning_optreg.nets.sizes import map_size
 
 __all__ = ["ZFNet"]
 

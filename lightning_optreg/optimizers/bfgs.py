@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
-from lightning_optreg.optimizers.flat_vectors import flatten, move, only_group
-from lightning_optreg.optimizers.line_search import Point, armijo, strong_wolfe
+from lightning_optreg.optimizers._flat_vectors import flatten, move, only_group
+from lightning_optreg.optimizers._line_search import Point, armijo, strong_wolfe
 from lightning_optreg.optimizers.rates import add_missing, check_rate, own_settings
 
 __all__ = ["BFGS", "update_inverse"]

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
-from lightning_optreg.optimizers.blocks import in_blocks
+from lightning_optreg.optimizers._blocks import in_blocks
+from lightning_optreg.optimizers._touched_rows import update_touched
 from lightning_optreg.optimizers.rates import add_quotients_, rate_of
-from lightning_optreg.optimizers.touched_rows import update_touched
 from lightning_optreg.optimizers.update_rule import UpdateRule
 
 __all__ = ["LectureAdagrad", "LectureRMSprop"]

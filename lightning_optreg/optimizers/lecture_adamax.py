@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
-from lightning_optreg.optimizers.blocks import in_blocks
-from lightning_optreg.optimizers.moments import Moments, by_step, zeros
+from lightning_optreg.optimizers._blocks import in_blocks
+from lightning_optreg.optimizers._moments import Moments, by_step, zeros
 from lightning_optreg.optimizers.rates import add_quotients_, rate_of
 
 __all__ = ["LectureAdaMax"]

@@ -9,7 +9,7 @@ from typing import Any
 from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
-from lightning_optreg.optimizers.extrapolation import Extrapolation, Restart
+from lightning_optreg.optimizers._extrapolation import Extrapolation, Restart
 
 __all__ = ["NAGConvex"]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
-from lightning_optreg.optimizers.extrapolation import Extrapolation, Restart
+from lightning_optreg.optimizers._extrapolation import Extrapolation, Restart
 from lightning_optreg.optimizers.rates import rate_of
 
 __all__ = ["NAGStronglyConvex"]

@@ -16,17 +16,17 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
-from lightning_optreg.optimizers.conjugate_gradient import conjugate_gradient
-from lightning_optreg.optimizers.derivatives import (
+from lightning_optreg.optimizers._conjugate_gradient import conjugate_gradient
+from lightning_optreg.optimizers._derivatives import (
     Objective,
     hessian,
     hessian_products,
     loss_and_gradient,
     loss_value,
 )
-from lightning_optreg.optimizers.flat_vectors import flatten, move, only_group
-from lightning_optreg.optimizers.line_search import Point, armijo
-from lightning_optreg.optimizers.minres import minres
+from lightning_optreg.optimizers._flat_vectors import flatten, move, only_group
+from lightning_optreg.optimizers._line_search import Point, armijo
+from lightning_optreg.optimizers._minres import minres
 from lightning_optreg.optimizers.rates import add_missing, check_rate, own_settings
 
 __all__ = ["Newton"]

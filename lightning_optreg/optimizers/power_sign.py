@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
-from lightning_optreg.optimizers.blocks import in_blocks
+from lightning_optreg.optimizers._blocks import in_blocks
+from lightning_optreg.optimizers._sign_decay import Decay
+from lightning_optreg.optimizers._sign_rule import SignRule
 from lightning_optreg.optimizers.rates import add_products_, rate_of
-from lightning_optreg.optimizers.sign_decay import Decay
-from lightning_optreg.optimizers.sign_rule import SignRule
 
 __all__ = ["PowerSign"]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
-from lightning_optreg.optimizers.blocks import in_blocks
+from lightning_optreg.optimizers._blocks import in_blocks
 from lightning_optreg.optimizers.rate_estimate import RateEstimate, inner_product
 from lightning_optreg.optimizers.rates import add_scaled_, rate_of
 from lightning_optreg.optimizers.update_rule import UpdateRule

@@ -19,7 +19,7 @@ from typing_extensions import Self, override
 
 from lightning_optreg.files import replacing
 from lightning_optreg.runs.kept import advised
-from lightning_optreg.torch_files import check_whole, reading
+from lightning_optreg.trust.torch_files import check_whole, reading
 
 __all__ = ["AtomicCheckpointIO"]
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from lightning_optreg.torch_files import DamagedFileError, damage, is_archive, reading
+from lightning_optreg.trust.torch_files import DamagedFileError, damage, is_archive, reading
 
 __all__ = ["Progress", "advised", "checkpoints_in", "newest_first", "newest_whole", "progress", "run_of"]
 

@@ -1,6 +1,5 @@
-"""Many fits that answer one question: the command `compare`."""
+"""Many fits that answer one question."""
 
-from lightning_optreg.studies.command import main
 from lightning_optreg.studies.records import Point, RunRecord, StudyResult, Unfinished
 
-__all__ = ["Point", "RunRecord", "StudyResult", "Unfinished", "main"]
+__all__ = ["Point", "RunRecord", "StudyResult", "Unfinished"]

@@ -11,9 +11,9 @@ from typing import Any, Literal, NamedTuple
 
 from lightning_optreg.cli.messages import nearest
 from lightning_optreg.cli.monitors import LOGGED, LOGGED_IN_TEST, OURS, check_metric
+from lightning_optreg.cli.yaml_mapping import read_mapping
 from lightning_optreg.files import check_name
 from lightning_optreg.studies.direction import better
-from lightning_optreg.yaml_mapping import read_mapping
 
 __all__ = ["Run", "Specification", "read_specification"]
 

@@ -11,7 +11,7 @@ from lightning_optreg.trust.classes import Trust, UntrustedError, makes_network
 from lightning_optreg.trust.loading import VettedLoading
 from lightning_optreg.trust.options import SAFE_HELP, add_allow, add_safe, split_options, trust_options
 from lightning_optreg.trust.settings import build_nothing_unasked
-from lightning_optreg.trust.unreadable import read_plain, why_unreadable
+from lightning_optreg.trust.unreadable import why_unreadable
 from lightning_optreg.trust.values import Place, check_values, read_yaml
 
 __all__ = [
@@ -27,7 +27,6 @@ __all__ = [
     "check_paths",
     "check_values",
     "makes_network",
-    "read_plain",
     "read_yaml",
     "split_options",
     "trust_options",

@@ -52,7 +52,7 @@ def vetted_checkpoint(
     """
     import torch
 
-    from lightning_optreg.torch_files import damage_of
+    from lightning_optreg.trust.torch_files import damage_of
 
     with ExitStack() as stack:
         file = stack.enter_context(_opened(checkpoint)) if isinstance(checkpoint, (str, Path)) else checkpoint

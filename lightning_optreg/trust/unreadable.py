@@ -1,4 +1,4 @@
-"""Files of tensors, read without running anything, and why one cannot be: never in torch's words.
+"""Why a file of tensors cannot be read without running anything: never in torch's words.
 
 torch's message for a file that holds more than tensors advises to read it with `weights_only=False`, which
 runs whatever the file says.
@@ -6,10 +6,8 @@ runs whatever the file says.
 
 import pickle
 import re
-from pathlib import Path
-from typing import Any
 
-__all__ = ["read_plain", "why_unreadable"]
+__all__ = ["why_unreadable"]
 
 _NAMED = re.compile(
     r"(?:GLOBAL|Unsupported (?:global|class)|found in checkpoint:?)[ :]+`?([A-Za-z_][\w.]*\.\w+)"
@@ -35,25 +33,3 @@ def why_unreadable(error: Exception) -> str:
             return f"{held}: only tensors and plain values are read"
         return "it is damaged, or holds other than tensors and plain values, which could run code"
     return text.splitlines()[0] if text else "it is empty or cut short"
-
-
-def read_plain(path: Path, *, what: str, map_location: Any = "cpu") -> Any:
-    """Read a file of tensors and plain values.
-
-    Args:
-        path: The file.
-        what: Begins the message, such as "SnapshotEnsemble".
-        map_location: See `torch.load`.
-
-    Raises:
-        ValueError: If it is damaged or holds anything else.
-    """
-    from lightning_optreg.torch_files import DamagedFileError, load_whole
-
-    try:
-        return load_whole(path, map_location)
-    except DamagedFileError as error:
-        raise ValueError(f"{what}: {error}") from error
-    except pickle.UnpicklingError as error:
-        # Without its cause, whose text gives torch's advice.
-        raise ValueError(f"{what}: {path} cannot be read: {why_unreadable(error)}") from None

@@ -22,8 +22,8 @@ def train(keep: bool, junk: int) -> tuple[float, float]:
     import torch
     from torch import nn
 
-    from lightning_optreg.cli.memory import keep_freed_memory
     from lightning_optreg.nets import LeNet5
+    from lightning_optreg.runs.memory import keep_freed_memory
 
     if keep:
         keep_freed_memory()

@@ -23,9 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms import v2
 
-from lightning_optreg.data.draws import Draws, Place
 from lightning_optreg.data.statistics import Statistics, compute_statistics
 from lightning_optreg.data.transforms import PCAColorJitter, Pipeline, RandomCrop, RandomHorizontalFlip
+from lightning_optreg.randomness.draws import Draws, Place
 
 BATCH = 128
 SHAPES = ((1, 28, 28), (3, 32, 32))

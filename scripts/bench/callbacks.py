@@ -22,7 +22,7 @@ from paired import HEADER, Clock, Steps, take_turns
 from torch.utils.data import DataLoader
 
 from lightning_optreg import callbacks, data, nets
-from lightning_optreg.cli.memory import keep_freed_memory
+from lightning_optreg.runs.memory import keep_freed_memory
 
 CALLBACKS: dict[str, Callable[[], Callback]] = {
     "(none)": Callback,

@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from lightning_optreg.runs import AtomicCheckpointIO
-from lightning_optreg.torch_files import check_whole
+from lightning_optreg.trust.torch_files import check_whole
 
 
 def seconds(work: Callable[[], object]) -> float:

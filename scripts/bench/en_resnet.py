@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 
-from lightning_optreg.cli.memory import keep_freed_memory
 from lightning_optreg.nets import EnResNet
+from lightning_optreg.runs.memory import keep_freed_memory
 
 
 def vmapped(net: EnResNet) -> tuple[Callable[[Tensor], Tensor], list[Tensor]]:

@@ -17,7 +17,7 @@ import torchvision
 from torch import Tensor, nn
 
 from lightning_optreg import layers
-from lightning_optreg.cli.memory import keep_freed_memory
+from lightning_optreg.runs.memory import keep_freed_memory
 
 
 class NoiseByStd(nn.Module):

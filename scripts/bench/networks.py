@@ -17,7 +17,7 @@ import torchvision
 from torch import Tensor, nn
 
 from lightning_optreg import nets
-from lightning_optreg.cli.memory import keep_freed_memory
+from lightning_optreg.runs.memory import keep_freed_memory
 
 IMAGENET = (1000, (3, 224, 224))
 TWINS: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, Adamax, NAdam, Optimizer, RMSprop
 
 from lightning_optreg import optimizers
-from lightning_optreg.cli.memory import keep_freed_memory
+from lightning_optreg.runs.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)

@@ -36,11 +36,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_optreg import ImageClassifier
 from lightning_optreg.callbacks import Curves, ExactResume, Throughput
-from lightning_optreg.cli.memory import keep_freed_memory
 from lightning_optreg.data import CIFAR10DataModule, FashionMNISTDataModule, ImageDataModule
 from lightning_optreg.data.transforms import PCAColorJitter, RandomCrop, RandomHorizontalFlip
 from lightning_optreg.loggers import RunCSVLogger
 from lightning_optreg.nets import LeNet5, ResNet
+from lightning_optreg.runs.memory import keep_freed_memory
 
 BATCH = 128
 WARM_UP = 5

@@ -40,12 +40,12 @@ from lightning_optreg.callbacks import (
     SnapshotEnsemble,
     TestTimeAugmentation,
 )
-from lightning_optreg.callbacks.chosen_parameters import ChosenParameters
-from lightning_optreg.callbacks.noise_free import noise_left
-from lightning_optreg.callbacks.snapshot_ensemble import cosine_factor, cycle_ends
+from lightning_optreg.callbacks.evaluation.snapshot_ensemble import cosine_factor, cycle_ends
+from lightning_optreg.callbacks.weights._chosen_parameters import ChosenParameters
 from lightning_optreg.data import Flips, RandomHorizontalFlip
 from lightning_optreg.optimizers import BFGS, Newton
 from lightning_optreg.schedulers import InverseTimeDecay
+from lightning_optreg.trainer.noise_left import noise_left
 from tests.resume_tools import StatefulLoader, assert_identical, final_state
 
 pytestmark = [

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_optreg.callbacks import AdamRestarts, EarlyStopping
-from lightning_optreg.callbacks.kept_weights import in_form_of
+from lightning_optreg.callbacks._kept_weights import in_form_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from lightning_optreg.__main__ import main
-from lightning_optreg.cli.checkpoints import read_checkpoint
 from lightning_optreg.cli.main_cli import run
 from lightning_optreg.runs import AtomicCheckpointIO
+from lightning_optreg.runs.checkpoints import read_checkpoint
 from lightning_optreg.runs.run_lock import RunLock
 from tests.cli.tools import load, short
 from tests.resume_tools import assert_identical

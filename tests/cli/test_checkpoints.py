@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from lightning_optreg.__main__ import main
-from lightning_optreg.cli.checkpoints import report
 from lightning_optreg.cli.main_cli import run
+from lightning_optreg.runs.checkpoints import report
 from tests.cli.tools import load, read, short
 
 # The finished run that is trained once is copied to where each test continues it.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_optreg.torch_files import damage
+from lightning_optreg.trust.torch_files import damage
 from tests.cli.kill_tools import finish, options, outcome, start
 from tests.resume_tools import assert_identical
 

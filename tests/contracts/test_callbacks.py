@@ -19,7 +19,7 @@ from torch import nn
 
 import lightning_optreg.callbacks
 from lightning_optreg.callbacks import EarlyStopping, ExactResume, GradientNoise
-from lightning_optreg.data.processes import RunSeed
+from lightning_optreg.randomness.run_seed import RunSeed
 from tests.contracts.parts import CALLBACKS, RUNS_SEED, Part, checkpoint_every_step
 from tests.resume_tools import (
     Regression,

@@ -19,9 +19,9 @@ from torchmetrics import CatMetric, MaxMetric, MeanMetric, Metric, MetricCollect
 
 from lightning_optreg import ImageClassifier
 from lightning_optreg.callbacks import ExactResume
-from lightning_optreg.callbacks.across_ranks import gather_ranks, gather_tensors, tensors_of_rank
 from lightning_optreg.data.loader import Batch, BatchLoader
-from tests.callbacks.test_exact_resume import SaveAlways
+from lightning_optreg.trainer.across_ranks import gather_ranks, gather_tensors, tensors_of_rank
+from tests.callbacks.resume.test_exact_resume import SaveAlways
 from tests.processes import in_processes
 from tests.resume_tools import Diary, assert_identical, final_state, spoil_random_state
 

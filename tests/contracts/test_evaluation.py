@@ -16,8 +16,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_optreg.callbacks.averaged_forward import AveragedForward
-from lightning_optreg.callbacks.kept_generators import Generators, same_states
+from lightning_optreg.callbacks.evaluation.averaged_forward import AveragedForward
+from lightning_optreg.randomness.kept_generators import Generators, same_states
 from tests.contracts.parts import CALLBACKS, Part
 from tests.contracts.test_callbacks import STEPWISE
 from tests.resume_tools import Regression, StatefulLoader

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_optreg.callbacks import ExactResume
 from lightning_optreg.data.batch import Batch
-from tests.callbacks.test_exact_resume import SaveAlways
+from tests.callbacks.resume.test_exact_resume import SaveAlways
 from tests.contracts.loaders import LOADERS, Loaders
 from tests.resume_tools import (
     Diary,

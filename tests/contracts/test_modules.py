@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from torch.utils.data import DataLoader, TensorDataset, random_split
 
 from lightning_optreg.callbacks import ExactResume
-from tests.callbacks.test_exact_resume import SaveAlways
+from tests.callbacks.resume.test_exact_resume import SaveAlways
 from tests.contracts.modules import MODULES, Plain
 from tests.resume_tools import Diary, StatefulLoader, assert_identical, final_state, spoil_random_state
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_optreg.data import cache
-from lightning_optreg.data.cache import cached, default_cache_dir, fingerprint
+from lightning_optreg.data import _cache as cache
+from lightning_optreg.data._cache import cached, default_cache_dir, fingerprint
 
 
 def numbers():

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from lightning_optreg.data._order import epoch_order
 from lightning_optreg.data.curriculum import Pacing, epoch_passes, rank_images
 from lightning_optreg.data.curriculum_sampler import CurriculumSampler
 from lightning_optreg.data.loader import BatchLoader
-from lightning_optreg.data.order import epoch_order
 from lightning_optreg.data.scores import negative_margins, read_scores
 
 NAMES = ("step", "linear", "quadratic", "root", "log", "exponential", "staircase")

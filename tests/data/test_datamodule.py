@@ -547,7 +547,7 @@ def test_a_second_start_reads_nothing_but_the_cache(fashion, tmp_path, monkeypat
         "fashion-mnist-train-statistics",
     ]
     monkeypatch.setattr("lightning_optreg.data.fashion_mnist.read_idx", None)
-    monkeypatch.setattr("lightning_optreg.data.open_parts.compute_statistics", None)
+    monkeypatch.setattr("lightning_optreg.data._open_parts.compute_statistics", None)
     second = run()
     assert torch.equal(second.statistics.mean_image, first.statistics.mean_image)
     assert equal(list(second.batches("train")), list(first.batches("train")))

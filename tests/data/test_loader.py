@@ -5,9 +5,9 @@ from itertools import chain
 import pytest
 import torch
 
-from lightning_optreg.data.draws import Place
+from lightning_optreg.data._order import deal, epoch_order
 from lightning_optreg.data.loader import Batch, BatchLoader
-from lightning_optreg.data.order import deal, epoch_order
+from lightning_optreg.randomness.draws import Place
 from tests.data.expected_warnings import WORKERS
 
 pytestmark = WORKERS

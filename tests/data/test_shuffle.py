@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lightning_optreg.data import FashionMNISTDataModule
+from lightning_optreg.data._order import epoch_order
 from lightning_optreg.data.loader import BatchLoader
-from lightning_optreg.data.order import epoch_order
 
 INDICES = torch.tensor([7, 3, 12, 30, 31, 2, 5, 6, 1])
 LABELS = torch.arange(40) % 3

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_optreg.data.split import stratified_split
+from lightning_optreg.data._split import stratified_split
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.25, 1 / 3, 0.5])

@@ -14,7 +14,7 @@ from PIL import Image
 from lightning_optreg import ImageClassifier
 from lightning_optreg.__main__ import main
 from lightning_optreg.data import ImageFolderDataModule
-from lightning_optreg.data.trained_on import check_classes
+from lightning_optreg.data._trained_on import check_classes
 from lightning_optreg.nets import SoftmaxRegression
 from tests.cli.tools import SHORT
 

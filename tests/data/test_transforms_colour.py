@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from lightning_optreg.data.draws import Draws, Place
 from lightning_optreg.data.statistics import Statistics, compute_statistics
 from lightning_optreg.data.transforms import (
     ColorJitter,
@@ -17,6 +16,7 @@ from lightning_optreg.data.transforms import (
     TFColorJitter,
 )
 from lightning_optreg.data.transforms.tf_color_jitter import adjust_saturation
+from lightning_optreg.randomness.draws import Draws, Place
 
 CPU = torch.device("cpu")
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torchvision.transforms import v2
 
-from lightning_optreg.data.draws import Draws, Place
 from lightning_optreg.data.statistics import compute_statistics
 from lightning_optreg.data.transforms import (
     BatchTransform,
@@ -28,6 +27,7 @@ from lightning_optreg.data.transforms import (
     RandomScaleCrop,
     TFColorJitter,
 )
+from lightning_optreg.randomness.draws import Draws, Place
 
 CPU = torch.device("cpu")
 

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms.v2 import functional as tv
 
-from lightning_optreg.data.draws import Draws, Place
 from lightning_optreg.data.transforms import RandomCrop, RandomHorizontalFlip
 from lightning_optreg.data.transforms.random_crop import _take_by_copy, _take_by_index, take_windows
+from lightning_optreg.randomness.draws import Draws, Place
 
 CPU = torch.device("cpu")
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from lightning_optreg.data.draws import Draws, Place
 from lightning_optreg.data.transforms import RandomErasing
+from lightning_optreg.randomness.draws import Draws, Place
 
 CPU = torch.device("cpu")
 

@@ -11,7 +11,6 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from lightning_optreg.data.draws import Draws, Place
 from lightning_optreg.data.statistics import Statistics, compute_statistics
 from lightning_optreg.data.transforms import (
     BatchTransform,
@@ -24,6 +23,7 @@ from lightning_optreg.data.transforms import (
     RandomHorizontalFlip,
     RandomResizedCrop,
 )
+from lightning_optreg.randomness.draws import Draws, Place
 
 CPU = torch.device("cpu")
 MODES = ("mean_std", "mean", "mean_image", "none")

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as tv
 
-from lightning_optreg.data.draws import Draws, Place
 from lightning_optreg.data.transforms import RandomScaleCrop
+from lightning_optreg.randomness.draws import Draws, Place
 
 
 def draws(n: int) -> Draws:

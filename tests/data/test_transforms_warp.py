@@ -9,9 +9,9 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from lightning_optreg.data.draws import Draws, Place
 from lightning_optreg.data.transforms import RandomResizedCrop
 from lightning_optreg.data.transforms.random_resized_crop import Boxes, affine_matrices, warp
+from lightning_optreg.randomness.draws import Draws, Place
 
 CPU = torch.device("cpu")
 

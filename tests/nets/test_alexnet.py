@@ -9,7 +9,7 @@ from torch import nn
 
 from lightning_optreg.layers import LocalResponseNorm
 from lightning_optreg.nets import AlexNet
-from lightning_optreg.nets.sizes import map_size
+from lightning_optreg.nets._sizes import map_size
 
 # Layer, output as the lecture writes it (height, width, channels), weights and biases with one tower.
 LECTURE = [

@@ -9,7 +9,7 @@ import torchvision
 from torch import nn
 
 from lightning_optreg.nets import GoogLeNet
-from lightning_optreg.nets.inception import AuxiliaryHead, Inception
+from lightning_optreg.nets._inception import AuxiliaryHead, Inception
 
 # Table 1: module and output size (height, width, channels).
 TABLE_1 = [

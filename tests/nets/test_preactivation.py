@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_optreg.nets import ResNet
-from lightning_optreg.nets.preactivation_blocks import PreactBasicBlock, PreactBottleneck
-from lightning_optreg.nets.residual_blocks import ResidualBlock
+from lightning_optreg.nets._preactivation_blocks import PreactBasicBlock, PreactBottleneck
+from lightning_optreg.nets._residual_blocks import ResidualBlock
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock as TorchvisionBlock
 
 from lightning_optreg.nets import ResNet
-from lightning_optreg.nets.residual_blocks import BasicBlock
-from lightning_optreg.nets.shortcuts import PaddedSubsampling
+from lightning_optreg.nets._residual_blocks import BasicBlock
+from lightning_optreg.nets._shortcuts import PaddedSubsampling
 
 PARAMETERS = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962, 1202: 19_421_274}
 

@@ -6,7 +6,7 @@ import torchvision
 from torch import Tensor, nn
 
 from lightning_optreg.nets import ResNet
-from lightning_optreg.nets.residual_blocks import ResidualBlock
+from lightning_optreg.nets._residual_blocks import ResidualBlock
 from lightning_optreg.nets.torchvision_weights import load_torchvision
 
 DEPTHS = [18, 34, 50, 101, 152]

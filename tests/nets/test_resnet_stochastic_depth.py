@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_optreg import ImageClassifier
 from lightning_optreg.nets import ResNet
-from lightning_optreg.nets.residual_blocks import BasicBlock, ResidualBlock
+from lightning_optreg.nets._residual_blocks import BasicBlock, ResidualBlock
 
 SHAPE = (3, 8, 8)
 KINDS = [{}, {"preactivation": True}, {"shortcut": "B"}, {"block": "bottleneck", "depth": 20}]

@@ -9,7 +9,7 @@ import torchvision
 from torch import nn
 
 from lightning_optreg.nets import ResNeXt
-from lightning_optreg.nets.residual_blocks import Bottleneck
+from lightning_optreg.nets._residual_blocks import Bottleneck
 from lightning_optreg.nets.torchvision_weights import load_torchvision
 
 

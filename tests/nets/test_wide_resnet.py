@@ -6,7 +6,7 @@ import torchvision
 from torch import nn
 
 from lightning_optreg.nets import ResNet, WideResNet
-from lightning_optreg.nets.preactivation_blocks import PreactBasicBlock
+from lightning_optreg.nets._preactivation_blocks import PreactBasicBlock
 from lightning_optreg.nets.torchvision_weights import load_torchvision
 
 

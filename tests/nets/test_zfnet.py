@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lightning_optreg.nets import ZFNet
-from lightning_optreg.nets.sizes import map_size
+from lightning_optreg.nets._sizes import map_size
 from tests.nets.test_alexnet import SMALL, outputs
 
 # Figure 3 of the paper: 110, 55, 26, 13, 13, 13, 13, 6, 4096, 4096, classes.

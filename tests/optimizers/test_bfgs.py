@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_optreg.optimizers import BFGS
+from lightning_optreg.optimizers._flat_vectors import flatten, unflatten
 from lightning_optreg.optimizers.bfgs import update_inverse
-from lightning_optreg.optimizers.flat_vectors import flatten, unflatten
 from tests.optimizers.problems import PROBLEMS, Problem
 
 CURVATURES = torch.tensor([1.0, 3.0, 7.0, 20.0], dtype=torch.float64)

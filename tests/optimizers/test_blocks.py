@@ -2,7 +2,7 @@
 
 import torch
 
-from lightning_optreg.optimizers.blocks import BLOCK, in_blocks
+from lightning_optreg.optimizers._blocks import BLOCK, in_blocks
 
 
 def tensors() -> list[torch.Tensor]:

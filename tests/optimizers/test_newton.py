@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_optreg.optimizers import Newton
-from lightning_optreg.optimizers.flat_vectors import flatten, unflatten
-from lightning_optreg.optimizers.minres import minres
+from lightning_optreg.optimizers._flat_vectors import flatten, unflatten
+from lightning_optreg.optimizers._minres import minres
 from tests.optimizers.problems import PROBLEMS, Problem
 
 DOWN = 0.3  # with 0.1 dampings come back to where they were, and rounding decides whether they are least

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_optreg.optimizers import AddSign, PowerSign
-from lightning_optreg.optimizers.sign_decay import sign_decay
+from lightning_optreg.optimizers._sign_decay import sign_decay
 from tests.optimizers.problems import PROBLEMS, Problem, distance, gradient, run
 
 T = 160

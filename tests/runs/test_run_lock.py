@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lightning_optreg.cli.run_folder import claim_version
+from lightning_optreg.runs.run_folder import claim_version
 from lightning_optreg.runs.run_lock import RunInUseError, RunLock
 
 pytestmark = [

@@ -18,10 +18,11 @@ import yaml
 
 from lightning_optreg.cli import processes
 from lightning_optreg.cli.monitors import LOGGED_IN_TEST
+from lightning_optreg.commands import compare as command
+from lightning_optreg.commands.compare import collect, main
 from lightning_optreg.runs.run_lock import RunLock
-from lightning_optreg.studies import Point, RunRecord, command, main, runner
+from lightning_optreg.studies import Point, RunRecord, runner
 from lightning_optreg.studies.budget import Budget
-from lightning_optreg.studies.command import collect
 from lightning_optreg.studies.run_queue import Queue
 from lightning_optreg.studies.runner import do_run
 from lightning_optreg.studies.specification import Run, read_specification

@@ -11,8 +11,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from lightning_optreg.data.draws import Draws
 from lightning_optreg.data.statistics import Statistics
+from lightning_optreg.randomness.draws import Draws
 
 __all__ = ["BatchTransform", "ColorShift", "image_size", "is_pair", "to_unit_range"]
 

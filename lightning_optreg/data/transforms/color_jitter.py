@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from lightning_optreg.data.draws import Draws
 from lightning_optreg.data.transforms.base import BatchTransform, require_float
+from lightning_optreg.randomness.draws import Draws
 
 __all__ = ["ColorJitter", "adjust_brightness", "adjust_contrast"]
 
@@ -79,7 +79,7 @@ class ColorJitter(BatchTransform):
 
     Example:
         >>> import torch
-        >>> from lightning_optreg.data.draws import Draws, Place
+        >>> from lightning_optreg.randomness.draws import Draws, Place
         >>> draws = Draws(0, Place(epoch=0, step=0, start=0, total=2), 2, torch.device("cpu"))
         >>> images = torch.full((2, 1, 1, 1), 0.5)
         >>> bounds = ColorJitter(brightness=0.2)(images, draws).aminmax()

@@ -9,9 +9,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from lightning_optreg.data.draws import Draws
 from lightning_optreg.data.statistics import Statistics
 from lightning_optreg.data.transforms.base import ColorShift
+from lightning_optreg.randomness.draws import Draws
 
 __all__ = ["PCAColorJitter"]
 
@@ -50,7 +50,7 @@ class PCAColorJitter(ColorShift):
 
     Example:
         >>> import torch
-        >>> from lightning_optreg.data.draws import Draws, Place
+        >>> from lightning_optreg.randomness.draws import Draws, Place
         >>> from lightning_optreg.data.statistics import compute_statistics
         >>> images = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
         >>> jitter = PCAColorJitter(std=0.1)

@@ -3,8 +3,8 @@
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_optreg.data.draws import Draws
 from lightning_optreg.data.transforms.base import BatchTransform, require_float
+from lightning_optreg.randomness.draws import Draws
 
 __all__ = ["PerImageStandardization"]
 

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lightning_optreg.data.draws import Draws
 from lightning_optreg.data.statistics import Statistics
 from lightning_optreg.data.transforms.base import BatchTransform, ColorShift, to_unit_range
 from lightning_optreg.data.transforms.normalize import Centring, Normalize
+from lightning_optreg.randomness.draws import Draws
 
 __all__ = ["Pipeline"]
 
@@ -35,7 +35,7 @@ class Pipeline:
         ValueError: If the mode is unknown, or a transform needs [0, 1] where it cannot have it.
 
     Example:
-        >>> from lightning_optreg.data.draws import Place
+        >>> from lightning_optreg.randomness.draws import Place
         >>> from lightning_optreg.data.statistics import compute_statistics
         >>> from lightning_optreg.data.transforms import RandomCrop, RandomHorizontalFlip
         >>> images = torch.arange(256, dtype=torch.uint8).view(4, 1, 8, 8)

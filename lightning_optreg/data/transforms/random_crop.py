@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_optreg.data.draws import Draws
 from lightning_optreg.data.transforms.base import BatchTransform, image_size
+from lightning_optreg.randomness.draws import Draws
 
 __all__ = ["RandomCrop", "take_windows"]
 
@@ -83,7 +83,7 @@ class RandomCrop(BatchTransform):
         He et al. 2016, "Deep residual learning for image recognition", section 4.2 (padding 4).
 
     Example:
-        >>> from lightning_optreg.data.draws import Draws, Place
+        >>> from lightning_optreg.randomness.draws import Draws, Place
         >>> images = torch.arange(16, dtype=torch.uint8).view(1, 1, 4, 4)
         >>> draws = Draws(0, Place(epoch=0, step=0, start=0, total=1), 1, torch.device("cpu"))
         >>> RandomCrop(2, padding=0)(images, draws).shape

@@ -10,8 +10,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_optreg.data.draws import Draws
 from lightning_optreg.data.transforms.base import BatchTransform, is_pair
+from lightning_optreg.randomness.draws import Draws
 
 __all__ = ["RandomErasing", "Rectangles", "inside"]
 
@@ -75,7 +75,7 @@ class RandomErasing(BatchTransform):
         (N, C, H, W), uint8 or floating-point on [0, 1] -> the same.
 
     Example:
-        >>> from lightning_optreg.data.draws import Draws, Place
+        >>> from lightning_optreg.randomness.draws import Draws, Place
         >>> draws = Draws(0, Place(epoch=0, step=0, start=0, total=2), 2, torch.device("cpu"))
         >>> erase = RandomErasing(p=1.0, scale=(0.25, 0.25), ratio=(1.0, 1.0))
         >>> (erase(torch.ones(2, 1, 8, 8), draws) == 0).sum((1, 2, 3))

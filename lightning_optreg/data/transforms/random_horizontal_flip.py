@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from lightning_optreg.data.draws import Draws
 from lightning_optreg.data.transforms.base import BatchTransform
+from lightning_optreg.randomness.draws import Draws
 
 __all__ = ["RandomHorizontalFlip"]
 
@@ -26,7 +26,7 @@ class RandomHorizontalFlip(BatchTransform):
         section 4.1.
 
     Example:
-        >>> from lightning_optreg.data.draws import Draws, Place
+        >>> from lightning_optreg.randomness.draws import Draws, Place
         >>> draws = Draws(0, Place(epoch=0, step=0, start=0, total=1), 1, torch.device("cpu"))
         >>> RandomHorizontalFlip(p=1.0)(torch.tensor([[[[1, 2, 3]]]]), draws)
         tensor([[[[3, 2, 1]]]])

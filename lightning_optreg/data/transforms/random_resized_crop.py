@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_optreg.data.draws import Draws
 from lightning_optreg.data.transforms.base import BatchTransform, image_size, is_pair, require_float
+from lightning_optreg.randomness.draws import Draws
 
 __all__ = ["Boxes", "RandomResizedCrop", "affine_matrices", "warp"]
 
@@ -155,7 +155,7 @@ class RandomResizedCrop(BatchTransform):
         document analysis" (affine distortions).
 
     Example:
-        >>> from lightning_optreg.data.draws import Draws, Place
+        >>> from lightning_optreg.randomness.draws import Draws, Place
         >>> draws = Draws(0, Place(epoch=0, step=0, start=0, total=2), 2, torch.device("cpu"))
         >>> crop = RandomResizedCrop(24, rotation=15.0, shear=10.0, stretch=1.2)
         >>> crop(torch.rand(2, 3, 32, 32), draws).shape, crop.output_shape((3, 32, 32))

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_optreg.data.draws import Draws
 from lightning_optreg.data.transforms.base import BatchTransform, image_size, is_pair, require_float
 from lightning_optreg.data.transforms.random_resized_crop import Boxes, affine_matrices, warp
+from lightning_optreg.randomness.draws import Draws
 
 __all__ = ["RandomScaleCrop"]
 
@@ -43,7 +43,7 @@ class RandomScaleCrop(BatchTransform):
         section 3.4.
 
     Example:
-        >>> from lightning_optreg.data.draws import Draws, Place
+        >>> from lightning_optreg.randomness.draws import Draws, Place
         >>> draws = Draws(0, Place(epoch=0, step=0, start=0, total=2), 2, torch.device("cpu"))
         >>> crop = RandomScaleCrop(28, scale=(32, 60))
         >>> crop(torch.rand(2, 3, 48, 64), draws).shape, crop.output_shape((3, 48, 64))

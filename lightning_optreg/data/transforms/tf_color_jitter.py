@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from lightning_optreg.data.draws import Draws
 from lightning_optreg.data.transforms.base import BatchTransform, is_pair, require_float
+from lightning_optreg.randomness.draws import Draws
 
 __all__ = ["TFColorJitter", "adjust_saturation"]
 
@@ -60,7 +60,7 @@ class TFColorJitter(BatchTransform):
         TensorFlow's tf.image; used so by Schneider, Balles and Hennig 2019 (arXiv:1903.05499).
 
     Example:
-        >>> from lightning_optreg.data.draws import Draws, Place
+        >>> from lightning_optreg.randomness.draws import Draws, Place
         >>> draws = Draws(0, Place(epoch=0, step=0, start=0, total=2), 2, torch.device("cpu"))
         >>> TFColorJitter(saturation=(0.5, 1.5), contrast=(0.2, 1.8))(torch.rand(2, 3, 4, 4), draws).shape
         torch.Size([2, 3, 4, 4])

@@ -1,0 +1,1 @@
+"""What a batch becomes before the training step."""

@@ -1,0 +1,211 @@
+"""Training on mixtures of two images, in all pixels (mixup) or in a rectangle (CutMix).
+
+Zhang, Cisse, Dauphin, Lopez-Paz 2018, "mixup: Beyond empirical risk minimization" (arXiv:1710.09412); Yun,
+Han, Oh, Chun, Choe, Yoo 2019, "CutMix: Regularization strategy to train strong classifiers with localizable
+features" (arXiv:1905.04899). The mixing is torchvision's.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+from torchvision.transforms import v2
+from typing_extensions import override
+
+from lightning_optreg.callbacks.batches.changed_batch import ChangedBatch, soft_labels
+from lightning_optreg.randomness.draws import Place
+from lightning_optreg.randomness.processes import row_before
+
+__all__ = ["CutMix", "MixUp"]
+
+
+class _Mixture(ChangedBatch):
+    """Mixes each image of a batch, and its label, with its neighbour's."""
+
+    def __init__(
+        self,
+        alpha: float,
+        p: float,
+        num_classes: int | None,
+        images: int | str,
+        labels: int | str,
+        seed: int | None,
+    ) -> None:
+        name = type(self).__name__
+        if not 0.0 <= alpha < float("inf"):
+            raise ValueError(f"{name}: alpha must be in [0, inf), got {alpha}")
+        if not 0.0 <= p <= 1.0:
+            raise ValueError(f"{name}: p must be in [0, 1], got {p}")
+        super().__init__(num_classes, images, labels, seed)
+        self.alpha, self.p = alpha, p
+        self._share = 1.0
+        self._before: Callable[[Tensor], Tensor] = _last
+
+    @property
+    def active(self) -> bool:
+        """Whether alpha or p is above 0."""
+        return self.alpha > 0.0 and self.p > 0.0
+
+    def mix(self, images: Tensor, labels: Tensor, transform: Any, place: Place) -> tuple[Tensor, Tensor]:
+        """Mix images (N, C, H, W) and labels (N, K) as a transform of torchvision's does."""
+        # It draws from the global generator of the CPU, which gets its state back.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.seed_of(place))
+            self._share = 1.0
+            if torch.rand(()) >= self.p:
+                return images, labels
+            drawn = transform.make_params([images])
+        self._share = drawn.get("lam_adjusted", drawn.get("lam"))
+        alone = place.total == len(images)
+        if not alone:  # the image before the first one is another process's
+            images, labels = (torch.cat((self._before(rows), rows)) for rows in (images, labels))
+        drawn |= {"labels": labels, "batch_size": len(images)}
+        images, labels = transform.transform(images, drawn), transform.transform(labels, drawn)
+        return (images, labels) if alone else (images[1:], labels[1:])
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Get to know the other processes."""
+        super().on_fit_start(trainer, pl_module)
+        self._before = partial(row_before, trainer=trainer)
+
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let go of the trainer."""
+        self._before = _last
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let go of it then too: Lightning calls no `teardown`."""
+        self._before = _last
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log the mixture as often as other values of a step."""
+        every_n_steps: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
+        if self.active and every_n_steps > 0 and trainer.global_step % every_n_steps == 0:
+            name = "mix_up" if isinstance(self, MixUp) else "cut_mix"
+            pl_module.log(f"{self._log_path(name)}/lambda", self._share, batch_size=len(batch[self.images]))
+
+
+def _last(rows: Tensor) -> Tensor:
+    return rows[-1:]
+
+
+class MixUp(_Mixture):
+    """Train on x = lambda x_i + (1 - lambda) x_j, y = lambda y_i + (1 - lambda) y_j with lambda ~ Beta(a, a).
+
+    Lambda is drawn once a batch and x_j is the image before x_i in the batch, as in torchvision's `MixUp`,
+    which does it; the batches must be shuffled. Lambda is a function of the seed, the epoch and the batch, so
+    a resumed run draws what the uninterrupted one would have drawn and all processes of DDP draw the same.
+    For them the batch is what they see together: each sends the others its last image, which all must have in
+    the same shape, and two processes with batches of n train on the mixtures of one with 2n. The batch is
+    changed right before the module's `training_step`, on the device, under automatic and manual optimization
+    alike. Inputs may be anything (N, ...), labels classes or probabilities (or targets of a regression (N,
+    K)); the module gets probabilities (N, K), which `torch.nn.functional.cross_entropy` takes. An accuracy
+    that the module computes in training must do so too, as `ImageClassifier`'s does: it counts the larger
+    part of a mixture. Logs `optreg/mix_up/lambda`.
+
+    Args:
+        alpha: a, at least 0; near 0 hardly anything is mixed, 1 makes all lambda alike. The paper takes 1 for
+            CIFAR-10 and 0.2 for ImageNet. With 0 nothing happens. Default: 1.
+        p: Probability in [0, 1] that a batch is mixed. Default: 1.
+        num_classes: Number of classes K, at least 2. None: `num_classes` of the module or its datamodule.
+        images: Where in a batch the inputs are: an index in a list, or a key of a dictionary. Default: 0.
+        labels: Where the labels are. Default: 1.
+        seed: Seed of what is drawn. None: the number given to `seed_everything`, else 0.
+
+    Raises:
+        ValueError: If a number is out of its range.
+        TypeError: If images or labels is neither an index nor a key.
+        MisconfigurationException: In the first step, if the batch is not as told.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(callbacks=[MixUp(alpha=0.2)], accelerator="cpu", logger=False)
+    """
+
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        p: float = 1.0,
+        num_classes: int | None = None,
+        images: int | str = 0,
+        labels: int | str = 1,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(alpha, p, num_classes, images, labels, seed)
+        self._transform = v2.MixUp(alpha=alpha) if alpha > 0.0 else None
+
+    def change(self, images: Tensor, labels: Tensor, place: Place) -> tuple[Tensor, Tensor]:
+        """Mix inputs (N, ...) and labels."""
+        _require_float("MixUp", images)
+        probabilities = soft_labels(labels, self._classes, images.dtype, "MixUp")
+        # torchvision wants images, but a mixture is one of numbers
+        flat = images.reshape(len(images), 1, 1, -1)
+        mixed, targets = self.mix(flat, probabilities, self._transform, place)
+        return mixed.view(images.shape), targets
+
+
+class CutMix(_Mixture):
+    """Train on images with a rectangle of another one, and on labels mixed as the areas are.
+
+    A rectangle of 1 - lambda of the area, lambda ~ Beta(a, a), is cut out at the same place of all images of
+    the batch and replaced by the same part of the image before; what lies beyond the edge is left out, and
+    y = lambda y_i + (1 - lambda) y_j with the lambda of what is left. For all else see `MixUp`: torchvision's
+    `CutMix` does it, and the two may be used together, each with a p below 1. Logs `optreg/cut_mix/lambda`.
+
+    Args:
+        alpha: a, at least 0; the paper takes 1. With 0 nothing happens. Default: 1.
+        p: Probability in [0, 1] that a batch is mixed; the authors take 0.5 for CIFAR-100 and 1 for ImageNet.
+            Default: 1.
+        num_classes: Number of classes K, at least 2. None: `num_classes` of the module or its datamodule.
+        images: Where in a batch the images (N, C, H, W) are: an index in a list, or a key of a dictionary.
+            Default: 0.
+        labels: Where the labels are. Default: 1.
+        seed: Seed of what is drawn. None: the number given to `seed_everything`, else 0.
+
+    Raises:
+        ValueError: If a number is out of its range.
+        TypeError: If images or labels is neither an index nor a key.
+        MisconfigurationException: In the first step, if the batch is not as told.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(callbacks=[CutMix(p=0.5)], accelerator="cpu", logger=False)
+    """
+
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        p: float = 1.0,
+        num_classes: int | None = None,
+        images: int | str = 0,
+        labels: int | str = 1,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(alpha, p, num_classes, images, labels, seed)
+        self._transform = v2.CutMix(alpha=alpha) if alpha > 0.0 else None
+
+    def change(self, images: Tensor, labels: Tensor, place: Place) -> tuple[Tensor, Tensor]:
+        """Mix images (N, C, H, W) and labels."""
+        _require_float("CutMix", images)
+        if images.ndim != 4:
+            raise MisconfigurationException(
+                f"CutMix: images must be (N, C, H, W) in a training batch, got {tuple(images.shape)}"
+            )
+        probabilities = soft_labels(labels, self._classes, images.dtype, "CutMix")
+        return self.mix(images, probabilities, self._transform, place)
+
+
+def _require_float(owner: str, images: Tensor) -> None:
+    if not images.is_floating_point():
+        raise MisconfigurationException(
+            f"{owner}: images must be floating-point in a training batch, got {images.dtype}"
+        )

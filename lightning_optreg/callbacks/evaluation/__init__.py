@@ -1,0 +1,1 @@
+"""What is averaged when a network is evaluated."""

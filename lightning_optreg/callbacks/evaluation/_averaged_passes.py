@@ -1,0 +1,217 @@
+"""The passes of a network that callbacks ask for in evaluation, all together, and the average over them.
+
+Several callbacks may vary a network: its input, its weights, its noise. The passes are those of the product
+of what they vary, whatever the order in which the callbacks stand.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, Protocol
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lightning_optreg.randomness.kept_generators import Generators, same_states
+
+__all__ = ["Average", "Passes", "average_outputs"]
+
+Average = Literal["probabilities", "outputs"]
+
+
+def average_outputs(outputs: Tensor, average: Average) -> Tensor:
+    """Average what a network gave in several passes.
+
+    Args:
+        outputs: (S, N, K), of S passes; with `average="outputs"` (S, ...).
+        average: `probabilities`: outputs are scores f, and the result is log(1/S sum over s of softmax(f_s)),
+            scores whose softmax is the mean probability and whose cross entropy is that of the mean
+            probability. `outputs`: the plain mean.
+
+    Returns:
+        (N, K), or (...).
+
+    Raises:
+        ValueError: If they are no scores of at least two classes, but average is `probabilities`.
+
+    Example:
+        >>> scores = torch.tensor([[[0.9, 0.1]], [[0.5, 0.5]]]).log()
+        >>> average_outputs(scores, "probabilities").softmax(-1)
+        tensor([[0.7000, 0.3000]])
+    """
+    if average == "outputs":
+        return outputs.mean(0)
+    if outputs.dim() != 3 or outputs.shape[-1] < 2:
+        raise ValueError(
+            "average_outputs: outputs must be scores (S, N, K) of K >= 2 classes to average probabilities, "
+            f"got {tuple(outputs.shape)}: set average='outputs'"
+        )
+    passes = torch.tensor(float(len(outputs)), device=outputs.device)
+    return outputs.log_softmax(-1).logsumexp(0) - passes.log()
+
+
+class Part(Protocol):
+    """What varies a network; see `AveragedForward`."""
+
+    @property
+    def place(self) -> int: ...
+    @property
+    def average(self) -> Average: ...
+    @property
+    def seed(self) -> int: ...
+
+    def inputs(self, images: Tensor) -> Iterator[Tensor]: ...
+    def plain(self, images: Tensor) -> Tensor: ...
+    def keep(self, outputs: Tensor) -> None: ...
+    def begin(self, network: nn.Module) -> None: ...
+    def end(self) -> None: ...
+    def switch(self, on: bool) -> None: ...
+    def own_noise(self) -> Sequence[nn.Module]: ...
+
+
+class Passes:
+    """Replaces each call of a network by the average over the passes that all parts ask for.
+
+    Random numbers of the passes come from states of the generators that are seeded for them. After a call the
+    generators stand where a plain one leaves them: where the network draws without the parts too, it is
+    called once more, without them.
+
+    Args:
+        network: What is called.
+        module: The LightningModule, whose layers may have generators of their own.
+        parts: What varies the network, with one way to average, in any order.
+        rank: Number of this process, added to the seed.
+    """
+
+    def __init__(self, network: nn.Module, module: LightningModule, parts: Sequence[Part], rank: int) -> None:
+        self.network = network
+        self.parts = sorted(parts, key=lambda part: (part.place, type(part).__name__))
+        self.name = " and ".join(type(part).__name__ for part in self.parts)
+        self._generators = Generators(module.device, module=module)
+        self._inner = self._generators.seeded(sum(part.seed for part in self.parts) + rank)
+        self._outer: list[Any] | None = None  # while the generators are in the passes' states
+        self._mark: list[Any] = []  # where they stood when layers of the parts' own noise had drawn last
+        self._handles: list[RemovableHandle] = []
+        self._doing: Literal["nothing", "first pass", "more passes"] = "nothing"
+        self._call: tuple[tuple[Any, ...], dict[str, Any]] = (), {}
+        self._rest: Iterator[Tensor] = iter(())
+        self._counts: list[int] = []
+        self._draws_otherwise = False
+
+    def start(self) -> None:
+        """Put the hooks in place."""
+        for part in self.parts:
+            part.begin(self.network)
+            part.switch(False)
+        # A compiled network may call them. (torch 2.14 gives `disable` no types.)
+        off: Any = torch.compiler.disable
+        self._handles = [
+            # The first hook before and the last one after: other hooks belong to each pass.
+            self.network.register_forward_pre_hook(off(self._first), prepend=True, with_kwargs=True),
+            self.network.register_forward_hook(off(self._average)),
+        ]
+        for layer in {id(layer): layer for part in self.parts for layer in part.own_noise()}.values():
+            self._handles.append(layer.register_forward_pre_hook(off(self._before_noise), prepend=True))
+            self._handles.append(layer.register_forward_hook(off(self._after_noise)))
+
+    def stop(self) -> None:
+        """Take them away, also in the middle of a call, after an exception."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._rest, self._doing = [], iter(()), "nothing"
+        self._back()
+        for part in self.parts:
+            part.end()
+
+    def _back(self) -> None:
+        """Leave the passes' states of generators and network."""
+        if self._outer is None:
+            return
+        for part in self.parts:
+            part.switch(False)
+        self._generators.write(self._outer)
+        self._outer = None
+
+    def _vary(self, images: Tensor, depth: int = 0) -> Iterator[Tensor]:
+        if depth == len(self.parts):
+            yield images
+            return
+        count = 0
+        for varied in self.parts[depth].inputs(images):
+            count += 1
+            yield from self._vary(varied, depth + 1)
+        self._counts[depth] = count
+
+    def _first(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._doing != "nothing":
+            return None
+        if not args or not isinstance(args[0], Tensor):
+            raise MisconfigurationException(
+                f"{self.name}: the network must get the images as its first argument, not by name"
+            )
+        self._call, self._counts = (args, kwargs), [0] * len(self.parts)
+        self._outer = self._generators.read()
+        self._generators.write(self._inner)
+        for part in self.parts:
+            part.switch(True)
+        self._rest = self._vary(args[0])
+        images = next(self._rest)
+        self._mark, self._doing = self._generators.read(), "first pass"
+        self._draws_otherwise = False
+        return (images, *args[1:]), kwargs
+
+    def _before_noise(self, layer: nn.Module, args: Any) -> None:
+        if self._doing == "first pass" and not self._draws_otherwise:
+            self._draws_otherwise = not same_states(self._mark, self._generators.read())
+
+    def _after_noise(self, layer: nn.Module, args: Any, output: Any) -> None:
+        if self._doing == "first pass":
+            self._mark = self._generators.read()
+
+    def _average(self, network: nn.Module, args: Any, output: Any) -> Any:
+        if self._doing != "first pass":
+            return None
+        self._before_noise(network, args)
+        self._doing = "more passes"
+        self._check(output)
+        args, kwargs = self._call
+        outputs = [output]
+        for images in self._rest:
+            outputs.append(network(images, *args[1:], **kwargs))
+        self._inner = self._generators.read()
+        self._back()
+        if self._draws_otherwise:
+            images = args[0]
+            for part in self.parts:
+                images = part.plain(images)
+            network(images, *args[1:], **kwargs)
+        self._doing = "nothing"
+        return self._collect(torch.stack(outputs))
+
+    def _check(self, output: Any) -> None:
+        if not isinstance(output, Tensor):
+            raise MisconfigurationException(
+                f"{self.name}: the network's output must be a tensor, got {type(output).__name__}"
+            )
+        if self.parts[0].average == "probabilities" and (output.dim() != 2 or output.shape[1] < 2):
+            raise MisconfigurationException(
+                f"{self.name}: to average probabilities the network must give scores (N, K) of K >= 2 "
+                f"classes, got {tuple(output.shape)}: set average='outputs'"
+            )
+
+    def _collect(self, outputs: Tensor) -> Tensor:
+        """Let each part describe its own passes, averaged over those of the others, and average them all."""
+        average = self.parts[0].average
+        for number, part in enumerate(self.parts):
+            count = self._counts[number]
+            inner = math.prod(self._counts[number + 1 :])
+            mine = (
+                outputs.reshape(-1, count, inner, *outputs.shape[1:]).movedim(1, 0).flatten(1, 2)
+            )  # (S, others, N, ...)
+            if len(self.parts) == 1:
+                part.keep(outputs)
+            else:
+                part.keep(torch.stack([average_outputs(others, average) for others in mine]))
+        return average_outputs(outputs, average)

@@ -1,0 +1,289 @@
+"""Noise after every residual block of any network, in training, and averaged over passes in evaluation.
+
+Wang, Yuan, Shi, Osher 2019, "ResNets ensemble via the Feynman-Kac formalism to improve natural and robust
+accuracies" (arXiv:1811.10745): a residual network with noise in its blocks follows a random path, and the
+mean over paths solves a smoother equation.
+"""
+
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from itertools import repeat
+from typing import Any, Literal
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from typing_extensions import override
+
+from lightning_optreg.callbacks._seeded import SeededCallback
+from lightning_optreg.callbacks.evaluation.averaged_forward import (
+    Average,
+    AveragedForward,
+    Stage,
+    find_network,
+)
+from lightning_optreg.callbacks.evaluation.noise_marginalization import describe_spread
+from lightning_optreg.layers.gaussian_noise import GaussianNoise, gaussian_noise, relative_std
+from lightning_optreg.randomness.draws import mix
+from lightning_optreg.randomness.processes import share_of
+
+__all__ = ["NoisyEnsemble", "residual_blocks"]
+
+# By name, as libraries share no base class: this package's and torchvision's ResNets of all kinds;
+# torchvision's MobileNets, EfficientNets, ConvNeXt, ViT and Swin; timm's of the same names.
+RESIDUAL = frozenset(
+    {
+        "BasicBlock",
+        "Bottleneck",
+        "PreactBasicBlock",
+        "PreactBottleneck",
+        "PreBottleneck",
+        "PreBasic",
+        "InvertedResidual",
+        "MBConv",
+        "NoisyBlock",
+        "FusedMBConv",
+        "CNBlock",
+        "ConvNeXtBlock",
+        "EncoderBlock",
+        "SwinTransformerBlock",
+        "SwinTransformerBlockV2",
+    }
+)
+
+
+def residual_blocks(network: nn.Module, blocks: Sequence[str] = ()) -> dict[str, nn.Module]:
+    """Find the residual blocks of a network.
+
+    Args:
+        network: Any module.
+        blocks: Names of classes ("BasicBlock"), or of modules in the network with `*` and `?` ("stage*.*").
+            Empty: classes that are known, but those of them that say that they have no shortcut.
+
+    Returns:
+        By their names, in the network's order; of blocks within others the innermost.
+
+    Example:
+        >>> from torchvision.models import resnet18
+        >>> list(residual_blocks(resnet18()))[:3]
+        ['layer1.0', 'layer1.1', 'layer2.0']
+    """
+    found = {}
+    for name, module in network.named_modules():
+        kind = type(module).__name__
+        if blocks:
+            chosen = any(kind == pattern or fnmatchcase(name, pattern) for pattern in blocks)
+        else:
+            chosen = kind in RESIDUAL and _has_shortcut(module)
+        if chosen and name:
+            found[name] = module
+    outer = {name for name in found for other in found if other.startswith(f"{name}.")}
+    return {name: module for name, module in found.items() if name not in outer}
+
+
+def _has_shortcut(block: nn.Module) -> bool:
+    # What torchvision and timm call it, then what this package does; None is a plain block of ours.
+    for flag in ("use_res_connect", "has_skip"):
+        if hasattr(block, flag):
+            return bool(getattr(block, flag))
+    return getattr(block, "shortcut", block) is not None
+
+
+class NoisyEnsemble(AveragedForward, SeededCallback):
+    """Add noise after every residual block: y = y + c std(y) N(0, I), and average n passes in evaluation.
+
+    It turns any residual network into the noise-injected form of Wang et al., without changing it: hooks
+    on the blocks add the noise, and checkpoints fit the plain network. As in the authors' code the noise
+    comes after the shortcut is added (where a block ends with a ReLU, after that). With `relative_to="batch"`
+    std(y) is that of the whole batch's activations, as theirs, and the gradient goes through it; with "image"
+    an image's noise depends on no other image; with None the noise is c N(0, I).
+
+    In evaluation the network is run n times and its predictions are averaged, see `NoiseMarginalization`,
+    whose spread is logged here too, as `optreg/noisy_ensemble/...`; in the other stages there is no noise. In
+    training `optreg/noisy_ensemble/std` is logged, the mean standard deviation of the noise. The authors
+    train several such networks as one, and leave the noise on in a single pass at test: that is
+    `lightning_optreg.nets.EnResNet`.
+
+    The noise is a function of the seed, the step, the batch and the process, from generators of its own, so a
+    resumed run draws what the uninterrupted one would have drawn. Any module, any loop; blocks are found in
+    this package's and torchvision's networks, and in those of timm by the names of their classes.
+
+    Args:
+        noise: c, at least 0. With 0 training is as without it. Default: 0.1, the authors'.
+        relative_to: `image`, `batch` or None. Default: image.
+        blocks: Which blocks: class names, or names of modules in the network with `*` and `?`. Empty: those
+            that are known, see `residual_blocks`.
+        samples: Number n of passes in evaluation, at least 1. Default: 10.
+        stages: Where passes are averaged: some of `validate`, `test`, `predict`. Default: test and predict.
+        average: `probabilities`, as the theory has it, or `outputs`, the plain mean, as the authors' code
+            takes that of scores. Default: probabilities.
+        net: Name of the network in the LightningModule. None: see `find_network`.
+        seed: Seed of the noise. None: the number given to `seed_everything`, else 0.
+
+    Raises:
+        ValueError: If a value is out of its range.
+        TypeError: If blocks is no list of texts.
+        MisconfigurationException: Before the first step, if no block is found, or it has noise of its own.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(callbacks=[NoisyEnsemble(0.1)], accelerator="cpu", logger=False)
+    """
+
+    def __init__(
+        self,
+        noise: float = 0.1,
+        relative_to: Literal["image", "batch"] | None = "image",
+        blocks: Sequence[str] = (),
+        samples: int = 10,
+        stages: Sequence[Stage] = ("test", "predict"),
+        average: Average = "probabilities",
+        net: str | None = None,
+        seed: int | None = None,
+    ) -> None:
+        AveragedForward.__init__(self, stages, average, net, 0 if seed is None else seed)
+        SeededCallback.__init__(self, seed)
+        if not 0.0 <= noise < float("inf"):
+            raise ValueError(f"NoisyEnsemble: noise must be in [0, inf), got {noise}")
+        if relative_to not in (None, "image", "batch"):
+            raise ValueError(
+                f"NoisyEnsemble: relative_to must be None, 'image' or 'batch', got {relative_to!r}"
+            )
+        if isinstance(blocks, str) or not all(isinstance(block, str) and block for block in blocks):
+            raise TypeError(f"NoisyEnsemble: blocks must be a list of texts, got {blocks!r}")
+        if not samples >= 1:
+            raise ValueError(f"NoisyEnsemble: samples must be >= 1, got {samples}")
+        self.noise, self.relative_to = noise, relative_to
+        self.blocks, self.samples = tuple(blocks), samples
+        self._log_name = "noisy_ensemble"
+        self._block_handles: list[RemovableHandle] = []
+        self._generator: torch.Generator | None = None
+        self._evaluating = self._recording = False
+        self._stds: list[Tensor] = []
+
+    @property
+    @override
+    def is_noise(self) -> bool:
+        """Whether noise is above 0."""
+        return self.noise > 0.0
+
+    def _blocks(self, pl_module: LightningModule) -> dict[str, nn.Module]:
+        network = find_network(pl_module, self.net, "NoisyEnsemble")
+        found = residual_blocks(network, self.blocks)
+        if not found:
+            sought = (
+                f"none matches blocks={list(self.blocks)}" if self.blocks else "no class of them is known"
+            )
+            raise MisconfigurationException(
+                f"NoisyEnsemble: {type(network).__name__} has no residual blocks: of its modules {sought}; "
+                "name them by blocks=[...]"
+            )
+        for name, block in found.items():
+            if any(isinstance(layer, GaussianNoise) and layer.sigma > 0.0 for layer in block.modules()):
+                raise MisconfigurationException(f"NoisyEnsemble: the block {name} has noise of its own")
+        return found
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Agree on a seed, and look at the module, if it has its layers already."""
+        super().setup(trainer, pl_module, stage)
+        if stage != "fit":  # a fit may go on with a checkpoint's
+            self.run_seed.settle(trainer)
+
+    @override
+    def look(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the blocks before anything runs, and put the hooks in place."""
+        super().look(trainer, pl_module)
+        found = self._blocks(pl_module)
+        if self.noise > 0.0 and not self._block_handles:
+            # A compiled network may call it. (torch 2.14 gives `disable` no types.)
+            hook = torch.compiler.disable(self._add)  # type: ignore[no-untyped-call]
+            self._block_handles = [block.register_forward_hook(hook) for block in found.values()]
+
+    def _add(self, block: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if self._generator is None or not (block.training or self._evaluating):
+            return output
+        if not isinstance(output, Tensor):
+            raise MisconfigurationException(
+                f"NoisyEnsemble: a block must return one tensor, {type(block).__name__} returns "
+                f"{type(output).__name__}"
+            )
+        if self.relative_to is None:
+            std: float | Tensor = self.noise
+        else:
+            std = self.noise * relative_std(output, self.relative_to)
+        if self._recording:
+            self._stds.append(output.new_tensor(std) if isinstance(std, float) else std.detach().mean())
+        return gaussian_noise(output, std, self._generator)
+
+    def _seed_generator(self, device: torch.device, *numbers: int) -> None:
+        self._generator = torch.Generator(device).manual_seed(mix(self.seed_of_draws, *numbers))
+
+    @override
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Begin the batch's random numbers."""
+        if self.noise == 0.0:
+            return
+        numbers = (trainer.global_step, trainer.current_epoch, batch_idx, share_of(trainer)[0])
+        self._seed_generator(pl_module.device, *numbers)
+        every_n_steps: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
+        self._recording = every_n_steps > 0 and (trainer.global_step + 1) % every_n_steps == 0
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log the noise as often as other values of a step."""
+        self._generator, self._recording = None, False
+        stds, self._stds = self._stds, []
+        if stds:
+            value = torch.stack([std.to(pl_module.device) for std in stds]).mean()
+            pl_module.log(f"{self._log_path(self._log_name)}/std", value, batch_size=1)
+
+    @override
+    def inputs(self, images: Tensor) -> Iterator[Tensor]:
+        """The same images in every pass."""
+        return repeat(images, self.samples)
+
+    @override
+    def describe(self, outputs: Tensor) -> dict[str, Tensor]:
+        """The spread over the passes."""
+        return describe_spread(outputs, self.average)
+
+    @override
+    def begin(self, network: nn.Module) -> None:
+        """Turn the noise on, from the first random number on."""
+        if self.noise > 0.0:
+            self._evaluating = True
+            self._seed_generator(self._device, self.seed, self._rank)
+
+    @override
+    def switch(self, on: bool) -> None:
+        """Add noise in the passes only."""
+        self._evaluating = on and self.noise > 0.0
+
+    @override
+    def end(self) -> None:
+        """Turn it off again."""
+        self._evaluating, self._generator = False, None
+
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take the blocks' hooks away."""
+        self._close()
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Take all hooks away then too: Lightning calls no `teardown`."""
+        super().on_exception(trainer, pl_module, exception)
+        self._close()
+
+    def _close(self) -> None:
+        for handle in self._block_handles:
+            handle.remove()
+        self._block_handles, self._stds, self._generator = [], [], None
+        self._evaluating = self._recording = False

@@ -1,0 +1,127 @@
+"""How fast a fit ran: images a second of training, and the time that validation took."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.data import extract_batch_size
+from typing_extensions import override
+
+from lightning_optreg.callbacks._of_a_kind import OfAKind
+from lightning_optreg.files import replacing
+
+__all__ = ["Throughput"]
+
+
+class Throughput(OfAKind):
+    """Times a fit, says the result at its end and writes it to `throughput.json` in the logger's folder.
+
+    The clock runs from the first training step to the end of the fit and stands still during validation,
+    which is timed apart. Start-up and the sanity check are left out. A resumed run adds its time to what its
+    checkpoint brought. Nothing goes to the loggers: times differ from run to run, and what a run logs should
+    be the same whenever it is repeated.
+
+    Attributes:
+        images: Images trained on, as often as they were: this process's times the number of processes.
+        seconds: Seconds of training.
+        validation_seconds: Seconds of validation.
+
+    Example:
+        >>> speed = Throughput()
+        >>> speed.images, speed.seconds = 120_000, 15.0
+        >>> speed.images_per_second
+        8000.0
+    """
+
+    only_one = "whose file another would write over"
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.seconds = 0.0
+        self.validation_seconds = 0.0
+        self._since: float | None = None  # None: the clock stands still
+
+    @property
+    def images_per_second(self) -> float:
+        """Images a second of training; 0 before the first step."""
+        return self.images / self.seconds if self.seconds else 0.0
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._since = time.perf_counter()
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the batch's images."""
+        self.images += extract_batch_size(batch) * trainer.world_size
+
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Turn the clock over to validation."""
+        if _validates_within_fit(trainer):
+            self.seconds += self._lap()
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Turn the clock back to training."""
+        if _validates_within_fit(trainer):
+            self.validation_seconds += self._lap()
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock; say and write the result."""
+        self.seconds += self._lap()
+        self._since = None
+        folder = trainer.log_dir  # asks all processes
+        if not trainer.is_global_zero:
+            return
+        rank_zero_info(
+            f"Trained on {self.images:,} images in {self.seconds:.1f} s, "
+            f"{self.images_per_second:,.0f} images/s, and validated for {self.validation_seconds:.1f} s"
+        )
+        if folder is None or not trainer.loggers:
+            return
+        result = {
+            "images": self.images,
+            "seconds": round(self.seconds, 3),
+            "validation_seconds": round(self.validation_seconds, 3),
+            "images_per_second": round(self.images_per_second, 1),
+        }
+        with replacing(Path(folder, "throughput.json")) as path:
+            path.write_text(json.dumps(result, indent=2) + "\n")
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """What was counted so far."""
+        self.seconds += self._lap()
+        return {
+            "images": self.images,
+            "seconds": self.seconds,
+            "validation_seconds": self.validation_seconds,
+        }
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint's count."""
+        self.images = state_dict["images"]
+        self.seconds = state_dict["seconds"]
+        self.validation_seconds = state_dict["validation_seconds"]
+
+    def _lap(self) -> float:
+        """Seconds since the last call; 0 while the clock stands still."""
+        if self._since is None:
+            return 0.0
+        now = time.perf_counter()
+        lap, self._since = now - self._since, now
+        return lap
+
+
+def _validates_within_fit(trainer: Trainer) -> bool:
+    return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking

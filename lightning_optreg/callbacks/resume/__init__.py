@@ -1,0 +1,1 @@
+"""A run that is stopped and resumed equals one that never stopped."""

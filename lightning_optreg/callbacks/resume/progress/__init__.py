@@ -1,0 +1,1 @@
+"""Where a run stands within its loops."""

@@ -1,0 +1,1 @@
+"""When steps are made, and with which optimizer."""

@@ -1,0 +1,195 @@
+"""Adam with restarts: back to the best weights, a lower rate and fresh moments whenever learning stalls.
+
+Denkowski and Neubig 2017, "Stronger baselines for trustable results in neural machine translation"
+(arXiv:1706.09733): annealing as for SGD, with a restart of Adam at every step of it.
+"""
+
+import math
+from typing import Any, Literal
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from typing_extensions import override
+
+from lightning_optreg.callbacks._kept_weights import ValidatedWeights, put_weights
+from lightning_optreg.callbacks._of_a_kind import OfAKind
+from lightning_optreg.optimizers.rates import set_rate
+from lightning_optreg.optimizers.update_rule import UpdateRule
+from lightning_optreg.trainer.barebones import refuse_barebones
+
+__all__ = ["AdamRestarts"]
+
+
+class AdamRestarts(OfAKind):
+    """Restart the optimizers from the best weights when a monitored value has stopped to improve.
+
+    After `patience` validations without improvement: the weights (and buffers) of the best validation are
+    loaded, every learning rate is multiplied by `factor`, and the optimizers' states (Adam's moments and step
+    counts, momentum) begin anew. After `max_restarts` of them the next stall ends the run, with the best
+    weights. It works with any optimizers; the best weights are in the callback's state, so checkpoints are
+    larger by them and a resumed run equals one that never stopped. All processes follow the first one's
+    value. Logs `optreg/adam_restarts/restarts`.
+
+    As `configs/methods/adam_restarts.yaml` has it, `patience=5, first_patience=10, max_restarts=2`, the first
+    restart is waited for longer than the second.
+
+    Args:
+        monitor: Name of a logged value, looked at after each validation.
+        mode: Whether it should fall ("min") or rise ("max").
+        patience: Validations without improvement before a restart, at least 1.
+        first_patience: Likewise before the first restart. None: `patience`.
+        factor: Of the learning rates at each restart, in (0, 1]. Default: 0.5.
+        max_restarts: At least 0; the stall after the last one ends the run. Default: 2.
+        min_delta: What counts as an improvement is more than this, at least 0.
+
+    Raises:
+        ValueError: If a value is out of its range.
+        MisconfigurationException: Before the first step, if the module has a learning-rate schedule, which
+            would undo the factor, or no optimizer, if a callback averages weights, or if the strategy shards
+            parameters; later, if there is no such value.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(callbacks=[AdamRestarts("val/loss")], accelerator="cpu", logger=False)
+    """
+
+    only_one = "since each would undo what the other restarts from"
+
+    def __init__(
+        self,
+        monitor: str = "val/loss",
+        mode: Literal["min", "max"] = "min",
+        patience: int = 5,
+        first_patience: int | None = None,
+        factor: float = 0.5,
+        max_restarts: int = 2,
+        min_delta: float = 0.0,
+    ) -> None:
+        if mode not in ("min", "max"):
+            raise ValueError(f"AdamRestarts: mode must be min or max, got {mode!r}")
+        for name, count, least in (
+            ("patience", patience, 1),
+            ("first_patience", patience if first_patience is None else first_patience, 1),
+            ("max_restarts", max_restarts, 0),
+        ):
+            if not (isinstance(count, int) and count >= least):
+                raise ValueError(f"AdamRestarts: {name} must be a whole number >= {least}, got {count}")
+        if not 0.0 < factor <= 1.0:
+            raise ValueError(f"AdamRestarts: factor must be in (0, 1], got {factor}")
+        if not 0.0 <= min_delta < math.inf:
+            raise ValueError(f"AdamRestarts: min_delta must be >= 0, got {min_delta}")
+        self.monitor, self.mode, self.min_delta = monitor, mode, min_delta
+        self.patience, self.factor, self.max_restarts = patience, factor, max_restarts
+        self.first_patience = patience if first_patience is None else first_patience
+        self._validated = ValidatedWeights(torch.clone)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.restarts = 0
+        """How often it has restarted."""
+        self._best, self._bad_checks = math.inf, 0
+        self._weights: dict[str, Tensor] = {}
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget an earlier fit; a checkpoint's state comes after this."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            self._begin()
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse what would undo it."""
+        refuse_barebones(trainer, "AdamRestarts", self.monitor)
+        if isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
+            raise MisconfigurationException(
+                f"AdamRestarts: {type(trainer.strategy).__name__} shards parameters, which cannot be put back"
+            )
+        if not any(optimizer.param_groups for optimizer in trainer.optimizers):
+            raise MisconfigurationException(
+                "AdamRestarts: the module has no optimizer, which it could restart"
+            )
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+        for callback in callbacks:
+            if isinstance(callback, (WeightAveraging, StochasticWeightAveraging)):
+                raise MisconfigurationException(
+                    f"AdamRestarts: {type(callback).__name__} ends with an average over the weights that a "
+                    "restart has left; leave one out"
+                )
+        if trainer.lr_scheduler_configs:
+            raise MisconfigurationException(
+                "AdamRestarts: the module has a learning-rate schedule, which would undo the factor; leave "
+                "one of them out"
+            )
+
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the weights that are validated, if something may change them before they are judged."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._validated.begin(trainer, pl_module)
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the monitored value, and restart if it is time."""
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        if self.monitor not in trainer.callback_metrics:
+            raise MisconfigurationException(
+                f"AdamRestarts: monitor {self.monitor!r} is not among the logged values "
+                f"{sorted(trainer.callback_metrics)}"
+            )
+        value = float(trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor])))
+        value = value if self.mode == "min" else -value
+        if value < self._best - self.min_delta:
+            self._best, self._bad_checks = value, 0
+            self._weights = self._validated.take(pl_module)
+            return
+        self._bad_checks += 1
+        if self._bad_checks < (self.first_patience if self.restarts == 0 else self.patience):
+            return
+        self._bad_checks = 0
+        if self._weights:  # none if the value never was a number
+            put_weights(pl_module, self._weights)
+        if self.restarts == self.max_restarts:
+            trainer.should_stop = True
+            rank_zero_info(f"AdamRestarts: {self.monitor} stalls after the last restart; the run ends")
+            return
+        self.restarts += 1
+        for optimizer in trainer.optimizers:
+            if isinstance(optimizer, UpdateRule):
+                optimizer.forget()  # it counts steps in its groups too
+            else:
+                optimizer.state.clear()
+            for group in optimizer.param_groups:
+                set_rate(group, group["lr"] * self.factor)
+        rates = [float(group["lr"]) for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        rank_zero_info(
+            f"AdamRestarts: restart {self.restarts} from the best weights, with learning rate {rates[0]:.4g}"
+        )
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log how often it has restarted."""
+        pl_module.log("optreg/adam_restarts/restarts", float(self.restarts), sync_dist=True, batch_size=1)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best weights, and what decisions depend on."""
+        return {
+            "restarts": self.restarts,
+            "best": self._best,
+            "bad_checks": self._bad_checks,
+            "weights": dict(self._weights),
+        }
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up such a state."""
+        self.restarts, self._best = state_dict["restarts"], state_dict["best"]
+        self._bad_checks, self._weights = state_dict["bad_checks"], dict(state_dict["weights"])

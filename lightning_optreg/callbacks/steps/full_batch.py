@@ -1,0 +1,282 @@
+"""Batch gradient descent in pieces: one step an epoch, on the gradient of the whole training set.
+
+The loss of all N images is the mean of those of K chunks, weighted by their images, and so is its gradient:
+g = sum over k of n_k / N * g_k. Only one chunk is in memory at a time. Since every evaluation gives the whole
+loss and gradient, optimizers that call their closure several times in a step, such as L-BFGS, get the same
+function each time.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any, NoReturn
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateFinder
+from lightning.pytorch.utilities.data import extract_batch_size
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+from torch import Tensor
+from typing_extensions import override
+
+from lightning_optreg.callbacks.batches.changed_batch import ChangedBatch
+from lightning_optreg.callbacks.records.throughput import Throughput
+from lightning_optreg.callbacks.steps._running_gradient import RunningMean, with_gradients
+from lightning_optreg.callbacks.steps.noise_free import NoiseFree
+from lightning_optreg.optimizers import Newton
+from lightning_optreg.trainer.moved_batch import move_batch
+from lightning_optreg.trainer.noise_left import compares_losses
+
+__all__ = ["FullBatch"]
+
+
+class FullBatch(NoiseFree):
+    """One step an epoch, on loss and gradient of the whole training set, and without noise.
+
+    The loader's batches are the chunks that have to fit in memory; the last may be smaller, and they are
+    weighted by their images. All goes through Lightning's automatic optimization: the closure that the
+    optimizer gets evaluates the whole set as often as the optimizer calls it, so torch's LBFGS, `BFGS` and
+    `Newton` work unchanged, and any other optimizer makes batch gradient descent. Hooks, clipping, schedules,
+    checkpoints and resume are as ever, with a "batch" that is the whole set: the progress bar shows one an
+    epoch, `max_steps` counts epochs. `limit_train_batches` limits the chunks.
+
+    The module's `training_step` is called for each chunk. What it logs is logged in the first evaluation of a
+    step only, which is that of the point where the step begins. Logged are also
+    `optreg/full_batch/loss`, at that point too, and `optreg/full_batch/evaluations`, how often the set was
+    gone through in the step. What else the step changes, such as the running averages of batch normalisation
+    or a metric of your own, it changes in every evaluation; batch normalisation uses each chunk's statistics.
+
+    Chunks for which the module gives no loss (None) are left out, as Lightning leaves such batches out.
+
+    With several processes each goes through its share; loss and gradient are averaged over all, so all make
+    the same decisions. `Newton` works on one process.
+
+    Args:
+        noise_free: Turn off shuffling, augmentation and noise layers, list them, and refuse callbacks that
+            are noise, as `NoiseFree` does. If not, each evaluation draws noise of its own, which ruins what
+            compares losses; a warning says so.
+
+    Raises:
+        TypeError: If noise_free is not a truth value.
+        MisconfigurationException: Before the first step: with manual optimization,
+            `accumulate_grad_batches`, a gradient scaler (16-mixed), several training loaders or a
+            `training_step` that takes `dataloader_iter`; and, where
+            the optimizer compares losses, with reduced precision (differences of losses are lost in rounding)
+            or `gradient_clip_val` (clipped gradients are not those of the loss); LBFGS with parameters in
+            channels-last layout; and `Newton` on several processes.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(callbacks=[FullBatch()], accelerator="cpu", logger=False)
+    """
+
+    only_one = "which makes the step of an epoch"
+    whole_set = True
+
+    def __init__(self, noise_free: bool = True) -> None:
+        if not isinstance(noise_free, bool):
+            raise TypeError(f"FullBatch: noise_free must be true or false, got {noise_free!r}")
+        super().__init__(noise_free, noise_free, noise_free)
+        self.noise_free = noise_free
+        self._limit: int | float | None = None
+        self._evaluations = 0
+        self._images = 0
+        self._loss: Tensor | None = None
+        self._step: Callable[..., Any] | None = None
+
+    # ---- before the first step -----------------------------------------------------------------------------
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse what does not go together, and make epochs of one batch."""
+        super().setup(trainer, pl_module, stage)
+        if stage != "fit":
+            return
+        if not pl_module.automatic_optimization:
+            _refuse("needs automatic optimization, since it makes the closure that the optimizer gets")
+        interval = trainer.val_check_interval
+        if isinstance(interval, int) and interval > 1 and trainer.check_val_every_n_epoch is not None:
+            _refuse(
+                f"an epoch has one step, so val_check_interval must be 1.0, got {interval}; or count steps "
+                "through all epochs by check_val_every_n_epoch=None"
+            )
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+        if any(isinstance(each, LearningRateFinder) for each in callbacks):
+            _refuse("LearningRateFinder tries a rate a batch, of which an epoch has one: leave it out")
+        if trainer.accumulate_grad_batches != 1:
+            _refuse("accumulates over the whole set itself: set accumulate_grad_batches to 1")
+        if getattr(trainer.precision_plugin, "scaler", None) is not None:
+            _refuse("does not work with a gradient scaler: use precision 32-true or bf16-mixed")
+        if is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True):
+            _refuse(
+                "gives training_step one batch after the other, so it must take a batch, not dataloader_iter"
+            )
+        limit: int | float = trainer.limit_train_batches
+        if limit != 0 and self._limit is None:
+            self._limit = limit
+            trainer.limit_train_batches = 1
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse what the optimizer can't work with."""
+        names = [type(optimizer).__name__ for optimizer in trainer.optimizers if compares_losses(optimizer)]
+        precision = str(trainer.precision_plugin.precision)
+        if names and precision not in ("32-true", "64-true"):
+            _refuse(f"{names[0]} compares losses, whose differences precision {precision} loses: use 32-true")
+        if names and trainer.gradient_clip_val:
+            _refuse(f"{names[0]} needs the gradient of the loss, which a clipped one is not: drop clipping")
+        contiguous = all(parameter.is_contiguous() for parameter in pl_module.parameters())
+        if "LBFGS" in names and not contiguous:
+            _refuse("torch's LBFGS takes contiguous parameters only: set channels_last to false")
+        if "Newton" in names and trainer.world_size > 1:
+            _refuse(f"Newton works on one process, not on {trainer.world_size}: use LBFGS or BFGS")
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the place of the module's training step."""
+        if isinstance(trainer.train_dataloader, (dict, list, tuple)):
+            _refuse("takes one training loader, not several")
+        super().on_train_start(trainer, pl_module)
+        self._step = pl_module.training_step
+
+        def training_step(batch: Any, batch_idx: int) -> Tensor | None:
+            return self._evaluate(trainer, pl_module)
+
+        # On the instance, until the end of the fit: its class's own step is what `self._step` calls.
+        pl_module.training_step = training_step  # type: ignore[method-assign]
+        for optimizer in trainer.optimizers:
+            if isinstance(optimizer, Newton):
+                optimizer.objective = lambda: self._parts(trainer, pl_module)
+
+    # ---- an evaluation -------------------------------------------------------------------------------------
+
+    @override
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Begin a step, with an epoch's only batch."""
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        self._evaluations, self._loss = 0, None
+
+    def _evaluate(self, trainer: Trainer, module: LightningModule) -> Tensor | None:
+        """Loss of the whole set, over all processes, with the gradient that its `backward` gives.
+
+        None, by which Lightning leaves a step out, if the module gives no loss for any chunk.
+        """
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        mean = RunningMean(len(parameters))
+        for loss, images in self._losses(trainer, module, quiet=self._evaluations > 0):
+            with torch.autocast(module.device.type, enabled=False):
+                gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+            mean.add(loss.detach(), list(gradients), images)
+        if mean.loss is None and (trainer.world_size > 1 or any(map(compares_losses, trainer.optimizers))):
+            _refuse("training_step must return a loss, got None for each batch")
+        if mean.loss is None:
+            return None
+        reached = [(p, g) for p, g in zip(parameters, mean.gradients, strict=True) if g is not None]
+        value, self._images = mean.loss, mean.images
+        if trainer.world_size > 1:
+            count = torch.tensor(mean.images, device=value.device)
+            total = int(trainer.strategy.reduce(count, reduce_op="sum"))
+            share = mean.images * trainer.world_size / total  # 1 if all have equally many
+            for _, gradient in reached:
+                gradient.mul_(share)  # DDP takes the mean over the processes
+            value = trainer.strategy.reduce(value * share, reduce_op="mean")
+        self._evaluations += 1
+        if self._evaluations == 1:
+            self._loss = value
+        return with_gradients(value, [p for p, _ in reached], [g for _, g in reached])
+
+    def _losses(
+        self, trainer: Trainer, module: LightningModule, *, quiet: bool
+    ) -> Iterator[tuple[Tensor, int]]:
+        """Each chunk's loss, with its number of images."""
+        step = self._step
+        assert step is not None  # set in on_train_start
+        with_index = is_param_in_hook_signature(step, "batch_idx", min_args=2)
+        if quiet:
+            module.log = module.log_dict = _nothing  # type: ignore[method-assign]
+        try:
+            for index, batch in enumerate(self._chunks(trainer, module)):
+                output = step(batch, index) if with_index else step(batch)
+                loss: Any = output.get("loss") if isinstance(output, dict) else output
+                if loss is None:  # the module leaves the batch out
+                    continue
+                if not isinstance(loss, Tensor):
+                    _refuse(f"training_step must return a loss, got {type(loss).__name__}")
+                yield loss, extract_batch_size(batch)
+        finally:
+            if quiet:
+                del module.log, module.log_dict
+
+    def _chunks(self, trainer: Trainer, module: LightningModule) -> Iterator[Any]:
+        loader: Any = trainer.train_dataloader
+        stop: int | None = None
+        if isinstance(self._limit, int):
+            stop = self._limit
+        elif self._limit is not None and self._limit < 1.0:
+            stop = int(len(loader) * self._limit)
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+        changes = [callback for callback in callbacks if isinstance(callback, ChangedBatch)]
+        for index, batch in enumerate(islice(iter(loader), stop)):
+            moved = move_batch(trainer, module, batch)
+            for callback in changes:
+                callback.change_batch(trainer, moved, index)
+            yield moved
+
+    def _parts(self, trainer: Trainer, module: LightningModule) -> Iterator[Tensor]:
+        """What the chunks add to the loss, with their graphs, for second derivatives."""
+        for loss, images in self._losses(trainer, module, quiet=True):
+            yield loss * (images / self._images)
+        self._evaluations += 1
+
+    # ---- after it ------------------------------------------------------------------------------------------
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log the step."""
+        if self._loss is not None:
+            values = {"loss": self._loss, "evaluations": torch.tensor(float(self._evaluations))}
+            named = {f"optreg/full_batch/{name}": value for name, value in values.items()}
+            pl_module.log_dict(named, batch_size=1)
+            passes = self._evaluations * self._images - extract_batch_size(batch)
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]  # a connector sets it
+                if isinstance(callback, Throughput):  # which counts the one batch that it hears of
+                    callback.images += passes * trainer.world_size
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the module its training step back."""
+        super().on_train_end(trainer, pl_module)
+        if self._step is not None:
+            del pl_module.training_step
+            self._step = None
+        for optimizer in trainer.optimizers:
+            if isinstance(optimizer, Newton):
+                optimizer.objective = None
+
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the trainer its limit back."""
+        self._restore_limit(trainer)
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Put everything back."""
+        super().on_exception(trainer, pl_module, exception)
+        self._restore_limit(trainer)
+
+    def _restore_limit(self, trainer: Trainer) -> None:
+        if self._limit is not None:
+            trainer.limit_train_batches = self._limit
+            self._limit = None
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise MisconfigurationException(f"FullBatch: {reason}")
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    """Take the place of `log` where a point is evaluated again."""

@@ -1,0 +1,128 @@
+"""Which of a module's parameters a callback works on: by name, by type of layer, or all true weights.
+
+Layers may be frozen at first, or made later, and optimizers get their parameters in mid-run then. So a choice
+is made among all parameters, and again where an optimizer has one that was not there.
+"""
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import nn
+from torch.optim import Optimizer
+
+from lightning_optreg.optimizers.param_groups import biases_and_norms
+
+__all__ = ["Chosen", "ChosenParameters", "check_choice", "choose_parameters"]
+
+
+class Chosen(NamedTuple):
+    """A parameter, its full name and the layer it belongs to."""
+
+    name: str
+    parameter: nn.Parameter
+    layer: nn.Module
+
+
+def check_choice(owner: str, names: Sequence[str], types: Sequence[str]) -> None:
+    """Raise TypeError if these aren't lists of texts."""
+    for argument, texts in (("names", names), ("types", types)):
+        if isinstance(texts, str) or not all(isinstance(text, str) and text for text in texts):
+            raise TypeError(f"{owner}: {argument} must be a list of texts, got {texts!r}")
+
+
+def choose_parameters(
+    owner: str, module: nn.Module, names: Sequence[str] = (), types: Sequence[str] = ()
+) -> list[Chosen]:
+    """Choose parameters of a module, each once, those that are frozen now too.
+
+    Args:
+        owner: Who asks, for the message.
+        module: Any module.
+        names: Patterns as of files ("net.layer1.*"); a parameter's full name must match one. If there are
+            any, biases and the parameters of normalisation layers count like all others. A pruned weight,
+            which torch calls "weight_orig", has its name.
+        types: Names of layers' classes or of their bases ("Linear"); the layer must be of one.
+
+    Raises:
+        MisconfigurationException: If there is none.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Conv1d(3, 2, 1))
+        >>> [name for name, _, _ in choose_parameters("L1Penalty", net)]
+        ['0.weight', '2.weight']
+        >>> [name for name, _, _ in choose_parameters("L1Penalty", net, names=["0.*"], types=["Linear"])]
+        ['0.weight', '0.bias']
+    """
+    spared = set() if names else biases_and_norms(module)
+    chosen: dict[int, Chosen] = {}
+    for prefix, layer in module.named_modules():
+        if types and not {cls.__name__ for cls in type(layer).__mro__} & set(types):
+            continue
+        for short, parameter in layer.named_parameters(recurse=False):
+            name = f"{prefix}.{short}" if prefix else short
+            if id(parameter) in spared:
+                continue
+            if hasattr(layer, f"{short.removesuffix('_orig')}_mask"):
+                name = name.removesuffix("_orig")
+            if not names or any(fnmatchcase(name, pattern) for pattern in names):
+                chosen.setdefault(id(parameter), Chosen(name, parameter, layer))
+    if not chosen:
+        raise MisconfigurationException(
+            f"{owner}: no trainable parameter is chosen by names={list(names)} and types={list(types)} of "
+            f"{[name for name, _ in module.named_parameters()]}"
+        )
+    return list(chosen.values())
+
+
+class ChosenParameters:
+    """A choice among a module's parameters that follows the module: what is frozen, set free or added later.
+
+    Args:
+        owner: As for `choose_parameters`, as are the others.
+        module: Any module.
+        names: Patterns of names.
+        types: Names of layers' classes.
+
+    Raises:
+        MisconfigurationException: If none is chosen.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)).requires_grad_(False)
+        >>> chosen = ChosenParameters("MaxNorm", net)
+        >>> _ = net[1].requires_grad_(True)
+        >>> [name for name, _, _ in chosen.now()]
+        ['1.weight']
+    """
+
+    def __init__(
+        self, owner: str, module: nn.Module, names: Sequence[str] = (), types: Sequence[str] = ()
+    ) -> None:
+        self._owner, self._module, self._names, self._types = owner, module, names, types
+        self._known: dict[int, tuple[nn.Parameter, Chosen | None]] = {}
+        self._look()
+
+    def _look(self) -> None:
+        chosen = choose_parameters(self._owner, self._module, self._names, self._types)
+        # All are held, so that no new parameter has the id of an old one.
+        self._known = {id(parameter): (parameter, None) for parameter in self._module.parameters()}
+        self._known.update({id(each.parameter): (each.parameter, each) for each in chosen})
+
+    def all(self) -> list[Chosen]:
+        """Give those that are known, frozen ones too."""
+        return [each for _, each in self._known.values() if each is not None]
+
+    def now(self) -> list[Chosen]:
+        """Give those that are trained now, as far as they are known."""
+        return [each for each in self.all() if each.parameter.requires_grad]
+
+    def of(self, optimizer: Optimizer) -> list[Chosen]:
+        """Give those that an optimizer trains now, in its order."""
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        if any(id(parameter) not in self._known for parameter in parameters):
+            self._look()
+            for parameter in parameters:  # of another module
+                self._known.setdefault(id(parameter), (parameter, None))
+        found = (self._known[id(parameter)][1] for parameter in parameters)
+        return [each for each in found if each is not None and each.parameter.requires_grad]

@@ -1,0 +1,231 @@
+"""A watch for losses and gradients that are not finite: a run ends there, or the batch is left out.
+
+A loss that overflowed makes gradients that are not a number, those make weights that are not, and a run goes
+on for hours with them, over its checkpoints too. The step in which it began, and the layer, are what helps.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from lightning_optreg.callbacks._of_a_kind import OfAKind
+from lightning_optreg.callbacks.weights._non_finite import Recorder, all_finite, trace_backward, trace_forward
+
+__all__ = ["NaNGuard"]
+
+
+class NaNGuard(OfAKind):
+    """End the run, or leave the batch out, when a loss or a gradient is not finite.
+
+    Losses and gradients are looked at right before every optimizer step, before clipping: the weights are
+    still good then. With `action="stop"` a FloatingPointError names the step, the layer in which it began and
+    the newest checkpoint. The layer is found by running the inputs of the module's children again, with the
+    same random numbers and hooks on every layer; what the `training_step` computes outside of modules has no
+    name. With accumulation only the last batch of a window can be looked into.
+
+    With `action="skip"` the optimizer makes no step: its gradients become None, which torch's optimizers and
+    this package's leave out, states and all. Running statistics of batch normalisation are set back to what
+    they were before the batch (before the window, with accumulation). The step counts for Lightning and for
+    schedules; metrics that the module keeps of its batches keep the bad one's loss. After `max_skips` skips
+    in succession the run ends as above.
+
+    Under a gradient scaler (16-mixed) only the loss is judged: gradients overflow there by design, and the
+    scaler leaves the step out itself. Under DDP the processes decide together, which takes one reduction of a
+    number a step. Works with any optimizer, manual optimization and several optimizers included. Logs
+    `optreg/nan_guard/skipped`, the number of skipped steps.
+
+    Args:
+        action: Whether to `stop` the run or `skip` the step. Default: stop.
+        max_skips: Skips in succession after which the run ends nevertheless, at least 1. Default: 10.
+
+    Raises:
+        ValueError: If a value is out of its range.
+        MisconfigurationException: Before the first step, under strategies that shard parameters.
+        FloatingPointError: In training, see above.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(callbacks=[NaNGuard(action="skip")], accelerator="cpu", logger=False)
+    """
+
+    only_one = "which decides what is done with a batch"
+
+    def __init__(self, action: Literal["stop", "skip"] = "stop", max_skips: int = 10) -> None:
+        if action not in ("stop", "skip"):
+            raise ValueError(f"NaNGuard: action must be stop or skip, got {action!r}")
+        if not (isinstance(max_skips, int) and max_skips >= 1):
+            raise ValueError(f"NaNGuard: max_skips must be a whole number >= 1, got {max_skips}")
+        self.action, self.max_skips = action, max_skips
+        self.skipped = 0
+        """How many steps were skipped."""
+        self._in_succession = 0
+        self._recorder: Recorder | None = None
+        self._losses: list[tuple[int, Tensor]] = []  # batch and whether its loss is finite, of the window
+        self._statistics: list[tuple[Tensor, Tensor]] = []  # buffers and what they were
+        self._batch_idx = 0
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget an earlier fit; a checkpoint's state comes after this."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            self.skipped = self._in_succession = 0
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse strategies under which no process can look into a layer by itself."""
+        if isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
+            raise MisconfigurationException(
+                f"NaNGuard: {type(trainer.strategy).__name__} shards parameters, so no process can run a "
+                "layer again"
+            )
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to keep the inputs of the module's children, and find the running statistics."""
+        self._recorder = Recorder(pl_module)
+        self._losses = []
+        self._find_statistics(pl_module)
+
+    def _find_statistics(self, pl_module: LightningModule) -> None:
+        self._statistics = []
+        if self.action == "skip":
+            norms = [m for m in pl_module.modules() if isinstance(getattr(m, "running_mean", None), Tensor)]
+            buffers = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
+            self._statistics = [(buffer, buffer.clone()) for buffer in buffers]
+
+    @override
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Take down what the statistics and the random numbers are."""
+        self._batch_idx = batch_idx
+        if batch_idx == 0:  # layers may be others than in the last epoch
+            self._find_statistics(pl_module)
+        if self._recorder is not None:
+            self._recorder.begin(pl_module.device)
+        if self._statistics and not self._losses:
+            now, kept = zip(*self._statistics, strict=True)
+            torch._foreach_copy_(kept, now)
+
+    @override
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Look at a loss, without waiting for the device."""
+        self._losses.append((self._batch_idx, loss.detach().isfinite().all()))
+
+    @override
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Judge the losses and gradients that the step is made of."""
+        losses, self._losses = self._losses, []
+        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        good = torch.ones((), dtype=torch.bool, device=pl_module.device)
+        for _, finite in losses:
+            good = good & finite.to(good.device)
+        if parameters and not scaled:
+            good = good & all_finite(p.grad for p in parameters if p.grad is not None).to(good.device)
+        bad = not bool(good)
+        if trainer.world_size > 1:
+            bad = trainer.strategy.reduce_boolean_decision(bad, all=False)
+        if not bad:
+            self._in_succession = 0
+            if self._recorder is not None:
+                self._recorder.forget()
+            return
+        self._in_succession += 1
+        message = self._message(trainer, pl_module, losses)
+        if self.action == "stop" or self._in_succession > self.max_skips:
+            if self.action == "skip":
+                message = f"{message} (skipped {self.max_skips} steps in succession before)"
+            raise FloatingPointError(f"NaNGuard: {message}; {_newest_checkpoint(trainer)}")
+        self.skipped += 1
+        rank_zero_warn(f"NaNGuard: {message}; skipped, {self.skipped} so far", category=RuntimeWarning)
+        for parameter in parameters:
+            parameter.grad = None
+        if self._statistics:
+            now, kept = zip(*self._statistics, strict=True)
+            torch._foreach_copy_(now, kept)
+
+    def _message(self, trainer: Trainer, pl_module: LightningModule, losses: list[tuple[int, Tensor]]) -> str:
+        step = f"step {trainer.global_step + 1} (epoch {trainer.current_epoch}, batch {self._batch_idx})"
+        culprits = [batch_idx for batch_idx, finite in losses if not finite]
+        what = "the loss is not finite" if culprits else "a gradient is not finite"
+        if not culprits and all(self._gradients_are_finite(o) for o in trainer.optimizers):
+            return f"{step}: another process's loss is not finite, see its message"
+        if culprits and culprits[0] != self._batch_idx:
+            return f"{step}: {what} in batch {culprits[0]}, which was accumulated before"
+        recorder = self._recorder
+        if recorder is None or not recorder.calls:
+            return f"{step}: {what}; where it began is not known, since no child of the module was called"
+        if trainer.world_size > 1 and any(isinstance(m, nn.SyncBatchNorm) for m in pl_module.modules()):
+            return f"{step}: {what}; with SyncBatchNorm no process can run its layers again to see where"
+        with trainer.precision_plugin.train_step_context():
+            place = trace_forward(recorder, pl_module.device)
+            if place is None and not culprits:
+                place = trace_backward(recorder, pl_module.device)
+        if place is None:
+            place = "what the module computes outside of its layers"
+        return f"{step}: {what}; it began in {place}"
+
+    @staticmethod
+    def _gradients_are_finite(optimizer: Any) -> bool:
+        gradients = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+        return not gradients or bool(all_finite(gradients))
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log how many steps were skipped as often as other values of a step."""
+        every_n_steps: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
+        if self.action == "skip" and every_n_steps > 0 and trainer.global_step % every_n_steps == 0:
+            pl_module.log("optreg/nan_guard/skipped", float(self.skipped), batch_size=1)
+
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take the hooks away."""
+        self._close()
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Take them away then too: Lightning calls no `teardown`."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._recorder is not None:
+            self._recorder.close()
+            self._recorder = None
+        self._losses, self._statistics = [], []
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """Return the counts."""
+        return {"skipped": self.skipped, "in_succession": self._in_succession}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them up."""
+        self.skipped, self._in_succession = state_dict["skipped"], state_dict["in_succession"]
+
+
+def _newest_checkpoint(trainer: Trainer) -> str:
+    """Name the newest file that a ModelCheckpoint wrote: all of them are from before this step."""
+    paths = set()
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint):
+            paths |= {callback.last_model_path, callback.best_model_path, *callback.best_k_models}
+    there = [Path(path) for path in paths if path and Path(path).exists()]
+    if not there:
+        return "no checkpoint has been written yet"
+    return f"the last good checkpoint is {max(there, key=lambda path: path.stat().st_mtime)}"

@@ -1,0 +1,344 @@
+"""L1, L2 and elastic-net penalties for any module, added to the gradient without autograd.
+
+A penalty R(W) makes the loss L = L_data + lambda R(W). Its gradient is known in closed form, so nothing of
+it need be recorded: it is added once a step to the gradient that the optimizer is about to use. The proximal
+form applies the penalty's proximal map after the step instead (Parikh and Boyd 2014, "Proximal algorithms",
+Foundations and Trends in Optimization 1(3), section 4.2): the soft threshold of |w|, which gives exact zeros.
+Elastic net: Zou and Hastie 2005, "Regularization and variable selection via the elastic net".
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+from torch.optim import LBFGS, Optimizer
+from typing_extensions import override
+
+from lightning_optreg.callbacks._of_a_kind import OfAKind
+from lightning_optreg.callbacks.weights._chosen_parameters import (
+    ChosenParameters,
+    check_choice,
+)
+from lightning_optreg.callbacks.weights._step_hooks import StepHooks
+from lightning_optreg.optimizers import BFGS, Newton
+from lightning_optreg.optimizers.rates import rate_of
+
+__all__ = ["ElasticNet", "L1Penalty", "L2Penalty", "add_penalty_gradient", "penalty", "proximal_map"]
+
+
+def penalty(weights: Sequence[Tensor], l1: float, l2: float) -> Tensor:
+    """Give sum(l2 |w|^2 + l1 |w|) over all elements, in float32 at least.
+
+    Args:
+        weights: At least one tensor.
+        l1: Coefficient of |w|.
+        l2: Coefficient of |w|^2.
+
+    Example:
+        >>> penalty([torch.tensor([3.0, -4.0])], l1=1.0, l2=0.5)
+        tensor(19.5000)
+    """
+    total = torch.zeros((), device=weights[0].device)
+    for weight in weights:
+        size = weight.detach().abs()
+        size = size.float() if size.dtype in (torch.float16, torch.bfloat16) else size
+        total = total + (l1 * size.sum() + l2 * size.square().sum()).to(total.device)
+    return total
+
+
+def add_penalty_gradient(
+    gradients: Sequence[Tensor], weights: Sequence[Tensor], l1: float, l2: float
+) -> None:
+    """Add the penalty's gradient in place: g = g + 2 l2 w + l1 sign(w), with sign(0) = 0.
+
+    Args:
+        gradients: Dense tensors.
+        weights: Of their shapes; of a complex w the sign is w / |w|.
+        l1: Coefficient of |w|.
+        l2: Coefficient of |w|^2.
+
+    Example:
+        >>> g, w = torch.zeros(3), torch.tensor([2.0, 0.0, -1.0])
+        >>> add_penalty_gradient([g], [w], l1=0.1, l2=0.5)
+        >>> g
+        tensor([ 2.1000,  0.0000, -1.1000])
+    """
+    with torch.no_grad():
+        if l2 > 0.0:
+            torch._foreach_add_(list(gradients), list(weights), alpha=2.0 * l2)
+        if l1 > 0.0:
+            torch._foreach_add_(list(gradients), [weight.sgn() for weight in weights], alpha=l1)
+
+
+def proximal_map(weight: Tensor, l1: float | Tensor, l2: float | Tensor) -> None:
+    """Put w, in place, where sum(l2 |v|^2 + l1 |v|) + |v - w|^2 / 2 is least.
+
+    That is w = sign(w) max(|w| - l1, 0) / (1 + 2 l2).
+
+    Args:
+        weight: Any tensor.
+        l1: Coefficient of |w|, the learning rate included; a number or a tensor () of the weight's device.
+        l2: Coefficient of |w|^2, likewise.
+
+    Example:
+        >>> w = torch.tensor([2.0, 0.3, -1.0])
+        >>> proximal_map(w, l1=0.5, l2=0.0)
+        >>> w
+        tensor([ 1.5000,  0.0000, -0.5000])
+    """
+    with torch.no_grad():
+        # A tensor is not asked for its value: that would make a device wait.
+        if isinstance(l1, Tensor) or l1 > 0.0:
+            weight.copy_(weight.sgn() * (weight.abs() - l1).clamp_min_(0.0))
+        if isinstance(l2, Tensor) or l2 > 0.0:
+            weight.div_(1.0 + 2.0 * l2)
+
+
+class _Penalty(OfAKind):
+    """What the three penalties share: sum(l2 |w|^2 + l1 |w|) over the chosen parameters."""
+
+    _log_name: str
+
+    def __init__(
+        self, l1: float, l2: float, names: Sequence[str], types: Sequence[str], proximal: bool
+    ) -> None:
+        check_choice(type(self).__name__, names, types)
+        if not isinstance(proximal, bool):
+            raise TypeError(f"{type(self).__name__}: proximal must be true or false, got {proximal!r}")
+        self.l1, self.l2, self.proximal = l1, l2, proximal
+        self.names, self.types = list(names), list(types)
+        self._chosen: ChosenParameters | None = None
+        self._hooks = StepHooks(self._shrink)
+
+    @property
+    def _active(self) -> bool:
+        return self.l1 > 0.0 or self.l2 > 0.0
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose the parameters, and refuse what cannot be right."""
+        name = type(self).__name__
+        self._chosen = None
+        if not self._active:
+            return
+        for optimizer in trainer.optimizers:
+            if isinstance(optimizer, (LBFGS, BFGS, Newton)):
+                raise MisconfigurationException(
+                    f"{name}: {type(optimizer).__name__} compares losses, and these lack the penalty; "
+                    "add it to the loss in training_step, or use the optimizer's weight_decay"
+                )
+        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        fused = any(getattr(o, "_step_supports_amp_scaling", False) for o in trainer.optimizers)
+        if scaled and fused and not self.proximal:
+            raise MisconfigurationException(
+                f"{name}: a fused optimizer unscales its gradients within its step, after the penalty; set "
+                "fused to false, or use precision bf16-mixed"
+            )
+        self._chosen = ChosenParameters(name, pl_module, self.names, self.types)
+
+    @override
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Add the gradient, or see that the proximal map follows the step."""
+        if self._chosen is None:
+            return
+        if self.proximal:
+            self._hooks.attach(optimizer)
+            return
+        gradients, weights = [], []
+        for _, parameter, _ in self._chosen.of(optimizer):
+            if parameter.grad is None:
+                continue
+            if parameter.grad.is_sparse:
+                raise MisconfigurationException(
+                    f"{type(self).__name__}: a sparse gradient would no longer be sparse; use dense ones "
+                    "(Embedding(sparse=False)), other names, or proximal=True"
+                )
+            gradients.append(parameter.grad)
+            weights.append(parameter)
+        if gradients:
+            add_penalty_gradient(gradients, weights, self.l1, self.l2)
+
+    def _shrink(self, optimizer: Optimizer) -> None:
+        chosen = (
+            set() if self._chosen is None else {id(each.parameter) for each in self._chosen.of(optimizer)}
+        )
+        for group in optimizer.param_groups:
+            rate = rate_of(group)
+            for parameter in group["params"]:
+                if parameter.grad is not None and id(parameter) in chosen:
+                    l1 = rate * self.l1 if self.l1 > 0.0 else 0.0
+                    l2 = rate * self.l2 if self.l2 > 0.0 else 0.0
+                    proximal_map(parameter, l1, l2)
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log the penalty and the share of zeros as often as other values of a step."""
+        every_n_steps: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
+        if self._chosen is None or every_n_steps == 0 or trainer.global_step % every_n_steps:
+            return
+        weights = [each.parameter for each in self._chosen.now()]
+        if not weights:
+            return
+        nonzero = sum(torch.count_nonzero(weight).to(weights[0].device) for weight in weights)
+        share = 1.0 - nonzero / sum(weight.numel() for weight in weights)
+        pl_module.log(
+            f"{self._log_path(self._log_name)}/penalty", penalty(weights, self.l1, self.l2), batch_size=1
+        )
+        pl_module.log(f"{self._log_path(self._log_name)}/zeros", share, batch_size=1)
+
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave the optimizers as they were."""
+        self._close()
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave them so then too: Lightning calls no `teardown`."""
+        self._close()
+
+    def _close(self) -> None:
+        self._hooks.close()
+        self._chosen = None
+
+
+def _check(name: str, argument: str, value: float) -> None:
+    if not 0.0 <= value < math.inf:
+        raise ValueError(f"{name}: {argument} must be in [0, inf), got {value}")
+
+
+class L1Penalty(_Penalty):
+    """Add lambda sum |w| to the loss of any module: weights that do little become zero.
+
+    The gradient lambda sign(w) is added once a step, before gradient clipping, so that clipping sees the
+    gradient of the whole loss; unscaled under AMP, and once for all accumulated batches. The loss that the
+    module logs lacks the penalty. With manual optimization it comes right before the step, thus after a
+    clipping of the module's own. Parameters without a gradient in a step are left alone, so frozen layers
+    are until they are set free.
+
+    A gradient step passes zero without staying there. With `proximal` the gradient is left as it is, and
+    after each step w = sign(w) max(|w| - lr lambda, 0), with the learning rate of the parameter's group:
+    exact zeros. (For Adam that is the plain threshold, not the one in the metric of its second moments.)
+
+    Logs `optreg/l1_penalty/penalty` and `optreg/l1_penalty/zeros`, the share of exact zeros.
+
+    Args:
+        lambd: lambda, at least 0. Default: 1e-5. With 0 nothing happens.
+        names: Patterns of parameters' full names ("net.layer1.*"). Empty: all but biases and those of
+            normalisation layers.
+        types: Names of layers' classes ("Linear", "Conv2d"). Empty: all.
+        proximal: Shrink after the step in place of adding to the gradient.
+
+    Raises:
+        ValueError: If lambd is out of its range.
+        TypeError: If names or types are no lists of texts, or proximal is no bool.
+        MisconfigurationException: Before the first step, if no parameter is chosen, with an optimizer that
+            compares losses (L-BFGS, BFGS, Newton), or with a fused optimizer and a gradient scaler; in a
+            step, if a gradient is sparse.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> sparse = L1Penalty(1e-4, types=["Linear"], proximal=True)
+        >>> trainer = Trainer(callbacks=[sparse], accelerator="cpu", logger=False)
+    """
+
+    _log_name = "l1_penalty"
+
+    def __init__(
+        self,
+        lambd: float = 1e-5,
+        names: Sequence[str] = (),
+        types: Sequence[str] = (),
+        proximal: bool = False,
+    ) -> None:
+        _check("L1Penalty", "lambd", lambd)
+        super().__init__(lambd, 0.0, names, types, proximal)
+        self.lambd = lambd
+
+
+class L2Penalty(_Penalty):
+    """Add lambda sum w^2 to the loss of any module.
+
+    Its gradient is 2 lambda w, so for SGD it is the same as `weight_decay` of 2 lambda in the optimizer. For
+    Adam it is that of `Adam` and not of `AdamW`: the penalty is divided by the root of the second moments
+    like the rest of the gradient, so weights with large gradients are shrunk less. When and where it comes,
+    and what it leaves alone, is as for `L1Penalty`. With `proximal`, w = w / (1 + 2 lr lambda) after each
+    step. Logs `optreg/l2_penalty/penalty` and `optreg/l2_penalty/zeros`.
+
+    Args:
+        lambd: lambda, at least 0. Default: 5e-5. With 0 nothing happens.
+        names: Patterns of parameters' full names ("net.layer1.*"). Empty: all but biases and those of
+            normalisation layers.
+        types: Names of layers' classes ("Linear", "Conv2d"). Empty: all.
+        proximal: Shrink after the step in place of adding to the gradient.
+
+    Raises:
+        ValueError: If lambd is out of its range.
+        TypeError: As `L1Penalty`.
+        MisconfigurationException: As `L1Penalty`.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(callbacks=[L2Penalty(5e-4)], accelerator="cpu", logger=False)
+    """
+
+    _log_name = "l2_penalty"
+
+    def __init__(
+        self,
+        lambd: float = 5e-5,
+        names: Sequence[str] = (),
+        types: Sequence[str] = (),
+        proximal: bool = False,
+    ) -> None:
+        _check("L2Penalty", "lambd", lambd)
+        super().__init__(0.0, lambd, names, types, proximal)
+        self.lambd = lambd
+
+
+class ElasticNet(_Penalty):
+    """Add lambda sum(beta w^2 + |w|) to the loss of any module.
+
+    Its gradient is lambda (2 beta w + sign(w)). When and where it comes, and what it leaves alone, is as for
+    `L1Penalty`. With `proximal`, w = sign(w) max(|w| - lr lambda, 0) / (1 + 2 lr lambda beta) after each
+    step. Logs `optreg/elastic_net/penalty` and `optreg/elastic_net/zeros`.
+
+    Args:
+        lambd: lambda, at least 0. Default: 1e-5. With 0 nothing happens.
+        beta: Weight of the squares against the absolute values, at least 0. Default: 1.
+        names: Patterns of parameters' full names ("net.layer1.*"). Empty: all but biases and those of
+            normalisation layers.
+        types: Names of layers' classes ("Linear", "Conv2d"). Empty: all.
+        proximal: Shrink after the step in place of adding to the gradient.
+
+    Raises:
+        ValueError: If lambd or beta is out of its range.
+        TypeError: As `L1Penalty`.
+        MisconfigurationException: As `L1Penalty`.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(callbacks=[ElasticNet(1e-4, beta=2.0)], accelerator="cpu", logger=False)
+    """
+
+    _log_name = "elastic_net"
+
+    def __init__(
+        self,
+        lambd: float = 1e-5,
+        beta: float = 1.0,
+        names: Sequence[str] = (),
+        types: Sequence[str] = (),
+        proximal: bool = False,
+    ) -> None:
+        _check("ElasticNet", "lambd", lambd)
+        _check("ElasticNet", "beta", beta)
+        super().__init__(lambd, lambd * beta, names, types, proximal)
+        self.lambd, self.beta = lambd, beta

@@ -1,0 +1,6 @@
+"""The LightningModule that wraps any network of images to scores, and the measures it logs."""
+
+from lightning_optreg.classifier.brier_score import brier_score
+from lightning_optreg.classifier.image_classifier import ImageClassifier
+
+__all__ = ["ImageClassifier", "brier_score"]

@@ -1,0 +1,72 @@
+"""The command `plot`: pictures of optimizers at work.
+
+Its first word says which picture; each kind is a module of its own, imported when it is asked for.
+"""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+_KINDS = {
+    "surface": "optimizers on a loss surface of two variables: contours, 3-D view, animation",
+    "dynamics": "heavy ball and Nesterov's methods beside their differential equations",
+    "landscape": "the loss around a trained checkpoint, with the way that training took",
+}
+_USAGE = """\
+usage: lightning-optreg plot KIND --output FILE [options]
+
+{kinds}
+
+examples:
+  lightning-optreg plot surface --surface beale --output beale.png
+  lightning-optreg plot surface --surface saddle --output saddle.gif
+  lightning-optreg plot dynamics --output dynamics.svg
+
+lightning-optreg plot KIND --help lists a kind's options.\
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `lightning-optreg plot`: draw the picture that the arguments name.
+
+    Args:
+        argv: The arguments after the command's name. Default: those of this process.
+
+    Returns:
+        Exit status: 0, or 2 with one line on the standard error if the arguments are wrong.
+
+    Example:
+        >>> from lightning_optreg.commands.plot import main
+        >>> main(["--help"])  # doctest: +ELLIPSIS
+        usage: lightning-optreg plot KIND --output FILE [options]
+        ...
+        0
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv:
+        print(f"error: plot needs a kind of picture: {', '.join(_KINDS)}", file=sys.stderr)
+        return 2
+    kind = argv[0]
+    if kind in ("-h", "--help", "help"):
+        print(_USAGE.format(kinds="\n".join(f"  {name:<11}{what}" for name, what in _KINDS.items())))
+        return 0
+    if kind in _KINDS:  # imported only now: each kind needs other, heavy libraries
+        status: int = importlib.import_module(f"lightning_optreg.commands.plot.{kind}").main(argv[1:])
+        return status
+    near = difflib.get_close_matches(kind, ["--help"], n=1)
+    if near:
+        print(f"error: unknown option {kind!r}; did you mean --help?", file=sys.stderr)
+        return 2
+    if kind.startswith("-"):
+        print(
+            f"error: plot: the kind of picture comes first, {', '.join(_KINDS)}; got {kind!r}",
+            file=sys.stderr,
+        )
+        return 2
+    near = difflib.get_close_matches(kind.lower(), _KINDS, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(_KINDS)}"
+    print(f"error: unknown kind of picture {kind!r}; {hint}", file=sys.stderr)
+    return 2

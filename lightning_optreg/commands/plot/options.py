@@ -1,0 +1,93 @@
+"""What the kinds of pictures share: mistakes become one line, and a file appears whole or not at all."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lightning_optreg.cli.option_parser import OptionParser, UsageError
+from lightning_optreg.figures.gif import gif_writer
+from lightning_optreg.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.animation import FuncAnimation
+    from matplotlib.figure import Figure
+
+__all__ = ["ANIMATED", "STILL", "OptionParser", "UsageError", "guarded", "read_output", "save", "save_film"]
+
+STILL = (".png", ".svg", ".pdf")
+"""Endings of pictures at rest."""
+ANIMATED = (".gif", ".mp4")
+"""Endings of films."""
+
+
+def guarded(command: Callable[[], object]) -> int:
+    """Run a command; print one line for what a user can mend, and return the exit status.
+
+    Args:
+        command: Raises `UsageError` or OSError for that.
+
+    Returns:
+        0, or 2 after a message.
+    """
+    try:
+        command()
+    except UsageError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        what = error.strerror or str(error)
+        print(f"error: {f'{error.filename}: ' if error.filename else ''}{what}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def read_output(text: str, endings: Sequence[str]) -> Path:
+    """Check a file's name, before anything is computed for it.
+
+    Args:
+        text: The name.
+        endings: Those that can be written.
+
+    Raises:
+        UsageError: If the name ends otherwise, or the file is a film for which a program is missing.
+    """
+    path = Path(text)
+    if path.suffix not in endings:
+        raise UsageError(f"--output must end in {', '.join(endings)}, got {text}")
+    if path.suffix == ".mp4":
+        from matplotlib.animation import FFMpegWriter
+
+        if not FFMpegWriter.isAvailable():
+            raise UsageError(f"--output {text}: the program ffmpeg is not installed; a .gif needs none")
+    return path
+
+
+def save(figure: "Figure", path: Path, *, dpi: int) -> None:
+    """Write a picture and say so.
+
+    Args:
+        figure: The picture.
+        path: The file; its folder is made if missing.
+        dpi: Dots per inch, of pictures of dots.
+    """
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=dpi)
+    print(path)
+
+
+def save_film(film: "FuncAnimation", path: Path, *, dpi: int, fps: int) -> None:
+    """Write a film and say so.
+
+    Args:
+        film: The film.
+        path: The file, `.gif` or `.mp4`; its folder is made if missing.
+        dpi: Dots per inch.
+        fps: Pictures a second.
+    """
+    from matplotlib.animation import FFMpegWriter
+
+    writer = gif_writer(fps) if path.suffix == ".gif" else FFMpegWriter(fps=fps)
+    with replacing(path) as temporary:
+        film.save(str(temporary), writer=writer, dpi=dpi)
+    print(path)

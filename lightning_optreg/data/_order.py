@@ -1,0 +1,94 @@
+"""The order of an epoch's images, and how its batches are dealt out to processes."""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from lightning_optreg.randomness.draws import mix
+
+__all__ = ["Shuffle", "check_shuffle", "deal", "epoch_order", "fixed_order"]
+
+Shuffle = Literal["every_epoch", "once", "never", "by_class"]
+"""When training images are shuffled; "by_class" sorts them by their labels."""
+
+
+def check_shuffle(shuffle: object, name: str) -> None:
+    """Raise a ValueError that begins with `name` if this is no `Shuffle`."""
+    if shuffle not in get_args(Shuffle):
+        raise ValueError(f"{name}: shuffle must be one of {', '.join(get_args(Shuffle))}, got {shuffle!r}")
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
+    """Return the order of an epoch, a permutation of 0, ..., count - 1 that (seed, epoch) determine.
+
+    Args:
+        count: Number of images, at least 1.
+        seed: Any integer.
+        epoch: Epoch, counted from 0.
+
+    Returns:
+        int64 (count,).
+
+    Example:
+        >>> epoch_order(5, seed=0, epoch=1).sort().values
+        tensor([0, 1, 2, 3, 4])
+    """
+    return torch.randperm(count, generator=torch.Generator().manual_seed(mix(seed, epoch)))
+
+
+def fixed_order(labels: Tensor, shuffle: Shuffle, seed: int) -> Tensor:
+    """Return what all epochs have in common of their order.
+
+    Args:
+        labels: int64 (N,).
+        shuffle: "once": a permutation made from the seed, that of epoch 0. "by_class": sorted by label, in
+            a class as they come. "never", and "every_epoch", which shuffles later: as they come.
+        seed: Any integer.
+
+    Returns:
+        int64 (N,), positions.
+
+    Example:
+        >>> fixed_order(torch.tensor([1, 0, 1, 0]), "by_class", seed=0)
+        tensor([1, 3, 0, 2])
+    """
+    if shuffle == "once":
+        return epoch_order(len(labels), seed, epoch=0)
+    return labels.argsort(stable=True) if shuffle == "by_class" else torch.arange(len(labels))
+
+
+def deal(
+    count: int, batch_size: int, world_size: int, *, even: bool, drop_last: bool = False
+) -> list[tuple[int, int]]:
+    """Divide positions 0, ..., count - 1 into global batches, each with an image for every process at least.
+
+    A global batch has `batch_size * world_size` positions and the last one what remains. If fewer than
+    `world_size` remain they join the batch before, so that no process gets an empty batch.
+
+    Args:
+        count: Number of images, at least `world_size`.
+        batch_size: Images a process gets in a full batch, at least 1.
+        world_size: Number of processes, at least 1.
+        even: Leave out the last `count mod world_size` positions, so that in every batch all processes have
+            equally many images. (The mean of their mean gradients is then the mean over the global batch.)
+        drop_last: Leave out the last batch if it is not full.
+
+    Returns:
+        First position and end of each global batch. Empty if nothing is left.
+
+    Example:
+        >>> deal(11, batch_size=2, world_size=2, even=True)
+        [(0, 4), (4, 8), (8, 10)]
+        >>> deal(9, batch_size=2, world_size=2, even=False)
+        [(0, 4), (4, 9)]
+    """
+    full = batch_size * world_size
+    if even:
+        count -= count % world_size
+    if drop_last:
+        count -= count % full
+    starts = list(range(0, count, full))
+    if len(starts) > 1 and count - starts[-1] < world_size:
+        starts.pop()
+    return list(zip(starts, [*starts[1:], count], strict=True)) if starts else []

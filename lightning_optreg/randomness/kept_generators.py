@@ -1,0 +1,116 @@
+"""All generators that a network may draw from, read and set together, so that passes leave no trace."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_optreg.randomness.own_generators import generators_of, set_state_of, state_of
+
+__all__ = ["Generators", "kept_generators", "same_states"]
+
+
+class Generators:
+    """The global generators and those that objects hold: of Python, NumPy, torch on the CPU and on a device.
+
+    Args:
+        device: The device this process computes on.
+        roots: Objects that may hold generators of their own, such as a LightningModule. They are found once.
+
+    Example:
+        >>> generators = Generators(torch.device("cpu"))
+        >>> before = generators.read()
+        >>> first = torch.rand(3)
+        >>> same_states(before, generators.read())
+        False
+        >>> generators.write(before)
+        >>> torch.equal(first, torch.rand(3))
+        True
+    """
+
+    def __init__(self, device: torch.device, **roots: Any) -> None:
+        self._device = None if device.type in ("cpu", "meta") else device
+        # One that is the global one is read as that, and the system's has no state.
+        self._own = [
+            own
+            for _, own in generators_of(roots)
+            if own is not torch.default_generator and not isinstance(own, random.SystemRandom)
+        ]
+
+    def read(self) -> list[Any]:
+        """Give the states of all, in one order."""
+        states = [random.getstate(), np.random.get_state(legacy=True), torch.get_rng_state()]
+        if self._device is not None:
+            states.append(torch.get_device_module(self._device).get_rng_state(self._device))
+        return states + [state_of(own) for own in self._own]
+
+    def write(self, states: list[Any]) -> None:
+        """Set all to states that `read` or `seeded` gave."""
+        rest = iter(states)
+        random.setstate(next(rest))
+        np.random.set_state(next(rest))
+        torch.set_rng_state(next(rest))
+        if self._device is not None:
+            torch.get_device_module(self._device).set_rng_state(next(rest), self._device)
+        for own, state in zip(self._own, rest, strict=True):
+            set_state_of(own, state)
+
+    def seeded(self, seed: int) -> list[Any]:
+        """Give the states in which a seed would put them, without touching them.
+
+        Args:
+            seed: Any integer that torch takes; each generator that objects hold gets another one.
+        """
+        numpy = np.random.RandomState(seed % 2**32)
+        states: list[Any] = [random.Random(seed).getstate(), numpy.get_state(legacy=True)]
+        devices = [torch.device("cpu")] if self._device is None else [torch.device("cpu"), self._device]
+        states += [torch.Generator(device).manual_seed(seed).get_state() for device in devices]
+        return states + [_seeded(own, seed + number) for number, own in enumerate(self._own, 1)]
+
+
+def _seeded(own: Any, seed: int) -> Any:
+    """The state of another generator of the same kind."""
+    if isinstance(own, torch.Generator):
+        return state_of(torch.Generator(own.device).manual_seed(seed))
+    if isinstance(own, random.Random):
+        return state_of(random.Random(seed))
+    if isinstance(own, np.random.RandomState):
+        return state_of(np.random.RandomState(seed % 2**32))
+    return state_of(np.random.Generator(type(own.bit_generator)(seed % 2**32)))
+
+
+def same_states(a: Any, b: Any) -> bool:
+    """Whether no generator was drawn from between two readings."""
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, np.ndarray):
+        return np.array_equal(a, b)
+    if isinstance(a, (list, tuple)) and len(a) < 100:  # a longer one is a state of numbers
+        return all(same_states(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b)
+
+
+@contextmanager
+def kept_generators(device: torch.device, **roots: Any) -> Iterator[None]:
+    """Set all generators back at the end: the global ones, and those that objects hold.
+
+    Args:
+        device: The device this process computes on.
+        roots: Objects that may hold generators, such as a LightningModule and a loader.
+
+    Example:
+        >>> with kept_generators(torch.device("cpu")):
+        ...     first = torch.rand(3)
+        >>> torch.equal(first, torch.rand(3))
+        True
+    """
+    generators = Generators(device, **roots)
+    states = generators.read()
+    try:
+        yield
+    finally:
+        generators.write(states)

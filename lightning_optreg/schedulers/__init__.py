@@ -1,0 +1,11 @@
+"""Learning-rate schedules that torch has not got in a form a configuration can name.
+
+They chain (`torch.optim.lr_scheduler.ChainedScheduler`) and follow each other (`SequentialLR`) as torch's do.
+"""
+
+from lightning_optreg.schedulers.inverse_time_decay import InverseTimeDecay
+from lightning_optreg.schedulers.snapshot_cosine import SnapshotCosine
+from lightning_optreg.schedulers.warmup import Warmup
+from lightning_optreg.schedulers.warmup_multi_step import WarmupMultiStepLR
+
+__all__ = ["InverseTimeDecay", "SnapshotCosine", "Warmup", "WarmupMultiStepLR"]

@@ -1,0 +1,134 @@
+"""A warm-up before any other schedule."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from typing_extensions import override
+
+from lightning_optreg.optimizers.rates import set_rate
+from lightning_optreg.schedulers.factor_schedule import FactorSchedule, rates
+
+__all__ = ["Warmup"]
+
+
+class Warmup(FactorSchedule):
+    """A rising rate before any other schedule: eta'_0 (f + (1 - f) t / n) for t < n, then eta'_{t - n}.
+
+    eta' is the other schedule's rate, f the factor to start from and n the warm-up's length; the other
+    schedule begins when the warm-up is over. torch's `SequentialLR` needs the number of steps twice and both
+    schedules on one optimizer, cannot be written as a configuration's argument, and cannot hold
+    `ReduceLROnPlateau`; here that works too: during the warm-up it sees no values. Within a `SequentialLR` or
+    a `ChainedScheduler` its goal is the rate that the optimizer began with, not what schedules made before it
+    have lowered that to; there, nothing can tell a plateau schedule its values.
+
+    Args:
+        optimizer: Its learning rates are scheduled.
+        schedule: Makes the other schedule from the optimizer. None: a constant rate.
+        warmup: Length n of the warm-up (epochs, or steps with `lr_interval: step`), at least 0. Default: 5.
+        factor: Where it starts, f, in [0, 1]; 0 leaves the first step without effect. Default: 0.1.
+
+    Raises:
+        ValueError: If a value is out of its range.
+
+    Source:
+        Goyal et al. 2017, "Accurate, large minibatch SGD" (arXiv:1706.02677), section 2.2.
+
+    Example:
+        >>> import torch
+        >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+        >>> halve = lambda optimizer: torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+        >>> schedule, rates = Warmup(optimizer, halve, warmup=2, factor=0.0), []
+        >>> for _ in range(5):
+        ...     rates.append(schedule.get_last_lr()[0])
+        ...     optimizer.step()
+        ...     schedule.step()
+        >>> rates
+        [0.0, 0.5, 1.0, 0.5, 0.25]
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        schedule: Callable[[Optimizer], LRScheduler] | None = None,
+        warmup: int = 5,
+        factor: float = 0.1,
+    ) -> None:
+        if not warmup >= 0:
+            raise ValueError(f"Warmup: warmup must be >= 0, got {warmup}")
+        if not 0.0 <= factor <= 1.0:
+            raise ValueError(f"Warmup: factor must be in [0, 1], got {factor}")
+        self.warmup, self.factor = warmup, factor
+        # Schedules that were made before, to be chained with this one or to come before it, have changed the
+        # rates; the goal is that of the rates that the optimizer began with.
+        begun = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
+        before = [
+            float(rate / start) if start > 0.0 else 1.0
+            for rate, start in zip(rates(optimizer), begun, strict=True)
+        ]
+        for group, start in zip(optimizer.param_groups, begun, strict=True):
+            set_rate(group, start)
+        self.schedule = None if schedule is None else schedule(optimizer)
+        # What the other schedule begins with: not always the optimizer's rate (OneCycleLR, its own warm-ups).
+        self._goal = rates(optimizer)
+        for group, rate, others in zip(optimizer.param_groups, self._goal, before, strict=True):
+            set_rate(group, rate * others)
+        super().__init__(optimizer)
+
+    @override
+    def first_rates(self) -> list[float | Tensor]:
+        """Give the rates that the other schedule begins with."""
+        return self._goal
+
+    @override
+    def multiple(self, time: int) -> float:
+        """Give the multiple of the other schedule's first rate at a time; 1 when the warm-up is over."""
+        if time >= self.warmup:
+            return 1.0
+        return self.factor + (1.0 - self.factor) * time / self.warmup
+
+    @override
+    def rises(self, time: int) -> bool:
+        """Tell whether the warm-up lasts."""
+        return time < self.warmup
+
+    @override
+    def step(self, metrics: Any = None, epoch: int | None = None) -> None:  # type: ignore[override]
+        """Go a step further.
+
+        Args:
+            metrics: What `ReduceLROnPlateau` watches.
+            epoch: As torch's schedules have it; not used here.
+
+        Raises:
+            ValueError: If there is a plateau schedule and no value for it.
+        """
+        if self.last_epoch < self.warmup:
+            super().step()
+            return
+        self.last_epoch += 1
+        if isinstance(self.schedule, ReduceLROnPlateau):
+            if metrics is None:
+                raise ValueError("Warmup: ReduceLROnPlateau needs step(metrics)")
+            self.schedule.step(metrics)
+        elif self.schedule is not None:
+            self.schedule.step()
+        self._last_lr = rates(self.optimizer)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of both schedules."""
+        state = {name: value for name, value in vars(self).items() if name not in ("optimizer", "schedule")}
+        state = {name: value for name, value in state.items() if not callable(value)}
+        return {**state, "schedule": None if self.schedule is None else self.schedule.state_dict()}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up such a state."""
+        state = dict(state_dict)
+        inner = state.pop("schedule")
+        if self.schedule is not None:
+            self.schedule.load_state_dict(inner)
+        vars(self).update(state)
