@@ -220,7 +220,7 @@ def test_settings_act(setting: str, tmp_path: Path) -> None:
 def fit_or_refuse(name: str, folder: Path, module: LightningModule, **options: Any) -> None:
     """Fit, or see a module that the callback can't work on refused before the first step."""
     part = CALLBACKS[name]
-    refuses = "of Adam's type" if part.adam and not isinstance(module, Torchvision) else part.refuses
+    refuses = "must be like Adam" if part.adam and not isinstance(module, Torchvision) else part.refuses
     if part.no_schedule and isinstance(module, BoringModel) and not isinstance(module, TwoOptimizers):
         refuses = "has a learning-rate schedule"
     if part.boring is not None and isinstance(module, BoringModel):

@@ -128,8 +128,7 @@ class ChangedBatch(SeededCallback):
             pl_module.training_step, "dataloader_iter", explicit=True
         ):
             raise MisconfigurationException(
-                f"{type(self).__name__}: training_step must take a batch, not dataloader_iter, as the batch "
-                "is changed before"
+                f"{type(self).__name__}: training_step must take a batch, not dataloader_iter"
             )
         datamodule = datamodule_of(trainer)
         found = (getattr(owner, "num_classes", None) for owner in (self, pl_module, datamodule))

@@ -1,1 +1,1 @@
-"""When steps are made, and with which optimizer."""
+"""Callbacks that decide when training takes steps, with which optimizer, and when it stops."""

@@ -1,4 +1,4 @@
-"""Gradients that are added up outside autograd: a mean over chunks, and a loss that hands it on."""
+"""Gradients that are averaged over chunks outside autograd, and a loss whose `backward` returns them."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ __all__ = ["RunningMean", "with_gradients"]
 
 
 class RunningMean:
-    """Weighted mean of losses and gradients, one chunk after another: m <- m + (n_k / N_k)(g_k - m).
+    """Weighted mean of losses and gradients, chunk by chunk: m <- m + (n_k / N_k)(g_k - m).
 
-    N_k is the number of images up to chunk k. A single chunk's mean is the chunk's, to the last bit.
-    Sparse gradients, of embeddings, stay sparse.
+    N_k is the number of images up to chunk k. With a single chunk the mean equals the chunk's values, to the
+    last bit. Sparse gradients of embeddings stay sparse.
 
     Attributes:
         images: N_k.
@@ -33,7 +33,7 @@ class RunningMean:
         self.gradients: list[Tensor | None] = [None] * count
 
     def add(self, loss: Tensor, gradients: list[Tensor | None], images: int) -> None:
-        """Add a chunk: its mean loss, the gradients of that, and its number of images."""
+        """Add a chunk: its mean loss, the gradients of that loss, and its number of images."""
         self.images += images
         share = images / self.images
         self.loss = loss if self.loss is None else self.loss.lerp(loss, share)
@@ -61,12 +61,12 @@ class _WithGradients(torch.autograd.Function):
 
 
 def with_gradients(loss: Tensor, parameters: list[Tensor], gradients: list[Tensor]) -> Tensor:
-    """Make a loss whose `backward` gives parameters gradients that are known already.
+    """Return a loss whose `backward` sets known gradients.
 
     Args:
-        loss: A number.
+        loss: The loss's value, a tensor ().
         parameters: Parameters.
-        gradients: Of their shapes.
+        gradients: Their gradients, of the same shapes.
 
     Example:
         >>> theta = torch.zeros(2, requires_grad=True)

@@ -1,7 +1,7 @@
-"""Adam with restarts: back to the best weights, a lower rate and fresh moments whenever learning stalls.
+"""Adam with restarts: back to the best weights, with a lower rate and fresh moments, when learning stalls.
 
 Denkowski and Neubig 2017, "Stronger baselines for trustable results in neural machine translation"
-(arXiv:1706.09733): annealing as for SGD, with a restart of Adam at every step of it.
+(arXiv:1706.09733): annealing as for SGD, with a restart of Adam at each step of the annealing.
 """
 
 from typing import Any, Literal
@@ -26,32 +26,32 @@ __all__ = ["AdamRestarts"]
 
 
 class AdamRestarts(OfAKind):
-    """Restart the optimizers from the best weights when a monitored value has stopped to improve.
+    """Restart the optimizers from the best weights when a monitored value has stopped improving.
 
-    After `patience` validations without improvement: the weights (and buffers) of the best validation are
+    After `patience` validations without improvement, the weights (and buffers) of the best validation are
     loaded, every learning rate is multiplied by `factor`, and the optimizers' states (Adam's moments and step
-    counts, momentum) begin anew. After `max_restarts` of them the next stall ends the run, with the best
-    weights. It works with any optimizers; the best weights are in the callback's state, so checkpoints are
-    larger by them and a resumed run equals one that never stopped. All processes follow the first one's
-    value. Logs `optreg/adam_restarts/restarts`.
+    counts, momentum) are reset. After `max_restarts` restarts the next stall ends the run, with the best
+    weights. It works with any optimizers. The best weights are part of the callback's state, so checkpoints
+    are larger, and a resumed run equals one that never stopped. All processes use the value of rank 0. Logs
+    `optreg/adam_restarts/restarts`.
 
-    As `configs/methods/adam_restarts.yaml` has it, `patience=5, first_patience=10, max_restarts=2`, the first
-    restart is waited for longer than the second.
+    `configs/methods/adam_restarts.yaml` uses `patience=5, first_patience=10, max_restarts=2`, so the first
+    restart comes later than the second.
 
     Args:
-        monitor: Name of a logged value, looked at after each validation.
+        monitor: Name of a logged value, checked after each validation.
         mode: Whether it should fall ("min") or rise ("max").
-        patience: Validations without improvement before a restart, at least 1.
-        first_patience: Likewise before the first restart. None: `patience`.
-        factor: Of the learning rates at each restart, in (0, 1]. Default: 0.5.
-        max_restarts: At least 0; the stall after the last one ends the run. Default: 2.
-        min_delta: What counts as an improvement is more than this, at least 0.
+        patience: Validations without improvement before a restart, at least 1. Default: 5.
+        first_patience: The same for the first restart. None: `patience`.
+        factor: Factor of the learning rates at each restart, in (0, 1]. Default: 0.5.
+        max_restarts: Number of restarts, at least 0; the stall after the last ends the run. Default: 2.
+        min_delta: Smallest change that counts as an improvement, at least 0.
 
     Raises:
         ValueError: If a value is out of its range.
-        MisconfigurationException: Before the first step, if the module has a learning-rate schedule, which
-            would undo the factor, or no optimizer, if a callback averages weights, or if the strategy shards
-            parameters; later, if there is no such value.
+        MisconfigurationException: Before the first step, if the module has no optimizer or a learning-rate
+            schedule, which would undo the factor, if a callback averages weights, the strategy shards
+            parameters or the trainer is barebones; after a validation, if the value is not logged.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -88,7 +88,7 @@ class AdamRestarts(OfAKind):
 
     def _begin(self) -> None:
         self.restarts = 0
-        """How often it has restarted."""
+        """Number of restarts so far."""
         self._monitored.forget()
         self._weights: dict[str, Tensor] = {}
 
@@ -101,35 +101,33 @@ class AdamRestarts(OfAKind):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse what would undo it."""
+        """Refuse what would undo the restarts."""
         refuse_barebones(trainer, "AdamRestarts", self.monitor)
         refuse_sharding(trainer, "AdamRestarts", "which cannot be put back")
         if not any(optimizer.param_groups for optimizer in trainer.optimizers):
-            raise MisconfigurationException(
-                "AdamRestarts: the module has no optimizer, which it could restart"
-            )
+            raise MisconfigurationException("AdamRestarts: the module must have an optimizer, got none")
         callbacks = callbacks_of(trainer)
         for callback in callbacks:
             if isinstance(callback, (WeightAveraging, StochasticWeightAveraging)):
                 raise MisconfigurationException(
-                    f"AdamRestarts: {type(callback).__name__} ends with an average over the weights that a "
-                    "restart has left; leave one out"
+                    f"AdamRestarts: {type(callback).__name__} averages over the weights that a restart has "
+                    "left; remove one of the two"
                 )
         if trainer.lr_scheduler_configs:
             raise MisconfigurationException(
-                "AdamRestarts: the module has a learning-rate schedule, which would undo the factor; leave "
-                "one of them out"
+                "AdamRestarts: the module has a learning-rate schedule, which would undo the factor; remove "
+                "one of the two"
             )
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the weights that are validated, if something may change them before they are judged."""
+        """Copy the validated weights, if something may change them before the check."""
         if validates_in_fit(trainer):
             self._validated.begin(trainer, pl_module)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the monitored value, and restart if it is time."""
+        """Check the monitored value, and restart if it is time."""
         if not validates_in_fit(trainer):
             return
         if self._monitored.improves(logged_value(trainer, self.monitor, "AdamRestarts")):
@@ -138,11 +136,11 @@ class AdamRestarts(OfAKind):
         if self._monitored.bad_checks < (self.first_patience if self.restarts == 0 else self.patience):
             return
         self._monitored.bad_checks = 0
-        if self._weights:  # none if the value never was a number
+        if self._weights:  # empty if the value was never a number
             put_weights(pl_module, self._weights)
         if self.restarts == self.max_restarts:
             trainer.should_stop = True
-            rank_zero_info(f"AdamRestarts: {self.monitor} stalls after the last restart; the run ends")
+            rank_zero_info(f"AdamRestarts: {self.monitor} stalled after the last restart; the run ends")
             return
         self.restarts += 1
         for optimizer in trainer.optimizers:
@@ -159,12 +157,12 @@ class AdamRestarts(OfAKind):
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log how often it has restarted."""
+        """Log the number of restarts."""
         pl_module.log("optreg/adam_restarts/restarts", float(self.restarts), sync_dist=True, batch_size=1)
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """Return the best weights, and what decisions depend on."""
+        """Return the best weights, and everything that decisions depend on."""
         return {
             "restarts": self.restarts,
             **self._monitored.state_dict(),
@@ -173,6 +171,6 @@ class AdamRestarts(OfAKind):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up such a state."""
+        """Restore the state."""
         self.restarts, self._weights = state_dict["restarts"], dict(state_dict["weights"])
         self._monitored.load_state_dict(state_dict)

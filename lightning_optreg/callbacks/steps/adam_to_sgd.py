@@ -1,7 +1,7 @@
-"""Train with Adam first and with SGD afterwards, whatever the module's optimizer of Adam's type is.
+"""Train first with Adam and then with SGD, for any optimizer like Adam in the module.
 
-Adam gets ahead early, SGD with momentum often ends at the better test error (Wilson et al. 2017,
-arXiv:1705.08292); Keskar and Socher 2017 (arXiv:1712.07628) switch from one to the other and estimate SGD's
+Adam is faster at first, SGD with momentum often reaches a better test error (Wilson et al. 2017,
+arXiv:1705.08292). Keskar and Socher 2017 (arXiv:1712.07628) switch from one to the other and estimate SGD's
 learning rate from Adam's steps.
 """
 
@@ -27,49 +27,53 @@ __all__ = ["AdamToSGD"]
 
 
 class AdamToSGD(OfAKind, LetsGo):
-    """Replace an optimizer of Adam's type by SGD with momentum in mid-run.
+    """Replace an optimizer like Adam by SGD with momentum during the run.
 
-    When: before the first batch of an epoch (`at_epoch`), before the batch that follows a number of optimizer
-    steps (`at_step`), after a monitored value has not improved for `patience` validations (`monitor`), or, if
+    It switches before the first batch of an epoch (`at_epoch`), after a number of optimizer steps
+    (`at_step`), after `patience` validations without improvement of a monitored value (`monitor`), or, if
     none of these is given, by the criterion of SWATS: when gamma_k = p.p / -(p.g), the rate at which an SGD
     step along the gradient g would have Adam's step p as its projection, is within `tolerance` of its own
     average Lambda_k (see `lightning_optreg.optimizers.RateEstimate`).
 
-    SGD begins without momentum at `lr`, or at (1 - momentum) Lambda_k if none is given, which is SWATS's
-    second phase; the switch then waits for a positive estimate. The group with the largest rate gets it, and
-    the others keep their ratios to that. Groups keep their weight decay, which SGD couples: lambda * theta is
-    added to the gradient. Schedules go on and scale the
-    new rate as they would have scaled the old one. Adam's state is freed.
+    SGD starts without momentum at `lr`, or, if not given, at (1 - momentum) Lambda_k as in the second phase
+    of SWATS; the switch then waits for a positive estimate. This is the rate of the group with the largest
+    rate; the others keep their ratios to it. Groups keep their weight decay, which SGD couples: lambda *
+    theta is added to the gradient. Schedules continue and scale the new rate as they would have scaled the
+    old one. Adam's state is freed.
 
-    It is right under gradient accumulation, clipping, AMP and DDP (the ranks decide together), with manual
-    optimization, and on resuming from a checkpoint of before or after the switch. Estimating costs a copy
-    of the parameters and three passes over them in each step until the switch; with `lr` and a time given
-    nothing is estimated. Logs `optreg/adam_to_sgd/rate_estimate` while it estimates and
-    `optreg/adam_to_sgd/lr` at the switch. (Asked for in pytorch-lightning issues 4044 and 6829.)
+    It works with gradient accumulation, clipping, AMP and DDP (the ranks decide together), with manual
+    optimization, and when resuming from a checkpoint before or after the switch. The estimate costs a copy of
+    the parameters and three passes over them in each step until the switch; with `lr` and a time given
+    nothing is estimated. Logs `optreg/adam_to_sgd/rate_estimate` while it estimates, and
+    `optreg/adam_to_sgd/lr` at the switch. (Requested in pytorch-lightning issues 4044 and 6829.)
 
     Args:
-        at_epoch: Epoch, counted from 0, whose first batch SGD trains on; at least 0.
+        at_epoch: First epoch with SGD, counted from 0; at least 0.
         at_step: Number of optimizer steps before the switch, at least 0; those of all optimizers count, as
             in `trainer.global_step`.
-        monitor: Name of a logged value, looked at after each validation.
+        monitor: Name of a logged value, checked after each validation.
         mode: Whether the monitored value should fall ("min") or rise ("max").
-        patience: Validations without improvement after which to switch, at least 1.
-        min_delta: What counts as an improvement is more than this, at least 0.
-        lr: SGD's learning rate at the switch, above 0, that of the group with the largest. None: estimated.
-        momentum: Of SGD, in [0, 1). Default: 0.9, which is SWATS's beta1.
+        patience: Validations without improvement before the switch, at least 1. Default: 3.
+        min_delta: Smallest change that counts as an improvement, at least 0.
+        lr: SGD's learning rate at the switch, above 0, for the group with the largest rate. None: estimated.
+        momentum: Momentum of SGD, in [0, 1). Default: 0.9, as beta1 in SWATS.
         nesterov: Use Nesterov's form of momentum.
-        weight_decay: Of SGD, at least 0. None: that of each group.
-        tolerance: How near gamma_k has to come to its average, above 0. gamma_k scatters, so they meet by
-            chance, and sooner with a wider tolerance. Default: 1e-5; the paper's 1e-9 is below float32's
-            resolution.
-        optimizer_index: Which of several optimizers is replaced, at least 0.
+        weight_decay: Weight decay of SGD, at least 0. None: that of each group.
+        tolerance: Largest distance of gamma_k from its average at the switch, above 0. gamma_k fluctuates, so
+            they meet by chance, and sooner with a larger tolerance. Default: 1e-5; the paper's 1e-9 is below
+            float32's resolution.
+        optimizer_index: Index of the optimizer to replace, at least 0.
 
     Raises:
-        TypeError: If a whole number is not one.
-        ValueError: If a value is out of its range or more than one time is given.
-        MisconfigurationException: Before the first step, if there is no optimizer, or it has no `betas`, as
-            those of Adam's type have, or if the strategy shards parameters; at the switch, if a schedule is
-            at a rate of 0.
+        ValueError: If a value is out of its range, or more than one of at_epoch, at_step and monitor is
+            given.
+        MisconfigurationException: Before the first step, if there is no such optimizer, its groups have no
+            `betas` as Adam's have, another `AdamToSGD` would replace it, the strategy shards parameters or,
+            with monitor, the trainer is barebones; after a validation, if the monitored value is not logged;
+            at the switch, if a schedule is at a rate of 0.
+
+    Warns:
+        UserWarning: If the run ends before the switch.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -93,8 +97,8 @@ class AdamToSGD(OfAKind, LetsGo):
     ) -> None:
         if sum(when is not None for when in (at_epoch, at_step, monitor)) > 1:
             raise ValueError(
-                "AdamToSGD: at_epoch must be the only one given of at_epoch, at_step and monitor, "
-                f"got {at_epoch}, {at_step} and {monitor}"
+                "AdamToSGD: at_epoch must be None with at_step or monitor, as only one may be given, got "
+                f"at_epoch={at_epoch}, at_step={at_step} and monitor={monitor}"
             )
         for name, count, least in (
             ("at_epoch", at_epoch, 0),
@@ -124,14 +128,14 @@ class AdamToSGD(OfAKind, LetsGo):
 
     def _begin(self) -> None:
         self.switched = False
-        """Whether SGD trains now."""
+        """Whether it has switched to SGD."""
         self._due = False
         self._monitored.forget()
         self._estimate = RateEstimate()
 
     @property
     def estimates(self) -> bool:
-        """Whether Adam's steps are measured: for the rate, or for the criterion."""
+        """Whether Adam's steps are measured, for the rate or for the criterion."""
         return self.lr is None or (self.at_epoch is None and self.at_step is None and self.monitor is None)
 
     @property
@@ -149,32 +153,32 @@ class AdamToSGD(OfAKind, LetsGo):
         replaced = [callback.optimizer_index for callback in callbacks if isinstance(callback, AdamToSGD)]
         if replaced.count(self.optimizer_index) > 1:
             raise MisconfigurationException(
-                f"AdamToSGD: two of them would replace optimizer {self.optimizer_index}; give each an "
-                "optimizer_index of its own"
+                f"AdamToSGD: two of them would replace optimizer {self.optimizer_index}; use different "
+                "values of optimizer_index"
             )
         if stage == "fit":
             self._begin()
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check the optimizer; on a resume from after the switch, put SGD in place for its state."""
+        """Check the optimizer; when resuming after the switch, put SGD in place for its state."""
         if self.monitor is not None:
             refuse_barebones(trainer, "AdamToSGD", self.monitor)
         refuse_sharding(trainer, "AdamToSGD", "which cannot be switched")
         if self.optimizer_index >= len(trainer.optimizers):
             raise MisconfigurationException(
-                f"AdamToSGD: optimizer_index is {self.optimizer_index}, and the module has "
-                f"{len(trainer.optimizers)} optimizer(s)"
+                f"AdamToSGD: optimizer_index must be < {len(trainer.optimizers)}, the number of optimizers, "
+                f"got {self.optimizer_index}"
             )
         optimizer = trainer.optimizers[self.optimizer_index]
-        if not optimizer.param_groups:  # what Lightning has for a module that configures none
-            raise MisconfigurationException("AdamToSGD: the module has no optimizer, which it could replace")
-        # A resumed run's groups may be SGD's already, where a callback has put them back that had added some.
+        if not optimizer.param_groups:  # Lightning's placeholder for a module without an optimizer
+            raise MisconfigurationException("AdamToSGD: the module must have an optimizer, got none")
+        # A resumed run's groups may be SGD's already, if a callback that had added some has restored them.
         if "betas" not in optimizer.defaults and not all(
             "betas" in group for group in optimizer.param_groups
         ):
             raise MisconfigurationException(
-                f"AdamToSGD: the optimizer must be of Adam's type (its groups have betas), got "
+                f"AdamToSGD: the optimizer must be like Adam (its groups have betas), got "
                 f"{type(optimizer).__name__}"
             )
         if self.switched:
@@ -186,7 +190,7 @@ class AdamToSGD(OfAKind, LetsGo):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Warn if the run is too short to get to the switch."""
+        """Warn if the run ends before the switch."""
         own_steps = None if not pl_module.automatic_optimization else self.at_step
         for unit, time in (("epoch", self.at_epoch), ("step", own_steps)):
             if time is None or self.switched:
@@ -211,7 +215,7 @@ class AdamToSGD(OfAKind, LetsGo):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log the estimate as often as other values of a step."""
+        """Log the estimate every `log_every_n_steps` steps."""
         if self._meter is not None and is_logging_step(trainer):
             pl_module.log(f"{self._log_path('adam_to_sgd')}/rate_estimate", self._meter.rate, batch_size=1)
 
@@ -229,7 +233,7 @@ class AdamToSGD(OfAKind, LetsGo):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Switch if it is time: the training loop looks for its optimizer after this hook."""
+        """Switch if it is time: the training loop gets its optimizer after this hook."""
         if self.switched:
             return
         if self.at_epoch is not None:
@@ -253,7 +257,7 @@ class AdamToSGD(OfAKind, LetsGo):
         self._replace(trainer, rate)
         pl_module.log(f"{self._log_path('adam_to_sgd')}/lr", rate, batch_size=1)
         rank_zero_info(
-            f"AdamToSGD: SGD with learning rate {rate:.4g} and momentum {self.momentum} goes on from "
+            f"AdamToSGD: SGD with learning rate {rate:.4g} and momentum {self.momentum} continues from "
             f"step {trainer.global_step}, epoch {trainer.current_epoch}"
         )
 
@@ -284,7 +288,7 @@ class AdamToSGD(OfAKind, LetsGo):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """Return whether it has switched, and what the decision depends on."""
+        """Return whether it has switched, and everything that the decision depends on."""
         return {
             "switched": self.switched,
             "due": self._due or self._has_settled,
@@ -295,7 +299,7 @@ class AdamToSGD(OfAKind, LetsGo):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up such a state."""
+        """Restore the state."""
         self.switched, self._due = state_dict["switched"], state_dict["due"]
         self._monitored.load_state_dict(state_dict)
         self._estimate = RateEstimate(state_dict["average"], state_dict["steps"])

@@ -2,7 +2,8 @@
 
 Smith, Kindermans, Ying and Le 2017, "Don't decay the learning rate, increase the batch size"
 (arXiv:1711.00489): the noise of SGD has the scale g = s (N / B - 1), about s N / B, and s N / (B (1 - m))
-with momentum m. It falls alike whether the rate s is divided or the batch B multiplied; steps become fewer.
+with momentum m. Dividing the rate s and multiplying the batch B reduce it equally; the latter needs fewer
+steps.
 """
 
 import math
@@ -26,7 +27,7 @@ __all__ = ["BatchSizeGrowth", "noise_scale"]
 
 
 def noise_scale(lr: float, batch_size: int, images: int, momentum: float = 0.0) -> float:
-    """Give the scale of SGD's noise: g = s / (1 - m) (N / B - 1).
+    """Return the scale of SGD's noise: g = s / (1 - m) (N / B - 1).
 
     Args:
         lr: Learning rate s.
@@ -42,28 +43,32 @@ def noise_scale(lr: float, batch_size: int, images: int, momentum: float = 0.0) 
 
 
 class BatchSizeGrowth(OfAKind, LetsGo, ChangesAccumulation):
-    """Multiply the batch at milestones, where a schedule would divide the learning rate.
+    """Multiply the batch size at milestones, where a schedule would divide the learning rate.
 
-    From each milestone on a step takes `factor` times as many batches of the loader: they are accumulated, so
-    it works with any module and loader, memory does not grow, and batch normalisation keeps the statistics of
-    the loader's batches, which are the paper's "ghost" batches. Where the growth would exceed `max_growth`,
-    the learning rate is divided by the factor instead. Epochs stay as they are and have fewer steps; a
-    schedule that counts steps should count epochs. Logs `optreg/batch_size_growth/growth`.
+    From each milestone on a step takes `factor` times as many batches of the loader. They are accumulated, so
+    it works with any module and loader, memory does not grow, and batch normalisation uses the statistics of
+    the loader's batches, the paper's "ghost" batches. Once the growth would exceed `max_growth`, the learning
+    rate is divided by the factor instead. Epochs have the same images and fewer steps; schedules should count
+    epochs, not steps. Logs `optreg/batch_size_growth/growth`.
 
-    It is a function of the epoch, so a resumed run equals one that never stopped. As ever with accumulation
-    in Lightning, what is left at an epoch's end makes a step of less than the full batch, at less than full
-    weight.
+    It depends only on the epoch, so a resumed run equals one that never stopped. As always with accumulation
+    in Lightning, the remaining batches at the end of an epoch make a step with less than the full batch, and
+    less than full weight.
 
     Args:
         milestones: Epochs, counted from 0, from which the batch is larger; increasing, at least 1.
-        factor: By how much each time, at least 2. Default: 5.
-        max_growth: Largest multiple of the first batch, at least 1. g holds for batches B far smaller
+        factor: Factor of the batch size at each milestone, at least 2. Default: 5.
+        max_growth: Largest multiple of the first batch size, at least 1. g holds for batches B far smaller
             than the N images. None: no limit.
 
     Raises:
         ValueError: If a value is out of its range.
-        MisconfigurationException: Before the first step, with manual optimization; or if the limit would
-            lower the rate of a module that has a schedule, which would undo it.
+        MisconfigurationException: Before the first step, with manual optimization, with
+            `GradientAccumulationScheduler`, or if the limit would lower the rate of a module with a schedule,
+            which would undo it.
+
+    Warns:
+        UserWarning: If the run ends before a milestone.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -91,7 +96,7 @@ class BatchSizeGrowth(OfAKind, LetsGo, ChangesAccumulation):
         self._first: int | None = None
 
     def growth(self, epoch: int) -> int:
-        """Give the multiple of the first batch in an epoch."""
+        """Return the multiple of the first batch size in an epoch, counted from 0."""
         times = bisect_right(self.milestones, epoch)
         if self.max_growth is not None:
             times = min(times, int(math.log(self.max_growth, self.factor) + 1e-9))
@@ -99,34 +104,34 @@ class BatchSizeGrowth(OfAKind, LetsGo, ChangesAccumulation):
 
     @override
     def accumulation(self, trainer: Trainer, epoch: int) -> int:
-        """Give the batches of the loader that a step takes in an epoch, before and in training."""
+        """Return how many batches of the loader a step takes in an epoch, before and in training."""
         first = trainer.accumulate_grad_batches if self._first is None else self._first
         return first * self.growth(epoch)
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse what cannot work."""
+        """Refuse unsupported setups."""
         refuse_manual_optimization(
             pl_module, "BatchSizeGrowth", "since a module with manual optimization makes its own steps"
         )
         callbacks = callbacks_of(trainer)
         if any(isinstance(callback, GradientAccumulationScheduler) for callback in callbacks):
             raise MisconfigurationException(
-                "BatchSizeGrowth: GradientAccumulationScheduler sets by how much to accumulate, too; leave "
-                "one of them out"
+                "BatchSizeGrowth: GradientAccumulationScheduler sets the accumulation too; remove one of the "
+                "two"
             )
         lowers = bool(self.milestones) and self.growth(self.milestones[-1]) < self.factor ** len(
             self.milestones
         )
         if lowers and trainer.lr_scheduler_configs:
             raise MisconfigurationException(
-                "BatchSizeGrowth: max_growth would have it divide the learning rate, which the module's "
-                "schedule undoes; leave one of them out"
+                "BatchSizeGrowth: beyond max_growth the learning rate is divided, which the module's "
+                "schedule would undo; remove one of the two"
             )
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Accumulate as the epoch asks for; one that goes on after a resume has no other hook."""
+        """Set the accumulation of the epoch; after a resume within an epoch there is no other hook."""
         if self._first is None:
             self._first = trainer.accumulate_grad_batches
             epochs = trainer.max_epochs
@@ -139,7 +144,7 @@ class BatchSizeGrowth(OfAKind, LetsGo, ChangesAccumulation):
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take larger batches from a milestone on, or a lower rate."""
+        """Set a larger batch size, or a lower rate, at a milestone."""
         epoch = trainer.current_epoch
         if self._first is not None:
             trainer.accumulate_grad_batches = self.accumulation(trainer, epoch)

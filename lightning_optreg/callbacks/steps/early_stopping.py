@@ -1,4 +1,4 @@
-"""Early stopping by patience or by Prechelt's criteria, with the best weights put back at the end."""
+"""Early stopping by patience or by Prechelt's criteria, with the best weights restored at the end."""
 
 import math
 from typing import Any, Literal
@@ -29,59 +29,59 @@ def _copy_on_the_cpu(weight: Tensor) -> Tensor:
 
 
 class EarlyStopping(OfAKind, lightning_callbacks.EarlyStopping):
-    """Stop when the validation no longer gets better, by one of four criteria, and keep the best weights.
+    """Stop when the validation stops improving, by one of four criteria, and restore the best weights.
 
-    Lightning's `EarlyStopping` with four additions; without them it does what Lightning's does.
+    Lightning's `EarlyStopping` with four additions; without them it behaves like Lightning's.
 
-    - `restore_best`: when the fit ends, be it by an exception or Ctrl+C, the module gets the weights and
-      buffers of its best validation back, which is the one with the lowest (highest) value, whatever
-      `min_delta` says. A later `trainer.test()` sees them; checkpoints keep the weights of their own time,
-      with the best ones in this callback's state.
-    - `criterion`: "patience", or one of Prechelt's, t counting validations and strips being k of them.
-      "GL": GL(t) = 100 (E_va(t) / E_opt(t) - 1) > alpha, E_opt(t) being the lowest error so far. "PQ": at
-      the end of a strip GL(t) / P_k(t) > alpha, P_k(t) = 1000 (sum E_tr / (k min E_tr) - 1) over the strip,
-      so as long as training makes progress the error may rise. "UP": at the end of s strips in succession the
-      error is above that of the one before.
-    - `smoothing`: what is judged is the moving average m_t / (1 - s^t), m_t = s m_{t-1} + (1 - s) E_va(t).
-    - All processes judge the first one's value, so they stop together although the metric may not have been
-      reduced over them.
+    - `restore_best`: when the fit ends, even by an exception or Ctrl+C, the weights and buffers of the best
+      validation are restored: the one with the lowest (highest) value, regardless of `min_delta`. A later
+      `trainer.test()` uses them; checkpoints keep their own weights, with the best ones in this callback's
+      state.
+    - `criterion`: "patience", or one of Prechelt's, where t counts validations and a strip has k of them.
+      "GL": GL(t) = 100 (E_va(t) / E_opt(t) - 1) > alpha, with the lowest error so far E_opt(t). "PQ": at the
+      end of a strip GL(t) / P_k(t) > alpha, with P_k(t) = 1000 (sum E_tr / (k min E_tr) - 1) over the strip,
+      so the error may rise as long as training makes progress. "UP": at the end of s consecutive strips the
+      error is above that of the strip before.
+    - `smoothing`: the moving average m_t / (1 - s^t) is judged, with m_t = s m_{t-1} + (1 - s) E_va(t).
+    - All processes judge the value of rank 0, so they stop together even if the metric is not reduced over
+      them.
 
-    All of it is in the callback's state: a resumed run stops when the uninterrupted one would have stopped.
-    A new fit begins anew, also with the same object. A run that ends before its first validation (by
-    `max_steps`, say) is not asked for the value. Logs `optreg/early_stopping/best`, and `wait`, `GL`, `PQ` or
-    `rises`, whichever decides.
+    All of this is part of the callback's state: a resumed run stops when an uninterrupted one would. A new
+    fit starts afresh, even with the same object. A run that ends before its first validation (for example by
+    `max_steps`) does not need the value. Logs `optreg/early_stopping/best`, and `wait`, `GL`, `PQ` or
+    `rises`, depending on the criterion.
 
-    In a YAML of a LightningCLI of your own, the full path `lightning_optreg.callbacks.EarlyStopping` tells it
-    from Lightning's; this package's command line takes the short name for this one.
+    In the YAML of your own LightningCLI, use the full path `lightning_optreg.callbacks.EarlyStopping` to
+    distinguish it from Lightning's; in this package's command line the short name is this class.
 
     Args:
         monitor: Name of a logged value.
-        min_delta: What counts as an improvement is more than this; below 0, what is worse by less than it
-            counts too.
-        patience: Checks without improvement before the end, at least 0, which does what 1 does; for the
-            criterion of that name.
-        verbose: Whether improvements and the end are reported.
+        min_delta: Smallest change that counts as an improvement; below 0, slightly worse values count too.
+        patience: Checks without improvement before the run ends, at least 0 (the same as 1); for the
+            criterion "patience". Default: 3.
+        verbose: Whether to report improvements and the end.
         mode: Whether the value should fall ("min") or rise ("max"). GL and PQ need "min".
         strict: Whether a missing value is an error, from the first validation on.
         check_finite: Whether a value that is not finite ends the run.
-        stopping_threshold: A value this good ends the run. None: none does.
-        divergence_threshold: A value this bad ends the run. None: none does.
+        stopping_threshold: The run ends once the value is this good. None: no threshold.
+        divergence_threshold: The run ends once the value is this bad. None: no threshold.
         check_on_train_epoch_end: Whether to check at the end of training epochs rather than of validations.
-            None: if there is one validation an epoch.
-        log_rank_zero_only: Whether only the first process reports.
-        restore_best: Whether the best weights are put back. Default: False.
-        criterion: What ends the run. Default: patience.
+            None: if there is one validation per epoch.
+        log_rank_zero_only: Whether only rank 0 reports.
+        restore_best: Whether to restore the best weights. Default: False.
+        criterion: The criterion that ends the run. Default: patience.
         alpha: Threshold of GL (Prechelt: 1 to 5) or PQ (0.5 to 3), above 0. Default: 2.
-        strip: k, validations in a strip, at least 1; Prechelt takes 5. Default: 5.
+        strip: k, validations in a strip, at least 1. Default: 5, as in Prechelt.
         successive: s of UP, at least 1 (Prechelt: 2 to 8). Default: 3.
-        train_monitor: Name of the training error that PQ looks at.
+        train_monitor: Name of the training error, for PQ.
         smoothing: s of the moving average, in [0, 1). With 0 there is none. Default: 0.
 
     Raises:
-        ValueError: If a value is out of its range, or criteria and other arguments do not fit each other.
-        MisconfigurationException: Before the first step, if best weights cannot be kept: under strategies
-            that shard them, or beside callbacks that validate averaged weights; at a check, if PQ's training
-            error is missing, or an error is not above 0.
+        ValueError: If a value is out of its range, or arguments don't fit the criterion.
+        MisconfigurationException: Before the first step, if the best weights can't be kept, because the
+            strategy shards parameters, or another callback averages or restores weights, or if the trainer is
+            barebones; at a check, if PQ's training error is not logged, or an error is not above 0.
+        RuntimeError: At a check, if the monitored value is not logged and strict is True.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -110,7 +110,7 @@ class EarlyStopping(OfAKind, lightning_callbacks.EarlyStopping):
         train_monitor: str | None = None,
         smoothing: float = 0.0,
     ) -> None:
-        # The best value, whatever `min_delta` says; Lightning's `best_score` is the last improvement by it.
+        # The best value, regardless of `min_delta`; Lightning's `best_score` is the last improvement by it.
         self._monitored = Monitored("EarlyStopping", mode)
         if not math.isfinite(min_delta):
             raise ValueError(f"EarlyStopping: min_delta must be finite, got {min_delta}")
@@ -123,7 +123,7 @@ class EarlyStopping(OfAKind, lightning_callbacks.EarlyStopping):
             raise ValueError(f"EarlyStopping: criterion must be patience, GL, PQ or UP, got {criterion!r}")
         if criterion in ("GL", "PQ") and mode != "min":
             raise ValueError(
-                f"EarlyStopping: mode must be min with {criterion}, which is of errors, got {mode!r}"
+                f"EarlyStopping: mode must be min with {criterion}, which needs errors, got {mode!r}"
             )
         if criterion == "PQ" and train_monitor is None:
             raise ValueError(
@@ -176,7 +176,7 @@ class EarlyStopping(OfAKind, lightning_callbacks.EarlyStopping):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse to keep weights that could not be put back, or are not those that are validated."""
+        """Refuse to keep weights that can't be restored, or are not the validated ones."""
         self._restored = False
         if self.strict:
             refuse_barebones(trainer, "EarlyStopping", self.monitor)
@@ -187,26 +187,26 @@ class EarlyStopping(OfAKind, lightning_callbacks.EarlyStopping):
         callbacks = callbacks_of(trainer)
         if sum(isinstance(each, EarlyStopping) and each.restore_best for each in callbacks) > 1:
             raise MisconfigurationException(
-                "EarlyStopping: two of them would put their best weights back; set restore_best to true in "
-                "one only"
+                "EarlyStopping: two of them would restore their best weights; set restore_best=True in only "
+                "one"
             )
         for callback in callbacks:
             if isinstance(callback, averaging):
                 raise MisconfigurationException(
-                    f"EarlyStopping: beside {type(callback).__name__}, which ends with averaged weights, set "
-                    "restore_best to false"
+                    f"EarlyStopping: restore_best must be False with {type(callback).__name__}, which ends "
+                    "with averaged weights"
                 )
 
     @override
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Let go of what was validated: the weights go on from here."""
+        """Drop the copy of the validated weights: training continues."""
         self._validated.forget()
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the weights that are validated, if something may change them before they are judged."""
+        """Copy the validated weights, if something may change them before the check."""
         if self.restore_best and not self._should_skip_check(trainer):
             self._validated.begin(trainer, pl_module)
 
@@ -229,7 +229,7 @@ class EarlyStopping(OfAKind, lightning_callbacks.EarlyStopping):
         current = logs[self.monitor].squeeze()
         # One value for all processes: each would otherwise count its own improvements and keep its own best.
         value = self._smoothed(float(trainer.strategy.broadcast(float(current))))
-        # Averages are compared as they are: rounded to the metric's type, some would not differ any more.
+        # Averages are compared in double precision: rounded to the metric's dtype, some would be equal.
         current = (
             torch.as_tensor(value, dtype=current.dtype, device=current.device)
             if self.smoothing == 0.0
@@ -238,14 +238,14 @@ class EarlyStopping(OfAKind, lightning_callbacks.EarlyStopping):
         stop, reason = self._evaluate_stopping_criteria(current)
         if math.isfinite(value) and self._monitored.improves(value):
             if self.stopping_reason == EarlyStoppingReason.STOPPING_THRESHOLD:
-                self.best_score = current  # Lightning leaves it as it was
+                self.best_score = current  # Lightning doesn't update it
             if self.restore_best:
                 self._weights = self._validated.take(trainer.lightning_module)
         lowest = self._monitored.best
         if math.isfinite(value) and lowest is not None:
             train_error = self._train_error(trainer, lowest)
             if self._prechelt.is_over(self._checks, value, lowest, train_error):
-                stop, reason = True, f"{self.criterion} says so: {self._prechelt.quantities}"
+                stop, reason = True, self._prechelt.reason
                 self.stopping_reason = EarlyStoppingReason.PATIENCE_EXHAUSTED
         stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
         trainer.should_stop = trainer.should_stop or stop
@@ -265,7 +265,7 @@ class EarlyStopping(OfAKind, lightning_callbacks.EarlyStopping):
         return self._average / (1.0 - self.smoothing**self._checks)
 
     def _train_error(self, trainer: Trainer, lowest: float) -> float:
-        """PQ's training error; GL and PQ divide by errors, which must be above 0."""
+        """Return PQ's training error; GL and PQ divide by errors, which must be above 0."""
         if self.train_monitor is None or self.criterion != "PQ":
             train_error = math.nan
         else:
@@ -279,7 +279,7 @@ class EarlyStopping(OfAKind, lightning_callbacks.EarlyStopping):
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check, if it is time, and log what decides."""
+        """Check, if it is time, and log the quantities of the criterion."""
         super().on_train_epoch_end(trainer, pl_module)
         patience = {"wait": float(self.wait_count)} if self.criterion == "patience" else {}
         best = {} if self._monitored.best is None else {"best": self._monitored.best}
@@ -291,12 +291,12 @@ class EarlyStopping(OfAKind, lightning_callbacks.EarlyStopping):
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the best weights back."""
+        """Restore the best weights."""
         self._restore(trainer, pl_module)
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Do so too if the run had ended before it was resumed, so that training did not begin."""
+        """Restore them also if the run had ended before it was resumed, so that training did not start."""
         self._restore(trainer, pl_module)
 
     @override
@@ -312,7 +312,7 @@ class EarlyStopping(OfAKind, lightning_callbacks.EarlyStopping):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """Return what decisions depend on, and the best weights."""
+        """Return everything that decisions depend on, and the best weights."""
         return {
             **super().state_dict(),
             "checks": self._checks,
@@ -324,11 +324,11 @@ class EarlyStopping(OfAKind, lightning_callbacks.EarlyStopping):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up such a state, or one of Lightning's `EarlyStopping`."""
+        """Restore the state, or one of Lightning's `EarlyStopping`."""
         patience = self.patience
         super().load_state_dict(state_dict)
         self.patience = patience  # as it is configured now
-        before = float(self.best_score)  # all that Lightning and earlier versions of this package kept
+        before = float(self.best_score)  # Lightning and earlier versions of this package kept only this
         self._monitored.best = state_dict.get("best", before if math.isfinite(before) else None)
         if "checks" not in state_dict:
             return

@@ -1,9 +1,9 @@
-"""Batch gradient descent in pieces: one step an epoch, on the gradient of the whole training set.
+"""Batch gradient descent in chunks: one step per epoch, on the gradient of the whole training set.
 
-The loss of all N images is the mean of those of K chunks, weighted by their images, and so is its gradient:
-g = sum over k of n_k / N * g_k. Only one chunk is in memory at a time. Since every evaluation gives the whole
-loss and gradient, optimizers that call their closure several times in a step, such as L-BFGS, get the same
-function each time.
+The loss of all N images is the mean of the losses of K chunks, weighted by their images, and so is its
+gradient: g = sum over k of n_k / N * g_k. Only one chunk is in memory at a time. Every evaluation gives the
+whole loss and gradient, so optimizers that call their closure several times in a step, such as L-BFGS, see
+the same function each time.
 """
 
 from collections.abc import Callable, Iterator
@@ -34,39 +34,40 @@ __all__ = ["FullBatch"]
 
 
 class FullBatch(NoiseFree, LetsGo):
-    """One step an epoch, on loss and gradient of the whole training set, and without noise.
+    """One step per epoch, on loss and gradient of the whole training set, without noise.
 
-    The loader's batches are the chunks that have to fit in memory; the last may be smaller, and they are
-    weighted by their images. All goes through Lightning's automatic optimization: the closure that the
-    optimizer gets evaluates the whole set as often as the optimizer calls it, so torch's LBFGS, `BFGS` and
-    `Newton` work unchanged, and any other optimizer makes batch gradient descent. Hooks, clipping, schedules,
-    checkpoints and resume are as ever, with a "batch" that is the whole set: the progress bar shows one an
-    epoch, `max_steps` counts epochs. `limit_train_batches` limits the chunks.
+    The loader's batches are the chunks, which must fit in memory; the last may be smaller, and they are
+    weighted by their images. Everything uses Lightning's automatic optimization: the optimizer's closure
+    evaluates the whole set each time it is called, so torch's LBFGS, `BFGS` and `Newton` work unchanged, and
+    any other optimizer does batch gradient descent. Hooks, clipping, schedules, checkpoints and resuming work
+    as usual, with the whole set as one "batch": the progress bar shows one per epoch, and `max_steps` counts
+    epochs. `limit_train_batches` limits the chunks.
 
-    The module's `training_step` is called for each chunk. What it logs is logged in the first evaluation of a
-    step only, which is that of the point where the step begins. Logged are also
-    `optreg/full_batch/loss`, at that point too, and `optreg/full_batch/evaluations`, how often the set was
-    gone through in the step. What else the step changes, such as the running averages of batch normalisation
-    or a metric of your own, it changes in every evaluation; batch normalisation uses each chunk's statistics.
+    The module's `training_step` is called for each chunk. Its values are logged only in the first evaluation
+    of a step, at the starting point of the step. It also logs `optreg/full_batch/loss`, at the same point,
+    and `optreg/full_batch/evaluations`, the number of evaluations in the step. Other side effects of the
+    step, such as on running averages of batch normalisation or your own metrics, happen in every evaluation;
+    batch normalisation uses each chunk's statistics.
 
-    Chunks for which the module gives no loss (None) are left out, as Lightning leaves such batches out.
+    Chunks for which the module returns no loss (None) are left out, as in Lightning.
 
-    With several processes each goes through its share; loss and gradient are averaged over all, so all make
-    the same decisions. `Newton` works on one process.
+    With several processes each evaluates its share; loss and gradient are averaged over all, so all make the
+    same decisions. `Newton` needs a single process.
 
     Args:
         noise_free: Turn off shuffling, augmentation and noise layers, list them, and refuse callbacks that
-            are noise, as `NoiseFree` does. If not, each evaluation draws noise of its own, which ruins what
-            compares losses; a warning says so.
+            add noise, as `NoiseFree` does. If False, each evaluation has different noise, which misleads
+            optimizers that compare losses; a warning says so.
 
     Raises:
-        TypeError: If noise_free is not a truth value.
-        MisconfigurationException: Before the first step: with manual optimization,
-            `accumulate_grad_batches`, a gradient scaler (16-mixed), several training loaders or a
-            `training_step` that takes `dataloader_iter`; and, where
-            the optimizer compares losses, with reduced precision (differences of losses are lost in rounding)
-            or `gradient_clip_val` (clipped gradients are not those of the loss); LBFGS with parameters in
-            channels-last layout; and `Newton` on several processes.
+        TypeError: If noise_free is not a bool.
+        MisconfigurationException: Before the first step, with manual optimization, `accumulate_grad_batches`,
+            `LearningRateFinder`, a gradient scaler (16-mixed), several training loaders, a `training_step`
+            that takes `dataloader_iter`, or a val_check_interval above 1 within an epoch; if the optimizer
+            compares losses, with reduced precision (differences of losses are lost in rounding) or
+            `gradient_clip_val` (clipped gradients are not those of the loss); with LBFGS and parameters in
+            channels-last layout; and with `Newton` and several processes. In a step, if `training_step`
+            returns no loss.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -91,7 +92,7 @@ class FullBatch(NoiseFree, LetsGo):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse what does not go together, and make epochs of one batch."""
+        """Refuse unsupported settings, and make epochs of one batch."""
         super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
@@ -101,20 +102,18 @@ class FullBatch(NoiseFree, LetsGo):
         interval = trainer.val_check_interval
         if isinstance(interval, int) and interval > 1 and trainer.check_val_every_n_epoch is not None:
             _refuse(
-                f"an epoch has one step, so val_check_interval must be 1.0, got {interval}; or count steps "
-                "through all epochs by check_val_every_n_epoch=None"
+                f"an epoch has one step, so val_check_interval must be 1.0, got {interval}; or set "
+                "check_val_every_n_epoch=None to count steps over all epochs"
             )
         callbacks = callbacks_of(trainer)
         if any(isinstance(each, LearningRateFinder) for each in callbacks):
-            _refuse("LearningRateFinder tries a rate a batch, of which an epoch has one: leave it out")
+            _refuse("an epoch has one batch, but LearningRateFinder tries one rate per batch: remove it")
         if trainer.accumulate_grad_batches != 1:
-            _refuse("accumulates over the whole set itself: set accumulate_grad_batches to 1")
+            _refuse("it accumulates over the whole set itself: set accumulate_grad_batches to 1")
         if has_gradient_scaler(trainer):
-            _refuse("does not work with a gradient scaler: use precision 32-true or bf16-mixed")
+            _refuse("it does not work with a gradient scaler: use precision 32-true or bf16-mixed")
         if is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True):
-            _refuse(
-                "gives training_step one batch after the other, so it must take a batch, not dataloader_iter"
-            )
+            _refuse("training_step must take a batch, not dataloader_iter")
         limit: int | float = trainer.limit_train_batches
         if limit != 0 and self._limit is None:
             self._limit = limit
@@ -122,31 +121,31 @@ class FullBatch(NoiseFree, LetsGo):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse what the optimizer can't work with."""
+        """Refuse settings that don't work with the optimizer."""
         names = [type(optimizer).__name__ for optimizer in trainer.optimizers if compares_losses(optimizer)]
         precision = str(trainer.precision_plugin.precision)
         if names and precision not in ("32-true", "64-true"):
-            _refuse(f"{names[0]} compares losses, whose differences precision {precision} loses: use 32-true")
+            _refuse(f"{names[0]} compares losses, for which precision {precision} is too low: use 32-true")
         if names and trainer.gradient_clip_val:
-            _refuse(f"{names[0]} needs the gradient of the loss, which a clipped one is not: drop clipping")
+            _refuse(f"{names[0]} needs the unclipped gradient of the loss: remove gradient_clip_val")
         contiguous = all(parameter.is_contiguous() for parameter in pl_module.parameters())
         if "LBFGS" in names and not contiguous:
-            _refuse("torch's LBFGS takes contiguous parameters only: set channels_last to false")
+            _refuse("torch's LBFGS needs contiguous parameters: set channels_last to false")
         if "Newton" in names and trainer.world_size > 1:
             _refuse(f"Newton works on one process, not on {trainer.world_size}: use LBFGS or BFGS")
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the place of the module's training step."""
+        """Replace the module's training step."""
         if isinstance(trainer.train_dataloader, (dict, list, tuple)):
-            _refuse("takes one training loader, not several")
+            _refuse("there must be one training loader, got several")
         super().on_train_start(trainer, pl_module)
         self._step = pl_module.training_step
 
         def training_step(batch: Any, batch_idx: int) -> Tensor | None:
             return self._evaluate(trainer, pl_module)
 
-        # On the instance, until the end of the fit: its class's own step is what `self._step` calls.
+        # On the instance, until the end of the fit; `self._step` is the class's own step.
         pl_module.training_step = training_step  # type: ignore[method-assign]
         for optimizer in trainer.optimizers:
             if isinstance(optimizer, Newton):
@@ -158,14 +157,14 @@ class FullBatch(NoiseFree, LetsGo):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Begin a step, with an epoch's only batch."""
+        """Begin a step, with the epoch's only batch."""
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         self._evaluations, self._loss = 0, None
 
     def _evaluate(self, trainer: Trainer, module: LightningModule) -> Tensor | None:
-        """Loss of the whole set, over all processes, with the gradient that its `backward` gives.
+        """Return the loss of the whole set, over all processes; its `backward` gives the gradient.
 
-        None, by which Lightning leaves a step out, if the module gives no loss for any chunk.
+        None, for which Lightning skips the step, if the module returns no loss for any chunk.
         """
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         mean = RunningMean(len(parameters))
@@ -182,7 +181,7 @@ class FullBatch(NoiseFree, LetsGo):
         if trainer.world_size > 1:
             count = torch.tensor(mean.images, device=value.device)
             total = int(trainer.strategy.reduce(count, reduce_op="sum"))
-            share = mean.images * trainer.world_size / total  # 1 if all have equally many
+            share = mean.images * trainer.world_size / total  # 1 if all have the same number
             for _, gradient in reached:
                 gradient.mul_(share)  # DDP takes the mean over the processes
             value = trainer.strategy.reduce(value * share, reduce_op="mean")
@@ -194,7 +193,7 @@ class FullBatch(NoiseFree, LetsGo):
     def _losses(
         self, trainer: Trainer, module: LightningModule, *, quiet: bool
     ) -> Iterator[tuple[Tensor, int]]:
-        """Each chunk's loss, with its number of images."""
+        """Yield each chunk's loss, with its number of images."""
         step = self._step
         assert step is not None  # set in on_train_start
         with_index = is_param_in_hook_signature(step, "batch_idx", min_args=2)
@@ -204,7 +203,7 @@ class FullBatch(NoiseFree, LetsGo):
             for index, batch in enumerate(self._chunks(trainer, module)):
                 output = step(batch, index) if with_index else step(batch)
                 loss: Any = output.get("loss") if isinstance(output, dict) else output
-                if loss is None:  # the module leaves the batch out
+                if loss is None:  # the module skips the batch
                     continue
                 if not isinstance(loss, Tensor):
                     _refuse(f"training_step must return a loss, got {type(loss).__name__}")
@@ -229,7 +228,7 @@ class FullBatch(NoiseFree, LetsGo):
             yield moved
 
     def _parts(self, trainer: Trainer, module: LightningModule) -> Iterator[Tensor]:
-        """What the chunks add to the loss, with their graphs, for second derivatives."""
+        """Yield the chunks' contributions to the loss, with their graphs, for second derivatives."""
         for loss, images in self._losses(trainer, module, quiet=True):
             yield loss * (images / self._images)
         self._evaluations += 1
@@ -247,12 +246,12 @@ class FullBatch(NoiseFree, LetsGo):
             pl_module.log_dict(named, batch_size=1)
             passes = self._evaluations * self._images - extract_batch_size(batch)
             for callback in callbacks_of(trainer):
-                if isinstance(callback, Throughput):  # which counts the one batch that it hears of
+                if isinstance(callback, Throughput):  # it only counts the one batch that it sees
                     callback.images += passes * trainer.world_size
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the module its training step back."""
+        """Restore the module's training step."""
         super().on_train_end(trainer, pl_module)
         if self._step is not None:
             del pl_module.training_step
@@ -274,4 +273,4 @@ def _refuse(reason: str) -> NoReturn:
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:
-    """Take the place of `log` where a point is evaluated again."""
+    """Replace `log` when a point is evaluated again."""

@@ -1,8 +1,8 @@
-"""Training without noise, as methods need it that compare losses of several evaluations.
+"""Training without noise, for methods that compare the losses of several evaluations.
 
-L-BFGS, BFGS and Newton's method search along a line or in a trust region: they ask for the loss at one point
-after another and take differences for differences between points. Noise in the loss (another order of the
-images, another augmentation, other units dropped) is such a difference too.
+L-BFGS, BFGS and Newton's method search along a line or in a trust region: they evaluate the loss at several
+points and attribute the differences to the points. Noise in the loss (another order of the images, another
+augmentation, other dropped units) makes a difference too.
 """
 
 from typing import Any
@@ -33,25 +33,25 @@ __all__ = ["NoiseFree"]
 
 
 class NoiseFree(OfAKind, TurnsNoiseOff):
-    """Turn off what makes the training loss random, and say on the console what that was.
+    """Turn off everything that makes the training loss random, and list it on the console.
 
-    - Shuffling: batches come in the dataset's order. A `DataLoader(shuffle=True)` of your own cannot be
-      changed; it is named among what is left on.
-    - Augmentation by this package's data modules: training images are treated as those of evaluation. Random
-      transforms within a dataset of your own are not found.
-    - Noise layers: dropout, DropConnect, stochastic depth, Gaussian noise, random pooling, this package's,
-      torch's and torchvision's (see `noise_layers`), do what they do in evaluation. Dropout within a function
-      (`F.dropout`) or within recurrent and attention layers is not found.
+    - Shuffling: batches come in the dataset's order. Your own `DataLoader(shuffle=True)` can't be changed; it
+      is listed as left on.
+    - Augmentation by this package's data modules: training images are processed as in evaluation. Random
+      transforms in your own dataset are not found.
+    - Noise layers: dropout, DropConnect, stochastic depth, Gaussian noise and random pooling of this package,
+      torch and torchvision (see `noise_layers`) behave as in evaluation. Dropout in a function (`F.dropout`)
+      or within recurrent and attention layers is not found.
 
-    Batch normalisation stays on: with shuffling off, its statistics are those of batches that are always the
-    same, so the loss is a fixed function of the weights, though not that of the statistics of all images. It
-    is named on the console.
+    Batch normalisation stays on: without shuffling its batches are always the same, so the loss is a fixed
+    function of the weights, although with statistics of batches instead of all images. It is listed on the
+    console.
 
-    Callbacks whose purpose is noise (`MixUp`, `CutMix`, `BatchAugmentation`, `GradientNoise`,
-    `NoisyEnsemble`) are refused beside it before the first step.
+    Callbacks that add noise (`MixUp`, `CutMix`, `BatchAugmentation`, `GradientNoise`, `NoisyEnsemble`) can't
+    be combined with it; they are refused before the first step.
 
-    Where the optimizer is L-BFGS, `BFGS` or `Newton` and noise is left, a warning names it. All is put back
-    at the end of the fit.
+    If the optimizer is L-BFGS, `BFGS` or `Newton` and noise is left, a warning lists it. Everything is
+    restored at the end of the fit.
 
     Args:
         shuffling: Whether to turn off shuffling.
@@ -59,7 +59,7 @@ class NoiseFree(OfAKind, TurnsNoiseOff):
         layers: Whether to turn off noise layers.
 
     Raises:
-        TypeError: If an argument is not a truth value.
+        TypeError: If an argument is not a bool.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -72,11 +72,11 @@ class NoiseFree(OfAKind, TurnsNoiseOff):
                 raise TypeError(f"{type(self).__name__}: {name} must be true or false, got {value!r}")
         self.shuffling, self.augmentation, self.layers = shuffling, augmentation, layers
         self._layers: list[nn.Module] = []
-        self._attributes: list[tuple[Any, str]] = []  # objects with the name of what was True
+        self._attributes: list[tuple[Any, str]] = []  # objects, with the name of an attribute that was True
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Turn off, list, and warn of what is left."""
+        """Turn off the noise, list it, and warn of what is left."""
         off: list[str] = []
         if self.layers:
             off += by_class(pl_module, self._silence_new(pl_module))
@@ -97,7 +97,7 @@ class NoiseFree(OfAKind, TurnsNoiseOff):
         self._attributes.append((owner, attribute))
 
     def _stop_shuffling(self, trainer: Trainer) -> bool:
-        """Turn shuffling off, if it is on and can be."""
+        """Turn shuffling off, if it is on and can be turned off."""
         loader: Any = trainer.train_dataloader
         if not (self.shuffling and shuffles(loader)):
             return False
@@ -108,7 +108,7 @@ class NoiseFree(OfAKind, TurnsNoiseOff):
         return True
 
     def _silence_new(self, pl_module: LightningModule) -> list[nn.Module]:
-        """Turn off the noise layers that are on and were not when it was done last."""
+        """Turn off the noise layers that have become active since the last call."""
         layers = [layer for layer in noise_layers(pl_module, None) if is_on(layer)]
         known = {id(layer) for layer in self._layers}
         new = [layer for layer in layers if layer.training and not is_stubborn(layer)]
@@ -119,12 +119,12 @@ class NoiseFree(OfAKind, TurnsNoiseOff):
 
     def _silence(self) -> None:
         for layer in self._layers:
-            # The attribute, not eval(): layers within it, such as batch normalisation, stay as they are.
+            # The attribute, not eval(): sublayers, such as batch normalisation, must not change.
             layer.training = False
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Turn off again what is back: layers put into training mode, and shuffling in a new loader."""
+        """Turn off what is back on: layers put into training mode, and shuffling in a new loader."""
         self._silence()
         self._stop_shuffling(trainer)
 
@@ -132,7 +132,7 @@ class NoiseFree(OfAKind, TurnsNoiseOff):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Turn off layers, too, that were made or set free since the last epoch."""
+        """Turn off layers that were created or unfrozen since the last epoch."""
         if self.layers and batch_idx == 0:
             new = by_class(pl_module, self._silence_new(pl_module))
             if new:
@@ -140,7 +140,7 @@ class NoiseFree(OfAKind, TurnsNoiseOff):
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put everything back."""
+        """Restore everything."""
         for layer in self._layers:
             layer.training = True
         for owner, attribute in self._attributes:

@@ -28,7 +28,7 @@ def generalization_loss(error: float, lowest: float) -> float:
 
 
 def training_progress(strip: Sequence[float]) -> float:
-    """P_k(t) = 1000 (sum E_tr / (k min E_tr) - 1): how far a strip's mean training error is above its least.
+    """P_k(t) = 1000 (sum E_tr / (k min E_tr) - 1): how far a strip's mean training error is above its lowest.
 
     Args:
         strip: E_tr of the last k validations, above 0.
@@ -45,18 +45,18 @@ class Prechelt:
 
     - "GL": GL(t) > alpha.
     - "PQ": at the end of a strip of k validations, GL(t) / P_k(t) > alpha.
-    - "UP": at the end of s strips in succession the error is above that of the one before.
-    - "patience": never; others count.
+    - "UP": at the end of s consecutive strips the error is above that of the strip before.
+    - "patience": never; it is counted elsewhere.
 
     Args:
-        criterion: Which.
+        criterion: Name of the criterion.
         alpha: Threshold of GL or PQ, above 0.
         strip: k, at least 1.
         successive: s of UP, at least 1.
-        mode: Whether the value of UP is an error ("min") or should rise ("max").
+        mode: Whether the value of UP should fall ("min") or rise ("max").
 
     Attributes:
-        quantities: What the criterion looked at last, by name: "GL", "PQ" or "rises".
+        quantities: The last quantity of the criterion, by name: "GL", "PQ" or "rises".
 
     Example:
         >>> criterion = Prechelt("UP", strip=1, successive=2)
@@ -64,6 +64,8 @@ class Prechelt:
         [False, False, False, True]
         >>> criterion.quantities
         {'rises': 2.0}
+        >>> criterion.reason
+        'criterion UP reached: 2 >= successive = 2'
     """
 
     def __init__(
@@ -79,11 +81,19 @@ class Prechelt:
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew."""
+        """Start afresh."""
         self.quantities: dict[str, float] = {}
         self._train_errors: list[float] = []
         self._strip_end: float | None = None
         self._rises = 0
+
+    @property
+    def reason(self) -> str:
+        """Why the run ends, once `is_over` has returned True."""
+        value = next(iter(self.quantities.values()))
+        is_up = self._criterion == "UP"
+        bound = f">= successive = {self._successive}" if is_up else f"> alpha = {self._alpha:g}"
+        return f"criterion {self._criterion} reached: {value:.4g} {bound}"
 
     def is_over(self, t: int, error: float, lowest: float = math.nan, train_error: float = math.nan) -> bool:
         """Return whether to stop after one more validation.
@@ -118,7 +128,7 @@ class Prechelt:
         return quotient > self._alpha
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the next decisions depend on."""
+        """Return everything that the next decisions depend on."""
         return {
             "train_errors": list(self._train_errors),
             "strip_end": self._strip_end,
@@ -127,7 +137,7 @@ class Prechelt:
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore such a state; other keys are left alone."""
+        """Restore the state; other keys are ignored."""
         self._train_errors = list(state_dict["train_errors"])
         self._strip_end, self._rises = state_dict["strip_end"], state_dict["rises"]
         self.quantities = dict(state_dict["quantities"])

@@ -18,20 +18,20 @@ __all__ = ["ResetOptimizer"]
 
 
 class ResetOptimizer(OfAKind, ResetsOptimizers):
-    """Start the optimizers anew when `trainer.fit(..., ckpt_path=...)` continues a checkpoint.
+    """Reset the optimizers when `trainer.fit(..., ckpt_path=...)` continues a checkpoint.
 
     Weights, step, epoch and loader are the checkpoint's. The optimizers are those that the module configures
-    now: of any class, with their own settings and empty states (momentum, second moments). Schedules are the
-    module's too, moved forward by as many steps as the checkpoint's had made, so that the learning rate is
-    what the new schedule gives at this place; where the checkpoint has none, by the epochs or optimizer steps
-    done so far. `ReduceLROnPlateau` has no such place: its state and its current learning rates are taken
-    over. (Asked for in pytorch-lightning issue 5339.)
+    now: of any class, with their own settings and empty states (momentum, second moments). Schedules are also
+    the module's, advanced by the number of steps of the checkpoint's schedules, so that the learning rate is
+    that of the new schedule at this point; if the checkpoint has none, by the number of epochs or optimizer
+    steps done. `ReduceLROnPlateau` has no such point: its state and its current learning rates are kept.
+    (Requested in pytorch-lightning issue 5339.)
 
     A fit that starts without a checkpoint is not changed.
 
     Raises:
-        MisconfigurationException: Before the first step, if checkpoint and module both have schedules, but
-            not as many, or if the module has a plateau schedule where the checkpoint has another.
+        MisconfigurationException: Before the first step, if checkpoint and module have different numbers of
+            schedules, or the module has a plateau schedule where the checkpoint has another.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -53,20 +53,20 @@ class ResetOptimizer(OfAKind, ResetsOptimizers):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep hold of the checkpoint: optimizers are made only after this."""
+        """Keep the checkpoint: optimizers are only created after this hook."""
         self._checkpoint = checkpoint
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Replace the states that Lightning restores next by those of the new optimizers."""
+        """Replace the states that Lightning restores next with those of the new optimizers."""
         if self._checkpoint is None:
             return
         saved = self._checkpoint["lr_schedulers"]
         configs = trainer.lr_scheduler_configs
         if saved and configs and len(saved) != len(configs):
             raise MisconfigurationException(
-                f"ResetOptimizer: the checkpoint has {len(saved)} schedule(s) and the module configures "
-                f"{len(configs)}; their places cannot be matched"
+                f"ResetOptimizer: the module must configure {len(saved)} schedule(s) like the checkpoint's "
+                f"run, or none, got {len(configs)}"
             )
         for index, config in enumerate(configs):
             state = saved[index] if saved else None
@@ -79,17 +79,18 @@ class ResetOptimizer(OfAKind, ResetsOptimizers):
         self._checkpoint = None
         rates = [float(group["lr"]) for optimizer in trainer.optimizers for group in optimizer.param_groups]
         if rates:  # a module may have no optimizer
-            rank_zero_info(f"ResetOptimizer: the optimizer starts anew, with learning rate {rates[0]:.6g}")
+            rank_zero_info(f"ResetOptimizer: the optimizer starts afresh, with learning rate {rates[0]:.6g}")
 
 
 def _place(checkpoint: dict[str, Any], config: LRSchedulerConfig, state: dict[str, Any] | None) -> int:
-    """Steps that a schedule has made."""
+    """Return the number of steps that a schedule has made."""
     if state is None:
         epochs: int = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
         done = epochs if config.interval == "epoch" else int(checkpoint["global_step"])
         return done // config.frequency
-    while "last_epoch" not in state:  # torch's ChainedScheduler has none, but those that it chains have
-        state = state["schedule"] if "schedule" in state else state["_schedulers"][0]  # or is carried on
+    # torch's ChainedScheduler lacks it, but the schedules that it chains have it; so has a replaced optimizer's.
+    while "last_epoch" not in state:
+        state = state["schedule"] if "schedule" in state else state["_schedulers"][0]
     return int(state["last_epoch"])
 
 
@@ -104,7 +105,7 @@ def _move_forward(scheduler: LRScheduler, steps: int) -> None:
 def _take_over(scheduler: ReduceLROnPlateau, state: dict[str, Any]) -> None:
     if "num_bad_epochs" not in state:
         raise MisconfigurationException(
-            "ResetOptimizer: the module configures ReduceLROnPlateau and the checkpoint has another schedule"
+            "ResetOptimizer: the module configures ReduceLROnPlateau, but the checkpoint has another schedule"
         )
     for name in ("best", "num_bad_epochs", "cooldown_counter", "last_epoch", "_last_lr"):
         setattr(scheduler, name, state[name])

@@ -345,7 +345,9 @@ def test_manual_optimization_with_several_optimizers() -> None:
     )
     trainer.fit(module)
     assert module.kinds == [["SGD", "Adam"]] * 2 + [["SGD", "SGD"]] * 2
-    with pytest.raises(MisconfigurationException, match="optimizer_index is 2, and the module has 2"):
+    with pytest.raises(
+        MisconfigurationException, match="optimizer_index must be < 2, the number of optimizers, got 2"
+    ):
         fit(ManualAdams(), [AdamToSGD(optimizer_index=2)])
 
 

@@ -104,7 +104,9 @@ def test_noise_scale() -> None:
 
 
 def test_a_schedule_that_would_undo_it_is_refused() -> None:
-    with pytest.raises(MisconfigurationException, match="BatchSizeGrowth: max_growth would have it divide"):
+    with pytest.raises(
+        MisconfigurationException, match="BatchSizeGrowth: beyond max_growth the learning rate is divided"
+    ):
         fit(Regression("cosine_step"), BatchSizeGrowth([1, 2], 2, max_growth=2), max_epochs=1)
     fit(Regression("cosine_step"), BatchSizeGrowth([1], 2, max_growth=2), max_epochs=2)
 

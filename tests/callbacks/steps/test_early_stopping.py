@@ -385,7 +385,9 @@ def test_ranks_that_see_other_values_stop_together(arguments: dict[str, Any], tm
 
 
 def test_averaged_weights_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(MisconfigurationException, match=r"^EarlyStopping: beside EMAWeightAveraging"):
+    with pytest.raises(
+        MisconfigurationException, match=r"^EarlyStopping: restore_best must be False with EMAWeightAveraging"
+    ):
         fit(
             tmp_path,
             Scripted(VAL),

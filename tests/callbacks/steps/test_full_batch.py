@@ -336,9 +336,9 @@ def test_two_processes_are_as_one(make: Any, tmp_path: Path) -> None:
     ("make", "options", "text"),
     [
         (lbfgs, {"accumulate_grad_batches": 2}, "accumulates over the whole set itself"),
-        (lbfgs, {"gradient_clip_val": 1.0}, "LBFGS needs the gradient of the loss"),
-        (BFGS, {"gradient_clip_val": 1.0}, "BFGS needs the gradient of the loss"),
-        (lbfgs, {"precision": "bf16-mixed"}, "LBFGS compares losses, whose differences precision bf16-mixed"),
+        (lbfgs, {"gradient_clip_val": 1.0}, "LBFGS needs the unclipped gradient of the loss"),
+        (BFGS, {"gradient_clip_val": 1.0}, "BFGS needs the unclipped gradient of the loss"),
+        (lbfgs, {"precision": "bf16-mixed"}, "LBFGS compares losses, for which precision bf16-mixed"),
     ],
 )
 def test_refuses(make: Any, options: dict[str, Any], text: str, tmp_path: Path) -> None:
@@ -354,14 +354,14 @@ def test_refuses(make: Any, options: dict[str, Any], text: str, tmp_path: Path) 
 def test_refuses_manual_optimization_and_several_loaders(tmp_path: Path) -> None:
     with pytest.raises(MisconfigurationException, match=r"^FullBatch: needs automatic optimization"):
         fit(tmp_path, ManualOptimBoringModel(), precision="32-true")
-    with pytest.raises(MisconfigurationException, match=r"^FullBatch: takes one training loader"):
+    with pytest.raises(MisconfigurationException, match=r"^FullBatch: there must be one training loader"):
         fit(tmp_path, Module(), data=[loader(8), loader(8)])
 
 
 def test_refuses_lbfgs_with_channels_last(tmp_path: Path) -> None:
     module = Module()
     module.net.append(nn.Conv2d(2, 2, 3).to(memory_format=torch.channels_last))
-    with pytest.raises(MisconfigurationException, match=r"^FullBatch: torch's LBFGS takes contiguous"):
+    with pytest.raises(MisconfigurationException, match=r"^FullBatch: torch's LBFGS needs contiguous"):
         fit(tmp_path, module)
 
 
@@ -376,7 +376,9 @@ def test_refuses_a_gradient_scaler(tmp_path: Path) -> None:
     from lightning.pytorch.plugins import MixedPrecision
 
     plugin = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
-    with pytest.raises(MisconfigurationException, match=r"^FullBatch: does not work with a gradient scaler"):
+    with pytest.raises(
+        MisconfigurationException, match=r"^FullBatch: it does not work with a gradient scaler"
+    ):
         fit(tmp_path, Module().float(), precision=None, plugins=[plugin])
 
 
@@ -511,6 +513,6 @@ def test_noise_on_the_gradient_of_an_optimizer_that_compares_losses(tmp_path: Pa
 
 def test_a_finder_of_rates_has_no_batches_to_try_them_on(tmp_path: Path) -> None:
     with pytest.raises(
-        MisconfigurationException, match=r"^FullBatch: LearningRateFinder tries a rate a batch"
+        MisconfigurationException, match=r"^FullBatch: an epoch has one batch, but LearningRateFinder"
     ):
         fit(tmp_path, Module(), callbacks=[LearningRateFinder(), FullBatch()])

@@ -176,7 +176,7 @@ def test_a_skipped_step_is_as_if_the_batch_had_not_been(how: str, name: str) -> 
 @pytest.mark.filterwarnings("ignore:NaNGuard:RuntimeWarning")
 def test_too_many_skips_end_the_run() -> None:
     guard = NaNGuard("skip", max_skips=2)
-    with pytest.raises(FloatingPointError, match=r"step 5 .*\(skipped 2 steps in succession before\)"):
+    with pytest.raises(FloatingPointError, match=r"step 5 .*\(after 2 consecutive skips\)"):
         fit(Victim("loss", at=(0, 2, 3, 4)), guard)
     assert guard.skipped == 3
     again = NaNGuard("skip")
