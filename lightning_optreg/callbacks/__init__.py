@@ -1,4 +1,4 @@
-"""Things done to the training of any network, as Lightning callbacks."""
+"""Lightning callbacks that change, check or record the training of any network."""
 
 from lightning_optreg.callbacks.batches.batch_augmentation import BatchAugmentation
 from lightning_optreg.callbacks.batches.curriculum import Curriculum

@@ -1,8 +1,8 @@
-"""Weights that are put aside while training goes on, and put back into the module as it is by then.
+"""Keep weights while training continues, and restore them into the module as it is then.
 
-Pruning (torch.nn.utils.prune, and Lightning's `ModelPruning` on top of it) splits a weight in two,
-`weight_orig` and `weight_mask`, and joins them again when it is made permanent. So weights may be kept in one
-form and be wanted in the other.
+Pruning (torch.nn.utils.prune, and Lightning's `ModelPruning` on top of it) splits a weight into `weight_orig`
+and `weight_mask`, and joins them again when it is made permanent. So weights may be kept in one form and
+needed in the other.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,15 +19,15 @@ __all__ = ["ValidatedWeights", "in_form_of", "put_weights"]
 
 
 def in_form_of(present: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Bring weights to the form that a module has them in now.
+    """Convert weights to the form that a module has now.
 
     Args:
-        present: The `state_dict` of the module, or of a part of it.
-        weights: One of it that was taken before, or after, weights in it were pruned.
+        present: The present `state_dict` of the module, or of a part of it.
+        weights: An earlier `state_dict`, from before or after pruning.
 
     Returns:
-        Each weight in one piece where the module has it so: w = w_orig * mask; and in two where it has two,
-        with a mask of ones for those that were not pruned.
+        Each weight as a single tensor w = w_orig * mask if the module has it so, otherwise as two, with a
+        mask of ones for weights that were not pruned.
 
     Example:
         >>> pruned = {"weight_orig": torch.tensor([2.0, 3.0]), "weight_mask": torch.tensor([0.0, 1.0])}
@@ -49,29 +49,29 @@ def in_form_of(present: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> 
 
 
 def put_weights(pl_module: LightningModule, weights: Mapping[str, Tensor]) -> None:
-    """Load weights into a module that may have been pruned, or made whole again, since they were kept.
+    """Load weights into a module that may have been pruned, or its pruning made permanent, since.
 
-    Layers that were made since stay as they are, of which a warning tells.
+    Layers created since then stay unchanged, with a warning.
     """
     present = pl_module.state_dict()
     formed = in_form_of(present, weights)
     changed = sorted(present.keys() ^ formed.keys())
     if changed and pl_module.strict_loading:
         rank_zero_warn(
-            f"The best weights are from before the module had other parameters; left as they are: {changed}"
+            f"The module's parameters have changed since the best weights were kept; not restored: {changed}"
         )
     kept = {name: formed.get(name, value) for name, value in present.items()}
     pl_module.load_state_dict(kept, strict=pl_module.strict_loading)
 
 
 class ValidatedWeights:
-    """Copies of the weights that a validation looked at, for who judges it after the hook of others.
+    """The weights of a validation, for callbacks that judge it after other callbacks' hooks.
 
-    Only `ModelPruning` is known to change weights between a validation and the hooks that judge it, so only
-    beside it they are copied before each validation.
+    Only `ModelPruning` is known to change weights between a validation and these hooks, so the weights are
+    copied before each validation only if it is among the callbacks.
 
     Args:
-        copy: How a tensor is copied.
+        copy: Copies a tensor.
     """
 
     def __init__(self, copy: Callable[[Tensor], Tensor]) -> None:
@@ -79,7 +79,7 @@ class ValidatedWeights:
         self._before: dict[str, Tensor] | None = None
 
     def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take note that a validation begins."""
+        """Prepare for a validation that begins."""
         callbacks = callbacks_of(trainer)
         if any(isinstance(callback, ModelPruning) for callback in callbacks):
             self._before = self._copied(pl_module)
@@ -89,7 +89,7 @@ class ValidatedWeights:
         return self._copied(pl_module) if self._before is None else self._before
 
     def forget(self) -> None:
-        """Let go of the copy, as training goes on."""
+        """Drop the copy, as training continues."""
         self._before = None
 
     def _copied(self, pl_module: LightningModule) -> dict[str, Tensor]:

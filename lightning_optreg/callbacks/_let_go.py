@@ -1,4 +1,4 @@
-"""Callbacks that change something for the time of a run, and put it back however the run ends."""
+"""Callbacks that change something during a run, and restore it however the run ends."""
 
 from abc import abstractmethod
 
@@ -9,14 +9,14 @@ __all__ = ["LetsGo"]
 
 
 class LetsGo(Callback):
-    """Base of callbacks that hold on to something of a trainer, module or loader while a run lasts.
+    """Base of callbacks that change a trainer, module or loader, or hold references to it, during a run.
 
-    Lightning calls `teardown` when a run ends, and `on_exception` instead when an exception ends it.
+    Lightning calls `teardown` when a run ends normally, and only `on_exception` when an exception ends it.
     """
 
     @abstractmethod
     def let_go(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put everything back. A second call, or one where nothing was changed, does nothing."""
+        """Restore everything; does nothing on a second call, or if nothing was changed."""
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -26,6 +26,6 @@ class LetsGo(Callback):
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Let go then too: Lightning calls no `teardown`."""
+        """Let go after an exception too: Lightning doesn't call `teardown` then."""
         super().on_exception(trainer, pl_module, exception)
         self.let_go(trainer, pl_module)

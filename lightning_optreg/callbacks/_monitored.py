@@ -1,4 +1,4 @@
-"""A logged value that is looked at after each validation, and whether it still gets better."""
+"""A logged value that is checked after each validation, and whether it still improves."""
 
 import math
 from typing import Any, Literal
@@ -10,16 +10,16 @@ __all__ = ["Monitored", "logged_value"]
 
 
 def logged_value(trainer: Trainer, name: str, owner: str, argument: str = "monitor") -> float:
-    """Return a logged value, on all processes that of the first one, so that they decide alike.
+    """Return a logged value; all processes get that of rank 0, so that they decide alike.
 
     Args:
         trainer: The trainer.
         name: Name of the value.
-        owner: Name of the class that asks, for the error.
-        argument: Its argument that names the value, for the error.
+        owner: Name of the calling class, for the error.
+        argument: Its argument with the name, for the error.
 
     Raises:
-        MisconfigurationException: If there is no such value.
+        MisconfigurationException: If the value is not logged.
     """
     logged = trainer.callback_metrics
     if name not in logged:
@@ -30,18 +30,18 @@ def logged_value(trainer: Trainer, name: str, owner: str, argument: str = "monit
 
 
 class Monitored:
-    """Keep the best of the values seen, and count how many came since without an improvement.
+    """Keeps the best value so far, and counts the values since the last improvement.
 
-    A value v is an improvement on the best one b if v < b - min_delta with mode "min", and if
-    v > b + min_delta with "max". NaN is none.
+    A value v improves on the best value b if v < b - min_delta with mode "min", or v > b + min_delta with
+    "max". NaN never does.
 
     Args:
-        owner: Name of the class that asks, for errors.
+        owner: Name of the calling class, for errors.
         mode: Whether the value should fall ("min") or rise ("max").
-        min_delta: What counts as an improvement is more than this, at least 0.
+        min_delta: Smallest change that counts as an improvement, at least 0.
 
     Attributes:
-        bad_checks: Values since the last improvement.
+        bad_checks: Number of values since the last improvement.
 
     Raises:
         ValueError: If mode or min_delta is out of its range.
@@ -63,12 +63,12 @@ class Monitored:
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew."""
+        """Start afresh."""
         self._lowest, self.bad_checks = math.inf, 0  # of the values, or of their negatives with mode "max"
 
     @property
     def best(self) -> float | None:
-        """The best value; None if there was none."""
+        """The best value; None if there is none yet."""
         return None if self._lowest == math.inf else self._sign * self._lowest
 
     @best.setter
@@ -76,7 +76,7 @@ class Monitored:
         self._lowest = math.inf if value is None else self._sign * value
 
     def improves(self, value: float) -> bool:
-        """Take another value into account, and return whether it is an improvement."""
+        """Add a value, and return whether it is an improvement."""
         better = self._sign * value < self._lowest - self._min_delta
         if better:
             self._lowest, self.bad_checks = self._sign * value, 0
@@ -89,5 +89,5 @@ class Monitored:
         return {"best": self._lowest, "bad_checks": self.bad_checks}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore such a state; other keys are left alone."""
+        """Restore the state; other keys are ignored."""
         self._lowest, self.bad_checks = state_dict["best"], state_dict["bad_checks"]

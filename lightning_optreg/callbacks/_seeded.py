@@ -1,4 +1,4 @@
-"""What callbacks draw from the run's seed goes on with that seed in a resumed run that is given another."""
+"""Callbacks that draw from the run's seed, and keep it in a resumed run even if that has another seed."""
 
 from typing import Any
 
@@ -18,12 +18,15 @@ _KEY = "lightning_optreg_seeds"
 
 
 class SeededCallback(OfAKind):
-    """Base of callbacks that draw from a seed of their own or from the run's, which checkpoints keep.
+    """Base of callbacks that draw from their own seed or from the run's, which checkpoints keep.
 
-    Not in the callback's state: Lightning refuses two callbacks of a kind whose states have the same key.
+    The seed is not in the callback's state: Lightning refuses two callbacks whose states have the same key.
 
     Args:
         seed: Its own seed. None: the number given to `seed_everything` when the run began, else 0.
+
+    Raises:
+        MisconfigurationException: Before the first step, with a callback that turns noise off.
     """
 
     def __init__(self, seed: int | None) -> None:
@@ -31,7 +34,7 @@ class SeededCallback(OfAKind):
 
     @property
     def seed_of_draws(self) -> int:
-        """What it draws from: a second one of its class, of the run's seed, draws other numbers."""
+        """The seed it draws from; with the run's seed, a second one of its class draws other numbers."""
         if self._number == 0 or self.run_seed.given is not None:
             return self.run_seed.value
         return mix(self.run_seed.value, self._number)
@@ -43,27 +46,27 @@ class SeededCallback(OfAKind):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Agree on a seed; refuse to be noise where there shall be none."""
+        """Agree on a seed; refuse callbacks that turn noise off."""
         self.run_seed.settle(trainer)
         for callback in callbacks_of(trainer) if self.is_noise else ():
             if isinstance(callback, TurnsNoiseOff) and (callback.augmentation or callback.layers):
                 raise MisconfigurationException(
-                    f"{type(self).__name__}: it makes the steps of training random, which "
-                    f"{type(callback).__name__} excludes; leave one out"
+                    f"{type(self).__name__}: it makes training steps random, which {type(callback).__name__} "
+                    "turns off; remove one of the two"
                 )
 
     @override
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep the seed."""
+        """Save the seed."""
         checkpoint.setdefault(_KEY, {})[self._name] = self.run_seed.value
 
     @override
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Go on with it, unless another one is given."""
+        """Restore the seed, unless one is given."""
         before = checkpoint.get(_KEY, {}).get(self._name)
         if before is not None:
             self.run_seed.load(before, type(self).__name__)

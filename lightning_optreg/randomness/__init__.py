@@ -1,4 +1,4 @@
-"""Random numbers: draws as functions of (seed, epoch, step), the run's seed, the state of all generators."""
+"""Random numbers: draws as functions of (seed, epoch, step), the run's seed, the states of all generators."""
 
 from lightning_optreg.randomness.draws import Draws, Place
 

@@ -1,9 +1,9 @@
-"""Random numbers of one batch, as a function of (seed, epoch, step) and of nothing else.
+"""Random numbers of one batch, as a function of (seed, epoch, step) only.
 
-A data pipeline that draws from the global generator cannot be resumed in mid-epoch and gives other images
-when the number of processes changes. Here every batch has a generator of its own, seeded with a hash of its
-place, as counter-based generators are (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
-The hash is SplitMix64's finalizer (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number
+A data pipeline that draws from the global generator can't be resumed in the middle of an epoch, and gives
+other images when the number of processes changes. Here every batch has its own generator, seeded with a hash
+of its place, like counter-based generators (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2,
+3"). The hash is SplitMix64's finalizer (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number
 generators"), chained over the numbers.
 """
 
@@ -40,10 +40,14 @@ def mix(*numbers: int) -> int:
 
 
 class Place(NamedTuple):
-    """Where a batch stands: which epoch, which step, and which rows of the global batch it holds.
+    """The place of a batch in a run: its epoch, its step, and its rows in the global batch.
 
-    The global batch is what all processes see in one step together; one process holds the rows from
-    `start` on. In a single process `start` is 0 and `total` the batch's size.
+    The global batch is that of all processes together in one step; each process has the rows from `start` on.
+    In a single process `start` is 0 and `total` is the batch's size.
+
+    Example:
+        >>> Place(epoch=0, step=3, start=64, total=128).start
+        64
     """
 
     epoch: int
@@ -61,22 +65,22 @@ class Draws:
 
     Each method draws for the whole global batch and keeps the rows of this process, so 1 process with 256
     images and 2 processes with 128 each augment every image in the same way. The global generator is neither
-    read nor changed. Numbers come in the order of the calls: the second call gives other numbers than the
-    first, and the same ones again in a new `Draws` of the same place.
+    read nor changed. The numbers depend on the order of the calls: a second call gives other numbers than the
+    first, and a new `Draws` of the same place gives the same numbers again.
 
-    The numbers are those of the device's own generator, so a GPU draws others than a CPU does. On the
-    `meta` device the shapes are right and there are no numbers.
+    The numbers come from a generator on the device, so a GPU draws other numbers than a CPU. On the `meta`
+    device there are only shapes.
 
-    torch's CPU generator reads 32 bits of a seed: among 100,000 batches about one pair shares its numbers.
+    torch's CPU generator uses 32 bits of a seed: among 100,000 batches about one pair has the same numbers.
 
     Args:
         seed: Any integer.
         place: The place of the batch.
         count: Images in the batch of this process, at least 0; rows `place.start : place.start + count`.
-        device: Where the numbers are made.
+        device: The device of the numbers.
 
     Raises:
-        ValueError: If the rows do not lie within the global batch.
+        ValueError: If the rows are not within the global batch.
 
     Example:
         >>> whole = Draws(0, Place(epoch=1, step=2, start=0, total=4), 4, torch.device("cpu"))
@@ -88,7 +92,7 @@ class Draws:
     def __init__(self, seed: int, place: Place, count: int, device: torch.device) -> None:
         if not 0 <= place.start <= place.start + count <= place.total:
             raise ValueError(
-                f"Draws: rows {place.start}:{place.start + count} must lie in a global batch of {place.total}"
+                f"Draws: rows {place.start}:{place.start + count} must be in a global batch of {place.total}"
             )
         self.place = place
         self.count = count

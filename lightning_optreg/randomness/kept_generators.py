@@ -1,4 +1,4 @@
-"""All generators that a network may draw from, read and set together, so that passes leave no trace."""
+"""Read and set all generators that a network may draw from, so that passes have no side effects."""
 
 import random
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ __all__ = ["Generators", "kept_generators", "same_states"]
 
 
 class Generators:
-    """The global generators and those that objects hold: of Python, NumPy, torch on the CPU and on a device.
+    """The global generators of Python, NumPy, torch on the CPU and on a device, and those in objects.
 
     Args:
         device: The device this process computes on.
-        roots: Objects that may hold generators of their own, such as a LightningModule. They are found once.
+        roots: Objects that may have generators, such as a LightningModule. They are searched once.
 
     Example:
         >>> generators = Generators(torch.device("cpu"))
@@ -34,7 +34,7 @@ class Generators:
 
     def __init__(self, device: torch.device, **roots: Any) -> None:
         self._device = None if device.type in ("cpu", "meta") else device
-        # One that is the global one is read as that, and the system's has no state.
+        # The global generator is read separately, and the system's has no state.
         self._own = [
             own
             for _, own in generators_of(roots)
@@ -42,14 +42,14 @@ class Generators:
         ]
 
     def read(self) -> list[Any]:
-        """Give the states of all, in one order."""
+        """Return the states of all generators, always in the same order."""
         states = [random.getstate(), np.random.get_state(legacy=True), torch.get_rng_state()]
         if self._device is not None:
             states.append(torch.get_device_module(self._device).get_rng_state(self._device))
         return states + [state_of(own) for own in self._own]
 
     def write(self, states: list[Any]) -> None:
-        """Set all to states that `read` or `seeded` gave."""
+        """Set all generators to states from `read` or `seeded`."""
         rest = iter(states)
         random.setstate(next(rest))
         np.random.set_state(next(rest))
@@ -60,10 +60,10 @@ class Generators:
             set_state_of(own, state)
 
     def seeded(self, seed: int) -> list[Any]:
-        """Give the states in which a seed would put them, without touching them.
+        """Return the states that a seed would give, without changing the generators.
 
         Args:
-            seed: Any integer that torch takes; each generator that objects hold gets another one.
+            seed: Any integer that torch accepts; each generator in an object gets a different one.
         """
         numpy = np.random.RandomState(seed % 2**32)
         states: list[Any] = [random.Random(seed).getstate(), numpy.get_state(legacy=True)]
@@ -73,7 +73,7 @@ class Generators:
 
 
 def _seeded(own: Any, seed: int) -> Any:
-    """The state of another generator of the same kind."""
+    """Return the state of a new generator of the same kind."""
     if isinstance(own, torch.Generator):
         return state_of(torch.Generator(own.device).manual_seed(seed))
     if isinstance(own, random.Random):
@@ -84,23 +84,23 @@ def _seeded(own: Any, seed: int) -> Any:
 
 
 def same_states(a: Any, b: Any) -> bool:
-    """Whether no generator was drawn from between two readings."""
+    """Return whether no generator was used between two readings."""
     if isinstance(a, Tensor):
         return torch.equal(a, b)
     if isinstance(a, np.ndarray):
         return np.array_equal(a, b)
-    if isinstance(a, (list, tuple)) and len(a) < 100:  # a longer one is a state of numbers
+    if isinstance(a, (list, tuple)) and len(a) < 100:  # longer ones are states of a generator
         return all(same_states(x, y) for x, y in zip(a, b, strict=True))
     return bool(a == b)
 
 
 @contextmanager
 def kept_generators(device: torch.device, **roots: Any) -> Iterator[None]:
-    """Set all generators back at the end: the global ones, and those that objects hold.
+    """Restore all generators at the end: the global ones, and those in objects.
 
     Args:
         device: The device this process computes on.
-        roots: Objects that may hold generators, such as a LightningModule and a loader.
+        roots: Objects that may have generators, such as a LightningModule and a loader.
 
     Example:
         >>> with kept_generators(torch.device("cpu")):

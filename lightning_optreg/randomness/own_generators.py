@@ -1,8 +1,8 @@
-"""Random generators that loaders, samplers, datasets and modules hold themselves, beside the global ones.
+"""Random generators in loaders, samplers, datasets and modules, in addition to the global ones.
 
 `DataLoader(generator=...)`, a sampler with a `numpy.random.Generator`, a module that draws its noise from a
-`torch.Generator`: no checkpoint of Lightning's holds the states of these. They are found by going through
-attributes, and named by the way to them, so that a later process finds its own at the same place.
+`torch.Generator`: Lightning's checkpoints do not contain their states. They are found by searching
+attributes, and named by the path to them, so that a later process finds its own at the same path.
 """
 
 import functools
@@ -31,12 +31,12 @@ __all__ = [
 
 Generator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
 
-# Long lists are data, and so is what is far away among very many objects.
+# Long lists are data, and so is everything beyond a large number of objects.
 _ITEMS = 256
 _OBJECTS = 20_000
 _DATA = (str, bytes, int, float, complex, Tensor, np.ndarray, torch.dtype, torch.device)
 _CODE = (type, BuiltinFunctionType, ModuleType)
-# Whatever a module's arguments lead to of the program around it: parsers, a study's storage.
+# Parts of the surrounding program that a module's arguments may lead to: parsers, a study's storage.
 _FOREIGN = (
     "argparse.",
     "jsonargparse.",
@@ -47,18 +47,19 @@ _FOREIGN = (
     "sqlalchemy.",
 )
 _OTHERS = (Trainer, Logger, Optimizer)
-# DataLoader's running iterator is made anew; of what torch keeps in a module only its parts count.
+# DataLoader creates its iterator again; of the attributes that torch keeps in a module only `_modules`
+# counts.
 _SKIPPED = {"_iterator", "trainer", "_trainer", "_fabric", *vars(nn.Module())} - {"_modules"}
 
 
 def collect_generator_states(roots: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the states of all generators that objects hold.
+    """Read the states of all generators in objects.
 
     Args:
         roots: Objects by name: loaders, modules, data modules, or lists of them.
 
     Returns:
-        States by the way to the generator, plain types only.
+        States by the path to the generator, plain types only.
 
     Example:
         >>> from torch.utils.data import DataLoader
@@ -76,14 +77,14 @@ def collect_generator_states(roots: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def restore_generator_states(roots: Mapping[str, Any], states: Mapping[str, Any]) -> list[str]:
-    """Set the generators that objects hold to what `collect_generator_states` read.
+    """Set the generators in objects to the states from `collect_generator_states`.
 
     Args:
         roots: The objects, by the same names.
-        states: What `collect_generator_states` returned, here or in an earlier process.
+        states: Result of `collect_generator_states`, in this or an earlier process.
 
     Returns:
-        The states for which there is no generator now.
+        The paths of states without a generator now.
     """
     generators = dict(generators_of(roots))
     for path in states.keys() & generators.keys():
@@ -92,13 +93,13 @@ def restore_generator_states(roots: Mapping[str, Any], states: Mapping[str, Any]
 
 
 def generators_of(roots: Mapping[str, Any]) -> Iterator[tuple[str, Generator]]:
-    """Go through what objects hold, the nearest first.
+    """Search objects for generators, breadth first.
 
     Args:
         roots: The objects, by name.
 
     Yields:
-        The way to each generator, and the generator.
+        The path to each generator, and the generator.
     """
     waiting = deque(roots.items())
     seen: set[int] = set()
@@ -157,7 +158,7 @@ def state_of(generator: Generator) -> Any:
 
 
 def set_state_of(generator: Generator, state: Any) -> None:
-    """Set a generator to a state that `state_of` read."""
+    """Set a generator to a state from `state_of`."""
     if isinstance(generator, torch.Generator):
         generator.set_state(state.cpu())
     elif isinstance(generator, random.Random):
@@ -169,7 +170,7 @@ def set_state_of(generator: Generator, state: Any) -> None:
 
 
 def _without_arrays(state: Any) -> Any:
-    """NumPy's arrays and numbers as plain types, which `torch.load(weights_only=True)` takes."""
+    """Return NumPy's arrays and numbers as plain types, which `torch.load(weights_only=True)` accepts."""
     if isinstance(state, Mapping):
         return {key: _without_arrays(value) for key, value in state.items()}
     if isinstance(state, np.ndarray):

@@ -1,4 +1,4 @@
-"""Which rows of a global batch are a process's own, and what the processes exchange for them."""
+"""The rows of a global batch that belong to a process, and the exchange of rows between processes."""
 
 import torch
 import torch.distributed as dist
@@ -9,22 +9,22 @@ __all__ = ["of_all_processes", "row_before", "share_of"]
 
 
 def share_of(trainer: Trainer) -> tuple[int, int]:
-    """Tell which part of a global batch this process has, counted from 0, and how many parts there are.
+    """Return which part of a global batch this process has, counted from 0, and the number of parts.
 
-    There are as many as processes, or fewer where several share a part, as under tensor parallelism.
+    There are as many as processes, or fewer if several share a part, as with tensor parallelism.
     """
     sampler = trainer.distributed_sampler_kwargs
     return (0, 1) if sampler is None else (int(sampler["rank"]), int(sampler["num_replicas"]))
 
 
 def row_before(rows: Tensor, trainer: Trainer) -> Tensor:
-    """Give the row of the global batch that comes before this process's first one; of row 0 the last one.
+    """Return the row of the global batch before this process's first row; the last row for row 0.
 
-    All processes have to call it together, with rows of the same shape; each sends its last one.
+    All processes must call it together, with rows of the same shape; each sends its last row.
 
     Args:
         rows: (n, ...), n at least 1: this process's part of the global batch.
-        trainer: The trainer, while it fits.
+        trainer: The trainer, during a fit.
 
     Returns:
         (1, ...).
@@ -32,12 +32,12 @@ def row_before(rows: Tensor, trainer: Trainer) -> Tensor:
     last = rows[-1:]
     part, parts = share_of(trainer)
     everyone = of_all_processes(last, trainer) if parts > 1 else [last]
-    # Processes that share a part are numbered one after the other.
+    # Processes that share a part have consecutive numbers.
     return everyone[(part - 1) % parts * (len(everyone) // parts)]
 
 
 def of_all_processes(value: Tensor, trainer: Trainer) -> list[Tensor]:
-    """Give the tensor of each process, which all call it together, with tensors of one shape and type.
+    """Return the tensors of all processes, which must call it together, with the same shape and dtype.
 
     Example:
         >>> of_all_processes(torch.ones(2), Trainer(accelerator="cpu", logger=False))
@@ -46,6 +46,6 @@ def of_all_processes(value: Tensor, trainer: Trainer) -> list[Tensor]:
     if not (dist.is_available() and dist.is_initialized()):
         return [value]
     everyone = [torch.empty_like(value) for _ in range(trainer.world_size)]
-    # Not by the strategy: Lightning 2.6 calls a function for gradients that torch 2.14 deprecates.
+    # Not through the strategy: Lightning 2.6 calls a function that torch 2.14 deprecates.
     dist.all_gather(everyone, value.contiguous())
     return everyone

@@ -1,4 +1,4 @@
-"""The seed of what all processes of a run draw alike."""
+"""The seed that all processes of a run share."""
 
 import os
 
@@ -9,14 +9,14 @@ __all__ = ["RunSeed", "run_seed"]
 
 
 def run_seed(given: int | None, trainer: Trainer | None) -> int:
-    """Give the seed of what all processes must draw alike: that of the first process.
+    """Return the seed for numbers that all processes must share: that of rank 0.
 
-    Scripts that call `seed_everything(seed + rank)` have another one in each process. To be called by all
-    processes together, when the trainer has started them.
+    Scripts that call `seed_everything(seed + rank)` have a different one in each process. All processes must
+    call it together, once the trainer has started them.
 
     Args:
         given: A part's own seed. None: the number given to `seed_everything`, else 0.
-        trainer: None: there is one process.
+        trainer: The trainer; None for a single process.
 
     Example:
         >>> run_seed(7, None)
@@ -27,7 +27,7 @@ def run_seed(given: int | None, trainer: Trainer | None) -> int:
 
 
 class RunSeed:
-    """The seed of what a part draws: its own, or else the run's, which stays the same in a resumed run.
+    """The seed of a part: its own, or else the run's, which stays the same in a resumed run.
 
     Args:
         given: The part's own seed. None: the run's.
@@ -45,11 +45,11 @@ class RunSeed:
         self._loaded: int | None = None
 
     def load(self, before: int, name: str) -> None:
-        """Take over the seed of the run that a checkpoint continues; another one that is given stands.
+        """Continue with the seed of the checkpoint's run, unless another one is given.
 
         Args:
-            before: That run's seed.
-            name: Of the part, for a warning that says so.
+            before: The seed of the checkpoint's run.
+            name: Name of the part, for the warning if another seed is given.
         """
         self._loaded = before
         if self.given is not None and self.given != before:
@@ -58,7 +58,7 @@ class RunSeed:
                 f"{before}."
             )
         if self.given is None:
-            self.value = before  # for strategies that load checkpoints last
+            self.value = before  # for strategies that load checkpoints late
 
     def settle(self, trainer: Trainer | None) -> int:
         """Agree with the other processes when a fit begins, and return the seed."""

@@ -1,7 +1,7 @@
-"""The state of every random generator of a process, as plain types that a checkpoint may hold.
+"""The states of a process's global random generators, as plain types for a checkpoint.
 
-Lightning's checkpoints hold no generator state, so after a resume dropout and noise differ from what they
-would have been. `torch.load(weights_only=True)` refuses NumPy arrays and `torch.Generator`s, so the states
+Lightning's checkpoints have no generator states, so after a resume dropout and noise differ from those of an
+uninterrupted run. `torch.load(weights_only=True)` refuses NumPy arrays and `torch.Generator`s, so the states
 are kept as tensors, numbers and tuples.
 """
 
@@ -42,12 +42,12 @@ def collect_random_state(device: torch.device) -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Set the global generators to what `collect_random_state` read.
+    """Set the global generators to the state from `collect_random_state`.
 
     Args:
-        state: What `collect_random_state` returned, here or in an earlier process.
-        device: The device this process trains on. A state saved on another kind of device is left out:
-            generators of different kinds of device draw different numbers from the same state.
+        state: Result of `collect_random_state`, in this or an earlier process.
+        device: The device this process trains on. The state of another kind of device is ignored, as its
+            generators draw different numbers.
     """
     random.setstate(state["python"])
     name, keys, position, has_gauss, cached = state["numpy"]

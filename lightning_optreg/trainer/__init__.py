@@ -1,1 +1,1 @@
-"""What parts ask of Lightning's Trainer, and what they do to its run, each in one place."""
+"""Functions that query Lightning's Trainer or change its run, each in one place."""

@@ -1,6 +1,6 @@
-"""What each process holds for itself, collected on the first one, and dealt out again to as many or others.
+"""Collect the data of each process on rank 0, and distribute them again, even to another number of processes.
 
-A checkpoint is written by rank 0, so nothing goes to other ranks, and what is equal on all is kept once.
+Rank 0 writes checkpoints, so nothing is sent to other ranks, and values that are equal on all are kept once.
 """
 
 import hashlib
@@ -15,11 +15,11 @@ from torch import Tensor
 __all__ = ["RankTensors", "gather_ranks", "gather_tensors", "tensors_of_rank"]
 
 RankTensors = dict[str, list[Tensor | None]]
-"""By name: the tensor of each rank, None where it has none; or a single one that is equal on all."""
+"""By name: the tensor of each rank, None if it has none; or a single tensor that is equal on all."""
 
 
 def gather_ranks(trainer: Trainer, mine: dict[str, Any]) -> list[dict[str, Any]]:
-    """Collect a plain object of every rank on rank 0; to be called on all of them.
+    """Collect a plain object of every rank on rank 0; all ranks must call it.
 
     Returns:
         On rank 0 the objects in the order of ranks, on others an empty list.
@@ -32,10 +32,10 @@ def gather_ranks(trainer: Trainer, mine: dict[str, Any]) -> list[dict[str, Any]]
 
 
 def gather_tensors(trainer: Trainer, mine: Mapping[str, Tensor], *, if_equal: bool) -> RankTensors:
-    """Collect tensors of every rank on rank 0, in its main memory; to be called on all of them.
+    """Collect tensors of every rank on rank 0, in its main memory; all ranks must call it.
 
-    Ranks tell each other digests first. What differs is sent one tensor at a time, so no rank but the first
-    needs memory for more than one of them; what is equal is not sent.
+    Ranks exchange digests first. Tensors that differ are sent one at a time, so only rank 0 needs memory for
+    more than one of them; tensors that are equal are not sent.
 
     Args:
         trainer: The trainer.
@@ -64,7 +64,7 @@ def gather_tensors(trainer: Trainer, mine: Mapping[str, Tensor], *, if_equal: bo
 
 
 def tensors_of_rank(gathered: RankTensors, rank: int) -> dict[str, Tensor]:
-    """Give what `gather_tensors` collected of a rank.
+    """Return the tensors of one rank from the result of `gather_tensors`.
 
     Example:
         >>> gathered = {"same": [torch.ones(1)], "other": [torch.zeros(1), None]}

@@ -1,4 +1,4 @@
-"""Schedules that name their highest rate, at one that Lightning's learning-rate finder has found."""
+"""Set the highest rate of schedules that name it to the one that Lightning's learning-rate finder found."""
 
 from functools import partial
 from typing import Any
@@ -12,14 +12,14 @@ __all__ = ["at_rate"]
 
 
 def at_rate(maker: Maker, lr: float) -> Maker:
-    """Give a maker whose schedule rises to a rate that was found.
+    """Return a maker whose schedule rises to a rate that was found.
 
-    Most schedules multiply the optimizer's rate. `OneCycleLR` and `CyclicLR` have a `max_lr` of their own,
-    which would replace what was found at their first step.
+    Most schedules multiply the optimizer's rate. `OneCycleLR` and `CyclicLR` have their own `max_lr`, which
+    would replace the rate that was found in their first step.
 
     Args:
-        maker: A class of schedules, a `functools.partial` of one, or what jsonargparse makes of a
-            configuration. What another function makes is its own matter.
+        maker: A class of schedules, a `functools.partial` of one, or the callable that jsonargparse makes
+            from a configuration. Other functions are returned unchanged.
         lr: The rate, above 0.
 
     Example:
@@ -43,5 +43,5 @@ def at_rate(maker: Maker, lr: float) -> Maker:
 
 
 def _largest(rates: Any) -> float:
-    """Of one rate for all groups, or one for each."""
+    """Return the largest rate, of one for all groups or one for each."""
     return float(max(rates)) if isinstance(rates, list | tuple) else float(rates)

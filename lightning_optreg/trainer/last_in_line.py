@@ -1,4 +1,4 @@
-"""Something done once all other callbacks have had their turn at a hook."""
+"""Run an action after all other callbacks in a hook."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -12,27 +12,26 @@ __all__ = ["AfterOthers", "put_last", "take_out"]
 
 
 def put_last(trainer: Trainer, callback: Callback) -> None:
-    """Make a callback the last one of a trainer's; call it in `setup` of one that stands before it."""
+    """Make a callback the last one of a trainer; call this in `setup` of an earlier callback."""
     take_out(trainer, callback)
     callbacks_of(trainer).append(callback)
 
 
 def take_out(trainer: Trainer, callback: Callback) -> None:
-    """Remove a callback from a trainer's, if it is one of them."""
+    """Remove a callback from a trainer, if it is there."""
     callbacks = callbacks_of(trainer)
     if callback in callbacks:
         callbacks.remove(callback)
 
 
 class AfterOthers(Callback):
-    """Do something after the other callbacks' hook.
+    """Runs an action after the other callbacks' hook.
 
-    At `on_train_start` others may have changed what is to be set; in `on_exception` some of them save
-    checkpoints.
+    In `on_train_start` others may change the same settings; in `on_exception` some of them save checkpoints.
 
     Args:
-        hook: Which hook.
-        act: What to do, given the trainer and the module.
+        hook: The hook.
+        act: Called with the trainer and the module.
     """
 
     def __init__(

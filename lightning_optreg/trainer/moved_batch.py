@@ -1,4 +1,4 @@
-"""A batch brought to the device by a callback that goes through a loader by itself, as in training."""
+"""Move a batch to the device as in training, for callbacks that iterate over a loader themselves."""
 
 from typing import Any
 
@@ -11,15 +11,15 @@ __all__ = ["move_batch"]
 
 
 def move_batch(trainer: Trainer, pl_module: LightningModule, batch: Any) -> Any:
-    """Do with a batch what Lightning does before it reaches `training_step`.
+    """Prepare a batch as Lightning does before `training_step`.
 
-    It is converted to the run's precision (64-true, bf16-true ...), and goes through the transfer hooks of
+    It is converted to the run's precision (64-true, bf16-true, ...), and passed through the transfer hooks of
     the module or its data module.
 
     Args:
         trainer: The trainer.
         pl_module: The module.
-        batch: As it comes from a loader.
+        batch: A batch from a loader.
     """
     batch = trainer.precision_plugin.convert_input(batch)
     data = datamodule_of(trainer)

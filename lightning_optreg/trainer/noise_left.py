@@ -1,4 +1,4 @@
-"""What makes the loss of a running fit random, for optimizers that compare losses of several evaluations."""
+"""Find what makes the loss of a fit random, for optimizers that compare the losses of several evaluations."""
 
 from collections import defaultdict
 from typing import Any
@@ -30,7 +30,7 @@ __all__ = [
 
 
 def compares_losses(optimizer: Optimizer) -> bool:
-    """Whether an optimizer evaluates the loss several times in a step and needs it without noise.
+    """Return whether an optimizer evaluates the loss several times in a step and needs it without noise.
 
     Args:
         optimizer: Any optimizer; torch's LBFGS, `BFGS` and `Newton` do.
@@ -39,14 +39,14 @@ def compares_losses(optimizer: Optimizer) -> bool:
 
 
 def noise_left(trainer: Trainer, module: LightningModule) -> list[str]:
-    """Name what makes the loss of a running fit random.
+    """List what makes the loss of a running fit random.
 
     Args:
         trainer: The trainer, from `on_train_start` on.
         module: Its module.
 
     Returns:
-        Such as `["2 Dropout layers (net.1, net.4)", "augmentation (RandomCrop)", "shuffling"]`.
+        A list such as `["2 Dropout layers (net.1, net.4)", "augmentation (RandomCrop)", "shuffling"]`.
     """
     found = by_class(module, [layer for layer in noise_layers(module, None) if is_on(layer)])
     augmentation = augmentation_of(datamodule_of(trainer))
@@ -71,26 +71,26 @@ def warn_of_noise(trainer: Trainer, module: LightningModule) -> None:
     if noise:
         rank_zero_warn(
             f"{names[0]} compares losses of several evaluations, which are noisy here: {'; '.join(noise)}. "
-            "The callback FullBatch turns such noise off and evaluates the whole training set."
+            "The callback FullBatch turns this noise off and evaluates the whole training set."
         )
 
 
 def is_on(layer: nn.Module) -> bool:
-    """Whether a noise layer draws in training as it is now."""
+    """Return whether a noise layer draws in training with its present settings."""
     if getattr(layer, "p", None) == 0.0:
         return False
     return layer.training or getattr(layer, "sampling", False) or is_stubborn(layer)
 
 
 def is_stubborn(layer: nn.Module) -> bool:
-    """Whether it draws in evaluation too."""
+    """Return whether a noise layer draws in evaluation too."""
     return isinstance(layer, (nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)) or (
         getattr(layer, "at_test", None) == "random" or getattr(layer, "inference", None) == "sampling"
     )
 
 
 def by_class(module: nn.Module, layers: list[nn.Module]) -> list[str]:
-    """Name layers of a module, grouped by class: `["2 Dropout layers (net.1, net.4)"]`."""
+    """List layers of a module, grouped by class: `["2 Dropout layers (net.1, net.4)"]`."""
     names = {id(part): name for name, part in module.named_modules()}
     groups: dict[str, list[str]] = defaultdict(list)
     for layer in layers:
@@ -103,13 +103,13 @@ def by_class(module: nn.Module, layers: list[nn.Module]) -> list[str]:
 
 
 def active_batch_norms(module: nn.Module) -> list[str]:
-    """Name the batch normalisation layers that use the statistics of the batch."""
+    """List the batch normalisation layers that use the statistics of the batch."""
     kinds = (nn.modules.batchnorm._BatchNorm, BatchNorm)  # torch's common base has no public name
     return by_class(module, [m for m in module.modules() if isinstance(m, kinds) and m.training])
 
 
 def augmentation_of(datamodule: Any) -> str:
-    """Name the transforms by which a data module augments; empty if it does not."""
+    """Return the transforms of a data module's augmentation, in words; empty if it does not augment."""
     if not (isinstance(datamodule, ImageDataModule) and datamodule.augmenting):
         return ""
     names = [type(transform).__name__ for transform in datamodule.pipeline.transforms]
@@ -117,7 +117,7 @@ def augmentation_of(datamodule: Any) -> str:
 
 
 def shuffles(loader: Any) -> bool:
-    """Whether a loader gives its images in another order each epoch."""
+    """Return whether a loader changes the order of its images every epoch."""
     if isinstance(loader, BatchLoader):
         return loader.shuffle
     sampler = getattr(loader, "sampler", None)

@@ -1,9 +1,9 @@
-"""Replace an optimizer while a fit goes on: the one place where it is done, for every part that needs it.
+"""Replace an optimizer during a fit.
 
-Lightning asks a module for its optimizers once, and restores a checkpoint's states into those that exist at
-that moment. So a replaced optimizer has to take its predecessor's place in the trainer, the strategy and the
-precision plugin; its schedule must go on; and a resumed run has to replace it again in `on_fit_start`, after
-the module's optimizers are made and before the states are restored.
+Lightning asks a module for its optimizers once, and restores a checkpoint's states into those that exist
+then. So a new optimizer must take its predecessor's place in the trainer, the strategy and the precision
+plugin; the schedule must continue; and a resumed run must replace the optimizer again in `on_fit_start`,
+after the module's optimizers are created and before the states are restored.
 """
 
 import warnings
@@ -22,19 +22,19 @@ __all__ = ["CarriedOnSchedule", "replace_optimizer"]
 
 
 def replace_optimizer(trainer: Trainer, old: Optimizer, new: Optimizer, *, restoring: bool = False) -> None:
-    """Put an optimizer into another's place, and let the schedules of the old one drive the new one.
+    """Replace an optimizer by another one, and let the schedules of the old one drive the new one.
 
-    The rates of the new optimizer's groups are those that it has now; from here on each changes by the
-    factors by which the schedule changes the old one's. To be called between batches, or in `on_fit_start`.
+    The new optimizer's groups start with their present rates; from then on each changes by the same factors
+    as the old rates. Call it between batches, or in `on_fit_start`.
 
     Args:
-        trainer: The trainer, while it fits.
-        old: One of `trainer.optimizers`. Its state is dropped; only its groups live on, in the schedules.
-        new: Has the same parameters in the same groups.
+        trainer: The trainer, during a fit.
+        old: One of `trainer.optimizers`. Its state is dropped; only its groups are kept, in the schedules.
+        new: The new optimizer, with the same parameters in the same groups.
         restoring: Whether the states of the new optimizer and of the schedules are loaded after this.
 
     Raises:
-        MisconfigurationException: If there is a schedule to be carried on from a learning rate of 0.
+        MisconfigurationException: If a schedule is at a learning rate of 0.
     """
     scales = [1.0 for _ in new.param_groups]
     schedules = [config for config in trainer.lr_scheduler_configs if config.scheduler.optimizer is old]
@@ -42,7 +42,7 @@ def replace_optimizer(trainer: Trainer, old: Optimizer, new: Optimizer, *, resto
         before = [float(group["lr"]) for group in old.param_groups]
         if not min(before) > 0.0:
             raise MisconfigurationException(
-                "a schedule cannot be carried on from a learning rate of 0; switch before or after that"
+                "a schedule can't continue from a learning rate of 0; switch earlier or later"
             )
         scales = [float(group["lr"]) / rate for group, rate in zip(new.param_groups, before, strict=True)]
     for config in schedules:
@@ -54,31 +54,31 @@ def replace_optimizer(trainer: Trainer, old: Optimizer, new: Optimizer, *, resto
 
 
 class CarriedOnSchedule(LRScheduler):
-    """The schedule of a replaced optimizer, which goes on with its successor.
+    """The schedule of a replaced optimizer, which continues with its successor.
 
-    It keeps counting on the old optimizer's groups, so that any schedule works as before, and gives the new
-    ones their rates: eta_new(t) = eta_old(t) * scale. Where others set a rate, the scale follows. What else a
-    schedule changes, such as momentum, stays with the old groups.
+    It still runs on the old optimizer's groups, so that any schedule works as before, and sets the rates of
+    the new groups: eta_new(t) = eta_old(t) * scale. If something else sets a rate, the scale is adjusted.
+    Other values that a schedule changes, such as momentum, only change in the old groups.
 
     Args:
-        schedule: Any schedule; that of a plateau too.
+        schedule: Any schedule, including a plateau's.
         optimizer: The new optimizer.
-        scales: For each group, its rate as a multiple of the old one's.
+        scales: For each group, the ratio of its rate to the old one.
     """
 
     def __init__(self, schedule: Any, optimizer: Optimizer, scales: list[float]) -> None:
-        # Not LRScheduler's own: that would begin a schedule. The base is for Lightning's checks of types.
+        # LRScheduler's own __init__ would start a schedule. The base is for Lightning's type checks.
         self.schedule, self.optimizer, self.scales = schedule, optimizer, scales
 
     def __getattr__(self, name: str) -> Any:
-        """Give what is not here from the schedule itself, such as `last_epoch`."""
-        if name == "schedule":  # not there yet while it is copied
+        """Return other attributes, such as `last_epoch`, from the schedule itself."""
+        if name == "schedule":  # missing while it is copied
             raise AttributeError(name)
         return getattr(self.schedule, name)
 
     @override
     def step(self, *args: Any, **kwargs: Any) -> None:
-        """Move the schedule forward; takes what it takes."""
+        """Advance the schedule; the arguments are those of its own `step`."""
         with warnings.catch_warnings():
             # torch misses the steps of the old optimizer between those of its schedule
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
@@ -87,7 +87,7 @@ class CarriedOnSchedule(LRScheduler):
         self._pass_on()
 
     def _follow(self) -> None:
-        """Let the schedule count on groups, too, that were added, and go on from rates that others set."""
+        """Add new groups to the schedule, and continue from rates that something else has set."""
         old = self.schedule.optimizer
         for group in self.optimizer.param_groups[len(old.param_groups) :]:
             old.add_param_group({"params": list(group["params"]), "lr": group["lr"]})
@@ -111,8 +111,8 @@ class CarriedOnSchedule(LRScheduler):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the schedule, the scales, and the old groups, which schedules count in."""
-        self._follow()  # a resumed run has added groups before it loads this
+        """Return the state of the schedule, the scales, and the old groups, in which schedules count."""
+        self._follow()  # a resumed run has already added groups when it loads this
         return {
             "schedule": self.schedule.state_dict(),
             "scales": list(self.scales),
@@ -121,7 +121,7 @@ class CarriedOnSchedule(LRScheduler):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up such a state."""
+        """Restore the state."""
         self._follow()
         self.schedule.load_state_dict(state_dict["schedule"])
         self.scales = list(state_dict["scales"])

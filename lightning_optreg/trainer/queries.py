@@ -1,7 +1,7 @@
-"""What parts ask of Lightning's Trainer.
+"""Queries of Lightning's Trainer.
 
 Lightning's connectors set some attributes of the trainer that its class does not declare, so type checkers
-don't know them. They are read here and nowhere else.
+don't know them. They are only read here.
 """
 
 from typing import Any
@@ -50,7 +50,7 @@ def is_logging_step(trainer: Trainer, step: int | None = None) -> bool:
 
     Args:
         trainer: The trainer.
-        step: Number of the step, counted from 1. None: the last one that was made.
+        step: Number of the step, counted from 1. None: the last step.
     """
     every_n_steps = log_cadence(trainer)
     number = trainer.global_step if step is None else step
@@ -58,12 +58,12 @@ def is_logging_step(trainer: Trainer, step: int | None = None) -> bool:
 
 
 def reload_cadence(trainer: Trainer) -> int:
-    """Return `reload_dataloaders_every_n_epochs`; 0 if loaders are made once."""
+    """Return `reload_dataloaders_every_n_epochs`; 0 if loaders are created once."""
     return trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined,no-any-return]
 
 
 def validates_in_fit(trainer: Trainer) -> bool:
-    """Return whether a running validation is one of a fit, and not its sanity check."""
+    """Return whether a running validation is part of a fit, but not its sanity check."""
     return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
 
 
@@ -79,5 +79,5 @@ def is_fused(optimizer: Optimizer) -> bool:
 
 
 def shards_parameters(trainer: Trainer) -> bool:
-    """Return whether no process has whole parameters and gradients."""
+    """Return whether parameters and gradients are sharded, so that no process has whole ones."""
     return isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy))

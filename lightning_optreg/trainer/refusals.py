@@ -1,4 +1,4 @@
-"""Trainers, modules and optimizers that a part cannot work with, refused before the first step."""
+"""Refuse trainers, modules and optimizers that a part can't work with, before the first step."""
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
@@ -14,31 +14,30 @@ __all__ = [
 
 
 def refuse_barebones(trainer: Trainer, owner: str, monitor: str) -> None:
-    """Refuse `Trainer(barebones=True)`, before the value is missed at the end of the first epoch.
+    """Refuse `Trainer(barebones=True)`, instead of failing at the end of the first epoch without the value.
 
     Args:
         trainer: The trainer.
-        owner: Name of the class that asks, for the error.
-        monitor: The value that it looks at.
+        owner: Name of the calling class, for the error.
+        monitor: The monitored value.
 
     Raises:
-        MisconfigurationException: If the trainer is a barebones one.
+        MisconfigurationException: If the trainer is barebones.
     """
     if trainer.barebones:
         raise MisconfigurationException(
-            f"{owner}: a barebones trainer logs nothing, so there is no {monitor!r} to look at; set "
-            "barebones to false"
+            f"{owner}: a barebones trainer logs nothing, so there is no {monitor!r} to monitor; set "
+            "barebones=False"
         )
 
 
 def refuse_sharding(trainer: Trainer, owner: str, reason: str) -> None:
-    """Refuse strategies with which no process has whole parameters (FSDP, DeepSpeed, ModelParallel).
+    """Refuse strategies that shard parameters (FSDP, DeepSpeed, ModelParallel).
 
     Args:
         trainer: The trainer.
-        owner: Name of the class that asks, for the error.
-        reason: What cannot be done then, as the end of a sentence that begins "FSDPStrategy shards
-            parameters, ".
+        owner: Name of the calling class, for the error.
+        reason: The end of the sentence that begins "FSDPStrategy shards parameters, ".
 
     Raises:
         MisconfigurationException: If the strategy is one of these.
@@ -54,27 +53,26 @@ def refuse_manual_optimization(pl_module: LightningModule, owner: str, reason: s
 
     Args:
         pl_module: The module.
-        owner: Name of the class that asks, for the error.
-        reason: Why it is not possible, as the end of a sentence that begins "needs automatic
-            optimization, ".
+        owner: Name of the calling class, for the error.
+        reason: The end of the sentence that begins "needs automatic optimization, ".
 
     Raises:
-        MisconfigurationException: If the module makes its own steps.
+        MisconfigurationException: If the module uses manual optimization.
     """
     if not pl_module.automatic_optimization:
         raise MisconfigurationException(f"{owner}: needs automatic optimization, {reason}")
 
 
 def refuse_fused_under_scaler(trainer: Trainer, owner: str, addition: str) -> None:
-    """Refuse a fused optimizer beside a gradient scaler: what is added to scaled gradients is wrong.
+    """Refuse a fused optimizer with a gradient scaler: the addition would be made to scaled gradients.
 
     Args:
         trainer: The trainer, from `on_fit_start` on.
-        owner: Name of the class that asks, for the error.
-        addition: What it adds to the gradients.
+        owner: Name of the calling class, for the error.
+        addition: What it adds to the gradients, such as "noise".
 
     Raises:
-        MisconfigurationException: If there are both.
+        MisconfigurationException: If both are used.
     """
     if has_gradient_scaler(trainer) and any(is_fused(optimizer) for optimizer in trainer.optimizers):
         raise MisconfigurationException(

@@ -1,6 +1,6 @@
-"""What a callback does that other parts of a run must know, without knowing the callback itself.
+"""Roles of callbacks that other parts of a run must know, without importing the callbacks.
 
-Each class here is a base to stand beside Lightning's `Callback`.
+Each class here is an additional base next to Lightning's `Callback`.
 """
 
 from abc import ABC, abstractmethod
@@ -24,7 +24,7 @@ class ChangesAccumulation(ABC):
 
 
 class ResetsOptimizers:
-    """Base of callbacks that start optimizers and schedules anew in a resumed run."""
+    """Base of callbacks that reset optimizers and schedules in a resumed run."""
 
 
 class TurnsNoiseOff:
@@ -34,7 +34,7 @@ class TurnsNoiseOff:
         shuffling: Whether shuffling is turned off.
         augmentation: Whether augmentation is turned off.
         layers: Whether noise layers are turned off.
-        whole_set: Whether every step sees the whole training set, so that nothing chooses its images.
+        whole_set: Whether every step sees the whole training set, so that no images can be chosen.
     """
 
     shuffling: bool

@@ -1,6 +1,6 @@
-"""How long a run is, counted as its learning-rate schedule counts.
+"""The length of a run, in steps of its learning-rate schedule.
 
-Lightning steps a schedule after each optimizer step or each epoch, or after one in several of these.
+Lightning steps a schedule after every optimizer step or epoch, or every few of these.
 """
 
 import math
@@ -29,18 +29,18 @@ _TRIALS = 1_000_000  # longer than what a search for a batch size tries out
 
 @dataclass(frozen=True)
 class RunLength:
-    """How many values of a schedule a run uses, and what else decides on its length.
+    """The number of values of a schedule that a run uses, and what else determines its length.
 
     Attributes:
-        count: Gives the number, when it is asked for the first time: to know it may take the training loader.
-            Infinite if the run has no end.
-        unit: What is counted, in the plural, for messages.
-        dry: Whether nothing is to be refused.
-        saved: State of the schedule in the checkpoint that the run goes on from; None if there is none.
+        count: Returns the number; called only when needed, as it may need the training loader. Infinite if
+            the run has no end.
+        unit: The unit of the count, in the plural, for messages.
+        dry: Whether no length is refused.
+        saved: State of the schedule in the checkpoint that the run continues; None if there is none.
         checked: Whether the run that wrote the checkpoint had its schedule's length checked.
-        loaded: Length of the run that the module was loaded from, which stands where none was given.
+        loaded: Length of the run that the module was loaded from, used if no length was given.
         after: Length of a warm-up before the schedule.
-        saved_after: The same in the checkpoint, whose warm-up goes on.
+        saved_after: The same in the checkpoint, whose warm-up continues.
     """
 
     count: Callable[[], float]
@@ -55,14 +55,14 @@ class RunLength:
 
     @property
     def times(self) -> float:
-        """The number; 0 where nothing is trained."""
+        """The number; 0 if nothing is trained."""
         if not self.asked:
             self.asked.append(self.count())
         return self.asked[0]
 
     @property
     def rest(self) -> str:
-        """What is left for the schedule, in words; of a run with an end."""
+        """The number left for the schedule, in words, for a run with an end."""
         return f"{int(self.times) - self.after} {self.unit}" + (" after the warm-up" if self.after else "")
 
 
@@ -78,17 +78,17 @@ def schedule_steps(
     """Count the values of a schedule that a run uses: one more than its steps before the last optimizer step.
 
     Args:
-        batches: Of an epoch, at least 1; infinite if that is not known.
-        epochs: Of the run; may be infinite.
-        max_steps: Optimizer steps at most; may be infinite.
-        accumulate: Gives the number of batches that an optimizer step takes in an epoch; the last one takes
-            what is left.
+        batches: Batches of an epoch, at least 1; infinite if not known.
+        epochs: Epochs of the run; may be infinite.
+        max_steps: Largest number of optimizer steps; may be infinite.
+        accumulate: Returns the number of batches that an optimizer step takes in an epoch; the last step
+            takes the rest.
         interval: "step" or "epoch".
-        frequency: Lightning steps the schedule where batches of the epoch, or epochs, divide by this.
-        begun: Epochs and optimizer steps that are made already and are not counted.
+        frequency: Lightning steps the schedule when this divides the batches of the epoch, or the epochs.
+        begun: Epochs and optimizer steps that are done already and not counted.
 
     Returns:
-        Infinite if the run has no end, or none that is known.
+        The number; infinite if the run has no known end.
 
     Example:
         >>> schedule_steps(422, 18, math.inf, lambda epoch: 1)
@@ -115,28 +115,29 @@ def schedule_steps(
 
 
 def _epochs(begun: int, end: int, frequency: int) -> int:
-    """Values of a schedule that counts epochs, from one epoch to another."""
+    """Return the number of values of a schedule that counts epochs, from one epoch to another."""
     return 1 + (end - 1) // frequency - begun // frequency if end > begun else 0
 
 
 def _made(batches: float, window: int, steps: int, frequency: int) -> int:
-    """Steps of the schedule in the first optimizer steps of an epoch."""
+    """Return the number of steps of the schedule in the first optimizer steps of an epoch."""
     if frequency == 1:
         return steps
     return sum(min(step * window, batches) % frequency == 0 for step in range(1, steps + 1))
 
 
 def run_length(trainer: Trainer, interval: str, frequency: int, begun: tuple[int, int] = (0, 0)) -> RunLength:
-    """Tell how long a schedule must be to end with a trainer's run.
+    """Return how long a schedule must be to end with a trainer's run.
 
-    Counts `max_epochs`, `max_steps`, `limit_train_batches`, `accumulate_grad_batches` and callbacks that
-    change this from epoch to epoch (`BatchSizeGrowth`, Lightning's `GradientAccumulationScheduler`).
+    This depends on `max_epochs`, `max_steps`, `limit_train_batches`, `accumulate_grad_batches` and callbacks
+    that change the latter from epoch to epoch (`BatchSizeGrowth`, Lightning's
+    `GradientAccumulationScheduler`).
 
     Args:
         trainer: The trainer, from `configure_optimizers` on.
         interval: "step" or "epoch".
         frequency: As in `schedule_steps`.
-        begun: As there.
+        begun: As in `schedule_steps`.
     """
 
     def count() -> float:
@@ -147,7 +148,7 @@ def run_length(trainer: Trainer, interval: str, frequency: int, begun: tuple[int
         batches: float = math.inf
         known = epochs if interval == "epoch" else max_steps if frequency == 1 else math.inf
         if known == math.inf or math.inf not in (epochs, max_steps):
-            # As `trainer.estimated_stepping_batches` does, which knows neither epochs nor callbacks.
+            # Like `trainer.estimated_stepping_batches`, which ignores epochs and callbacks.
             if trainer.train_dataloader is None:
                 trainer.fit_loop.setup_data()
             batches = trainer.num_training_batches
@@ -163,18 +164,18 @@ def run_length(trainer: Trainer, interval: str, frequency: int, begun: tuple[int
 
 
 def trial_length() -> RunLength:
-    """Stand for the run's length while Lightning's `BatchSizeFinder` tries out sizes."""
+    """Return a substitute for the run's length while Lightning's `BatchSizeFinder` tries out sizes."""
     return RunLength(lambda: _TRIALS, "steps", dry=True)
 
 
 def searches_batch_size(trainer: Trainer) -> bool:
-    """Tell whether the trainer is going to search for a batch size before it trains."""
+    """Return whether the trainer searches for a batch size before it trains."""
     callbacks = callbacks_of(trainer)
     return any(isinstance(callback, BatchSizeFinder) for callback in callbacks)
 
 
 def ends_by_time(trainer: Trainer) -> bool:
-    """Tell whether the trainer has a `max_time`, or Lightning's `Timer` with a duration."""
+    """Return whether the trainer has a `max_time`, or Lightning's `Timer` with a duration."""
     callbacks = callbacks_of(trainer)
     return any(isinstance(each, Timer) and each.time_remaining() is not None for each in callbacks)
 

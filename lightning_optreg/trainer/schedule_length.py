@@ -1,6 +1,6 @@
-"""Learning-rate schedules as long as the run: lengths are filled in, or refused where they are wrong.
+"""Learning-rate schedules as long as the run: lengths are filled in, and wrong ones are refused.
 
-A schedule such as `OneCycleLR` must know how long it is to be, and only the trainer knows the run's length.
+A schedule such as `OneCycleLR` needs its length, and only the trainer knows the run's length.
 """
 
 import inspect
@@ -35,7 +35,7 @@ Maker = Callable[..., Any]
 LEAST_CYCLE = 3
 """Shortest length of torch's `OneCycleLR` that rises and falls: with 1 the only rate is its lowest."""
 
-# Those of other classes may mean anything: `LinearLR` takes the length of a warm-up.
+# Arguments of other classes may mean anything: `LinearLR` takes the length of a warm-up.
 _SIZED = {
     OneCycleLR: "total_steps",
     CosineAnnealingLR: "T_max",
@@ -45,10 +45,10 @@ _SIZED = {
 
 
 def length_argument(cls: type) -> str | None:
-    """Name the argument by which a class of schedules takes the length of the run, if there is one.
+    """Return the argument of a class of schedules for the length of the run, if there is one.
 
-    `total_steps`, `T_max` or `total_iters` of `OneCycleLR`, `CosineAnnealingLR`, `PolynomialLR`,
-    `SnapshotCosine` and classes made from these, unless it has a default of theirs.
+    It is `total_steps`, `T_max` or `total_iters` of `OneCycleLR`, `CosineAnnealingLR`, `PolynomialLR`,
+    `SnapshotCosine` and their subclasses, unless a subclass gives it a default.
 
     Args:
         cls: A class.
@@ -68,18 +68,18 @@ def length_argument(cls: type) -> str | None:
 
 
 def length_name(cls: type) -> str | None:
-    """Name the attribute, and the argument where it is one, of a schedule's length; None of others."""
+    """Return the attribute (and argument, if there is one) of a schedule's length; None for other classes."""
     if not inspect.isclass(cls):
         return None
     return next((name for sized, name in _SIZED.items() if issubclass(cls, sized)), None)
 
 
 def taken_apart(maker: Maker | None) -> tuple[type[LRScheduler], dict[str, Any]] | None:
-    """The class of schedules that a maker makes one of, and its arguments; None of other functions."""
+    """Return the class of a maker's schedule, and its arguments; None for other functions."""
     keywords: dict[str, Any] = {}
     while isinstance(maker, partial):
         keywords = {**maker.keywords, **keywords}
-        # jsonargparse 4.53 gives a partial of a function of its own, with the class as last argument
+        # jsonargparse 4.53 makes a partial of its own function, with the class as last argument
         own = getattr(maker.func, "__module__", "").startswith("jsonargparse")
         maker = maker.args[-1] if own and maker.args else maker.func
     if inspect.isclass(maker) and issubclass(maker, LRScheduler):
@@ -88,16 +88,16 @@ def taken_apart(maker: Maker | None) -> tuple[type[LRScheduler], dict[str, Any]]
 
 
 def fitted(maker: Maker, run: RunLength) -> Maker:
-    """Give a maker whose schedule is as long as the run.
+    """Return a maker whose schedule is as long as the run.
 
     Args:
-        maker: A class of schedules, a `functools.partial` of one, or what jsonargparse makes of a
-            configuration. What another function makes is its own matter.
+        maker: A class of schedules, a `functools.partial` of one, or the callable that jsonargparse makes
+            from a configuration. Other functions are returned unchanged.
         run: The run's length.
 
     Raises:
-        MisconfigurationException: If a length is given that is not the run's, the run has no end and no
-            length is given, or a checkpoint's schedule has another length.
+        MisconfigurationException: If a given length is not the run's, the run has no end and no length is
+            given, or a checkpoint's schedule has another length.
 
     Example:
         >>> run = RunLength(lambda: 12, "epochs")
@@ -113,7 +113,7 @@ OneCycleLR must be the run's 12 epochs, got 3: leave it out
         return maker
     cls, keywords = found
     saved = run.saved
-    if saved is not None and "scales" in saved:  # carried on from an optimizer that was replaced
+    if saved is not None and "scales" in saved:  # of a replaced optimizer
         run = replace(run, saved=saved["schedule"])
     if issubclass(cls, Warmup):
         inner = keywords.get("schedule")
@@ -152,12 +152,12 @@ def _filled(maker: Maker, cls: type, keywords: dict[str, Any], name: str, run: R
             _check_cycle(cls, keywords, given, run)
             return maker
         raise MisconfigurationException(
-            f"lr_scheduler: {cls.__name__} takes its length from the run, which has no end that is known: "
-            f"give {name}, or trainer.max_epochs or max_steps"
+            f"lr_scheduler: {cls.__name__} takes its length from the run, which has no known end: set "
+            f"{name}, trainer.max_epochs or max_steps"
         )
     if not length >= 1:
         raise MisconfigurationException(
-            f"lr_scheduler: warmup must be < the run's {run.times:.0f} {run.unit}, to leave some for "
+            f"lr_scheduler: warmup must be < the run's {run.times:.0f} {run.unit}, before "
             f"{cls.__name__}, got {run.after}"
         )
     saved = (run.saved or {}).get(name)
@@ -166,36 +166,36 @@ def _filled(maker: Maker, cls: type, keywords: dict[str, Any], name: str, run: R
         stops = issubclass(cls, OneCycleLR) and given < length
         if saved != given or run.checked or stops:
             raise MisconfigurationException(f"lr_scheduler: {wrong}: leave {out} out")
-        rank_zero_info(f"lr_scheduler: {wrong}, as had the checkpoint's run")
+        rank_zero_info(f"lr_scheduler: {wrong}, as in the checkpoint's run")
         return maker
     if saved not in (None, run.times - run.saved_after):
         raise MisconfigurationException(
-            f"lr_scheduler: the checkpoint's {cls.__name__} has {name}={saved} and the run has {run.rest}: "
-            "go on with as many, or let --reset_optimizer true (in Python ResetOptimizer) start it anew"
+            f"lr_scheduler: the checkpoint's {cls.__name__} has {name}={saved}, but the run has {run.rest}: "
+            "use the same number, or reset it by --reset_optimizer true (in Python ResetOptimizer)"
         )
     _check_cycle(cls, keywords, int(length), run)
     return partial(maker, **{name: int(length)}) if given is None else maker
 
 
 def _setting(cls: type, keywords: Mapping[str, Any], name: str, otherwise: Any = 1) -> Any:
-    """What an argument is, given or by default."""
+    """Return the value of an argument, given or by default."""
     parameter = inspect.signature(cls).parameters.get(name)
     return keywords.get(name, otherwise if parameter is None else parameter.default)
 
 
 def _least(cls: type, keywords: Mapping[str, Any]) -> int:
-    """The shortest length with a rate that is not near 0."""
+    """Return the shortest length with a rate that is not near 0."""
     if not issubclass(cls, OneCycleLR):
         return 1
     start = _setting(cls, keywords, "pct_start")
     if _setting(cls, keywords, "three_phase") and isinstance(start, float) and start > 0.0:
-        # Only about the step pct_start * total_steps - 1 is the rate high; here a step has half of it.
+        # The rate is only high near the step pct_start * total_steps - 1; here a step has half of it.
         return max(LEAST_CYCLE, math.ceil(5 / 3 / start))
     return LEAST_CYCLE
 
 
 def _divides_by_zero(cls: type, keywords: Mapping[str, Any], length: float) -> bool:
-    """Tell whether a phase of torch's `OneCycleLR` has no length, by which torch 2.14 divides."""
+    """Return whether a phase of torch's `OneCycleLR` has length 0, by which torch 2.14 divides."""
     start = _setting(cls, keywords, "pct_start", None) if issubclass(cls, OneCycleLR) else None
     if not isinstance(start, float):
         return False
@@ -210,26 +210,26 @@ def _check_cycle(cls: type, keywords: Mapping[str, Any], length: int, run: RunLe
     if _divides_by_zero(cls, keywords, length):
         start = _setting(cls, keywords, "pct_start")
         raise MisconfigurationException(
-            f"lr_scheduler: {cls.__name__} of {length} {run.unit} and pct_start {start} has a phase of no "
-            "length, by which torch divides: give a pct_start a little below or above"
+            f"lr_scheduler: {cls.__name__} of {length} {run.unit} with pct_start {start} has a phase of "
+            "length 0, by which torch divides: use a slightly different pct_start"
         )
 
 
 def too_short(cls: type, least: int, length: int, run: RunLength) -> str:
-    """Say that a schedule that rises and falls has no room for it."""
+    """Return the error for a run too short for a schedule that rises and falls."""
     unit = run.unit.partition(" ")[0]
     ways = ["train longer"]
     ways += ["count steps (lr_interval: step)"] if unit == "epochs" else []
     ways += ["lower lr_frequency"] if "one in" in run.unit else []
     after = " after the warm-up" if run.after else ""
     return (
-        f"lr_scheduler: {cls.__name__} rises and falls, for which it needs at least {least} {run.unit}"
-        f"{after}, got {length}: {', '.join(ways)} or take another schedule"
+        f"lr_scheduler: {cls.__name__} rises and falls, so it needs at least {least} {run.unit}"
+        f"{after}, got {length}: {', '.join(ways)} or use another schedule"
     )
 
 
 def _given(cls: type, keywords: Mapping[str, Any], name: str) -> tuple[int | None, str, str]:
-    """The length that was given, how it was given, and what to leave out of it."""
+    """Return the given length, how it was given, and what to leave out."""
     given = keywords.get(name)
     if given is not None or not issubclass(cls, OneCycleLR):
         return given, str(given), "it"
@@ -240,20 +240,21 @@ def _given(cls: type, keywords: Mapping[str, Any], name: str) -> tuple[int | Non
         there, missing = ("epochs", "steps_per_epoch") if steps is None else ("steps_per_epoch", "epochs")
         raise MisconfigurationException(
             f"lr_scheduler: OneCycleLR has {there}={keywords[there]} and no {missing}: leave {there} "
-            "out, the run tells both"
+            "out, as both follow from the run"
         )
     return epochs * steps, f"epochs * steps_per_epoch = {epochs} * {steps} = {epochs * steps}", "them"
 
 
 def with_lengths(spec: Any, length: int, monitor: str = "val/loss") -> Any:
-    """Fill in the lengths, and what to watch, that a configuration of a schedule leaves to the module.
+    """Fill in the length and the monitor that a configuration of a schedule leaves to the module.
 
-    Lightning builds a module from the configuration in its checkpoint by a parser that knows of no run.
+    Lightning builds a module from the configuration in its checkpoint by a parser that knows nothing of a
+    run.
 
     Args:
-        spec: A class path with `init_args`, or anything else, which stays as it is.
-        length: The run's.
-        monitor: What Lightning's `ReduceLROnPlateau` watches where it has no monitor.
+        spec: A class path with `init_args`; anything else is returned unchanged.
+        length: The run's length.
+        monitor: The value that Lightning's `ReduceLROnPlateau` monitors if it has no monitor.
 
     Example:
         >>> with_lengths({"class_path": "CosineAnnealingLR", "init_args": {"T_max": None}}, 18)
@@ -273,6 +274,6 @@ def with_lengths(spec: Any, length: int, monitor: str = "val/loss") -> Any:
 
 
 def _class_of(path: Any) -> Any:
-    """The class at a path, which was imported when it was configured; those of torch by their name alone."""
+    """Return the class at a path, which is imported already; torch's schedules are given by name alone."""
     module, _, name = str(path).rpartition(".")
     return getattr(sys.modules.get(module or "torch.optim.lr_scheduler"), name, None)

@@ -1,4 +1,4 @@
-"""Look into a learning-rate schedule that is made, whoever made it: what it holds and how long that is."""
+"""Inspect a learning-rate schedule, whoever created it: the schedules it contains, and their lengths."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -28,10 +28,10 @@ __all__ = ["Part", "check_loaded", "check_made", "lengths", "parts", "warn_of_un
 
 @dataclass(frozen=True)
 class Part:
-    """A schedule, or one of those that it holds.
+    """A schedule, or one that it contains.
 
     Attributes:
-        schedule: It.
+        schedule: The schedule.
         begin: Time of the run at which it begins.
         end: Time at which another one follows; infinite if none does.
         where: What it comes after, for messages.
@@ -44,7 +44,7 @@ class Part:
 
 
 def parts(schedule: Any) -> Iterator[Part]:
-    """Give a schedule and those within it: in `Warmup`, `SequentialLR` and `ChainedScheduler`.
+    """Yield a schedule and those within it: in `Warmup`, `SequentialLR` and `ChainedScheduler`.
 
     Example:
         >>> import torch
@@ -65,7 +65,7 @@ def _within(part: Part) -> Iterator[Part]:
     if isinstance(schedule, Warmup) and schedule.schedule is not None:
         yield from _within(Part(schedule.schedule, begin + schedule.warmup, part.end, " after the warm-up"))
     elif isinstance(schedule, ChainedScheduler | SequentialLR):
-        # Private in torch 2.14, as are the milestones: there is no public way to what they hold.
+        # Private in torch 2.14, as are the milestones: there is no public access to the inner schedules.
         milestones = schedule._milestones if isinstance(schedule, SequentialLR) else []
         begins = [0, *milestones] if milestones else [0] * len(schedule._schedulers)
         ends = [*milestones, math.inf] if milestones else [math.inf] * len(schedule._schedulers)
@@ -75,14 +75,14 @@ def _within(part: Part) -> Iterator[Part]:
 
 
 def check_made(schedule: Any, run: RunLength) -> None:
-    """Refuse a schedule that would stop the run with an error, or has no room to rise and fall.
+    """Refuse a schedule that would end the run with an error, or is too short to rise and fall.
 
     Args:
-        schedule: What a class or a function has made.
+        schedule: A schedule created by a class or a function.
         run: The run's length.
 
     Raises:
-        MisconfigurationException: If it does.
+        MisconfigurationException: If the schedule is one of these.
     """
     for part in [] if run.dry else parts(schedule):
         if not isinstance(part.schedule, OneCycleLR):
@@ -93,7 +93,7 @@ def check_made(schedule: Any, run: RunLength) -> None:
             whose = "the run's" if part.end > run.times else "its"
             raise MisconfigurationException(
                 f"lr_scheduler: total_steps of {name} must be {whose} {need:.0f} {run.unit}{part.where}, got "
-                f"{total}: give as many; functools.partial({name}, ...) alone or in Warmup gets them"
+                f"{total}; functools.partial({name}, ...) alone or in Warmup gets this number from the run"
             )
         if total < LEAST_CYCLE and need > 0:
             raise MisconfigurationException(too_short(type(part.schedule), LEAST_CYCLE, total, run))
@@ -103,7 +103,7 @@ def check_made(schedule: Any, run: RunLength) -> None:
 
 
 def lengths(schedule: Any) -> list[tuple[str, str, int]]:
-    """Class, name and value of each length in a schedule.
+    """Return class, name and value of each length in a schedule.
 
     Example:
         >>> import torch
@@ -121,24 +121,23 @@ def lengths(schedule: Any) -> list[tuple[str, str, int]]:
 
 
 def check_loaded(schedule: Any, made: Sequence[tuple[str, str, int]]) -> None:
-    """Refuse a schedule that has taken another length than it was made with from a checkpoint.
+    """Refuse a schedule whose length was changed by a checkpoint.
 
     Args:
-        schedule: It, with the checkpoint's state.
+        schedule: The schedule, with the checkpoint's state.
         made: Its `lengths` before.
 
     Raises:
-        MisconfigurationException: If there is one.
+        MisconfigurationException: If a length differs.
     """
     loaded = lengths(schedule)
-    if [each[:2] for each in loaded] != [each[:2] for each in made]:  # another one, of a search for a rate
+    if [each[:2] for each in loaded] != [each[:2] for each in made]:  # one of a search for a rate
         return
     for (cls, name, saved), (_, _, given) in zip(loaded, made, strict=True):
         if saved != given:
             raise MisconfigurationException(
-                f"lr_scheduler: the checkpoint's {cls} has {name}={saved} and the one that is given has "
-                f"{given}: go on with as many, or let --reset_optimizer true (in Python ResetOptimizer) "
-                "start it anew"
+                f"lr_scheduler: the checkpoint's {cls} has {name}={saved}, but the given one has {given}: "
+                "use the same number, or reset it by --reset_optimizer true (in Python ResetOptimizer)"
             )
 
 
@@ -146,11 +145,11 @@ def check_loaded(schedule: Any, made: Sequence[tuple[str, str, int]]) -> None:
 
 
 def warn_of_unreached(schedule: Any, run: RunLength) -> None:
-    """Warn in one line of milestones and the like that the run ends before.
+    """Warn in one line of milestones and similar times that come after the end of the run.
 
     Args:
         schedule: Any schedule.
-        run: The run's length, which is asked only if there is such a time.
+        run: The run's length, which is only computed if there are such times.
     """
     marks = [] if run.dry else list(_marks(schedule))
     late: dict[str, list[str]] = {}
@@ -165,7 +164,7 @@ def warn_of_unreached(schedule: Any, run: RunLength) -> None:
 
 
 def _marks(schedule: Any) -> Iterator[tuple[str, int, bool]]:
-    """Name and time of what a schedule does, and whether it is an end, which a run may end with."""
+    """Yield name and time of a schedule's events, and whether the run may end with them."""
     for part in parts(schedule):
         inner, after = part.schedule, part.begin
         name = type(inner).__name__

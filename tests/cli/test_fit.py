@@ -285,7 +285,7 @@ def test_a_schedule_is_as_long_as_the_run(
     for epochs in (4, 2):
         assert main([*again, f"--ckpt_path={path}", f"--trainer.max_epochs={epochs}"]) == 2
         (line,) = [each for each in capfd.readouterr().err.splitlines() if each.startswith("error: ")]
-        assert f"T_max=2 and the run has {epochs - 1} epochs" in line
+        assert f"T_max=2, but the run has {epochs - 1} epochs" in line
     assert files(tmp_path) == {"version_0", *(f"version_0/{name}" for name in WRITTEN)}
     cli = fit(*again[1:], "--trainer.max_epochs=4")
     assert cli.trainer.lr_scheduler_configs[0].scheduler.schedule.T_max == 3

@@ -119,8 +119,8 @@ REFUSED = {
     ("swa", "snapshot_ensemble"): "SnapshotEnsemble: StochasticWeightAveraging",
     ("swa", "adam_restarts"): "AdamRestarts: StochasticWeightAveraging",
     ("ema", "adam_restarts"): "AdamRestarts: EMAWeightAveraging",
-    ("lbfgs", "mix_up"): "MixUp: it makes the steps of training random, which FullBatch excludes",
-    ("lbfgs", "gradient_noise"): "GradientNoise: it makes the steps of training random, which FullBatch",
+    ("lbfgs", "mix_up"): "MixUp: it makes training steps random, which FullBatch turns off",
+    ("lbfgs", "gradient_noise"): "GradientNoise: it makes training steps random, which FullBatch",
     ("lbfgs", "lr_finder"): "FullBatch: LearningRateFinder",
     ("lbfgs", "adam_to_sgd"): "optimizer: ",
 }

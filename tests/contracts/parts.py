@@ -109,7 +109,7 @@ CALLBACKS: dict[str, Part] = {
         },
         on_images=lambda _: callbacks.AdamRestarts(patience=1, min_delta=0.3),
         no_schedule=True,
-        alone="one of them only",
+        alone="only one of them",
         wrong=(
             ({"mode": "least"}, "mode"),
             ({"patience": 0}, "patience"),
@@ -174,7 +174,7 @@ CALLBACKS: dict[str, Part] = {
         lambda _: callbacks.BatchSizeGrowth([1], factor=2),
         neutral=lambda _: callbacks.BatchSizeGrowth(),
         refuses_manual="needs automatic optimization",
-        alone="one of them only",
+        alone="only one of them",
         wrong=(
             ({"milestones": [2, 1]}, "milestones"),
             ({"milestones": [0]}, "milestones"),
@@ -188,7 +188,7 @@ CALLBACKS: dict[str, Part] = {
         on_kinds=lambda _: callbacks.Curriculum(order="random", min_images=4),
         refuses="the training loader must be a BatchLoader, as from a data module",
         own_loader=True,
-        alone="one of them only",
+        alone="only one of them",
         wrong=(
             ({"scoring": "entropy"}, "scoring"),
             ({"scoring": "loss"}, "reference"),
@@ -289,7 +289,7 @@ CALLBACKS: dict[str, Part] = {
         lambda _: callbacks.FullBatch(),
         refuses_manual="needs automatic optimization",
         whole_epochs=True,
-        alone="one of them only",
+        alone="only one of them",
         wrong=(({"noise_free": "yes"}, "noise_free"),),
     ),
     "GradientNoise": Part(
@@ -356,7 +356,7 @@ CALLBACKS: dict[str, Part] = {
         settings={"skips": lambda _: Poisoned("skip")},
         idle=("",),
         on_images=lambda _: Poisoned("skip"),
-        alone="one of them only",
+        alone="only one of them",
         wrong=(({"action": "ignore"}, "action"), ({"max_skips": 0}, "max_skips")),
     ),
     "NoiseFree": Part(
@@ -381,7 +381,7 @@ CALLBACKS: dict[str, Part] = {
         ),
     ),
     "ResetOptimizer": Part(
-        lambda _: callbacks.ResetOptimizer(), resumes=False, acts=False, alone="one of them only"
+        lambda _: callbacks.ResetOptimizer(), resumes=False, acts=False, alone="only one of them"
     ),
     "NoisyEnsemble": Part(
         lambda _: callbacks.NoisyEnsemble(
@@ -428,7 +428,7 @@ CALLBACKS: dict[str, Part] = {
         evaluates=lambda _: callbacks.SnapshotEnsemble(cycles=2, stages=EVALUATION, average="outputs"),
         no_schedule=True,
         refuses_manual="needs automatic optimization",
-        alone="one of them only",
+        alone="only one of them",
         wrong=(
             ({"cycles": 0}, "cycles"),
             ({"members": 0}, "members"),
@@ -450,7 +450,7 @@ CALLBACKS: dict[str, Part] = {
             ({"average": "median"}, "average"),
         ),
     ),
-    "Throughput": Part(lambda _: callbacks.Throughput(), acts=False, alone="one of them only"),
+    "Throughput": Part(lambda _: callbacks.Throughput(), acts=False, alone="only one of them"),
 }
 
 

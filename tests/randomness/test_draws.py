@@ -75,5 +75,5 @@ def test_no_images():
 
 @pytest.mark.parametrize(("start", "count", "total"), [(-1, 2, 4), (3, 2, 4), (0, -1, 4)])
 def test_rows_outside_the_global_batch_are_refused(start, count, total):
-    with pytest.raises(ValueError, match="must lie in a global batch of 4"):
+    with pytest.raises(ValueError, match="must be in a global batch of 4"):
         Draws(0, Place(0, 0, start, total), count, CPU)

@@ -380,9 +380,9 @@ def one_of_two_that_search(rank: int, folder: Path) -> None:
         (
             CosineAnnealingLR,
             {"max_epochs": -1},
-            "no end that is known: give T_max, or trainer.max_epochs or max",
+            "no known end: set T_max, trainer.max_epochs or max",
         ),
-        (PolynomialLR, {"data": "endless"}, "no end that is known: give total_iters, or trainer.max_epochs"),
+        (PolynomialLR, {"data": "endless"}, "no known end: set total_iters, trainer.max_epochs"),
     ],
 )
 def test_a_length_that_contradicts_the_run(maker: Any, options: dict[str, Any], says: str) -> None:
@@ -418,20 +418,20 @@ def test_a_run_that_trains_nothing_refuses_nothing() -> None:
     ("maker", "options", "says"),
     [
         (CYCLE, {"max_epochs": 1, "interval": "epoch"}, "3 epochs, got 1: train longer, count steps"),
-        (CYCLE, {"max_steps": 1}, "3 steps, got 1: train longer or take another schedule"),
+        (CYCLE, {"max_steps": 1}, "3 steps, got 1: train longer or use another schedule"),
         (CYCLE, {"max_epochs": 2, "frequency": 10, "limit_train_batches": 5}, "one in 10 .* lower lr_freq"),
         (CYCLE, {"max_steps": 2}, "at least 3 steps, got 2"),
         (partial(Warmup, schedule=CYCLE, warmup=28), {}, "at least 3 steps after the warm-up, got 2"),
         (partial(CYCLE, total_steps=2), {"max_epochs": 2, "interval": "epoch"}, "at least 3 epochs, got 2"),
         (lambda o: OneCycleLR(o, 0.1, total_steps=1), {"max_steps": 1}, "at least 3 steps, got 1"),
         (partial(CYCLE, three_phase=True), {"max_steps": 5}, "at least 6 steps, got 5"),
-        (partial(CYCLE, pct_start=0.1), {"max_epochs": 1}, "of 10 steps and pct_start 0.1 has a phase"),
+        (partial(CYCLE, pct_start=0.1), {"max_epochs": 1}, "of 10 steps with pct_start 0.1 has a phase"),
         (
             partial(Warmup, schedule=partial(CYCLE, pct_start=0.04)),
             {},
-            "of 25 steps and pct_start 0.04 has a phase",
+            "of 25 steps with pct_start 0.04 has a phase",
         ),
-        (partial(CYCLE, pct_start=1.0), {}, "of 30 steps and pct_start 1.0 has a phase"),  # in its last step
+        (partial(CYCLE, pct_start=1.0), {}, "of 30 steps with pct_start 1.0 has a phase"),  # in its last step
     ],
 )
 @pytest.mark.filterwarnings("ignore:A `OneCycleLR` scheduler is using")
@@ -655,7 +655,7 @@ def test_a_checkpoint_of_a_run_of_another_length(maker: Any, interval: Any, tmp_
     assert fit(model(), ckpt_path=path) == alone[10:]
     for epochs in (4, 2):
         with pytest.raises(
-            MisconfigurationException, match=r"the checkpoint's \w+ has \w+=\d+ and the run has \d"
+            MisconfigurationException, match=r"the checkpoint's \w+ has \w+=\d+, but the run has \d"
         ):
             fit(model(), ckpt_path=path, max_epochs=epochs)
     assert fit(model(), ResetOptimizer(), ckpt_path=path, max_epochs=4) == fit(model(), max_epochs=4)[10:]
@@ -700,7 +700,7 @@ def test_a_checkpoint_from_before_lengths_were_checked(tmp_path: Path) -> None:
         fit(model, ckpt_path=path, max_epochs=4)  # it would stop
     T_max = 8  # noqa: N806
     path = checkpoint(tmp_path, age, lr_scheduler=CosineAnnealingLR)
-    for given, says in ((None, "has T_max=8 and the run has 3"), (5, "must be the run's 3 epochs, got 5")):
+    for given, says in ((None, "has T_max=8, but the run has 3"), (5, "must be the run's 3 epochs, got 5")):
         with pytest.raises(MisconfigurationException, match=says):
             fit(small_model(lr_scheduler=partial(CosineAnnealingLR, T_max=given)), ckpt_path=path)
     model = small_model(lr_scheduler=partial(CosineAnnealingLR, T_max=8))
@@ -717,7 +717,7 @@ def test_a_checkpoint_of_a_schedule_that_was_carried_on_to_another_optimizer() -
     assert fitted(partial(WARMED, warmup=3), run).keywords["schedule"].keywords == {"T_max": 9}  # the other's
     run = RunLength(lambda: 13, "epochs", saved=run.saved)
     with pytest.raises(
-        MisconfigurationException, match="has T_max=11 and the run has 12 epochs after the warm"
+        MisconfigurationException, match="has T_max=11, but the run has 12 epochs after the warm"
     ):
         fitted(WARMED, run)
 

@@ -99,7 +99,7 @@ class Curriculum(OfAKind, LetsGo):
         >>> trainer = Trainer(callbacks=[curriculum], accelerator="cpu", logger=False)
     """
 
-    only_one = "since each sets the loader's order"
+    only_one = "as each sets the loader's order"
 
     def __init__(
         self,

@@ -103,7 +103,7 @@ class SnapshotEnsemble(AveragedForward):
         >>> trainer = Trainer(max_epochs=50, callbacks=[ensemble], accelerator="cpu", logger=False)
     """
 
-    only_one = "since each sets the learning rate"
+    only_one = "as each sets the learning rate"
     place: ClassVar[int] = 1
 
     def __init__(

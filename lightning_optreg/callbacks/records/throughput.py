@@ -37,7 +37,7 @@ class Throughput(OfAKind):
         8000.0
     """
 
-    only_one = "whose file another would write over"
+    only_one = "as another would overwrite its file"
 
     def __init__(self) -> None:
         self.images = 0

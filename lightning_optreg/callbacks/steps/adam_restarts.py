@@ -58,7 +58,7 @@ class AdamRestarts(OfAKind):
         >>> trainer = Trainer(callbacks=[AdamRestarts("val/loss")], accelerator="cpu", logger=False)
     """
 
-    only_one = "since each would undo what the other restarts from"
+    only_one = "as each would change the weights that the other restarts from"
 
     def __init__(
         self,

@@ -78,7 +78,7 @@ class BatchSizeGrowth(OfAKind, LetsGo, ChangesAccumulation):
         >>> trainer = Trainer(callbacks=[growth], accelerator="cpu", logger=False)
     """
 
-    only_one = "since each sets by how much to accumulate"
+    only_one = "as each sets the accumulation"
 
     def __init__(
         self, milestones: Sequence[int] = (), factor: int = 5, max_growth: int | None = None

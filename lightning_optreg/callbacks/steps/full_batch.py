@@ -74,7 +74,7 @@ class FullBatch(NoiseFree, LetsGo):
         >>> trainer = Trainer(callbacks=[FullBatch()], accelerator="cpu", logger=False)
     """
 
-    only_one = "which makes the step of an epoch"
+    only_one = "as it makes the only step of an epoch"
     whole_set = True
 
     def __init__(self, noise_free: bool = True) -> None:

@@ -38,7 +38,7 @@ class ResetOptimizer(OfAKind, ResetsOptimizers):
         >>> trainer = Trainer(callbacks=[ResetOptimizer()], accelerator="cpu", logger=False)
     """
 
-    only_one = "since each would move the schedules forward"
+    only_one = "as each would advance the schedules"
 
     def __init__(self) -> None:
         self._checkpoint: dict[str, Any] | None = None
@@ -88,7 +88,8 @@ def _place(checkpoint: dict[str, Any], config: LRSchedulerConfig, state: dict[st
         epochs: int = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
         done = epochs if config.interval == "epoch" else int(checkpoint["global_step"])
         return done // config.frequency
-    # torch's ChainedScheduler lacks it, but the schedules that it chains have it; so has a replaced optimizer's.
+    # torch's ChainedScheduler lacks it, but the schedules that it chains have it; so has a replaced
+    # optimizer's.
     while "last_epoch" not in state:
         state = state["schedule"] if "schedule" in state else state["_schedulers"][0]
     return int(state["last_epoch"])

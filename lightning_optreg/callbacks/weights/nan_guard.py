@@ -61,7 +61,7 @@ class NaNGuard(OfAKind, LetsGo):
         >>> trainer = Trainer(callbacks=[NaNGuard(action="skip")], accelerator="cpu", logger=False)
     """
 
-    only_one = "which decides what is done with a batch"
+    only_one = "as it decides what happens to a batch"
 
     def __init__(self, action: Literal["stop", "skip"] = "stop", max_skips: int = 10) -> None:
         if action not in ("stop", "skip"):

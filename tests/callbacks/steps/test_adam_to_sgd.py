@@ -209,7 +209,7 @@ def test_a_schedule_at_rate_zero_is_refused() -> None:
     module = Plain(
         lambda p: Adam(p, lr=0.02), lambda o: lr_scheduler.LambdaLR(o, lambda t: t / 9), interval="step"
     )
-    with pytest.raises(MisconfigurationException, match=r"^AdamToSGD: a schedule cannot be carried on"):
+    with pytest.raises(MisconfigurationException, match=r"^AdamToSGD: a schedule can't continue"):
         fit(module, [AdamToSGD(at_step=0, lr=0.1)])
 
 

@@ -494,7 +494,7 @@ def test_callbacks_that_are_noise_are_refused(
     module = Listed()
     callbacks = [noise_free(), NOISE[name]()]
     excludes = type(callbacks[0]).__name__
-    says = f"^{name}: it makes the steps of training random, which {excludes} excludes; leave one out$"
+    says = f"^{name}: it makes training steps random, which {excludes} turns off; remove one of the two$"
     with pytest.raises(MisconfigurationException, match=says):
         fit(tmp_path, module, callbacks=callbacks if first else callbacks[::-1])
     assert not module.labels
