@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.data import extract_batch_size
 from typing_extensions import override
 
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.files import replacing
+from lightning_optreg.trainer.queries import validates_in_fit
 
 __all__ = ["Throughput"]
 
@@ -65,13 +65,13 @@ class Throughput(OfAKind):
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Turn the clock over to validation."""
-        if _validates_within_fit(trainer):
+        if validates_in_fit(trainer):
             self.seconds += self._lap()
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Turn the clock back to training."""
-        if _validates_within_fit(trainer):
+        if validates_in_fit(trainer):
             self.validation_seconds += self._lap()
 
     @override
@@ -121,7 +121,3 @@ class Throughput(OfAKind):
         now = time.perf_counter()
         lap, self._since = now - self._since, now
         return lap
-
-
-def _validates_within_fit(trainer: Trainer) -> bool:
-    return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
