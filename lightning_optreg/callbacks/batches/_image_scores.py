@@ -13,6 +13,7 @@ from lightning_optreg.data.batch import Batch
 from lightning_optreg.data.datamodule import ImageDataModule
 from lightning_optreg.data.loader import BatchLoader
 from lightning_optreg.data.scores import QUANTITIES, Quantity
+from lightning_optreg.layers.modes import evaluating
 from lightning_optreg.randomness.draws import Place
 from lightning_optreg.randomness.kept_generators import kept_generators
 from lightning_optreg.trainer.queries import datamodule_of
@@ -98,29 +99,23 @@ def score_images(
     share = -(-count // ranks)  # rounded up; the last process may have fewer
     begin, end = trainer.global_rank * share, min((trainer.global_rank + 1) * share, count)
     result = torch.zeros(count, device=device)
-    modes = [(layer, layer.training) for layer in network.modules()]
     if weights is None and ranks > 1:
         # Each process has running averages of its own batches, and a checkpoint has the first one's only.
         buffers = {name: buffer.cpu() for name, buffer in network.named_buffers()}
         weights = trainer.strategy.broadcast(buffers)
     if weights is not None:
         weights = {key: value.to(device) for key, value in weights.items()}
-    network.eval()
-    try:
-        with torch.no_grad(), kept_generators(device, network=network):
-            for start in range(begin, end, _CHUNK):
-                index = loader.indices[start : min(start + _CHUNK, end)]
-                images, labels = loader.images.index_select(0, index), loader.labels.index_select(0, index)
-                batch = Batch(images, labels, index, Place(0, 0, 0, len(index)))
-                batch = data.transfer_batch_to_device(batch, device, 0)
-                x = trainer.precision_plugin.convert_input(data.transform(batch, training=False))
-                with trainer.precision_plugin.forward_context():
-                    outputs = network(x) if weights is None else functional_call(network, weights, (x,))
-                _check(outputs, batch.labels, part)
-                result[start : start + len(index)] = QUANTITIES[quantity](outputs.float(), batch.labels)
-    finally:
-        for layer, training in modes:
-            layer.training = training
+    with evaluating(network), torch.no_grad(), kept_generators(device, network=network):
+        for start in range(begin, end, _CHUNK):
+            index = loader.indices[start : min(start + _CHUNK, end)]
+            images, labels = loader.images.index_select(0, index), loader.labels.index_select(0, index)
+            batch = Batch(images, labels, index, Place(0, 0, 0, len(index)))
+            batch = data.transfer_batch_to_device(batch, device, 0)
+            x = trainer.precision_plugin.convert_input(data.transform(batch, training=False))
+            with trainer.precision_plugin.forward_context():
+                outputs = network(x) if weights is None else functional_call(network, weights, (x,))
+            _check(outputs, batch.labels, part)
+            result[start : start + len(index)] = QUANTITIES[quantity](outputs.float(), batch.labels)
     if ranks > 1:
         result = trainer.strategy.reduce(result, reduce_op="sum")  # others have zeros here: an exact sum
     scores = result.cpu()

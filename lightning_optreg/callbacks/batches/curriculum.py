@@ -14,6 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_optreg.callbacks._let_go import LetsGo
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.callbacks.batches._image_scores import load_reference, score_images
 from lightning_optreg.callbacks.batches._told_loader import batches_of_run, told_loader
@@ -29,7 +30,7 @@ __all__ = ["Curriculum", "Scoring"]
 Scoring = Literal["loss", "margin", "self_paced", "file"]
 
 
-class Curriculum(OfAKind):
+class Curriculum(OfAKind, LetsGo):
     """Show the easy images first: after t batches, batches come from the first g(t) images of a ranking.
 
     Every epoch has as many batches as without, so budgets are equal; it goes through the pool of g(t) images
@@ -274,16 +275,8 @@ class Curriculum(OfAKind):
         )
 
     @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def let_go(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the loader its own order back."""
-        self._release()
-
-    @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give it back then too: Lightning calls no `teardown`."""
-        self._release()
-
-    def _release(self) -> None:
         if self._loader is not None:
             self._loader.set_order(None)
             self._loader = None

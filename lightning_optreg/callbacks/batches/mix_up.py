@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from typing_extensions import override
 
+from lightning_optreg.callbacks._let_go import LetsGo
 from lightning_optreg.callbacks.batches.changed_batch import ChangedBatch, soft_labels
 from lightning_optreg.randomness.draws import Place
 from lightning_optreg.randomness.processes import row_before
@@ -24,7 +25,7 @@ from lightning_optreg.trainer.queries import is_logging_step
 __all__ = ["CutMix", "MixUp"]
 
 
-class _Mixture(ChangedBatch):
+class _Mixture(ChangedBatch, LetsGo):
     """Mixes each image of a batch, and its label, with its neighbour's."""
 
     def __init__(
@@ -75,13 +76,8 @@ class _Mixture(ChangedBatch):
         self._before = partial(row_before, trainer=trainer)
 
     @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let go of the trainer."""
-        self._before = _last
-
-    @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Let go of it then too: Lightning calls no `teardown`."""
+    def let_go(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the trainer."""
         self._before = _last
 
     @override

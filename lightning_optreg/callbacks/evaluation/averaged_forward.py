@@ -323,6 +323,7 @@ class AveragedForward(OfAKind):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Take the hooks away and set the generators back, whatever happened."""
         self._finish()
+        super().on_exception(trainer, pl_module, exception)
 
 
 def _averaging(trainer: Trainer, stages: Sequence[Stage]) -> list[AveragedForward]:

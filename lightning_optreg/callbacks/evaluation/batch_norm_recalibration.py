@@ -19,6 +19,7 @@ from typing_extensions import override
 
 from lightning_optreg.callbacks.evaluation.averaged_forward import find_network, makes_layers_later
 from lightning_optreg.callbacks.steps.early_stopping import EarlyStopping
+from lightning_optreg.layers.modes import evaluating
 from lightning_optreg.randomness.kept_generators import kept_generators
 from lightning_optreg.trainer.moved_batch import move_batch
 from lightning_optreg.trainer.queries import callbacks_of, datamodule_of
@@ -68,22 +69,19 @@ def recalibrate(
         (tensor([4.]), tensor([2.]))
     """
     norms = batch_norms(network)
-    modes = [(module, module.training) for module in network.modules()]
     momenta = [(norm, norm.momentum) for norm in norms]
     count = 0
-    network.eval()
     try:
-        for batch in batches:
-            if count == 0:
-                for norm in norms:
-                    norm.reset_running_stats()
-                    norm.momentum = None  # torch then averages evenly
-                    norm.train()
-            network(batch)
-            count += 1
+        with evaluating(network):
+            for batch in batches:
+                if count == 0:
+                    for norm in norms:
+                        norm.reset_running_stats()
+                        norm.momentum = None  # torch then averages evenly
+                        norm.train()
+                network(batch)
+                count += 1
     finally:
-        for module, training in modes:
-            module.training = training
         for norm, momentum in momenta:
             norm.momentum = momentum
     if count > 0:
@@ -218,11 +216,10 @@ class BatchNormRecalibration(Callback):
 
     def _try(self, trainer: Trainer, pl_module: LightningModule, inputs: Any) -> None:
         network = find_network(pl_module, self.net, "BatchNormRecalibration")
-        modes = [(module, module.training) for module in network.modules()]
-        network.eval()
-        with_generators = kept_generators(pl_module.device, module=pl_module)
+        generators = kept_generators(pl_module.device, module=pl_module)
+        context = trainer.precision_plugin.val_step_context()
         try:
-            with with_generators, trainer.precision_plugin.val_step_context(), torch.no_grad():
+            with evaluating(network), generators, context, torch.no_grad():
                 network(inputs)
         except torch.OutOfMemoryError:
             raise
@@ -231,9 +228,6 @@ class BatchNormRecalibration(Callback):
                 f"BatchNormRecalibration: {type(network).__name__} does not take images={self.images!r} of a "
                 f"training batch, a {type(inputs).__name__}: {str(error).splitlines()[0]}"
             ) from error
-        finally:
-            for module, training in modes:
-                module.training = training
 
     def _recalibrate(self, trainer: Trainer, pl_module: LightningModule, loader: Any) -> None:
         network = self._find(pl_module)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
+from lightning_optreg.callbacks._let_go import LetsGo
 from lightning_optreg.callbacks._seeded import SeededCallback
 from lightning_optreg.callbacks.evaluation.averaged_forward import (
     Average,
@@ -92,7 +93,7 @@ def _has_shortcut(block: nn.Module) -> bool:
     return getattr(block, "shortcut", block) is not None
 
 
-class NoisyEnsemble(AveragedForward, SeededCallback):
+class NoisyEnsemble(AveragedForward, SeededCallback, LetsGo):
     """Add noise after every residual block: y = y + c std(y) N(0, I), and average n passes in evaluation.
 
     It turns any residual network into the noise-injected form of Wang et al., without changing it: hooks
@@ -272,17 +273,8 @@ class NoisyEnsemble(AveragedForward, SeededCallback):
         self._evaluating, self._generator = False, None
 
     @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def let_go(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the blocks' hooks away."""
-        self._close()
-
-    @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Take all hooks away then too: Lightning calls no `teardown`."""
-        super().on_exception(trainer, pl_module, exception)
-        self._close()
-
-    def _close(self) -> None:
         for handle in self._block_handles:
             handle.remove()
         self._block_handles, self._stds, self._generator = [], [], None

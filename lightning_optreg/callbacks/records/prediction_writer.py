@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_optreg.callbacks._let_go import LetsGo
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.callbacks.records._prediction_table import (
     columns_of,
@@ -31,7 +32,7 @@ from lightning_optreg.trainer.queries import callbacks_of, datamodule_of
 __all__ = ["PredictionWriter"]
 
 
-class PredictionWriter(OfAKind, BasePredictionWriter):
+class PredictionWriter(OfAKind, LetsGo, BasePredictionWriter):
     """Writes what `trainer.predict` finds to one file, in the order of the images' positions in the dataset.
 
     This package's datamodules predict on their test set. The columns:
@@ -196,13 +197,8 @@ class PredictionWriter(OfAKind, BasePredictionWriter):
         )
 
     @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let Lightning warn again."""
-        self._quiet.close()
-
-    @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Let Lightning warn again; half a table isn't written."""
+    def let_go(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let Lightning warn again; after an exception half a table isn't written."""
         self._quiet.close()
 
 

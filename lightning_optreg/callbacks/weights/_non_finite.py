@@ -13,6 +13,7 @@ from torch.nn.utils import get_total_norm
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.hooks import RemovableHandle
 
+from lightning_optreg.randomness.kept_generators import kept_generators
 from lightning_optreg.randomness.state import collect_random_state, restore_random_state
 
 __all__ = ["Recorder", "all_finite", "trace_backward", "trace_forward"]
@@ -100,17 +101,16 @@ class Recorder:
             look: Called with a layer's name, the layer, its inputs and its outputs, in the order of the
                 forward pass; a child without layers of its own is a layer.
         """
-        before = collect_random_state(device)
         buffers = [(buffer, buffer.clone()) for buffer in self.module.buffers()]
         handles: list[RemovableHandle] = []
         for name, layer in self.module.named_modules():
             if name and not any(True for _ in layer.children()):
                 handles.append(layer.register_forward_hook(_show(name, look), with_kwargs=True))
         try:
-            if self.random_state is not None:
-                restore_random_state({**before, **self.random_state}, device)
-            children = dict(self.module.named_children())
-            with torch.no_grad():
+            with kept_generators(device), torch.no_grad():
+                if self.random_state is not None:
+                    restore_random_state({**collect_random_state(device), **self.random_state}, device)
+                children = dict(self.module.named_children())
                 for name, args, kwargs in self.calls:
                     # `forward`, where the child is not itself a layer: it may be compiled, hooks and all.
                     child = children[name]
@@ -122,7 +122,6 @@ class Recorder:
             with torch.no_grad():
                 for buffer, value in buffers:
                     buffer.copy_(value)
-            restore_random_state(before, device)
 
 
 def trace_forward(recorder: Recorder, device: torch.device) -> str | None:

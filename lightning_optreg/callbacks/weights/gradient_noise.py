@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from lightning_optreg.callbacks._let_go import LetsGo
 from lightning_optreg.callbacks._seeded import SeededCallback
 from lightning_optreg.randomness.draws import mix
 from lightning_optreg.trainer.noise_left import compares_losses
@@ -51,7 +52,7 @@ def add_noise(gradients: Iterable[Tensor], std: float, generator: torch.Generato
         gradient.add_(noise, alpha=std)
 
 
-class GradientNoise(SeededCallback):
+class GradientNoise(SeededCallback, LetsGo):
     """Add noise to the gradients before every optimizer step: g = g + N(0, sigma_t^2).
 
     sigma_t^2 = eta / (1 + t)^gamma is the variance, not the standard deviation, and t the number of optimizer
@@ -119,16 +120,8 @@ class GradientNoise(SeededCallback):
         self._clip = clip
 
     @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def let_go(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the module its own clipping back."""
-        self._restore(pl_module)
-
-    @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give it back then too: Lightning calls no `teardown`."""
-        self._restore(pl_module)
-
-    def _restore(self, pl_module: LightningModule) -> None:
         if self._clip is not None:
             vars(pl_module).pop("configure_gradient_clipping", None)  # another of these may have been first
             self._clip = None

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from lightning_optreg.callbacks._let_go import LetsGo
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.callbacks.weights._chosen_parameters import (
     Chosen,
@@ -110,7 +111,7 @@ def _by_group(weight: Tensor, groups: int) -> Tensor:
     return weight.view(groups, -1, *weight.shape[1:])
 
 
-class MaxNorm(OfAKind):
+class MaxNorm(OfAKind, LetsGo):
     """Keep the norm of each unit's incoming weights at most c: after a step, w_j = w_j min(1, c / ||w_j||).
 
     A unit is a row of a linear layer, a filter of a convolution (an output channel of a transposed one) or an
@@ -210,16 +211,8 @@ class MaxNorm(OfAKind):
         pl_module.log(f"{self._log_path('max_norm')}/largest", norms.max(), batch_size=1)
 
     @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def let_go(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the optimizers as they were."""
-        self._close()
-
-    @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave them so then too: Lightning calls no `teardown`."""
-        self._close()
-
-    def _close(self) -> None:
         self._hooks.close()
         self._chosen = None
 

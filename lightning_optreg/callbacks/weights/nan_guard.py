@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from lightning_optreg.callbacks._let_go import LetsGo
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.callbacks.weights._non_finite import Recorder, all_finite, trace_backward, trace_forward
 from lightning_optreg.trainer.queries import has_gradient_scaler, is_logging_step
@@ -23,7 +24,7 @@ from lightning_optreg.trainer.refusals import refuse_sharding
 __all__ = ["NaNGuard"]
 
 
-class NaNGuard(OfAKind):
+class NaNGuard(OfAKind, LetsGo):
     """End the run, or leave the batch out, when a loss or a gradient is not finite.
 
     Losses and gradients are looked at right before every optimizer step, before clipping: the weights are
@@ -187,16 +188,8 @@ class NaNGuard(OfAKind):
             pl_module.log("optreg/nan_guard/skipped", float(self.skipped), batch_size=1)
 
     @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def let_go(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the hooks away."""
-        self._close()
-
-    @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Take them away then too: Lightning calls no `teardown`."""
-        self._close()
-
-    def _close(self) -> None:
         if self._recorder is not None:
             self._recorder.close()
             self._recorder = None

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from lightning_optreg.callbacks._let_go import LetsGo
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.callbacks.weights._chosen_parameters import (
     ChosenParameters,
@@ -100,7 +101,7 @@ def proximal_map(weight: Tensor, l1: float | Tensor, l2: float | Tensor) -> None
             weight.div_(1.0 + 2.0 * l2)
 
 
-class _Penalty(OfAKind):
+class _Penalty(OfAKind, LetsGo):
     """What the three penalties share: sum(l2 |w|^2 + l1 |w|) over the chosen parameters."""
 
     _log_name: str
@@ -191,16 +192,8 @@ class _Penalty(OfAKind):
         pl_module.log(f"{self._log_path(self._log_name)}/zeros", share, batch_size=1)
 
     @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def let_go(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the optimizers as they were."""
-        self._close()
-
-    @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave them so then too: Lightning calls no `teardown`."""
-        self._close()
-
-    def _close(self) -> None:
         self._hooks.close()
         self._chosen = None
 
