@@ -1,7 +1,6 @@
 """How fast a fit ran: images a second of training, and the time that validation took."""
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from typing_extensions import override
 
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.files import replacing
+from lightning_optreg.trainer.stopwatch import Stopwatch
 
 __all__ = ["Throughput"]
 
@@ -43,7 +43,7 @@ class Throughput(OfAKind):
         self.images = 0
         self.seconds = 0.0
         self.validation_seconds = 0.0
-        self._since: float | None = None  # None: the clock stands still
+        self._watch = Stopwatch()
 
     @property
     def images_per_second(self) -> float:
@@ -53,7 +53,7 @@ class Throughput(OfAKind):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        self._since = time.perf_counter()
+        self._watch.start()
 
     @override
     def on_train_batch_end(
@@ -66,19 +66,18 @@ class Throughput(OfAKind):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Turn the clock over to validation."""
         if _validates_within_fit(trainer):
-            self.seconds += self._lap()
+            self.seconds += self._watch.lap()
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Turn the clock back to training."""
         if _validates_within_fit(trainer):
-            self.validation_seconds += self._lap()
+            self.validation_seconds += self._watch.lap()
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock; say and write the result."""
-        self.seconds += self._lap()
-        self._since = None
+        self.seconds += self._watch.stop()
         folder = trainer.log_dir  # asks all processes
         if not trainer.is_global_zero:
             return
@@ -100,7 +99,7 @@ class Throughput(OfAKind):
     @override
     def state_dict(self) -> dict[str, Any]:
         """What was counted so far."""
-        self.seconds += self._lap()
+        self.seconds += self._watch.lap()
         return {
             "images": self.images,
             "seconds": self.seconds,
@@ -113,14 +112,6 @@ class Throughput(OfAKind):
         self.images = state_dict["images"]
         self.seconds = state_dict["seconds"]
         self.validation_seconds = state_dict["validation_seconds"]
-
-    def _lap(self) -> float:
-        """Seconds since the last call; 0 while the clock stands still."""
-        if self._since is None:
-            return 0.0
-        now = time.perf_counter()
-        lap, self._since = now - self._since, now
-        return lap
 
 
 def _validates_within_fit(trainer: Trainer) -> bool:
