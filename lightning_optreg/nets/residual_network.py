@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lightning_optreg.nets._residual_blocks import ResidualBlock
 from lightning_optreg.nets.network import Network
 
-__all__ = ["BlockMaker", "ResidualNetwork", "Stem", "linear_decay"]
+__all__ = ["BlockMaker", "ResidualNetwork", "Stem", "survival_probabilities"]
 
 Stem = Literal["auto", "imagenet", "small"]
 SMALL_IMAGE = 96  # pixels; below it the ImageNet stem would leave stages of less than 3x3
@@ -134,7 +134,7 @@ class ResidualNetwork(Network):
         return scores
 
 
-def linear_decay(blocks: int, survival: float) -> list[float]:
+def survival_probabilities(blocks: int, survival: float) -> list[float]:
     """Survival probabilities p_l = 1 - l / L (1 - p_L) of blocks l = 1, ..., L (Huang et al. 2016, eq. 4).
 
     Args:
@@ -145,8 +145,8 @@ def linear_decay(blocks: int, survival: float) -> list[float]:
         p_1, ..., p_L.
 
     Example:
-        >>> from lightning_optreg.nets.residual_network import linear_decay
-        >>> linear_decay(4, 0.5)
+        >>> from lightning_optreg.nets.residual_network import survival_probabilities
+        >>> survival_probabilities(4, 0.5)
         [0.875, 0.75, 0.625, 0.5]
     """
     return [1 - (1 - survival) * block / blocks for block in range(1, blocks + 1)]

@@ -11,7 +11,7 @@ from lightning_optreg.layers import StochasticDepth
 from lightning_optreg.nets._preactivation_blocks import Activate, PreactBasicBlock, PreactBottleneck
 from lightning_optreg.nets._residual_blocks import BasicBlock, Bottleneck, ResidualBlock
 from lightning_optreg.nets._shortcuts import Shortcut
-from lightning_optreg.nets.residual_network import ResidualNetwork, Stem, linear_decay
+from lightning_optreg.nets.residual_network import ResidualNetwork, Stem, survival_probabilities
 
 __all__ = ["ResNet"]
 
@@ -156,7 +156,9 @@ class ResNet(ResidualNetwork):
         )
         if survival < 1.0:
             residual_blocks = self.blocks()
-            for module, p in zip(residual_blocks, linear_decay(len(residual_blocks), survival), strict=True):
+            for module, p in zip(
+                residual_blocks, survival_probabilities(len(residual_blocks), survival), strict=True
+            ):
                 module.stochastic_depth = StochasticDepth(p, mode=survival_mode)
 
 

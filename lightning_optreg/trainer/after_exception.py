@@ -5,6 +5,8 @@ from collections.abc import Callable
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
+from lightning_optreg.trainer.queries import callbacks_of
+
 __all__ = ["AfterException"]
 
 
@@ -21,11 +23,11 @@ class AfterException(Callback):
     def stand_last(self, trainer: Trainer) -> None:
         """Be the last one of a trainer's callbacks; to be called in `setup` of one that stands before it."""
         self.leave(trainer)
-        trainer.callbacks.append(self)  # type: ignore[attr-defined]  # a connector sets it
+        callbacks_of(trainer).append(self)
 
     def leave(self, trainer: Trainer) -> None:
         """Be none of a trainer's callbacks any more."""
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+        callbacks = callbacks_of(trainer)
         if self in callbacks:
             callbacks.remove(self)
 

@@ -154,7 +154,7 @@ def test_wrong_label(folder):
 
 def test_labels_that_do_not_match_the_images(folder):
     write(folder, "t10k-labels-idx1-ubyte", np.zeros(99))
-    message = r"t10k-labels-idx1-ubyte\.gz: 99 labels, expected 100, one for each image of t10k-images"
+    message = r"t10k-labels-idx1-ubyte\.gz: 99 labels, expected 100, one per image of t10k-images"
     with pytest.raises(ValueError, match=message):
         read(folder)
 

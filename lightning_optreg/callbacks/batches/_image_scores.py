@@ -15,6 +15,7 @@ from lightning_optreg.data.loader import BatchLoader
 from lightning_optreg.data.scores import QUANTITIES, Quantity
 from lightning_optreg.randomness.draws import Place
 from lightning_optreg.randomness.kept_generators import kept_generators
+from lightning_optreg.trainer.queries import datamodule_of
 from lightning_optreg.trust.torch_files import read_plain
 
 __all__ = ["load_reference", "score_images"]
@@ -86,7 +87,7 @@ def score_images(
         MisconfigurationException: If there is no data module of this package, or the network gives something
             else than scores.
     """
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]  # a connector sets it
+    data = datamodule_of(trainer)
     if not isinstance(data, ImageDataModule):
         raise MisconfigurationException(
             f"{part}: to score images by a network it needs a data module of lightning_optreg.data, which "

@@ -6,6 +6,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
 from lightning_optreg.data.loader import BatchLoader
+from lightning_optreg.trainer.queries import callbacks_of
 from lightning_optreg.trainer.roles import TurnsNoiseOff
 
 __all__ = ["batches_of_run", "told_loader"]
@@ -21,7 +22,7 @@ def told_loader(trainer: Trainer, part: str) -> BatchLoader:
     Raises:
         MisconfigurationException: If not, or if a callback turns shuffling off.
     """
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # a connector sets it
+    for callback in callbacks_of(trainer):
         if isinstance(callback, TurnsNoiseOff) and (callback.whole_set or callback.shuffling):
             name = type(callback).__name__
             _refuse(part, f"it shuffles the images that it chooses, which {name} excludes; leave one out")

@@ -19,6 +19,7 @@ from typing_extensions import override
 from lightning_optreg.callbacks._seeded import SeededCallback
 from lightning_optreg.randomness.draws import Draws, Place, mix
 from lightning_optreg.randomness.processes import share_of
+from lightning_optreg.trainer.queries import datamodule_of
 
 __all__ = ["ChangedBatch", "soft_labels"]
 
@@ -124,7 +125,7 @@ class ChangedBatch(SeededCallback):
                 f"{type(self).__name__}: changes a batch before training_step gets it, so that must take a "
                 "batch, not dataloader_iter"
             )
-        datamodule = trainer.datamodule  # type: ignore[attr-defined]  # a connector sets it
+        datamodule = datamodule_of(trainer)
         found = (getattr(owner, "num_classes", None) for owner in (self, pl_module, datamodule))
         self._classes = next((k for k in found if isinstance(k, int)), None)
 

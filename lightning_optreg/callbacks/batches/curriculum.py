@@ -21,7 +21,8 @@ from lightning_optreg.callbacks.evaluation.averaged_forward import find_network
 from lightning_optreg.data.curriculum import Pacing, PacingName, RankingOrder, epoch_passes, rank_images
 from lightning_optreg.data.loader import BatchLoader
 from lightning_optreg.data.scores import read_scores
-from lightning_optreg.trainer.across_ranks import SHARDING
+from lightning_optreg.trainer.queries import is_logging_step
+from lightning_optreg.trainer.refusals import refuse_sharding
 
 __all__ = ["Curriculum", "Scoring"]
 
@@ -190,11 +191,8 @@ class Curriculum(OfAKind):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what cannot work, and go on in the middle of an epoch, of which no hook tells."""
-        if self._asks_network and isinstance(trainer.strategy, SHARDING):
-            raise MisconfigurationException(
-                f"Curriculum: {type(trainer.strategy).__name__} shards parameters, so no network is asked "
-                "for scores; give a file of scores"
-            )
+        if self._asks_network:
+            refuse_sharding(trainer, "Curriculum", "so no network is asked for scores; give a file of scores")
         loader = told_loader(trainer, "Curriculum")
         if self._full_at_batch == 0.0:
             self._full_at_batch = self.full_at * batches_of_run(trainer, "Curriculum")
@@ -265,8 +263,7 @@ class Curriculum(OfAKind):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log the pool as often as other values of a step."""
-        every_n_steps: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
-        if self._loader is None or not (every_n_steps > 0 and trainer.global_step % every_n_steps == 0):
+        if self._loader is None or not is_logging_step(trainer):
             return
         size = self._sizes[bisect_right(self._starts, batch_idx * self._loader.global_batch) - 1]
         values = {"images": float(size)}

@@ -19,6 +19,7 @@ from typing_extensions import override
 from lightning_optreg.callbacks.batches.changed_batch import ChangedBatch, soft_labels
 from lightning_optreg.randomness.draws import Place
 from lightning_optreg.randomness.processes import row_before
+from lightning_optreg.trainer.queries import is_logging_step
 
 __all__ = ["CutMix", "MixUp"]
 
@@ -88,8 +89,7 @@ class _Mixture(ChangedBatch):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log the mixture as often as other values of a step."""
-        every_n_steps: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
-        if self.active and every_n_steps > 0 and trainer.global_step % every_n_steps == 0:
+        if self.active and is_logging_step(trainer):
             name = "mix_up" if isinstance(self, MixUp) else "cut_mix"
             pl_module.log(f"{self._log_path(name)}/lambda", self._share, batch_size=len(batch[self.images]))
 

@@ -20,6 +20,7 @@ from typing_extensions import override
 
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.callbacks.evaluation._averaged_passes import Average, Passes, average_outputs
+from lightning_optreg.trainer.queries import callbacks_of
 
 __all__ = ["Average", "AveragedForward", "Stage", "average_outputs", "find_network", "makes_layers_later"]
 
@@ -326,5 +327,5 @@ class AveragedForward(OfAKind):
 
 def _averaging(trainer: Trainer, stages: Sequence[Stage]) -> list[AveragedForward]:
     """The callbacks of this kind that average in one of the stages."""
-    callbacks = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+    callbacks = callbacks_of(trainer)
     return [c for c in callbacks if isinstance(c, AveragedForward) and not set(stages).isdisjoint(c.stages)]

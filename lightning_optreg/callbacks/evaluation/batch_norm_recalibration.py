@@ -21,6 +21,7 @@ from lightning_optreg.callbacks.evaluation.averaged_forward import find_network,
 from lightning_optreg.callbacks.steps.early_stopping import EarlyStopping
 from lightning_optreg.randomness.kept_generators import kept_generators
 from lightning_optreg.trainer.moved_batch import move_batch
+from lightning_optreg.trainer.queries import callbacks_of, datamodule_of
 
 __all__ = ["BatchNormRecalibration", "batch_norms", "recalibrate"]
 
@@ -160,7 +161,7 @@ class BatchNormRecalibration(Callback):
         self._tried = False
         if not makes_layers_later(pl_module):
             self._find(pl_module)
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+        callbacks = callbacks_of(trainer)
         for later in callbacks[callbacks.index(self) + 1 :]:
             averages = isinstance(later, lightning_callbacks.WeightAveraging)
             if averages or (isinstance(later, EarlyStopping) and later.restore_best):
@@ -242,7 +243,7 @@ class BatchNormRecalibration(Callback):
             for batch in islice(loader, self.batches):
                 yield self._inputs(trainer, pl_module, move_batch(trainer, pl_module, batch))
 
-        data = trainer.datamodule  # type: ignore[attr-defined]  # a connector sets it
+        data = datamodule_of(trainer)
         held = {"module": pl_module, "loader": loader, "data": data}
 
         def go_through() -> int:
@@ -269,7 +270,7 @@ class BatchNormRecalibration(Callback):
     def _before(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage not in self.stages or trainer.training or trainer.sanity_checking:
             return
-        datamodule = trainer.datamodule  # type: ignore[attr-defined]  # a connector sets it
+        datamodule = datamodule_of(trainer)
         if datamodule is not None:
             datamodule.setup("fit")
         owner = pl_module if datamodule is None else datamodule

@@ -28,6 +28,7 @@ from lightning_optreg.callbacks.evaluation.noise_marginalization import describe
 from lightning_optreg.layers.gaussian_noise import GaussianNoise, gaussian_noise, relative_std
 from lightning_optreg.randomness.draws import mix
 from lightning_optreg.randomness.processes import share_of
+from lightning_optreg.trainer.queries import is_logging_step
 
 __all__ = ["NoisyEnsemble", "residual_blocks"]
 
@@ -230,8 +231,7 @@ class NoisyEnsemble(AveragedForward, SeededCallback):
             return
         numbers = (trainer.global_step, trainer.current_epoch, batch_idx, share_of(trainer)[0])
         self._seed_generator(pl_module.device, *numbers)
-        every_n_steps: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
-        self._recording = every_n_steps > 0 and (trainer.global_step + 1) % every_n_steps == 0
+        self._recording = is_logging_step(trainer, trainer.global_step + 1)
 
     @override
     def on_train_batch_end(

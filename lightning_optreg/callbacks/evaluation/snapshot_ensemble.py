@@ -15,7 +15,6 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
@@ -31,6 +30,8 @@ from lightning_optreg.callbacks.evaluation.noise_marginalization import describe
 from lightning_optreg.optimizers.rates import set_rate
 from lightning_optreg.schedulers.cosine_cycles import cosine_factor, cycle_ends
 from lightning_optreg.schedulers.factor_schedule import full_rates
+from lightning_optreg.trainer.queries import callbacks_of, is_logging_step
+from lightning_optreg.trainer.refusals import refuse_manual_optimization, refuse_sharding
 from lightning_optreg.trainer.run_length import run_length
 from lightning_optreg.trust.torch_files import read_plain
 
@@ -153,19 +154,16 @@ class SnapshotEnsemble(AveragedForward):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what cannot work."""
         super().on_fit_start(trainer, pl_module)
-        if not pl_module.automatic_optimization:
-            raise MisconfigurationException("SnapshotEnsemble: needs automatic optimization")
-        if isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
-            raise MisconfigurationException(
-                f"SnapshotEnsemble: {type(trainer.strategy).__name__} shards parameters, so no process could "
-                "load a snapshot"
-            )
+        refuse_manual_optimization(
+            pl_module, "SnapshotEnsemble", "since its cycles count the trainer's steps"
+        )
+        refuse_sharding(trainer, "SnapshotEnsemble", "so no process could load a snapshot")
         if self.schedule and trainer.lr_scheduler_configs:
             raise MisconfigurationException(
                 "SnapshotEnsemble: the module has a learning-rate schedule; leave it out, or set schedule to "
                 "false"
             )
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+        callbacks = callbacks_of(trainer)
         if self.schedule and any(isinstance(each, StochasticWeightAveraging) for each in callbacks):
             raise MisconfigurationException(
                 "SnapshotEnsemble: StochasticWeightAveraging has a schedule of its own, which would not "
@@ -222,8 +220,7 @@ class SnapshotEnsemble(AveragedForward):
         if done > self._taken:
             self._taken = done
             trainer.save_checkpoint(self._where / f"snapshot{done}.ckpt", weights_only=True)
-        every_n_steps: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
-        if every_n_steps > 0 and trainer.global_step % every_n_steps == 0:
+        if is_logging_step(trainer):
             pl_module.log("optreg/snapshot_ensemble/members", float(self._taken), batch_size=1)
 
     @override

@@ -5,7 +5,7 @@ section 4.1, average the probabilities of ten crops; fb.resnet.torch adds up the
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -20,6 +20,7 @@ from lightning_optreg.callbacks.evaluation.averaged_forward import (
 )
 from lightning_optreg.data.datamodule import ImageDataModule
 from lightning_optreg.data.views import TenCrop, Views
+from lightning_optreg.trainer.queries import datamodule_of
 
 __all__ = ["TestTimeAugmentation"]
 
@@ -92,7 +93,7 @@ class TestTimeAugmentation(AveragedForward):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the network before anything runs, and whether the datamodule crops images."""
         super().setup(trainer, pl_module, stage)
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # a connector sets it
+        data = datamodule_of(trainer)
         self._data = data if isinstance(data, ImageDataModule) and data.crops else None
 
     @override

@@ -11,6 +11,7 @@ from typing_extensions import override
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.figures.curves import draw_curves, is_accuracy, is_loss, is_validation
 from lightning_optreg.files import check_inside, replacing
+from lightning_optreg.trainer.queries import callbacks_of, is_dry_run, validates_in_fit
 
 __all__ = ["Curves"]
 
@@ -51,7 +52,7 @@ class Curves(OfAKind):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse to draw over another one's picture."""
         super().setup(trainer, pl_module, stage)
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+        callbacks = callbacks_of(trainer)
         names = [callback.filename for callback in callbacks if isinstance(callback, Curves)]
         if names.count(self.filename) > 1:
             raise MisconfigurationException(
@@ -81,7 +82,7 @@ class Curves(OfAKind):
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the values of a validation within the fit; the epoch's last one counts."""
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+        if validates_in_fit(trainer):
             self._take(trainer, trainer.current_epoch, validation=True)
 
     @override
@@ -144,7 +145,7 @@ class Curves(OfAKind):
         return self.history[-1]
 
     def _draw(self, trainer: Trainer) -> None:
-        dry: bool = trainer.fast_dev_run  # type: ignore[attr-defined]  # a connector sets it
+        dry = is_dry_run(trainer)
         if self._folder is None or dry or not trainer.is_global_zero:
             return
         if any(len(point) > 1 for point in self.history):

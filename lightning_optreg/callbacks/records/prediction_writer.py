@@ -26,6 +26,7 @@ from lightning_optreg.callbacks.records._prediction_table import (
 from lightning_optreg.data.loader import BatchLoader
 from lightning_optreg.files import check_inside, replacing
 from lightning_optreg.trainer.across_ranks import gather_ranks
+from lightning_optreg.trainer.queries import callbacks_of, datamodule_of
 
 __all__ = ["PredictionWriter"]
 
@@ -101,7 +102,7 @@ class PredictionWriter(OfAKind, BasePredictionWriter):
                 "itself"
             )
         super().setup(trainer, pl_module, stage)
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+        callbacks = callbacks_of(trainer)
         paths = [callback.path for callback in callbacks if isinstance(callback, PredictionWriter)]
         if paths.count(self.path) > 1:
             raise MisconfigurationException(
@@ -185,7 +186,7 @@ class PredictionWriter(OfAKind, BasePredictionWriter):
             torch.cat([part.predictions for part in rows]),
             torch.cat(labels) if len(labels) == len(rows) else None,
             loader.names if isinstance(loader, BatchLoader) else None,
-            getattr(trainer.datamodule, "class_names", None),  # type: ignore[attr-defined]  # a connector sets it
+            getattr(datamodule_of(trainer), "class_names", None),
         )
         with replacing(self._target) as path:
             (write_csv if path.suffix == ".csv" else write_parquet)(columns, path)

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.data import extract_batch_size
 from typing_extensions import override
 
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.files import replacing
+from lightning_optreg.trainer.queries import validates_in_fit
 from lightning_optreg.trainer.stopwatch import Stopwatch
 
 __all__ = ["Throughput"]
@@ -65,13 +65,13 @@ class Throughput(OfAKind):
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Turn the clock over to validation."""
-        if _validates_within_fit(trainer):
+        if validates_in_fit(trainer):
             self.seconds += self._watch.lap()
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Turn the clock back to training."""
-        if _validates_within_fit(trainer):
+        if validates_in_fit(trainer):
             self.validation_seconds += self._watch.lap()
 
     @override
@@ -112,7 +112,3 @@ class Throughput(OfAKind):
         self.images = state_dict["images"]
         self.seconds = state_dict["seconds"]
         self.validation_seconds = state_dict["validation_seconds"]
-
-
-def _validates_within_fit(trainer: Trainer) -> bool:
-    return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking

@@ -67,7 +67,8 @@ from lightning_optreg.callbacks.resume.progress.step_size import StepSize, warn_
 from lightning_optreg.callbacks.resume.signals.launched import is_launched
 from lightning_optreg.callbacks.resume.signals.stop_signals import StopSignals, exit_status
 from lightning_optreg.randomness.state import collect_random_state, restore_random_state
-from lightning_optreg.trainer.across_ranks import SHARDING, gather_ranks, gather_tensors
+from lightning_optreg.trainer.across_ranks import gather_ranks, gather_tensors
+from lightning_optreg.trainer.queries import callbacks_of, shards_parameters
 
 __all__ = ["ExactResume"]
 
@@ -150,7 +151,7 @@ class ExactResume(Callback):
         self._plateau_steps_due = []
         self._loaded = None  # a state that came with a checkpoint for testing is not for this fit
         self._loader_states = []
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+        callbacks = callbacks_of(trainer)
         if sum(isinstance(callback, ExactResume) for callback in callbacks) > 1:
             raise ValueError("ExactResume: the trainer has several of it: leave out all but one.")
         # What others do in their hooks comes after the states of the generators are back.
@@ -399,7 +400,7 @@ class ExactResume(Callback):
             mine["metrics"] = self._metrics_before_validation
         # a module that makes its own steps accumulates when it likes
         half_done = mid_window or not pl_module.automatic_optimization
-        shards = isinstance(trainer.strategy, SHARDING)
+        shards = shards_parameters(trainer)
         if shards and half_done:
             rank_zero_warn(
                 f"ExactResume: {type(trainer.strategy).__name__} shards gradients, and this checkpoint lacks"
@@ -453,7 +454,7 @@ _LEFT_OUT = {Moment.BATCH_END.name: "on_train_batch_end", Moment.VALIDATION_END.
 
 
 def _early_stopping_ended(trainer: Trainer) -> bool:
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning's connector
+    callbacks = callbacks_of(trainer)
     return any(
         callback.wait_count >= max(callback.patience, 1)  # with 0 it stops as with 1
         or bool(callback.stopped_epoch)

@@ -11,8 +11,6 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from typing_extensions import override
@@ -21,7 +19,8 @@ from lightning_optreg.callbacks._kept_weights import ValidatedWeights, put_weigh
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.optimizers.rates import set_rate
 from lightning_optreg.optimizers.update_rule import UpdateRule
-from lightning_optreg.trainer.barebones import refuse_barebones
+from lightning_optreg.trainer.queries import callbacks_of, validates_in_fit
+from lightning_optreg.trainer.refusals import refuse_barebones, refuse_sharding
 
 __all__ = ["AdamRestarts"]
 
@@ -107,15 +106,12 @@ class AdamRestarts(OfAKind):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what would undo it."""
         refuse_barebones(trainer, "AdamRestarts", self.monitor)
-        if isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
-            raise MisconfigurationException(
-                f"AdamRestarts: {type(trainer.strategy).__name__} shards parameters, which cannot be put back"
-            )
+        refuse_sharding(trainer, "AdamRestarts", "which cannot be put back")
         if not any(optimizer.param_groups for optimizer in trainer.optimizers):
             raise MisconfigurationException(
                 "AdamRestarts: the module has no optimizer, which it could restart"
             )
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+        callbacks = callbacks_of(trainer)
         for callback in callbacks:
             if isinstance(callback, (WeightAveraging, StochasticWeightAveraging)):
                 raise MisconfigurationException(
@@ -131,13 +127,13 @@ class AdamRestarts(OfAKind):
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the weights that are validated, if something may change them before they are judged."""
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+        if validates_in_fit(trainer):
             self._validated.begin(trainer, pl_module)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the monitored value, and restart if it is time."""
-        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+        if not validates_in_fit(trainer):
             return
         if self.monitor not in trainer.callback_metrics:
             raise MisconfigurationException(

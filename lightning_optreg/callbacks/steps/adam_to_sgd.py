@@ -11,15 +11,14 @@ from typing import Any, Literal
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.optimizers.rate_estimate import RateEstimate, StepMeter
-from lightning_optreg.trainer.barebones import refuse_barebones
 from lightning_optreg.trainer.optimizer_switch import replace_optimizer
+from lightning_optreg.trainer.queries import callbacks_of, is_logging_step, validates_in_fit
+from lightning_optreg.trainer.refusals import refuse_barebones, refuse_sharding
 from lightning_optreg.trainer.run_length import run_length
 
 __all__ = ["AdamToSGD"]
@@ -146,7 +145,7 @@ class AdamToSGD(OfAKind):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier fit; a checkpoint's state comes after this."""
         super().setup(trainer, pl_module, stage)
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+        callbacks = callbacks_of(trainer)
         replaced = [callback.optimizer_index for callback in callbacks if isinstance(callback, AdamToSGD)]
         if replaced.count(self.optimizer_index) > 1:
             raise MisconfigurationException(
@@ -161,10 +160,7 @@ class AdamToSGD(OfAKind):
         """Check the optimizer; on a resume from after the switch, put SGD in place for its state."""
         if self.monitor is not None:
             refuse_barebones(trainer, "AdamToSGD", self.monitor)
-        if isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
-            raise MisconfigurationException(
-                f"AdamToSGD: {type(trainer.strategy).__name__} shards parameters, which cannot be switched"
-            )
+        refuse_sharding(trainer, "AdamToSGD", "which cannot be switched")
         if self.optimizer_index >= len(trainer.optimizers):
             raise MisconfigurationException(
                 f"AdamToSGD: optimizer_index is {self.optimizer_index}, and the module has "
@@ -221,8 +217,7 @@ class AdamToSGD(OfAKind):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log the estimate as often as other values of a step."""
-        every_n_steps: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
-        if self._meter is not None and every_n_steps > 0 and trainer.global_step % every_n_steps == 0:
+        if self._meter is not None and is_logging_step(trainer):
             pl_module.log(f"{self._log_path('adam_to_sgd')}/rate_estimate", self._meter.rate, batch_size=1)
 
     # ---- when ----------------------------------------------------------------------------------------------
@@ -230,8 +225,7 @@ class AdamToSGD(OfAKind):
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the monitored value; the first process's counts."""
-        fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
-        if self.monitor is None or self.switched or not fitting:
+        if self.monitor is None or self.switched or not validates_in_fit(trainer):
             return
         if self.monitor not in trainer.callback_metrics:
             raise MisconfigurationException(

@@ -17,6 +17,8 @@ from typing_extensions import override
 
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.optimizers.rates import set_rate
+from lightning_optreg.trainer.queries import callbacks_of
+from lightning_optreg.trainer.refusals import refuse_manual_optimization
 from lightning_optreg.trainer.roles import ChangesAccumulation
 
 __all__ = ["BatchSizeGrowth", "noise_scale"]
@@ -103,12 +105,10 @@ class BatchSizeGrowth(OfAKind, ChangesAccumulation):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what cannot work."""
-        if not pl_module.automatic_optimization:
-            raise MisconfigurationException(
-                "BatchSizeGrowth: a module with manual optimization makes its own steps; it needs automatic "
-                "optimization"
-            )
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+        refuse_manual_optimization(
+            pl_module, "BatchSizeGrowth", "since a module with manual optimization makes its own steps"
+        )
+        callbacks = callbacks_of(trainer)
         if any(isinstance(callback, GradientAccumulationScheduler) for callback in callbacks):
             raise MisconfigurationException(
                 "BatchSizeGrowth: GradientAccumulationScheduler sets by how much to accumulate, too; leave "

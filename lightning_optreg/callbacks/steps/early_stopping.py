@@ -13,14 +13,14 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor
 from typing_extensions import override
 
 from lightning_optreg.callbacks._kept_weights import ValidatedWeights, put_weights
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.trainer.after_exception import AfterException
-from lightning_optreg.trainer.barebones import refuse_barebones
+from lightning_optreg.trainer.queries import callbacks_of, is_dry_run
+from lightning_optreg.trainer.refusals import refuse_barebones, refuse_sharding
 
 __all__ = ["EarlyStopping", "generalization_loss", "training_progress"]
 
@@ -215,13 +215,9 @@ class EarlyStopping(OfAKind, lightning_callbacks.EarlyStopping):
             refuse_barebones(trainer, "EarlyStopping", self.monitor)
         if not self.restore_best:
             return
-        if isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
-            raise MisconfigurationException(
-                f"EarlyStopping: {type(trainer.strategy).__name__} shards parameters, which cannot be put "
-                "back; set restore_best to false"
-            )
+        refuse_sharding(trainer, "EarlyStopping", "which cannot be put back; set restore_best to false")
         averaging = (lightning_callbacks.WeightAveraging, lightning_callbacks.StochasticWeightAveraging)
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+        callbacks = callbacks_of(trainer)
         if sum(isinstance(each, EarlyStopping) and each.restore_best for each in callbacks) > 1:
             raise MisconfigurationException(
                 "EarlyStopping: two of them would put their best weights back; set restore_best to true in "
@@ -260,7 +256,7 @@ class EarlyStopping(OfAKind, lightning_callbacks.EarlyStopping):
         may_come = trainer.enable_validation and not self._has_validated
         if self.monitor not in logs and may_come:
             return
-        if trainer.fast_dev_run or not self._validate_condition_metric(logs):  # type: ignore[attr-defined]
+        if is_dry_run(trainer) or not self._validate_condition_metric(logs):
             return
         current = logs[self.monitor].squeeze()
         # One value for all processes: each would otherwise count its own improvements and keep its own best.

@@ -17,6 +17,8 @@ from typing_extensions import override
 from lightning_optreg.callbacks._seeded import SeededCallback
 from lightning_optreg.randomness.draws import mix
 from lightning_optreg.trainer.noise_left import compares_losses
+from lightning_optreg.trainer.queries import is_logging_step
+from lightning_optreg.trainer.refusals import refuse_fused_under_scaler
 
 __all__ = ["GradientNoise", "add_noise", "noise_std"]
 
@@ -103,12 +105,7 @@ class GradientNoise(SeededCallback):
                     f"GradientNoise: {type(optimizer).__name__} takes the loss's gradient, without noise; "
                     "leave one out"
                 )
-        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        if scaled and any(getattr(o, "_step_supports_amp_scaling", False) for o in trainer.optimizers):
-            raise MisconfigurationException(
-                "GradientNoise: a fused optimizer unscales its gradients within its step, after the noise; "
-                "set fused to false, or use precision bf16-mixed"
-            )
+        refuse_fused_under_scaler(trainer, "GradientNoise", "noise")
         if not pl_module.automatic_optimization:
             return
         clip = pl_module.configure_gradient_clipping
@@ -149,8 +146,7 @@ class GradientNoise(SeededCallback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log the standard deviation as often as other values of a step."""
-        every_n_steps: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
-        if self.eta > 0.0 and every_n_steps > 0 and trainer.global_step % every_n_steps == 0:
+        if self.eta > 0.0 and is_logging_step(trainer):
             pl_module.log(
                 f"{self._log_path('gradient_noise')}/std", self._std(trainer.global_step - 1), batch_size=1
             )

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
@@ -23,6 +22,8 @@ from lightning_optreg.callbacks.weights._chosen_parameters import (
     check_choice,
 )
 from lightning_optreg.callbacks.weights._step_hooks import StepHooks
+from lightning_optreg.trainer.queries import is_logging_step
+from lightning_optreg.trainer.refusals import refuse_sharding
 
 __all__ = ["MaxNorm", "project", "unit_norms"]
 
@@ -159,11 +160,7 @@ class MaxNorm(OfAKind):
         self._chosen = None
         if self.max_norm == inf:
             return
-        if isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
-            raise MisconfigurationException(
-                f"MaxNorm: {type(trainer.strategy).__name__} shards parameters, so no process knows a unit's "
-                "norm"
-            )
+        refuse_sharding(trainer, "MaxNorm", "so no process knows a unit's norm")
         self._chosen = ChosenParameters("MaxNorm", pl_module, self.names, self.types)
         for name, parameter, _ in self._chosen.all():
             if parameter.ndim < 2 and self.names:
@@ -194,8 +191,7 @@ class MaxNorm(OfAKind):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log how many units are at the bound as often as other values of a step."""
-        every_n_steps: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
-        if self._chosen is None or every_n_steps == 0 or trainer.global_step % every_n_steps:
+        if self._chosen is None or not is_logging_step(trainer):
             return
         chosen = _with_units(self._chosen.now())
         if not chosen:

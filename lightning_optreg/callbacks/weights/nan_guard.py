@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -19,6 +17,8 @@ from typing_extensions import override
 
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.callbacks.weights._non_finite import Recorder, all_finite, trace_backward, trace_forward
+from lightning_optreg.trainer.queries import has_gradient_scaler, is_logging_step
+from lightning_optreg.trainer.refusals import refuse_sharding
 
 __all__ = ["NaNGuard"]
 
@@ -83,11 +83,7 @@ class NaNGuard(OfAKind):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse strategies under which no process can look into a layer by itself."""
-        if isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
-            raise MisconfigurationException(
-                f"NaNGuard: {type(trainer.strategy).__name__} shards parameters, so no process can run a "
-                "layer again"
-            )
+        refuse_sharding(trainer, "NaNGuard", "so no process can run a layer again")
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -128,12 +124,11 @@ class NaNGuard(OfAKind):
     ) -> None:
         """Judge the losses and gradients that the step is made of."""
         losses, self._losses = self._losses, []
-        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         good = torch.ones((), dtype=torch.bool, device=pl_module.device)
         for _, finite in losses:
             good = good & finite.to(good.device)
-        if parameters and not scaled:
+        if parameters and not has_gradient_scaler(trainer):
             good = good & all_finite(p.grad for p in parameters if p.grad is not None).to(good.device)
         bad = not bool(good)
         if trainer.world_size > 1:
@@ -188,8 +183,7 @@ class NaNGuard(OfAKind):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log how many steps were skipped as often as other values of a step."""
-        every_n_steps: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
-        if self.action == "skip" and every_n_steps > 0 and trainer.global_step % every_n_steps == 0:
+        if self.action == "skip" and is_logging_step(trainer):
             pl_module.log("optreg/nan_guard/skipped", float(self.skipped), batch_size=1)
 
     @override

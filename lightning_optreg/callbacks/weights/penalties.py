@@ -15,7 +15,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
-from torch.optim import LBFGS, Optimizer
+from torch.optim import Optimizer
 from typing_extensions import override
 
 from lightning_optreg.callbacks._of_a_kind import OfAKind
@@ -24,8 +24,10 @@ from lightning_optreg.callbacks.weights._chosen_parameters import (
     check_choice,
 )
 from lightning_optreg.callbacks.weights._step_hooks import StepHooks
-from lightning_optreg.optimizers import BFGS, Newton
 from lightning_optreg.optimizers.rates import rate_of
+from lightning_optreg.trainer.noise_left import compares_losses
+from lightning_optreg.trainer.queries import is_logging_step
+from lightning_optreg.trainer.refusals import refuse_fused_under_scaler
 
 __all__ = ["ElasticNet", "L1Penalty", "L2Penalty", "add_penalty_gradient", "penalty", "proximal_map"]
 
@@ -126,18 +128,13 @@ class _Penalty(OfAKind):
         if not self._active:
             return
         for optimizer in trainer.optimizers:
-            if isinstance(optimizer, (LBFGS, BFGS, Newton)):
+            if compares_losses(optimizer):
                 raise MisconfigurationException(
                     f"{name}: {type(optimizer).__name__} compares losses, and these lack the penalty; "
                     "add it to the loss in training_step, or use the optimizer's weight_decay"
                 )
-        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        fused = any(getattr(o, "_step_supports_amp_scaling", False) for o in trainer.optimizers)
-        if scaled and fused and not self.proximal:
-            raise MisconfigurationException(
-                f"{name}: a fused optimizer unscales its gradients within its step, after the penalty; set "
-                "fused to false, or use precision bf16-mixed"
-            )
+        if not self.proximal:
+            refuse_fused_under_scaler(trainer, name, "penalty")
         self._chosen = ChosenParameters(name, pl_module, self.names, self.types)
 
     @override
@@ -181,8 +178,7 @@ class _Penalty(OfAKind):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log the penalty and the share of zeros as often as other values of a step."""
-        every_n_steps: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
-        if self._chosen is None or every_n_steps == 0 or trainer.global_step % every_n_steps:
+        if self._chosen is None or not is_logging_step(trainer):
             return
         weights = [each.parameter for each in self._chosen.now()]
         if not weights:

@@ -30,6 +30,7 @@ from lightning_optreg.callbacks.resume._loaders_resumed import collect_randomnes
 from lightning_optreg.callbacks.resume.progress.loop_progress import is_last_epoch, validation_is_due
 from lightning_optreg.callbacks.resume.signals._signal_watch import SignalWatch
 from lightning_optreg.callbacks.resume.signals.launched import Interrupt, is_launched, wind_up
+from lightning_optreg.trainer.queries import callbacks_of
 
 __all__ = ["StopSignals", "exit_status"]
 
@@ -277,7 +278,7 @@ def _lightnings_handlers() -> dict[int, _Handler]:
 
 def _fingerprint(trainer: Trainer, pl_module: LightningModule) -> Any:
     """Make a value that changes if the weights or the state of a callback are changed."""
-    states = [callback.state_dict() for callback in trainer.callbacks]  # type: ignore[attr-defined]
+    states = [callback.state_dict() for callback in callbacks_of(trainer)]
     return [_plain(parameter) for parameter in pl_module.parameters()], _plain(states)
 
 
