@@ -1,7 +1,6 @@
 """Measure the speed of a fit: images per second of training, and the time of validation."""
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from typing_extensions import override
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.files import replacing
 from lightning_optreg.trainer.queries import validates_in_fit
+from lightning_optreg.trainer.stopwatch import Stopwatch
 
 __all__ = ["Throughput"]
 
@@ -43,7 +43,7 @@ class Throughput(OfAKind):
         self.images = 0
         self.seconds = 0.0
         self.validation_seconds = 0.0
-        self._since: float | None = None  # None: the clock is stopped
+        self._watch = Stopwatch()
 
     @property
     def images_per_second(self) -> float:
@@ -53,7 +53,7 @@ class Throughput(OfAKind):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        self._since = time.perf_counter()
+        self._watch.start()
 
     @override
     def on_train_batch_end(
@@ -66,19 +66,18 @@ class Throughput(OfAKind):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Switch the clock to validation."""
         if validates_in_fit(trainer):
-            self.seconds += self._lap()
+            self.seconds += self._watch.lap()
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Switch the clock back to training."""
         if validates_in_fit(trainer):
-            self.validation_seconds += self._lap()
+            self.validation_seconds += self._watch.lap()
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock; print and write the result."""
-        self.seconds += self._lap()
-        self._since = None
+        self.seconds += self._watch.stop()
         folder = trainer.log_dir  # asks all processes
         if not trainer.is_global_zero:
             return
@@ -100,7 +99,7 @@ class Throughput(OfAKind):
     @override
     def state_dict(self) -> dict[str, Any]:
         """Return the counts so far."""
-        self.seconds += self._lap()
+        self.seconds += self._watch.lap()
         return {
             "images": self.images,
             "seconds": self.seconds,
@@ -113,11 +112,3 @@ class Throughput(OfAKind):
         self.images = state_dict["images"]
         self.seconds = state_dict["seconds"]
         self.validation_seconds = state_dict["validation_seconds"]
-
-    def _lap(self) -> float:
-        """Return the seconds since the last call; 0 while the clock is stopped."""
-        if self._since is None:
-            return 0.0
-        now = time.perf_counter()
-        lap, self._since = now - self._since, now
-        return lap
