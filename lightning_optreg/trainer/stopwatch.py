@@ -1,4 +1,4 @@
-"""A stopwatch: how long a run trained, without what lies between."""
+"""A stopwatch for the time of training, without interruptions such as validations."""
 
 import time
 
@@ -6,7 +6,7 @@ __all__ = ["Stopwatch"]
 
 
 class Stopwatch:
-    """Measure time in laps; it stands still until it is started.
+    """Measures time in laps; it is stopped until `start`.
 
     Example:
         >>> watch = Stopwatch()
@@ -18,14 +18,14 @@ class Stopwatch:
     """
 
     def __init__(self) -> None:
-        self._since: float | None = None  # None: it stands still
+        self._since: float | None = None  # None: it is stopped
 
     def start(self) -> None:
         """Begin the first lap."""
         self._since = time.perf_counter()
 
     def lap(self) -> float:
-        """Return the seconds since the last lap ended, and begin the next; 0 while it stands still."""
+        """Return the seconds since the last lap ended, and begin the next; 0 while it is stopped."""
         if self._since is None:
             return 0.0
         now = time.perf_counter()
@@ -33,6 +33,6 @@ class Stopwatch:
         return lap
 
     def stop(self) -> float:
-        """Return the last lap's seconds, and stand still."""
+        """Return the seconds of the last lap, and stop."""
         lap, self._since = self.lap(), None
         return lap

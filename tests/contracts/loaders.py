@@ -144,8 +144,8 @@ def own_generator() -> torch.Generator:
     return torch.Generator().manual_seed(8)
 
 
-ANEW = "has no state_dict and begins its epoch anew"
-IN_WORKERS = "random numbers that the .*'s workers draw"
+ANEW = "has no state_dict and restarts its epoch"
+IN_WORKERS = "random numbers in the .*'s workers"
 PERSISTENT = "persistent_workers=True"
 
 LOADERS: dict[str, Loaders] = {

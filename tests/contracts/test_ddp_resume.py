@@ -302,14 +302,14 @@ def test_two_processes_go_on_where_one_was(place: str, two: Path) -> None:
     straight = torch.load(two / "one.pt", weights_only=True)
     ranks = [torch.load(two / f"changed-{rank}.pt", weights_only=True)["resumed"][place] for rank in range(2)]
     assert_identical(ranks[0]["state"], ranks[1]["state"])
-    assert_goes_on(ranks[0], straight, place, "comes from 1 process(es) and this run has 2, so layers")
+    assert_goes_on(ranks[0], straight, place, "comes from 1 process(es), this run has 2, so layers")
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_one_process_goes_on_where_two_were(place: str, two: Path, tmp_path: Path) -> None:
     straight = torch.load(two / "changed-0.pt", weights_only=True)["straight"]
     resumed = fit(PerImage(), tmp_path, 0, 1, ckpt_path=Path(straight["paths"][place]), **CHANGES)
-    assert_goes_on(resumed, straight, place, "comes from 2 process(es) and this run has 1, so layers")
+    assert_goes_on(resumed, straight, place, "comes from 2 process(es), this run has 1, so layers")
 
 
 @pytest.fixture(scope="module")

@@ -26,14 +26,14 @@ def test_one_process_copies_what_it_keeps() -> None:
     assert gather_ranks(trainer, {"b": 1}) == [{"b": 1}]
 
 
-@pytest.mark.filterwarnings("ignore:ExactResume.*taken within a training batch")
+@pytest.mark.filterwarnings("ignore:ExactResume.*saved within a training batch")
 def test_gradients_of_sharded_parameters_are_left_out_with_a_word(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # a sharding strategy runs on GPUs only
     monkeypatch.setattr(exact_resume, "shards_parameters", lambda trainer: True)
     saver = SaveAlways(tmp_path)
-    with pytest.warns(UserWarning, match="SingleDeviceStrategy shards gradients, and this checkpoint lacks"):
+    with pytest.warns(UserWarning, match="SingleDeviceStrategy shards gradients, so this checkpoint lacks"):
         run(tmp_path, Regression(), [saver], enable_checkpointing=True, accumulate_grad_batches=4)
     for path in saver.paths.values():
         assert torch.load(path, weights_only=True)["callbacks"]["ExactResume"]["gradients"] == {}
@@ -61,6 +61,6 @@ def test_says_which_metric_cannot_be_merged() -> None:
     ranks = [
         {"spread": {"update_count": 1, "states": {"seen": torch.tensor(float(rank))}}} for rank in range(2)
     ]
-    with pytest.warns(UserWarning, match="the metric spread cannot merge what 2 processes had counted"):
+    with pytest.warns(UserWarning, match="the metric spread can't merge the states of 2 processes"):
         restore_metric_states(module, ranks)
     assert module.spread.compute() == 0.0

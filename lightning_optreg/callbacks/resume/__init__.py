@@ -1,1 +1,1 @@
-"""A run that is stopped and resumed equals one that never stopped."""
+"""Callbacks that resume a run exactly, as if it had never stopped."""

@@ -1,4 +1,4 @@
-"""What `ExactResume` kept in a checkpoint, brought to the form of today; and what it lacks, in words."""
+"""Bring the state of `ExactResume` in a checkpoint to the present form, and list what it lacks."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,14 +7,14 @@ __all__ = ["complete_state"]
 
 
 def complete_state(state: Mapping[str, Any], fit_loop: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Fill in what a checkpoint of an earlier version of this package does not hold.
+    """Fill in what a checkpoint of an earlier version of this package lacks.
 
     Args:
-        state: What `ExactResume` put into the checkpoint, then or now.
+        state: The state of `ExactResume` in the checkpoint, of any version.
         fit_loop: `checkpoint["loops"]["fit_loop"]`.
 
     Returns:
-        The state with all that is kept today, and in words what of the run it does not hold.
+        The state with all present entries, and in words the parts of the run that it lacks.
     """
     lacks = []
     full: dict[str, Any] = {"pending_log": {}, "plateau_steps_due": [], **state}
@@ -34,7 +34,7 @@ def complete_state(state: Mapping[str, Any], fit_loop: Mapping[str, Any]) -> tup
         {"own": {}, "syncs_buffers": None, "sums": {}, "metrics": {}, **mine} for mine in state["ranks"]
     ]
     if any("own" not in mine for mine in state["ranks"]):
-        lacks.append("generators that loaders and the module hold")
+        lacks.append("generators in loaders and the module")
     sums = [mine for mine in full["ranks"] if not all("logged" in one for one in mine["sums"].values())]
     if sums or state.get("epoch_means") or any(mine.get("logged") for mine in full["ranks"]):
         lacks.append("the means of values logged so far in the epoch")
@@ -42,16 +42,16 @@ def complete_state(state: Mapping[str, Any], fit_loop: Mapping[str, Any]) -> tup
             mine["sums"] = {}
     metrics = [one for mine in full["ranks"] for one in mine["metrics"].values()]
     if not all("states" in one for one in metrics):
-        lacks.append("what torchmetrics have counted so far in the epoch")
+        lacks.append("the states of torchmetrics in the epoch")
         for mine in full["ranks"]:
             mine["metrics"] = {}
     for one in metrics:
         one.setdefault("attributes", {})
-    if "gradients" not in state:  # each rank had its own with it
+    if "gradients" not in state:  # each rank kept its own
         gradients = [mine.pop("gradients", {}) for mine in full["ranks"]]
         names = dict.fromkeys(name for mine in gradients for name in mine)
         full["gradients"] = {name: [mine.get(name) for mine in gradients] for name in names}
     if "buffers" not in state:
-        lacks.append("buffers that are no part of the weights")
+        lacks.append("buffers that are not part of the weights")
         full["buffers"] = {}
     return full, lacks

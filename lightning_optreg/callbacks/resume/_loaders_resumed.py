@@ -1,10 +1,10 @@
 """Loaders after a resume: their states, the moment before the first batch, and what can't be exact with them.
 
-Lightning makes the iterators of the training loaders before it says which epoch it is, sometimes before it
-has restored anything (when `trainer.estimated_stepping_batches` is asked for in `configure_optimizers`), and
-it restores a loader's state in the middle of an epoch only. No hook stands between the last one of an epoch's
-start and the first batch. So what has to happen there is done by an iterator that takes the loaders' place
-until the first batch is asked for.
+Lightning creates the iterators of the training loaders before it sets the epoch, sometimes before it has
+restored anything (if `configure_optimizers` reads `trainer.estimated_stepping_batches`), and restores a
+loader's state only in the middle of an epoch. There is no hook between the last one of an epoch's start and
+the first batch. So the actions for this moment are done by an iterator that replaces the loaders' until the
+first batch is requested.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ __all__ = [
 
 
 def collect_randomness(trainer: Trainer) -> dict[str, Any]:
-    """Read the global generators and those that the loaders, the module and the data module hold."""
+    """Read the global generators and those in the loaders, the module and the data module."""
     return {
         "random": collect_random_state(trainer.strategy.root_device),
         "own": collect_generator_states(_owners(trainer)),
@@ -44,13 +44,13 @@ def collect_randomness(trainer: Trainer) -> dict[str, Any]:
 
 
 def restore_randomness(trainer: Trainer, state: Mapping[str, Any]) -> None:
-    """Set them to what `collect_randomness` read, and warn of those that are not there any more."""
+    """Restore the states from `collect_randomness`, and warn of generators that no longer exist."""
     restore_random_state(state["random"], trainer.strategy.root_device)
     missing = restore_generator_states(_owners(trainer), state.get("own", {}))
     if missing:
         rank_zero_warn(
-            f"ExactResume: the checkpoint's run had a random generator at {missing[0]}, and this run has "
-            "none there; what it draws will differ."
+            f"ExactResume: the checkpoint's run had a random generator at {missing[0]}, but this run has "
+            "none there; its draws will differ."
         )
 
 
@@ -64,25 +64,25 @@ def _owners(trainer: Trainer) -> dict[str, Any]:
 
 
 def load_states(trainer: Trainer, states: Sequence[Any], *, anew: bool) -> None:
-    """Hand the training loaders the states that a checkpoint holds.
+    """Load the states in a checkpoint into the training loaders.
 
     Args:
         trainer: The trainer, in `on_train_start`.
         states: `checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"]`.
-        anew: Whether to make the loaders' iterators anew.
+        anew: Whether to create the loaders' iterators again.
     """
     loaders = [loader for loader in _training_loaders(trainer) if _has_state(loader)]
     for loader, state in zip(loaders, states, strict=False):
         loader.load_state_dict(state)
         if _is_torchdata(loader) and not anew:
-            # It hands a state on to its dataset as it makes an iterator, and counts on one that is used up.
+            # It passes a state to its dataset when it creates an iterator, and expects that to be exhausted.
             iter(loader)
     if anew:
         iter(_fetcher(trainer))
 
 
 def use_up(trainer: Trainer, states: Sequence[Any]) -> None:
-    """Take the training loaders past the end of an epoch that is over, so that they begin anew when asked.
+    """Advance the training loaders past the end of a finished epoch, so that they start a new one next.
 
     Args:
         trainer: The trainer, in `on_train_start`.
@@ -91,14 +91,14 @@ def use_up(trainer: Trainer, states: Sequence[Any]) -> None:
     if not any(_has_state(loader) for loader in _training_loaders(trainer)):
         return
     if next(_fetcher(trainer).iterator, None) is not None:
-        # They had more than the epoch took, or were ready to begin the next one: back to where they stood.
+        # They had more than the epoch took, or were ready to start the next one: restore their position.
         load_states(trainer, states, anew=True)
 
 
 def start_persistent_workers(trainer: Trainer) -> None:
-    """Start what validation loaders with persistent workers start once in a run, drawing a seed for it."""
+    """Start the persistent workers of validation loaders, which draw a seed once in a run."""
     if trainer.val_dataloaders is None:
-        # As Lightning does it in the first epoch with a validation.
+        # As Lightning does in the first epoch with a validation.
         trainer.validating = True
         trainer.fit_loop.epoch_loop.val_loop.setup_data()
         trainer.training = True
@@ -110,12 +110,12 @@ def start_persistent_workers(trainer: Trainer) -> None:
 def before_first_batch(
     trainer: Trainer, prepare: Callable[[], None], *, anew: bool = False, over: bool = False
 ) -> None:
-    """Have something done right before the first batch of training is fetched.
+    """Run an action right before the first batch of training is fetched.
 
     Args:
         trainer: The trainer, from `on_train_start` to `on_train_epoch_start`.
-        prepare: What to do then.
-        anew: Make the loaders' iterators anew after it, as a run does at the start of each epoch.
+        prepare: The action.
+        anew: Create the loaders' iterators again after it, as a run does at the start of each epoch.
         over: No batch is left in the epoch: end it there, whatever the loaders have.
     """
     fetcher = _fetcher(trainer)
@@ -125,9 +125,9 @@ def before_first_batch(
 
 
 def describe_data(trainer: Trainer) -> list[str]:
-    """Tell which data the training loaders have, as far as can be told at little cost: sizes and subsets.
+    """Return which data the training loaders have, as far as this is cheap: sizes and subsets.
 
-    A `random_split` without a generator of its own splits otherwise in each process.
+    A `random_split` without its own generator splits differently in each process.
     """
     return [_describe(getattr(loader, "dataset", None)) for loader in _training_loaders(trainer)]
 
@@ -141,17 +141,17 @@ def _describe(dataset: Any) -> str:
 
 
 def begin_validation_anew(trainer: Trainer) -> None:
-    """Make the validation loaders' iterators anew, in `on_validation_start`, which comes right after them."""
-    iter(trainer.fit_loop.epoch_loop.val_loop._data_fetcher)  # type: ignore[arg-type]  # it is there by now
+    """Create the validation loaders' iterators again, in `on_validation_start`, right after Lightning has."""
+    iter(trainer.fit_loop.epoch_loop.val_loop._data_fetcher)  # type: ignore[arg-type]  # it exists by now
 
 
 def _fetcher(trainer: Trainer) -> Any:
-    # Private in Lightning 2.6: what asks the loaders for batches. There is no public way to it.
+    # Private in Lightning 2.6: it fetches batches from the loaders, and has no public name.
     return trainer.fit_loop._data_fetcher
 
 
 class _First(Iterator[Any]):
-    """Stands in for the loaders' iterator until the first batch is asked for."""
+    """Replaces the loaders' iterator until the first batch is requested."""
 
     def __init__(
         self, trainer: Trainer, prepare: Callable[[], None], *, anew: bool = False, over: bool = False
@@ -169,8 +169,8 @@ class _First(Iterator[Any]):
             return next(self.iterator)
         before = collect_randomness(self.trainer)
         for _ in range(2):
-            # Twice if there is nothing the first time: a loader may take the state of an epoch's end for that
-            # of an epoch that is over.
+            # Twice if there is nothing the first time: a loader may take the state at an epoch's end for that
+            # of a finished epoch.
             restore_randomness(self.trainer, before)
             self.fetcher.iterator = iter(self.fetcher.combined_loader)
             with suppress(StopIteration):
@@ -181,7 +181,7 @@ class _First(Iterator[Any]):
         raise StopIteration
 
     def _fetch_ahead(self) -> None:
-        # As Lightning does to notice the end of a loader without a length.
+        # As Lightning does, to notice the end of a loader without a length.
         try:
             self.fetcher.batches.append(next(self.fetcher.iterator))
             self.fetcher.fetched += 1
@@ -190,20 +190,20 @@ class _First(Iterator[Any]):
 
 
 def inexact(trainer: Trainer, *, mid_epoch: bool, data: list[str] | None = None) -> list[str]:
-    """List what of the loaders can't go on as it would have gone on without the interruption.
+    """List what the loaders can't continue exactly as without the interruption.
 
     Args:
         trainer: The trainer, in `on_train_start`.
-        mid_epoch: Whether batches of the epoch are still to come.
-        data: What `describe_data` told when the checkpoint was taken; None if that is not known.
+        mid_epoch: Whether batches of the epoch are left.
+        data: The result of `describe_data` when the checkpoint was saved; None if not known.
     """
     reasons = []
-    # loaders that are made anew may have other data each time
+    # loaders that are created again may have other data each time
     made_once = not reload_cadence(trainer)
     here = describe_data(trainer)
     if made_once and data is not None and data != here and "?" not in "".join([*data, *here]):
         reasons.append(
-            "the training data are not those of the checkpoint, other samples or another split: give"
+            "the training data are not those of the checkpoint (other samples or another split): give"
             " random_split a generator with a fixed seed"
         )
     for loader in _training_loaders(trainer):
@@ -212,43 +212,43 @@ def inexact(trainer: Trainer, *, mid_epoch: bool, data: list[str] | None = None)
             continue
         if mid_epoch and not _has_state(loader):
             reasons.append(
-                f"the training loader, a {kind}, has no state_dict and begins its epoch anew: resume from an "
+                f"the training loader, a {kind}, has no state_dict and restarts its epoch: resume from an "
                 "epoch's end, or use a loader of lightning_optreg.data or torchdata's StatefulDataLoader"
             )
         elif mid_epoch and trainer.num_training_batches == float("inf"):
             reasons.append(
-                f"the training loader, a {kind}, has no length, so that Lightning had fetched a batch ahead, "
-                "which is lost: give it a __len__, or resume from an epoch's end"
+                f"the training loader, a {kind}, has no length, so Lightning had prefetched a batch, which "
+                "is lost: add a __len__, or resume from an epoch's end"
             )
         elif _has_workers(loader) and mid_epoch:
             reasons.append(
-                f"random numbers that the {kind}'s workers draw, such as those of augmentation, begin anew"
+                f"random numbers in the {kind}'s workers, such as those of augmentation, start afresh"
             )
     callbacks = callbacks_of(trainer)
     if mid_epoch and any(isinstance(callback, StochasticWeightAveraging) for callback in callbacks):
         reasons.append(
-            "Lightning's StochasticWeightAveraging prepares itself as an epoch starts, not within one: "
-            "resume from an epoch's end, or use WeightAveraging"
+            "Lightning's StochasticWeightAveraging is only set up at the start of an epoch: resume from an "
+            "epoch's end, or use WeightAveraging"
         )
     everyone = [*_training_loaders(trainer), *_validation_loaders(trainer)]
     persistent = next((loader for loader in everyone if _has_persistent_workers(loader)), None)
     if persistent is not None:
         reasons.append(
             f"persistent_workers=True of a {type(persistent).__name__}: its order is exact, but random "
-            "numbers that its workers draw, such as those of augmentation, begin anew: leave it out to have "
+            "numbers in its workers, such as those of augmentation, start afresh: set it to False to have "
             "them exact"
         )
     every = reload_cadence(trainer)
     if every > 1 or (every == 1 and not all(isinstance(each, BatchLoader) for each in everyone)):
         reasons.append(
-            f"reload_dataloaders_every_n_epochs={every}: loaders are made at other epochs, and their orders "
-            "are drawn at other moments, than without the interruption"
+            f"reload_dataloaders_every_n_epochs={every}: loaders are created and their orders drawn at other "
+            "times than without the interruption"
         )
     return reasons
 
 
 def _training_loaders(trainer: Trainer) -> list[Any]:
-    # Private in Lightning 2.6: `trainer.train_dataloader` gives them nested as the user did.
+    # Private in Lightning 2.6: `trainer.train_dataloader` returns them nested as the user passed them.
     combined = trainer.fit_loop._combined_loader
     return [] if combined is None else list(combined.flattened)
 
@@ -259,7 +259,7 @@ def _validation_loaders(trainer: Trainer) -> list[Any]:
 
 
 def _has_state(loader: Any) -> bool:
-    # As Lightning tells loaders that it can resume.
+    # Lightning's own criterion for loaders that it can resume.
     return callable(getattr(loader, "state_dict", None)) and callable(
         getattr(loader, "load_state_dict", None)
     )

@@ -1,7 +1,7 @@
-"""What a module is told and no `state_dict` holds: which parameters are frozen, which layers evaluate.
+"""Flags of a module that are not in its `state_dict`: frozen parameters, layers in evaluation mode.
 
-Callbacks such as Lightning's `BackboneFinetuning` change it in the middle of a run and do not do so again
-after a resume: layers that had been set free would stay frozen.
+Callbacks such as Lightning's `BackboneFinetuning` change them during a run, but not again after a resume:
+layers that had been unfrozen would stay frozen.
 """
 
 from collections.abc import Mapping
@@ -16,17 +16,17 @@ def collect_flags(trainer: Trainer, pl_module: LightningModule) -> dict[str, dic
     """Read the flags of a module's parameters and layers.
 
     Args:
-        trainer: The trainer, while it fits.
+        trainer: The trainer, during a fit.
         pl_module: The module.
 
     Returns:
-        By kind of flag, its value by name: `requires_grad` of parameters, `training` and (of batch
-        normalisation, which is frozen by it) `track_running_stats` of layers. Within a validation `training`
-        is what it was before.
+        For each flag its values by name: `requires_grad` of parameters, `training` and (for batch
+        normalisation, which it freezes) `track_running_stats` of layers. Within a validation, `training` has
+        the values before it.
     """
     training = {name: layer.training for name, layer in pl_module.named_modules()}
     if trainer.validating:
-        # Private in Lightning 2.6: within a validation there is no public way to the modes before it.
+        # Private in Lightning 2.6: within a validation there is no public access to the modes before it.
         training |= trainer.fit_loop.epoch_loop.val_loop._module_mode.mode
     return {
         "requires_grad": {name: each.requires_grad for name, each in pl_module.named_parameters()},
@@ -42,12 +42,12 @@ def collect_flags(trainer: Trainer, pl_module: LightningModule) -> dict[str, dic
 def restore_flags(
     trainer: Trainer, pl_module: LightningModule, flags: Mapping[str, Mapping[str, bool]]
 ) -> None:
-    """Set the flags of a module's parameters and layers to what `collect_flags` read.
+    """Restore the flags of a module's parameters and layers from `collect_flags`.
 
     Args:
-        trainer: The trainer, while it fits. Within a validation `training` is set for after it.
+        trainer: The trainer, during a fit. Within a validation `training` is set for the time after it.
         pl_module: The module.
-        flags: What `collect_flags` returned. Names that the module has not got are left out.
+        flags: Result of `collect_flags`. Names that the module lacks are ignored.
     """
     targets: dict[str, dict[str, Any]] = {
         "requires_grad": dict(pl_module.named_parameters()),

@@ -1,6 +1,6 @@
-"""What is half done when a checkpoint is taken: metric states, accumulated gradients, buffers of a rank.
+"""Partial results at the time of a checkpoint: metric states, accumulated gradients, buffers of a rank.
 
-Lightning keeps none of it in a checkpoint. All functions return and take plain types and CPU tensors.
+Lightning does not save them in a checkpoint. All functions return and take plain types and CPU tensors.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -29,7 +29,7 @@ __all__ = [
 def collect_metric_states(
     pl_module: LightningModule, but: Collection[Metric] = ()
 ) -> dict[str, dict[str, Any]]:
-    """Copy the states of the torchmetrics inside a module that have seen data since they were reset.
+    """Copy the states of the torchmetrics in a module that have seen data since their last reset.
 
     Args:
         pl_module: The module.
@@ -38,7 +38,7 @@ def collect_metric_states(
     left_out = {id(part) for metric in but for part in metric.modules()}
     for module in pl_module.modules():
         if isinstance(module, MetricCollection):
-            module.items()  # brings the states of its members up to date
+            module.items()  # updates the states of its members
     return {
         name: {
             "update_count": module.update_count,
@@ -58,22 +58,22 @@ def collect_metric_states(
 
 
 class _Bare(Metric):
-    """A metric that has only what all have."""
+    """A metric with only the common attributes."""
 
     full_state_update = False
 
     def update(self) -> None:
-        """Take nothing."""
+        """Do nothing."""
 
     def compute(self) -> None:
-        """Give nothing."""
+        """Return nothing."""
 
 
 _COMMON = vars(_Bare()).keys()
 
 
 def _attributes(metric: Metric) -> dict[str, Any]:
-    """Read the numbers and tensors that a metric keeps beside its states, as torchmetrics' wrappers do."""
+    """Read the numbers and tensors that a metric keeps outside its states, as torchmetrics' wrappers do."""
     return {
         name: value.detach().cpu().clone() if isinstance(value, Tensor) else value
         for name, value in vars(metric).items()
@@ -82,17 +82,17 @@ def _attributes(metric: Metric) -> dict[str, Any]:
 
 
 def restore_metric_states(pl_module: LightningModule, ranks: Sequence[Mapping[str, Any]]) -> None:
-    """Give the torchmetrics inside a module the states they had.
+    """Restore the states of the torchmetrics in a module.
 
     Args:
         pl_module: The module.
-        ranks: What `collect_metric_states` gave, of one rank; of several, they are merged.
+        ranks: Results of `collect_metric_states` of one rank; those of several are merged.
     """
     metrics = {name: each for name, each in pl_module.named_modules() if isinstance(each, Metric)}
     for name in dict.fromkeys(name for states in ranks for name in states):
         metric = metrics.get(name)
         if metric is None:
-            rank_zero_warn(f"ExactResume: the module has no metric {name} now; what it had counted is lost.")
+            rank_zero_warn(f"ExactResume: the module has no metric {name} now; its state is lost.")
             continue
         saved = [states[name] for states in ranks if name in states]
         for state in saved[0]["states"]:
@@ -105,7 +105,7 @@ def restore_metric_states(pl_module: LightningModule, ranks: Sequence[Mapping[st
             setattr(metric, state, moved)
         for attribute, value in saved[0]["attributes"].items() if len(saved) == 1 else ():
             setattr(metric, attribute, value.to(metric.device) if isinstance(value, Tensor) else value)
-        # Private in torchmetrics 1.9: means of batches are weighted with it, and without it `compute` warns.
+        # Private in torchmetrics 1.9: it is the weight of means over batches; without it `compute` warns.
         metric._update_count = sum(one["update_count"] for one in saved)
 
 
@@ -117,23 +117,23 @@ def _merged(metric: Metric, name: str, state: str, values: list[Any]) -> Any:
     reduce = metric._reductions[state]  # private in torchmetrics 1.9: how it merges the states of processes
     if reduce is None:
         rank_zero_warn(
-            f"ExactResume: the metric {name} cannot merge what {len(values)} processes had counted; its value"
-            " in this epoch lacks what all but the first had."
+            f"ExactResume: the metric {name} can't merge the states of {len(values)} processes; its value in"
+            " this epoch only includes that of the first."
         )
         return values[0]
-    assert callable(reduce)  # torchmetrics makes a function of each name
+    assert callable(reduce)  # torchmetrics replaces names by functions
     return reduce(torch.cat(values) if reduce is dim_zero_cat else torch.stack(values))
 
 
 def gradients_of(pl_module: LightningModule) -> dict[str, Tensor]:
-    """Name the gradients that an accumulation window has gathered so far; they are not copied."""
+    """Return the gradients that are accumulated so far, by name; they are not copied."""
     return {
         name: parameter.grad for name, parameter in pl_module.named_parameters() if parameter.grad is not None
     }
 
 
 def restore_gradients(pl_module: LightningModule, gradients: Mapping[str, Tensor]) -> None:
-    """Put accumulated gradients back in their places."""
+    """Restore accumulated gradients."""
     parameters = dict(pl_module.named_parameters())
     for name, gradient in gradients.items():
         parameter = parameters[name]
@@ -143,16 +143,16 @@ def restore_gradients(pl_module: LightningModule, gradients: Mapping[str, Tensor
 
 
 def syncs_buffers(trainer: Trainer) -> bool | None:
-    """Tell whether the first process's buffers replace those of others before the next batch; None: no DDP.
+    """Return whether the buffers of rank 0 replace those of others before the next batch; None without DDP.
 
-    DistributedDataParallel leaves it out while it accumulates, and once after a validation.
+    DistributedDataParallel skips this during accumulation, and once after a validation.
     """
     model = trainer.model
     return model.require_forward_param_sync if isinstance(model, DistributedDataParallel) else None
 
 
 def unsaved_buffers(pl_module: LightningModule) -> dict[str, Tensor]:
-    """Name the buffers that the module's `state_dict` leaves out, as it does with `persistent=False`."""
+    """Return the buffers that are not in the module's `state_dict`, such as those with `persistent=False`."""
     kept = pl_module.state_dict().keys()
     return {name: buffer for name, buffer in pl_module.named_buffers() if name not in kept}
 
@@ -160,12 +160,12 @@ def unsaved_buffers(pl_module: LightningModule) -> dict[str, Tensor]:
 def restore_buffers(
     trainer: Trainer, pl_module: LightningModule, buffers: Mapping[str, Tensor], *, syncs: bool | None
 ) -> None:
-    """Give this process the buffers it had, where the checkpoint's weights do not hold them."""
+    """Restore this process's buffers that are not in the checkpoint's weights."""
     here = dict(pl_module.named_buffers())
     for name, buffer in buffers.items():
         if name in here and here[name].shape == buffer.shape:
             here[name].copy_(buffer)
-        else:  # made or replaced in the course of the run
+        else:  # created or replaced during the run
             layer, _, own_name = name.rpartition(".")
             setattr(pl_module.get_submodule(layer), own_name, buffer.to(pl_module.device))
     model = trainer.model

@@ -1,7 +1,7 @@
-"""What a process of a resumed run goes on with, of what the processes of the saved run had half done.
+"""The partial results of the saved run that a process of the resumed run continues with.
 
-With as many processes each has its own again, to the last bit. With another number, what they add up to is
-right: rank 0 takes up the sums of all, and every rank the mean of the gradients, since ranks are averaged.
+With the same number of processes each gets its own again, to the last bit. With another number the totals are
+right: rank 0 gets the sums of all, and every rank the mean of the gradients, as gradients are averaged.
 """
 
 from collections.abc import Sequence
@@ -16,16 +16,16 @@ __all__ = ["share_of_rank"]
 
 
 def share_of_rank(state: dict[str, Any], rank: int, world_size: int) -> dict[str, Any]:
-    """Give what a rank goes on with.
+    """Return the partial results that a rank continues with.
 
     Args:
-        state: `ranks`: a dictionary of each rank's `random`, `own`, `sums`, `metrics` and `syncs_buffers`;
+        state: `ranks`: for each rank a dictionary of `random`, `own`, `sums`, `metrics` and `syncs_buffers`;
             `gradients` and `buffers`: those of all ranks, by name.
         rank: The rank, in [0, world_size).
         world_size: Number of processes of this run; the saved one had `len(state["ranks"])`.
 
     Returns:
-        The same names; `metrics` is a list, of those that are to be merged.
+        The same keys; `metrics` is a list of states to merge.
     """
     ranks: list[dict[str, Any]] = state["ranks"]
     if len(ranks) == world_size:
@@ -47,7 +47,7 @@ def share_of_rank(state: dict[str, Any], rank: int, world_size: int) -> dict[str
 
 
 def _merged_sums(ranks: Sequence[dict[str, Any]], *, keep: bool) -> dict[str, Any]:
-    """Merge the sums of all ranks; who does not keep them has the same names, since all reduce them."""
+    """Merge the sums of all ranks; with keep=False the keys are the same, as all ranks reduce them."""
     merged: dict[str, Any] = {}
     for key in dict.fromkeys(key for sums in ranks for key in sums):
         saved = [sums[key] for sums in ranks if key in sums]

@@ -1,9 +1,9 @@
 """A run that is stopped and resumed equals one that never stopped, to the last bit.
 
-Lightning keeps weights, optimizers, schedulers and the loops' counters in a checkpoint. This callback adds
+Lightning saves weights, optimizers, schedulers and the loops' counters in a checkpoint. This callback adds
 what is missing for an exact continuation: the states of every rank's random generators, the metrics that a
-plateau schedule waits for, sums and gradients of an epoch or an accumulation window that is half done, and
-loop counters from which nothing is skipped (`loop_progress.py`).
+plateau schedule waits for, sums and gradients of an unfinished epoch or accumulation window, and loop
+counters from which nothing is skipped (`loop_progress.py`).
 """
 
 import math
@@ -76,44 +76,50 @@ __all__ = ["ExactResume"]
 class ExactResume(Callback):
     """Make `trainer.fit(..., ckpt_path=...)` continue exactly as if the run had not been interrupted.
 
-    Checkpoints may be taken after any batch, after a validation or at an epoch's end, by any
-    `ModelCheckpoint`; this callback puts itself first in the list. In the middle of an epoch a resume is
-    exact when the training loader can be resumed too, that is, has `state_dict` and `load_state_dict` as
-    this package's loaders have. At the end of an epoch it is exact with any loader whose order comes from the
+    Checkpoints may be saved after any batch, after a validation or at the end of an epoch, by any
+    `ModelCheckpoint`; this callback moves itself to the front of the list. In the middle of an epoch a resume
+    is exact if the training loader can be resumed too, that is, has `state_dict` and `load_state_dict` like
+    this package's loaders. At the end of an epoch it is exact with any loader whose order comes from the
     global random generators.
 
-    What it adds to a checkpoint, under `callbacks`: the states of Python's, NumPy's and torch's generators on
-    every rank; the metrics last logged, so that `ReduceLROnPlateau` makes the step that a checkpoint written
-    at the epoch's end lacks; in the middle of an epoch the running means of `self.log(..., on_epoch=True)`
-    and the states of torchmetrics inside the module; the buffers that differ between ranks; in the middle of
-    an accumulation window the gradients. A run that early stopping had ended stays ended. All of it is plain
-    and loads with `weights_only=True`.
+    It adds to a checkpoint, under `callbacks`: the states of Python's, NumPy's and torch's generators on
+    every rank; the last logged metrics, so that `ReduceLROnPlateau` makes the step that is missing in a
+    checkpoint at the end of an epoch; in the middle of an epoch the running means of `self.log(...,
+    on_epoch=True)` and the states of torchmetrics in the module; the buffers that differ between ranks;
+    within an accumulation window the gradients. A run that was ended by early stopping stays ended. All of
+    this is plain and loads with `weights_only=True`.
 
-    Within an accumulation window each rank has gradients of its own, so a checkpoint there is larger by
-    4 bytes x parameters x ranks; rank 0 alone holds them all. At a window's end, where `ModelCheckpoint` with
-    `every_n_train_steps` saves, there are none. Of a module with manual optimization all gradients that there
-    are after a batch are kept; it may zero them after a step rather than before the next. With strategies
-    that shard parameters accumulated gradients are left out, and a warning says so.
+    Within an accumulation window each rank has its own gradients, so a checkpoint there is larger by
+    4 bytes x parameters x ranks; rank 0 has to hold them all. At the end of a window, where `ModelCheckpoint`
+    with `every_n_train_steps` saves, there are none. With manual optimization all gradients that exist after
+    a batch are kept; the module should zero them after a step rather than before the next. With strategies
+    that shard parameters accumulated gradients are left out, with a warning.
 
-    With another number of processes a run goes on with the sums of all, exact up to rounding where a step
-    takes as many images. A warning says that layers draw other numbers, and if a step takes more images or
-    fewer. What the module does in its own `on_train_batch_end` and `on_validation_end` comes after the
-    checkpoint and is left out on a resume from it; a warning says so.
+    With another number of processes a run continues with the sums of all, exact up to rounding if a step
+    takes the same number of images. A warning says that layers draw other numbers, and whether a step takes
+    more or fewer images. The module's own `on_train_batch_end` and `on_validation_end` come after the
+    checkpoint and are skipped on a resume from it, with a warning.
 
-    A checkpoint taken elsewhere (within a batch, as `ModelCheckpoint(save_on_exception=True)` does after an
-    error) is resumed as Lightning does it, with a warning that says so.
+    A checkpoint saved elsewhere (within a batch, as `ModelCheckpoint(save_on_exception=True)` does after an
+    error) is resumed as by Lightning, with a warning.
 
     Args:
-        save_on_sigterm: Whether a SIGTERM, the signal by which clusters end a job, leaves a checkpoint from
-            which the run can be resumed exactly: `last.ckpt` in the folder of the first `ModelCheckpoint`, or
-            in the trainer's root folder if there is none.
-        answer_within: With several processes, the seconds after a SIGTERM that one waits for the others, at
-            least 1: to come to the end of their batch, and then to write the checkpoint. After that it says
-            so and ends with status 143. Default: 25, as SLURM and torchrun send SIGKILL 30 s after SIGTERM.
+        save_on_sigterm: Whether to save a checkpoint on SIGTERM, with which clusters end a job, so that the
+            run can be resumed exactly: `last.ckpt` in the folder of the first `ModelCheckpoint`, or in the
+            trainer's root folder if there is none.
+        answer_within: With several processes, how many seconds after a SIGTERM a process waits for the
+            others, at least 1: first until the end of their batch, then until the checkpoint is written.
+            After that it ends with a message and status 143. Default: 25, as SLURM and torchrun send SIGKILL
+            30 s after SIGTERM.
 
     Raises:
         TypeError: If `save_on_sigterm` is not a bool.
-        ValueError: If `answer_within` is below 1 or not finite; in `setup`, if the trainer has several of it.
+        ValueError: If `answer_within` is below 1 or not finite; in `setup`, if the trainer has several of
+            them.
+
+    Warns:
+        UserWarning: On a resume, for everything that is not exactly as without the interruption; on saving,
+            if an exact resume from the checkpoint is not possible.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -149,12 +155,12 @@ class ExactResume(Callback):
         self._has_trained = self._has_validated = False
         self._half_done = self._randomness_in_validation = self._window = None
         self._plateau_steps_due = []
-        self._loaded = None  # a state that came with a checkpoint for testing is not for this fit
+        self._loaded = None  # a state from a checkpoint for testing is not for this fit
         self._loader_states = []
         callbacks = callbacks_of(trainer)
         if sum(isinstance(callback, ExactResume) for callback in callbacks) > 1:
-            raise ValueError("ExactResume: the trainer has several of it: leave out all but one.")
-        # What others do in their hooks comes after the states of the generators are back.
+            raise ValueError("ExactResume: a trainer can have only one of them; remove the others")
+        # First, so that the states of the generators are restored before the hooks of others.
         callbacks.remove(self)
         callbacks.insert(0, self)
         for last in (self._signals, self._after_start):
@@ -164,10 +170,10 @@ class ExactResume(Callback):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # `trainer.estimated_stepping_batches`, asked for in `configure_optimizers`, sets them up so early.
+        # `trainer.estimated_stepping_batches` in `configure_optimizers` sets them up this early.
         self._loaders_came_early = trainer.train_dataloader is not None
         self._step_size = StepSize.configured(trainer)
-        # so that loaders made now, with a `random_split` perhaps, are those of the run's first start
+        # so that loaders created now, perhaps with a `random_split`, are those of the run's first start
         device = trainer.strategy.root_device
         at_start: dict[str, Any] | None = None
         if self._loaded is not None:
@@ -203,7 +209,7 @@ class ExactResume(Callback):
         stopped = _early_stopping_ended(trainer)
         ends = stopped and may_stop(trainer)
         if stopped:
-            rank_zero_info("ExactResume: early stopping had ended this run; it ends here again.")
+            rank_zero_info("ExactResume: early stopping had ended this run, which ends here again.")
         if follows is Next.EPOCH:
             begin_next_epoch(trainer)
         if stopped and (follows in (Next.EPOCH, Next.VALIDATION) or not ends):
@@ -223,23 +229,21 @@ class ExactResume(Callback):
             load_states(trainer, self._loader_states, anew=mid_epoch)
         if state["last"] and follows is not Next.EPOCH:
             use_up(trainer, self._loader_states)
-        # Nothing is known of them if it was taken before they were there, as LearningRateFinder's is.
+        # Nothing is known of them if it was saved before they existed, as by LearningRateFinder.
         reasons = inexact(trainer, mid_epoch=mid_epoch, data=state["data"] or None)
         hook = _LEFT_OUT.get(state["moment"], "")
         if is_overridden(hook, trainer.lightning_module):
-            reasons.append(
-                f"the module's {hook}, which comes after the checkpoint was written, is left out this once"
-            )
+            reasons.append(f"the module's {hook}, which comes after the checkpoint, is skipped once")
         for reason in reasons:
-            rank_zero_warn(f"ExactResume: not all of this run is as without the interruption: {reason}.")
+            rank_zero_warn(f"ExactResume: the resumed run will differ from an uninterrupted one: {reason}.")
 
     def _catch_up(self, trainer: Trainer, pl_module: LightningModule, state: dict[str, Any]) -> None:
-        """Do what the saved run did right after the checkpoint was taken and Lightning leaves out."""
+        """Do what the saved run did right after the checkpoint and Lightning skips."""
         restore_shown(trainer, state["shown"], pl_module.device)
         if state["pending_log"]:
             for logger in trainer.loggers:
                 logger.log_metrics(**state["pending_log"])
-        # steps by epochs wait for the hooks of the epoch's end, unless the checkpoint was taken after them
+        # steps by epochs wait for the hooks of the epoch's end, unless the checkpoint was saved after them
         intervals = ["step", "epoch"] if Next(state["next"]) is Next.EPOCH else ["step"]
         self._plateau_steps_due = make_plateau_steps(
             trainer, pl_module, state["plateau_steps_due"], *intervals
@@ -251,7 +255,7 @@ class ExactResume(Callback):
             self._window = None
 
     def _restore_half_done(self, trainer: Trainer) -> None:
-        """Put back what the run had, once the hooks of its start, which may change it again, are over."""
+        """Restore the partial results, after the hooks of the start, which may change them."""
         mine, self._half_done = self._half_done, None
         if mine is None:
             return
@@ -279,7 +283,7 @@ class ExactResume(Callback):
     ) -> None:
         self._moment = Moment.BATCH
         self._has_trained = True
-        self._restore_half_done(trainer)  # before a `training_step(dataloader_iter)` fetches its batch
+        self._restore_half_done(trainer)  # before `training_step(dataloader_iter)` fetches its batch
 
     @override
     def on_train_batch_end(
@@ -318,7 +322,7 @@ class ExactResume(Callback):
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._moment = Moment.OUTSIDE
-        if trainer.is_last_batch:  # an epoch that is broken off has no step
+        if trainer.is_last_batch:  # an interrupted epoch has no step
             self._plateau_steps_due = make_plateau_steps(trainer, pl_module, self._plateau_steps_due, "epoch")
 
     @override
@@ -326,8 +330,8 @@ class ExactResume(Callback):
         if self._loaded is not None:  # the checkpoint was the run's last: training did not start again
             if Next(self._loaded["next"]) is not Next.EPOCH:
                 rank_zero_warn(
-                    "ExactResume: the checkpoint was taken at the run's last step; what came after it, the "
-                    "validation or the hooks of the epoch's end, is left out."
+                    "ExactResume: the checkpoint was saved at the run's last step; the validation or the "
+                    "hooks of the epoch's end after it are skipped."
                 )
             self._catch_up(trainer, pl_module, self._loaded)
             restore_flags(trainer, pl_module, self._loaded["flags"])
@@ -340,18 +344,18 @@ class ExactResume(Callback):
         if not isinstance(exception, SIGTERMException):
             return
         exception.code = exit_status(trainer)
-        # launched processes stop within a hook, and others when its loop has gone on
+        # launched processes stop within a hook, others after the loop has continued
         behind = {
             Moment.BATCH_END: Moment.ADVANCED,
             Moment.VALIDATION_END: Moment.ADVANCED,
-            Moment.EPOCH_END: Moment.OUTSIDE,  # Lightning raises it when the epoch is over with all its hooks
+            Moment.EPOCH_END: Moment.OUTSIDE,  # Lightning raises it after all hooks of the epoch's end
         }
         if not is_launched(trainer):
             self._moment = behind.get(self._moment, self._moment)
         if not self.save_on_sigterm:
             return
         if not self._has_trained:
-            rank_zero_info("ExactResume: stopped by SIGTERM before the first batch: nothing new to save.")
+            rank_zero_info("ExactResume: stopped by SIGTERM before the first batch; nothing new to save.")
             return
         self._signals.restart()
         folder = getattr(trainer.checkpoint_callback, "dirpath", None) or trainer.default_root_dir
@@ -366,7 +370,7 @@ class ExactResume(Callback):
         moment, last = self._moment, trainer.is_last_batch
         if moment is Moment.BATCH:
             rank_zero_warn(
-                "ExactResume: this checkpoint is taken within a training batch: no exact resume from it."
+                "ExactResume: this checkpoint is saved within a training batch: no exact resume from it."
             )
         in_training = moment is not Moment.OUTSIDE
         due = in_training and validation_is_due(trainer)
@@ -393,17 +397,17 @@ class ExactResume(Callback):
             "syncs_buffers": syncs_buffers(trainer),
             "random_at_start": self._random_at_start,
         }
-        if moment is Moment.VALIDATION:  # it will be run again from its start
+        if moment is Moment.VALIDATION:  # it will be repeated from its start
             mine |= self._signals.randomness_before_validation or {}
             mine["in_validation"] = self._randomness_in_validation
             mine["metrics"] = self._metrics_before_validation
-        # a module that makes its own steps accumulates when it likes
+        # with manual optimization, the module may accumulate at any time
         half_done = mid_window or not pl_module.automatic_optimization
         shards = shards_parameters(trainer)
         if shards and half_done:
             rank_zero_warn(
-                f"ExactResume: {type(trainer.strategy).__name__} shards gradients, and this checkpoint lacks"
-                " those that are accumulated so far: no exact resume from it."
+                f"ExactResume: {type(trainer.strategy).__name__} shards gradients, so this checkpoint lacks"
+                " those accumulated so far: no exact resume from it."
             )
         gradients = gradients_of(pl_module) if half_done and not shards else {}
         unsaved = {} if shards else unsaved_buffers(pl_module)
@@ -437,15 +441,15 @@ class ExactResume(Callback):
         state = checkpoint.get("callbacks", {}).get(self.state_key)
         if state is None:
             rank_zero_warn(
-                "ExactResume: the checkpoint was written without ExactResume, so random generators, the order"
-                " of samples and what was half done of an epoch are not as without the interruption."
+                "ExactResume: the checkpoint was saved without ExactResume, so random generators, the order"
+                " of samples and the rest of an unfinished epoch will differ from an uninterrupted run."
             )
             return
         self._loaded, lacks = complete_state(state, loops)
         if lacks:
             rank_zero_warn(
-                "ExactResume: the checkpoint is of an earlier version, which did not keep"
-                f" {', '.join(lacks)}: there the run is not as without the interruption."
+                "ExactResume: the checkpoint was saved by an earlier version, without"
+                f" {', '.join(lacks)}: these will differ from an uninterrupted run."
             )
 
 
@@ -455,7 +459,7 @@ _LEFT_OUT = {Moment.BATCH_END.name: "on_train_batch_end", Moment.VALIDATION_END.
 def _early_stopping_ended(trainer: Trainer) -> bool:
     callbacks = callbacks_of(trainer)
     return any(
-        callback.wait_count >= max(callback.patience, 1)  # with 0 it stops as with 1
+        callback.wait_count >= max(callback.patience, 1)  # 0 is the same as 1
         or bool(callback.stopped_epoch)
         or callback.stopping_reason != EarlyStoppingReason.NOT_STOPPED
         for callback in callbacks

@@ -252,7 +252,7 @@ def test_an_early_stopped_run_stays_stopped(tmp_path: Path) -> None:
     assert_identical(straight, resumed)
 
 
-@pytest.mark.filterwarnings("ignore:ExactResume. the checkpoint was written without ExactResume")
+@pytest.mark.filterwarnings("ignore:ExactResume. the checkpoint was saved without ExactResume")
 def test_without_the_callback_a_resume_differs(tmp_path: Path) -> None:
     """The tests above could not fail if Lightning alone were exact."""
     seed_everything(1, verbose=False)
@@ -293,7 +293,7 @@ def test_says_when_a_checkpoint_cannot_be_exact(tmp_path: Path) -> None:
         def on_before_zero_grad(self, trainer: Trainer, *args: Any) -> None:
             trainer.save_checkpoint(tmp_path / "within.ckpt")
 
-    with pytest.warns(UserWarning, match="taken within a training batch"):
+    with pytest.warns(UserWarning, match="saved within a training batch"):
         run(tmp_path, Regression(), [SaveWithinBatch()])
 
 

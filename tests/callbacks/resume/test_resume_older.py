@@ -68,7 +68,7 @@ def test_of_an_earlier_version(moment: str, saved: dict[str, Path], tmp_path: Pa
     spoil_random_state()
     said = fit(tmp_path, [ExactResume()], path)
     assert len(said) == 1, said
-    assert "of an earlier version, which did not keep which parameters are frozen, generators" in said[0]
+    assert "by an earlier version, without which parameters are frozen, generators" in said[0]
     assert ("means of values logged so far" in said[0]) == (moment == "batch")
 
 
@@ -79,9 +79,9 @@ def test_without_it(saved: dict[str, Path], tmp_path: Path) -> None:
     torch.save(checkpoint, path)
     said = fit(tmp_path, [ExactResume()], path)
     assert len(said) == 1
-    assert "was written without ExactResume" in said[0]
+    assert "was saved without ExactResume" in said[0]
 
 
 def test_two_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="the trainer has several of it: leave out all but one"):
+    with pytest.raises(ValueError, match="a trainer can have only one of them; remove the others"):
         fit(tmp_path, [ExactResume(), ExactResume()])

@@ -39,24 +39,34 @@ def said(
         ((1, 1), (1, 128), (1, 128), []),
         ((1, 1), (1, None), (1, None), []),
         ((1, 1), (1, 128), (2, 64), []),  # as many images in two batches
-        ((2, 1), (1, 128), (1, 128), ["from 2 .* and this run has 1, so layers"]),
+        ((2, 1), (1, 128), (1, 128), ["from 2 .*, this run has 1, so layers"]),
         ((2, 1), (1, 128), (2, 64), ["so layers"]),
-        ((1, 1), (1, 128), (1, 64), ["takes 64 images .* took 128: .* batch size of a process to 128\\."]),
-        ((1, 1), (1, 128), (2, 128), ["takes 256 images .* took 128: .* batch size of a process to 64\\."]),
-        ((1, 1), (1, 9), (2, 9), ["takes 18 images .* took 9: no batch size makes as many"]),
+        (
+            (1, 1),
+            (1, 128),
+            (1, 64),
+            ["takes 64 images .* instead of 128: .* batch size of a process to 128\\."],
+        ),
+        (
+            (1, 1),
+            (1, 128),
+            (2, 128),
+            ["takes 256 images .* instead of 128: .* batch size of a process to 64\\."],
+        ),
+        ((1, 1), (1, 9), (2, 9), ["takes 18 images .* instead of 9: no batch size gives the same"]),
         ((2, 1), (1, 128), (1, 64), ["so layers .* other numbers; a step takes 64 .* a process to 128\\."]),
         ((2, 4), (1, 128), (1, 256), ["from 2 .* has 4, .*; a step takes 256 .* a process to 32\\."]),
         (
             (2, 1),
             (1, None),
             (1, None),
-            ["so layers .*; a step takes 1 x 1 batches .* took 2 x 1: for as many"],
+            ["so layers .*; a step takes 1 x 1 batches .* instead of 2 x 1: for the same"],
         ),
         (
             (1, 1),
             (1, None),
             (2, None),
-            ["^ExactResume: a step takes 1 x 2 batches .* took 1 x 1: for as many"],
+            ["^ExactResume: a step takes 1 x 2 batches .* instead of 1 x 1: for the same"],
         ),
         ((1, 1), (1, None), (1, 64), []),  # a loader that did not tell
     ],
@@ -122,9 +132,9 @@ def fit(
     ("options", "words"),
     [
         ({}, []),
-        ({"batch_size": 2}, ["a step takes 2 images over all processes and took 4: .* a process to 4"]),
+        ({"batch_size": 2}, ["a step takes 2 images over all processes instead of 4: .* a process to 4"]),
         ({"batch_size": 2, "accumulate_grad_batches": 2}, []),
-        ({"accumulate_grad_batches": 2}, ["a step takes 8 images over all processes and took 4"]),
+        ({"accumulate_grad_batches": 2}, ["a step takes 8 images over all processes instead of 4"]),
         ({"loader": StatefulLoader()}, []),  # it tells no batch size
     ],
     ids=["as before", "smaller", "smaller, accumulated", "accumulated", "unknown"],

@@ -280,7 +280,7 @@ def test_resumes_with(name: str, tmp_path: Path) -> None:
         assert_identical(straight, run(tmp_path / f"step={step}.ckpt"))
 
 
-@pytest.mark.filterwarnings("ignore:ExactResume. the checkpoint was written without ExactResume")
+@pytest.mark.filterwarnings("ignore:ExactResume. the checkpoint was saved without ExactResume")
 def test_resumed_run_can_reset_the_optimizer(tmp_path: Path) -> None:
     module = Regression("cosine_step", adam=True)
     fit(module, [AdamToSGD(at_step=3), checkpoint_every_step(tmp_path)], enable_checkpointing=True)

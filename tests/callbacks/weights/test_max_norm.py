@@ -129,7 +129,7 @@ def weights_after(folder: Path, bound: float, ckpt_path: Path | None = None, max
 
 @pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
-@pytest.mark.filterwarnings("ignore:ExactResume. the checkpoint was taken at the run's last step")
+@pytest.mark.filterwarnings("ignore:ExactResume. the checkpoint was saved at the run's last step")
 def test_a_resume_projects_only_weights_of_other_runs(tmp_path: Path) -> None:
     straight = weights_after(tmp_path, 0.5)
     checkpoint = tmp_path / "step=4.ckpt"

@@ -1,1 +1,1 @@
-"""Where a run stands within its loops."""
+"""The progress of a run within its loops."""

@@ -1,8 +1,8 @@
-"""What `self.log` has gathered of an epoch that is half done: sums, extremes, the values of the last steps.
+"""Values that `self.log` has collected in an unfinished epoch: sums, extremes, the values of the last steps.
 
-Lightning keeps none of it in a checkpoint. Each epoch it puts the last value of each step into all further
-rows, however long ago it was logged, and what was gathered over the epoch into the epoch's own row. So all of
-it is needed for the rows after a resume to be the same.
+Lightning does not save them in a checkpoint. Within an epoch it repeats the last value of a step in all
+further rows, however old it is, and logs the values of the whole epoch in a row of their own. So all of them
+are needed for the same rows after a resume.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-# Private in Lightning 2.6, as all that is used here: there is no public way to the sums behind `self.log`.
+# Private in Lightning 2.6, like everything used here: there is no public access to the sums of `self.log`.
 from lightning.pytorch.trainer.connectors.logger_connector.result import _Metadata, _ResultMetric, _Sync
 from torch import Tensor
 from torchmetrics import Metric
@@ -35,14 +35,14 @@ __all__ = [
 _SHOWN = ("callback_metrics", "logged_metrics", "progress_bar_metrics")
 
 RunningSums = dict[str, dict[str, Any]]
-"""What `collect_running_sums` gives of a rank, by key."""
+"""The result of `collect_running_sums` on a rank, by key."""
 
 
 def collect_running_sums(trainer: Trainer, pl_module: LightningModule) -> RunningSums:
-    """Copy what `self.log` has gathered in the epoch: sums, and the last values of steps.
+    """Copy what `self.log` has collected in the epoch: sums, and the last values of steps.
 
     Returns:
-        By the key under which Lightning has it: how it was logged, and its states.
+        By Lightning's key: how a value was logged, and its states.
     """
     names = {id(module): name for name, module in pl_module.named_modules() if isinstance(module, Metric)}
     sums: RunningSums = {}
@@ -56,7 +56,7 @@ def collect_running_sums(trainer: Trainer, pl_module: LightningModule) -> Runnin
         elif id(result.value) in names:
             saved["metric"] = names[id(result.value)]
         else:
-            continue  # a metric that is no part of the module: its states are not kept either
+            continue  # a metric outside the module: its states are not kept either
         if isinstance(result._forward_cache, Tensor):
             saved["step"] = result._forward_cache.detach().cpu().clone()
         sums[key] = saved
@@ -64,23 +64,23 @@ def collect_running_sums(trainer: Trainer, pl_module: LightningModule) -> Runnin
 
 
 def go_on_logging(trainer: Trainer) -> None:
-    """Let Lightning know that something of the epoch is logged already.
+    """Tell Lightning that values of the epoch are logged already.
 
-    The batch to come is then not the epoch's first one, in which each hook's first `self.log` begins anew.
-    Until that is set, whoever reads `callback_metrics` has the epoch's values computed.
+    The next batch is then not the first one of the epoch, in which each hook's first `self.log` resets its
+    value. Before this is set, reading `callback_metrics` computes the epoch's values.
     """
     trainer._logger_connector._first_loop_iter = False
 
 
 def forget_start(trainer: Trainer) -> None:
-    """Drop what `on_train_start`, which is called again on a resume, has logged a second time."""
+    """Drop what `on_train_start`, which is called again on a resume, has logged again."""
     results = _results(trainer)
     for key in [key for key, result in results.items() if result.meta.fx == "on_train_start"]:
         del results[key]
 
 
 def restore_running_sums(trainer: Trainer, pl_module: LightningModule, sums: RunningSums) -> None:
-    """Let Lightning go on with these sums, as if it had gathered them: in the same order of additions."""
+    """Let Lightning continue with these sums as if it had collected them, in the same order of additions."""
     results, device = _results(trainer), pl_module.device
     for key, saved in sums.items():
         logged = dict(saved["logged"])
@@ -98,15 +98,15 @@ def restore_running_sums(trainer: Trainer, pl_module: LightningModule, sums: Run
             setattr(result, name, value.to(device))
         if "step" in saved:
             result._forward_cache = saved["step"].to(device)
-        result._update_count = 1  # without it `compute` warns that there is no value
+        result._update_count = 1  # otherwise `compute` warns that there is no value
         results[key] = result.to(device)
 
 
 class _LoggedBefore(_Metadata):
-    """How a value was logged before the interruption: gives way to how it is logged after it.
+    """How a value was logged before the interruption; replaced by how it is logged afterwards.
 
-    Lightning refuses a value that is logged in two ways. A run may be resumed with another number of
-    processes, though, or with a value in the progress bar that was not there.
+    Lightning refuses a value that is logged in two ways. But a run may be resumed with another number of
+    processes, or with a value newly in the progress bar.
     """
 
     def __eq__(self, other: object) -> bool:
@@ -115,7 +115,7 @@ class _LoggedBefore(_Metadata):
         self.__dict__.update(other.__dict__)
         return True
 
-    __hash__ = None  # type: ignore[assignment]  # as any dataclass that can be compared and changed
+    __hash__ = None  # type: ignore[assignment]  # as for any mutable dataclass with __eq__
 
 
 def _plain(meta: Any) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def _plain(meta: Any) -> dict[str, Any]:
 
 
 def collect_shown(trainer: Trainer) -> dict[str, dict[str, Any]]:
-    """Copy the last values of all that was logged, as callbacks, loggers and the progress bar have them."""
+    """Copy the last logged values, as callbacks, loggers and the progress bar see them."""
     return {
         name: {
             key: value.detach().cpu().clone() if isinstance(value, Tensor) else value
@@ -141,7 +141,7 @@ def collect_shown(trainer: Trainer) -> dict[str, dict[str, Any]]:
 
 
 def restore_shown(trainer: Trainer, shown: Mapping[str, Mapping[str, Any]], device: torch.device) -> None:
-    """Give callbacks, loggers and the progress bar these values."""
+    """Restore the last logged values for callbacks, loggers and the progress bar."""
     for name, values in shown.items():
         getattr(trainer, name).update(
             {key: value.to(device) if isinstance(value, Tensor) else value for key, value in values.items()}
@@ -149,7 +149,7 @@ def restore_shown(trainer: Trainer, shown: Mapping[str, Mapping[str, Any]], devi
 
 
 def metrics_to_be_reset(trainer: Trainer, moment: Moment) -> list[Metric]:
-    """List the logged torchmetrics that Lightning resets right after a checkpoint of this moment."""
+    """List the logged torchmetrics that Lightning resets right after a checkpoint at this moment."""
     match moment:
         case Moment.VALIDATION_END:
             results: Any = trainer.fit_loop.epoch_loop.val_loop._results
@@ -161,15 +161,15 @@ def metrics_to_be_reset(trainer: Trainer, moment: Moment) -> list[Metric]:
 
 
 def collect_pending_log(trainer: Trainer, checkpoint: dict[str, Any], *, on_step: bool) -> dict[str, Any]:
-    """Collect what Lightning logs right after the hook that takes a checkpoint, and never if killed there.
+    """Collect what Lightning logs right after the hook that saves a checkpoint, and not if killed there.
 
     Args:
-        trainer: The trainer, while it fits.
+        trainer: The trainer, during a fit.
         checkpoint: The checkpoint, with the loops' counters as Lightning wrote them.
-        on_step: Whether it is a batch's own values that are about to be logged, or the epoch's.
+        on_step: Whether a batch's values are about to be logged, rather than the epoch's.
 
     Returns:
-        The arguments of a logger's `log_metrics`; none where nothing is about to be logged.
+        The arguments of a logger's `log_metrics`; empty if nothing is about to be logged.
     """
     stepped = checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"]
     every_n_steps = log_cadence(trainer)

@@ -1,15 +1,15 @@
-"""Where in the training loop a checkpoint was taken, and what its loop counters must say for an exact resume.
+"""Where in the training loop a checkpoint was saved, and the loop counters it needs for an exact resume.
 
-Lightning resumes by comparing counters (ready, started, processed, completed) of its loops. Four moments of
-saving leave counters from which it skips work that the uninterrupted run did (seen with Lightning 2.6.6):
+Lightning resumes by comparing counters (ready, started, processed, completed) of its loops. At four moments
+the saved counters make it skip work that the uninterrupted run does (seen with Lightning 2.6.6):
 
-* after a batch that a validation follows: the validation is skipped;
+* after a batch before a validation: the validation is skipped;
 * after the last batch of an epoch: the validation and the hooks of the epoch's end are skipped;
 * on SIGTERM within a validation: the rest of the validation is skipped;
-* after an epoch that `on_train_batch_start` has broken off with -1: a batch is counted twice.
+* after an epoch that `on_train_batch_start` has ended with -1: a batch is counted twice.
 
-The functions here rewrite the counters in the checkpoint's own dictionary, so that what is done next after a
-resume is what would have been done next without it.
+The functions here rewrite the counters in the checkpoint's dictionary, so that a resumed run continues with
+the same action as an uninterrupted one.
 """
 
 from enum import Enum
@@ -34,7 +34,7 @@ _VALIDATION = "epoch_loop.val_loop.batch_progress"
 
 
 class Moment(Enum):
-    """The part of the training loop that is being run."""
+    """The current part of the training loop."""
 
     OUTSIDE = "outside of training"
     BATCH = "within a training batch"
@@ -46,7 +46,7 @@ class Moment(Enum):
 
 
 class Next(Enum):
-    """What an exact resume has to do first."""
+    """The first action of an exact resume."""
 
     BATCH = "batch"  # train on the next batch of the epoch
     VALIDATION = "validation"  # run a validation from its start
@@ -55,9 +55,9 @@ class Next(Enum):
 
 
 def is_last_epoch(trainer: Trainer) -> bool:
-    """Tell whether a run ends by itself after this epoch.
+    """Return whether a run ends by itself after this epoch.
 
-    One that is stopped at its end would lack `on_train_end` for good: Lightning does not begin it again.
+    A run stopped at the end of it would never get `on_train_end`: Lightning does not start it again.
 
     Args:
         trainer: The trainer, in `on_train_epoch_end`.
@@ -68,7 +68,7 @@ def is_last_epoch(trainer: Trainer) -> bool:
 
 
 def validation_is_due(trainer: Trainer) -> bool:
-    """Tell whether Lightning validates right after the training batch that is ending.
+    """Return whether Lightning validates right after the training batch that is ending.
 
     Args:
         trainer: The trainer, in `on_train_batch_end` or later in the same batch.
@@ -86,11 +86,11 @@ def validation_is_due(trainer: Trainer) -> bool:
 
 
 def next_after(moment: Moment, *, due: bool, last: bool) -> Next:
-    """Say what follows a moment of the uninterrupted run.
+    """Return what follows a moment of the uninterrupted run.
 
     Args:
-        moment: The moment at which the checkpoint is taken.
-        due: Whether a validation belongs to the batch.
+        moment: The moment at which the checkpoint is saved.
+        due: Whether a validation follows the batch.
         last: Whether the batch is the last of the epoch.
 
     Example:
@@ -109,33 +109,33 @@ def next_after(moment: Moment, *, due: bool, last: bool) -> Next:
 def rewrite_progress(
     fit_loop: dict[str, Any], moment: Moment, *, due: bool, last: bool, accumulating: bool
 ) -> None:
-    """Correct the counters of a checkpoint, in place, where Lightning would skip work on resuming from them.
+    """Correct the counters of a checkpoint, in place, so that Lightning skips no work on resuming.
 
     Args:
         fit_loop: `checkpoint["loops"]["fit_loop"]`.
-        moment: The moment at which the checkpoint is taken.
-        due: Whether a validation belongs to the batch.
+        moment: The moment at which the checkpoint is saved.
+        due: Whether a validation follows the batch.
         last: Whether the batch is the last of the epoch.
         accumulating: Whether the batch was accumulated without an optimizer step.
     """
     total, current = fit_loop[_BATCH]["total"], fit_loop[_BATCH]["current"]
     for count in ("started", "processed", "completed"):
-        # They differ where `on_train_batch_start` returned -1 in an earlier epoch; Lightning compares totals.
+        # They differ if `on_train_batch_start` returned -1 in an earlier epoch; Lightning compares totals.
         total[count] = total["ready"] - (current["ready"] - current[count])
     if next_after(moment, due=due, last=last) is Next.VALIDATION:
         _complete(fit_loop[_BATCH])
-        # One validation batch begun and not processed is what Lightning takes for an unfinished validation;
-        # none completed is where it then starts.
+        # Lightning recognises an unfinished validation by a batch that is started but not processed, and
+        # starts it at the number of completed batches.
         for counters in (fit_loop[_VALIDATION]["total"], fit_loop[_VALIDATION]["current"]):
             counters.update(ready=1, started=1, processed=0, completed=0)
         fit_loop[_VALIDATION]["is_last_batch"] = False
     elif moment is Moment.BATCH_END and last:
-        # The epoch then ends at once, with its hooks, when the resumed run asks for a batch and gets none.
+        # The epoch then ends at once, with its hooks, when the resumed run gets no further batch.
         _complete(fit_loop[_BATCH])
         fit_loop[_STATE]["_batches_that_stepped"] += 1
     elif moment is Moment.ADVANCED and due:
-        # Lightning would take the validation for still to be finished off and count its step twice. It counts
-        # right from the counters of a batch that is just ending.
+        # Lightning would take the validation for unfinished and count its step twice. It counts correctly
+        # from # the counters of a batch that is just ending.
         for counters in (fit_loop[_BATCH]["total"], fit_loop[_BATCH]["current"]):
             counters["completed"] = counters["processed"] - 1
         if not accumulating:
@@ -143,7 +143,7 @@ def rewrite_progress(
 
 
 def may_stop(trainer: Trainer) -> bool:
-    """Tell whether a run that is asked to stop now does so, having done its `min_epochs` and `min_steps`."""
+    """Return whether a run may stop now, having done its `min_epochs` and `min_steps`."""
     loop = trainer.fit_loop
     progress: Any = loop.epoch_progress.current
     epochs_done = not loop.min_epochs or progress.processed >= loop.min_epochs
@@ -151,10 +151,10 @@ def may_stop(trainer: Trainer) -> bool:
 
 
 def begin_next_epoch(trainer: Trainer) -> None:
-    """See that a run that goes on at an epoch's end goes on with the next epoch.
+    """Make a run that is resumed at the end of an epoch continue with the next epoch.
 
-    With `max_steps` Lightning takes the epoch for unfinished: it goes through it once more, without batches,
-    and calls the hooks of its end again.
+    With `max_steps` Lightning takes the epoch for unfinished: it repeats it without batches, and calls the
+    hooks of its end again.
 
     Args:
         trainer: The trainer, in `on_train_start`.
@@ -168,7 +168,7 @@ def begin_next_epoch(trainer: Trainer) -> None:
     loop.reset_restart_stage()
     loop.epoch_loop.restarting = False
     loop.epoch_loop.reset_restart_stage()
-    loop._restarting = False  # with max_steps, Lightning 2.6 makes this True again in the public property
+    loop._restarting = False  # with max_steps, the public property of Lightning 2.6 sets it to True again
 
 
 def _complete(progress: dict[str, Any]) -> None:

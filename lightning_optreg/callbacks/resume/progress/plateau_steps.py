@@ -1,7 +1,7 @@
-"""The steps of `ReduceLROnPlateau` that Lightning leaves out after a resume.
+"""The steps of `ReduceLROnPlateau` that Lightning skips after a resume.
 
-Lightning has no metric for a plateau schedule whose checkpoint is taken at the epoch's end, and leaves the
-step out of an epoch that it resumes in the middle.
+Lightning has no metric for a plateau schedule if the checkpoint is saved at the end of an epoch, and skips
+the step of an epoch that is resumed in the middle.
 """
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -13,21 +13,21 @@ __all__ = ["make_plateau_steps", "plateau_steps_due"]
 
 
 def plateau_steps_due(trainer: Trainer, moment: Moment, follows: Next, *, mid_window: bool) -> list[int]:
-    """List the plateau schedules whose next step Lightning leaves out after a resume from this checkpoint.
+    """List the plateau schedules whose next step Lightning skips after a resume from this checkpoint.
 
-    These are a step by batches that belongs to the batch just done, and the step at the end of the epoch that
-    the checkpoint is taken in.
+    For schedules that count batches it is the step after the last batch, for others the step at the end of
+    the checkpoint's epoch.
 
     Args:
-        trainer: The trainer, while it fits.
-        moment: The moment at which the checkpoint is taken.
-        follows: What an exact resume has to do first.
+        trainer: The trainer, during a fit.
+        moment: The moment at which the checkpoint is saved.
+        follows: The first action of an exact resume.
         mid_window: Whether the batch was accumulated without an optimizer step.
     """
     due = []
     for index, config in enumerate(trainer.lr_scheduler_configs):
         if config.interval == "epoch":
-            # an epoch that is broken off has no step at its end
+            # an interrupted epoch has no step at its end
             left_out = moment is not Moment.OUTSIDE and (
                 moment is not Moment.EPOCH_END or trainer.is_last_batch
             )
@@ -44,19 +44,19 @@ def plateau_steps_due(trainer: Trainer, moment: Moment, follows: Next, *, mid_wi
 def make_plateau_steps(
     trainer: Trainer, pl_module: LightningModule, due: list[int], *intervals: str
 ) -> list[int]:
-    """Make the steps that are due by these intervals.
+    """Make the steps of these intervals that are due.
 
     Args:
         trainer: The trainer, with the metrics of the checkpoint.
         pl_module: The module.
-        due: What `plateau_steps_due` returned.
+        due: Result of `plateau_steps_due`.
         intervals: "step", "epoch" or both.
 
     Returns:
         The steps that are still due.
 
     Raises:
-        MisconfigurationException: If the checkpoint does not hold the metric that a schedule waits for.
+        MisconfigurationException: If the checkpoint lacks the metric of a schedule.
     """
     left = []
     for index in due:
@@ -66,11 +66,11 @@ def make_plateau_steps(
             continue
         value = trainer.callback_metrics.get(config.monitor or "")
         if value is None and not config.strict:
-            continue  # Lightning makes no step either, and says so
+            continue  # Lightning makes no step either, and warns
         if value is None:
             raise MisconfigurationException(
-                f"ExactResume: ReduceLROnPlateau waits for {config.monitor!r}, which the checkpoint does"
-                f" not hold; it holds {sorted(trainer.callback_metrics)}."
+                f"ExactResume: ReduceLROnPlateau needs {config.monitor!r}, but the checkpoint only has"
+                f" {sorted(trainer.callback_metrics)}"
             )
         pl_module.lr_scheduler_step(config.scheduler, value)
     return left

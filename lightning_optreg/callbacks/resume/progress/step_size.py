@@ -1,4 +1,4 @@
-"""How many images a step of the optimizer takes over all processes, before and after a resume."""
+"""The number of images in an optimizer step over all processes, before and after a resume."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,9 +16,9 @@ class StepSize:
     """Batches and images of a step.
 
     Attributes:
-        batches: Batches of the loader that are accumulated for a step, as the trainer was configured:
+        batches: Batches of the loader that are accumulated for a step, as configured in the trainer;
             callbacks may change it from epoch to epoch.
-        images: Images of a batch over all processes; None if the loader does not tell.
+        images: Images of a batch over all processes; None if the loader does not say.
     """
 
     batches: int = 1
@@ -26,11 +26,11 @@ class StepSize:
 
     @classmethod
     def configured(cls, trainer: Trainer) -> "StepSize":
-        """Ask the trainer, before callbacks change it; the loader is asked when it is there."""
+        """Read the trainer's setting, before callbacks change it; the loader is added once it exists."""
         return cls(trainer.accumulate_grad_batches)
 
     def with_loader(self, trainer: Trainer) -> "StepSize":
-        """Add what the training loader tells."""
+        """Add the batch size of the training loader."""
         loader: Any = trainer.train_dataloader
         if isinstance(loader, BatchLoader):
             return StepSize(self.batches, loader.global_batch)
@@ -39,27 +39,27 @@ class StepSize:
         return StepSize(self.batches, of_one * trainer.world_size if isinstance(of_one, int) else None)
 
     def plain(self) -> dict[str, int | None]:
-        """Give it as a checkpoint may hold it."""
+        """Return it as plain types for a checkpoint."""
         return asdict(self)
 
 
 def warn_of_changes(
     trainer: Trainer, processes: int, before: StepSize | None, now: StepSize, *, mid_epoch: bool
 ) -> None:
-    """Say in one sentence what a resume changes that this package cannot make equal.
+    """Warn in one sentence of changes by a resume that can't be avoided.
 
     Args:
         trainer: The trainer.
         processes: Number of processes of the saved run.
-        before: What a step of the saved run took; None if that is not known.
-        now: What a step of this one takes.
-        mid_epoch: Whether it goes on in the middle of an epoch.
+        before: Step size of the saved run; None if not known.
+        now: Step size of this run.
+        mid_epoch: Whether it continues in the middle of an epoch.
     """
     changes = []
     if processes != trainer.world_size:
         changes.append(
-            f"the checkpoint comes from {processes} process(es) and this run has {trainer.world_size}, so"
-            " layers that draw from the global generators, as dropout does, draw other numbers"
+            f"the checkpoint comes from {processes} process(es), this run has {trainer.world_size}, so layers"
+            " that draw from the global generators, such as dropout, draw other numbers"
         )
     before = before or now
     changed = _changed_step(trainer.world_size, processes, before, now)
@@ -76,13 +76,13 @@ def _changed_step(world_size: int, processes: int, before: StepSize, now: StepSi
         if (processes, before.batches) == (world_size, now.batches):
             return None  # nothing is known to have changed
         return (
-            f"a step takes {world_size} x {now.batches} batches (processes x accumulate_grad_batches) and"
-            f" took {processes} x {before.batches}: for as many images, change the batch size accordingly"
+            f"a step takes {world_size} x {now.batches} batches (processes x accumulate_grad_batches) instead"
+            f" of {processes} x {before.batches}: for the same number of images, adapt the batch size"
         )
     had, has = before.batches * before.images, now.batches * now.images
     if had == has:
         return None
-    way = "no batch size makes as many with this number of batches"
+    way = "no batch size gives the same with this number of batches"
     if had % (now.batches * world_size) == 0:
-        way = f"for as many, set the batch size of a process to {had // (now.batches * world_size)}"
-    return f"a step takes {has} images over all processes and took {had}: {way}"
+        way = f"for the same, set the batch size of a process to {had // (now.batches * world_size)}"
+    return f"a step takes {has} images over all processes instead of {had}: {way}"

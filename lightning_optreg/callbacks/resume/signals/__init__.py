@@ -1,1 +1,1 @@
-"""Signals that ask a run to stop, and processes that a launcher started."""
+"""Signals that stop a run, and processes started by a launcher."""

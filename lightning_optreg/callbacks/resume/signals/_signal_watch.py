@@ -1,8 +1,8 @@
-"""Notice a signal at once, also while the main thread waits for another process, and bound what follows.
+"""Notice a signal at once, even while the main thread waits for another process, and limit the time after it.
 
-Python runs a signal's handler in the main thread, between two instructions: never, as long as that thread
-waits in a collective operation for a process that hangs. The interpreter's wake-up file descriptor is written
-when the signal arrives, and a thread of its own reads it here.
+Python runs signal handlers in the main thread, between two instructions: never, while that thread waits in a
+collective operation for a process that hangs. But the interpreter writes to its wake-up file descriptor when
+the signal arrives, and a separate thread reads it here.
 """
 
 import os
@@ -16,19 +16,19 @@ from collections.abc import Callable, Mapping
 
 __all__ = ["SignalWatch"]
 
-_POLL = 1.0  # seconds between two looks at whether the parent is still there
+_POLL = 1.0  # seconds between checks that the parent still exists
 
 
 class SignalWatch:
-    """End the process if it has not been told off within some seconds of a signal.
+    """Ends the process some seconds after a signal, unless it is closed before.
 
     Args:
         statuses: The exit status for each signal that starts the countdown.
-        seconds: What is left to the process after a signal, above 0.
+        seconds: Time left to the process after a signal, above 0.
         at_the_end: Called right before the process ends, from a thread.
-        sentence: Says, for the message, what has not come about in time.
-        on_orphaned: Called from a thread when the parent process has gone, which then counts as a SIGTERM.
-            None: that it goes is of no account.
+        sentence: What has not happened in time, for the message.
+        on_orphaned: Called from a thread when the parent process is gone, which then counts as a SIGTERM.
+            None: the parent is not watched.
 
     Example:
         >>> watch = SignalWatch({signal.SIGTERM: 143}, 25.0, lambda: None, "still training")
@@ -58,7 +58,7 @@ class SignalWatch:
         self._reader, self._writer = socket.socketpair()
 
     def start(self) -> None:
-        """Begin to watch; to be called in the main thread."""
+        """Start watching; must be called in the main thread."""
         self._writer.setblocking(False)
         self._previous_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         self._open = True
@@ -66,13 +66,13 @@ class SignalWatch:
         threading.Thread(target=self._watch, name="signal-watch", daemon=True).start()
 
     def restart(self) -> None:
-        """Give the process its seconds anew, for its next piece of work."""
+        """Restart the countdown, for the next piece of work."""
         with self._lock:
             if self._signal is not None:
                 self._deadline = time.monotonic() + self._seconds
 
     def close(self) -> None:
-        """Stop watching: the process ends by itself, or goes on."""
+        """Stop watching: the process ends by itself, or continues."""
         with self._lock:
             if not self._open:
                 return
@@ -82,7 +82,7 @@ class SignalWatch:
         self._writer.close()  # wakes the thread, which closes its end
 
     def forget(self) -> None:
-        """Leave a process that was forked from the watched one alone: its signals are its own."""
+        """Stop watching in a process that was forked from the watched one."""
         if self._open:
             self._open = False
             signal.set_wakeup_fd(-1)
@@ -110,11 +110,11 @@ class SignalWatch:
             os.write(self._previous_fd, bytes([number]))
 
     def _expire(self) -> None:
-        with self._lock:  # held to the end: the main thread cannot close the watch any more
+        with self._lock:  # held to the end, so that the main thread can't close the watch any more
             if not self._open or self._signal is None:
                 return
             name = signal.Signals(self._signal).name
-            # past Python's own streams: the main thread may hold their locks
+            # not through Python's streams: the main thread may hold their locks
             os.write(2, f"{self._sentence} {self._seconds:g} s after {name}.\n".encode())
             self._at_the_end()
             os._exit(self._statuses[self._signal])

@@ -1,9 +1,9 @@
 """Processes that Lightning's multiprocessing launcher starts: `ddp_fork`, `ddp_spawn` and `ddp_notebook`.
 
-Lightning 2.6 catches exceptions in the process that launched them only. In the launched ones nobody is told
-that they are being stopped, and as SystemExit they end with status 0; the launching one then waits for good
-for what they would have returned. Here they do for themselves what Lightning does elsewhere, and leave with a
-status that is not 0, which torch reports to the launching process.
+Lightning 2.6 catches exceptions only in the launching process. In the launched processes no part is notified
+that they stop, and with SystemExit they end with status 0; the launching process then waits forever for their
+results. Here they do themselves what Lightning does elsewhere, and exit with a status other than 0, which
+torch reports to the launching process.
 """
 
 import multiprocessing
@@ -17,7 +17,7 @@ from types import FrameType
 
 from lightning.pytorch import LightningModule, Trainer
 
-# There is no public name to tell launchers apart by (Lightning 2.6).
+# Lightning 2.6 has no public name to distinguish launchers.
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.trainer.states import TrainerStatus
 
@@ -27,17 +27,17 @@ from lightning_optreg.trainer.queries import callbacks_of, datamodule_of
 __all__ = ["Interrupt", "is_launched", "pass_on_sigterm", "wind_up"]
 
 
-# Seconds. Linux sends the signal when the launching thread is gone, maybe before the last one of its process.
+# Seconds. Linux sends the signal when the launching thread is gone, perhaps before the rest of its process.
 _DYING = 1.0
 
 
 def is_launched(trainer: Trainer) -> bool:
-    """Tell whether the trainer's hooks run in processes that a multiprocessing launcher has started."""
+    """Return whether the trainer's hooks run in processes started by a multiprocessing launcher."""
     return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
 
 
 def wind_up(trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-    """Tell all parts that the run ends here, as Lightning does where it catches exceptions itself."""
+    """Notify all parts that the run ends here, as Lightning does where it catches exceptions."""
     trainer.state.status = TrainerStatus.INTERRUPTED
     for callback in list(callbacks_of(trainer)):
         callback.on_exception(trainer, pl_module, exception)
@@ -53,8 +53,8 @@ class Interrupt:
     """A handler of SIGINT, which torch sends to launched processes when the launching one has died.
 
     Args:
-        on_orphaned: Called then. Otherwise, as after Ctrl+C, the process ends with status 130: torch takes a
-            KeyboardInterrupt for a success.
+        on_orphaned: Called in this case. Otherwise, such as after Ctrl+C, the process ends with status 130:
+            torch takes a KeyboardInterrupt for a success.
     """
 
     def __init__(self, on_orphaned: Callable[[], None]) -> None:
@@ -63,7 +63,7 @@ class Interrupt:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Handle the signal."""
-        if os.getpid() != self._process:  # forked from it, a loader's worker for one
+        if os.getpid() != self._process:  # forked from it, such as a loader's worker
             signal.default_int_handler(number, frame)
         end = time.monotonic() + _DYING
         while os.getppid() == self._parent:
@@ -74,11 +74,11 @@ class Interrupt:
 
 
 class _PassOn:
-    """A handler that sends SIGTERM to the processes started from this one, which end it by ending."""
+    """A handler that sends SIGTERM to the processes started by this one, which ends when they do."""
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         children = multiprocessing.active_children()
-        if not children:  # not launched yet, or through: nothing to wait for
+        if not children:  # not launched yet, or finished: nothing to wait for
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         for child in children:
@@ -87,14 +87,14 @@ class _PassOn:
 
 @contextmanager
 def pass_on_sigterm(trainer: Trainer, seconds: float) -> Iterator[None]:
-    """In the launching process, let a SIGTERM reach the launched ones, and wait until they have ended.
+    """In the launching process, pass a SIGTERM on to the launched ones, and wait until they have ended.
 
-    Without it the launching process dies at once; the launched ones save nonetheless, but what waits for the
-    job may take it for ended. Other trainers, and a process with a handler of its own, are left alone.
+    Otherwise the launching process dies at once; the launched ones still save, but whoever waits for the job
+    may think that it has ended. Nothing is changed for other trainers, or if the process has its own handler.
 
     Args:
         trainer: The trainer that will launch.
-        seconds: After this long all of them are killed, above 0.
+        seconds: Seconds after which all of them are killed, above 0.
 
     Example:
         >>> with pass_on_sigterm(Trainer(accelerator="cpu", logger=False), seconds=60.0):
@@ -108,7 +108,7 @@ def pass_on_sigterm(trainer: Trainer, seconds: float) -> Iterator[None]:
         {signal.SIGTERM: 128 + signal.SIGTERM},
         seconds,
         at_the_end=_kill_children,
-        sentence="The processes of this run have not ended; they are killed",
+        sentence="The processes of this run have not ended and are killed",
     )
     signal.signal(signal.SIGTERM, _PassOn())
     watch.start()
@@ -125,7 +125,7 @@ def _kill_children() -> None:
 
 
 def _begin_as_child() -> None:
-    # Lightning would call it as the handler that it found in place.
+    # Otherwise Lightning would call it as the previous handler.
     if isinstance(signal.getsignal(signal.SIGTERM), _PassOn):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

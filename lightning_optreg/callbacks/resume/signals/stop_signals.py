@@ -1,13 +1,13 @@
-"""SIGTERM, and the signal of SLURM's requeue, acted on by all processes at the same place in the loop.
+"""Handle SIGTERM, and the signal of SLURM's requeue, in all processes at the same place in the loop.
 
-Lightning 2.6 acts on both in the signal's handler, in the middle of whatever each process is doing: a SIGTERM
-broadcasts there and a requeue saves a checkpoint there. Signals reach the processes milliseconds apart, so
-one enters that collective operation while another is in the one of its batch, and both wait for good.
+Lightning 2.6 acts on both in the signal's handler, whatever a process is doing: a SIGTERM broadcasts there,
+and a requeue saves a checkpoint there. Signals reach the processes milliseconds apart, so one process may
+enter this collective operation while another is in one of its batch, and both wait forever.
 
-Here a handler takes a note. At the end of each training batch, of each validation and of each epoch the
-processes agree by one small reduction on the CPU whether any of them has one, and call Lightning's handler
-together. From then on Lightning stops as it always does, in every process alike; processes that Lightning has
-forked or spawned stop by themselves (`launched.py`).
+Here a handler only takes a note. At the end of each training batch, validation and epoch the processes find
+out by one small reduction on the CPU whether any of them has one, and call Lightning's handler together. From
+then on Lightning stops as usual, in every process; processes that Lightning has forked or spawned stop by
+themselves (`launched.py`).
 """
 
 import multiprocessing
@@ -39,11 +39,11 @@ _Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
 class StopSignals(LetsGo):
-    """Let all processes act on a signal at the same place; `ExactResume` puts it last among the callbacks.
+    """Lets all processes act on a signal at the same place; `ExactResume` puts it last among the callbacks.
 
     Args:
-        seconds: With several processes, how long after a signal one may still be without an answer from the
-            others before it ends itself, above 0.
+        seconds: With several processes, how long after a signal a process waits for an answer from the others
+            before it ends itself, above 0.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -71,7 +71,7 @@ class StopSignals(LetsGo):
         self._group = None
         alone = not (trainer.world_size > 1 and dist.is_available() and dist.is_initialized())
         if alone and not is_launched(trainer):
-            return  # it waits for nobody: nothing to agree on, nothing to bound
+            return  # it waits for nobody: nothing to agree on, no time to limit
         if not alone:
             self._group = dist.new_group(backend="gloo")
         if threading.current_thread() is threading.main_thread():
@@ -97,9 +97,9 @@ class StopSignals(LetsGo):
         self.randomness_before_validation = collect_randomness(trainer) if due else None
 
     def begin_validation(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take down how things are before the first callback changes them for the validation."""
+        """Note the state before the first callback changes anything for the validation."""
         if self.randomness_before_validation is None:
-            # an unforeseen validation, by the clock or before an early end
+            # an unexpected validation, by the clock or before an early end
             self.randomness_before_validation = collect_randomness(trainer)
         self._undisturbed = _fingerprint(trainer, pl_module)
         self._buffers = _buffers(trainer, pl_module)
@@ -119,10 +119,10 @@ class StopSignals(LetsGo):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Break a validation off, if running it again from its start comes to the same.
+        """Interrupt a validation, if repeating it from its start gives the same result.
 
-        It does not where a callback has put other weights in for it, or has counted something already: such a
-        validation is finished first. So is one whose number of batches differs between processes.
+        It does not if a callback has changed the weights for it, or has already counted something: such a
+        validation is finished first, as is one whose number of batches differs between processes.
         """
         if trainer.sanity_checking or not self._in_step or not self._agree()[0]:
             return
@@ -146,7 +146,7 @@ class StopSignals(LetsGo):
             self._stop(trainer, pl_module)
 
     def restart(self) -> None:
-        """Give the processes their seconds anew, for writing a checkpoint."""
+        """Restart the countdown of the processes, for writing a checkpoint."""
         if self._watch is not None:
             self._watch.restart()
 
@@ -164,10 +164,10 @@ class StopSignals(LetsGo):
             self._group = None
 
     def take_over(self, trainer: Trainer) -> None:
-        """Put handlers that take a note in the place of Lightning's, which it has just registered.
+        """Replace the handlers that Lightning has just registered by handlers that take a note.
 
-        A signal that comes between the two is Lightning's: several processes may then wait for each other,
-        until their seconds are over.
+        A signal between the two is handled by Lightning: several processes may then wait for each other until
+        their time is over.
         """
         if threading.current_thread() is not threading.main_thread():
             return
@@ -189,7 +189,7 @@ class StopSignals(LetsGo):
             self._stop(trainer, pl_module)
 
     def _agree(self) -> tuple[bool, bool]:
-        """Find out whether any process has been told to stop, and whether any to save for a requeue."""
+        """Return whether any process was told to stop, and whether any was told to save for a requeue."""
         stop = signal.SIGTERM in self._received
         requeue = len(self._received) > stop
         if self._group is None:
@@ -215,7 +215,7 @@ class StopSignals(LetsGo):
             handler(number, None)
 
     def _most(self, values: Tensor) -> Tensor:
-        """Take the largest of each value over all processes, which all call this at the same place."""
+        """Return the largest of each value over all processes, which must call this at the same place."""
         if self._group is not None:
             try:
                 dist.all_reduce(values, op=dist.ReduceOp.MAX, group=self._group)
@@ -227,7 +227,7 @@ class StopSignals(LetsGo):
 
 
 class _Note:
-    """A handler that takes a note, in the process that it was made for."""
+    """A handler that takes a note, in the process it was created in."""
 
     def __init__(self, received: set[int]) -> None:
         self._received = received
@@ -236,16 +236,16 @@ class _Note:
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() == self._process:
             self._received.add(number)
-        else:  # forked from it, a loader's worker for one: it ends as it would have without the note
+        else:  # forked from it, such as a loader's worker: it ends as without the note
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
 
 def exit_status(trainer: Trainer) -> int:
-    """Work out a process's exit status after SIGTERM: 143, as shells count.
+    """Return a process's exit status after SIGTERM: 143, as in shells.
 
-    A process that Lightning has started as a copy of the first one leaves with 0: the first, whose status is
-    the run's, is killed by Lightning within five seconds of any other.
+    A process that Lightning has started as a copy of the first one exits with 0: otherwise Lightning kills
+    the first, whose status is the run's, within five seconds.
     """
     return 0 if _started_as_a_copy(trainer) else 128 + signal.SIGTERM
 
@@ -260,12 +260,12 @@ def _started_as_a_copy(trainer: Trainer) -> bool:
 
 
 def _has_a_parent(trainer: Trainer) -> bool:
-    """Tell whether the process was started by another one of the run, or by a launcher that outlives it."""
+    """Return whether the process was started by another one of the run, or by a launcher that outlives it."""
     return trainer.local_rank > 0 or multiprocessing.parent_process() is not None
 
 
 def _lightnings_handlers() -> dict[int, _Handler]:
-    """Find what Lightning has registered: for SIGTERM and, under SLURM, for the signal of a requeue."""
+    """Return Lightning's handlers: for SIGTERM and, with SLURM, for the signal of a requeue."""
     handlers = {int(number): signal.getsignal(number) for number in signal.valid_signals()}
     return {
         number: handler
@@ -275,16 +275,16 @@ def _lightnings_handlers() -> dict[int, _Handler]:
 
 
 def _fingerprint(trainer: Trainer, pl_module: LightningModule) -> Any:
-    """Make a value that changes if the weights or the state of a callback are changed."""
+    """Return a value that changes if the weights or the state of a callback change."""
     states = [callback.state_dict() for callback in callbacks_of(trainer)]
     return [_plain(parameter) for parameter in pl_module.parameters()], _plain(states)
 
 
 def _buffers(trainer: Trainer, pl_module: LightningModule) -> list[Tensor]:
-    """Copy the buffers that a checkpoint would hold.
+    """Copy the buffers that a checkpoint would contain.
 
-    By value: DDP writes the first process's over those of the others at each forward pass, and checkpoints
-    hold the first one's.
+    By value, and only on rank 0: DDP overwrites the others with those of rank 0 in each forward pass, and
+    checkpoints contain those of rank 0.
     """
     if not trainer.is_global_zero:
         return []
