@@ -1,6 +1,6 @@
-"""Checks of a classifier's first batch: what would fail deep inside, or count wrongly, is refused.
+"""Checks of a classifier's first batch, for mistakes that would fail deep inside or give wrong numbers.
 
-They are made once, before the first step, so that they cost nothing after it.
+They run once, before the first step, so they cost nothing afterwards.
 """
 
 import warnings
@@ -16,20 +16,20 @@ __all__ = ["checked_loss", "checked_scores"]
 def checked_scores(
     net: Callable[[Tensor], Any], x: Tensor, labels: Tensor, num_classes: int, *, soft: bool = False
 ) -> Any:
-    """Apply a network and make sure that its scores and the labels fit each other.
+    """Apply a network and check that its scores fit the labels.
 
     Args:
         net: Maps images to scores (N, K), or in training to a tuple of scores, those of auxiliary heads last.
         x: Images (N, C, H, W).
-        labels: What should be int64 (N,), in [0, K).
+        labels: Labels, int64 (N,), in [0, K).
         num_classes: Number of classes K.
-        soft: Whether labels may be probabilities (N, K), too.
+        soft: Whether labels may also be probabilities (N, K).
 
     Returns:
-        What the network returns.
+        The network's output.
 
     Raises:
-        ValueError: If the network does not take the images, or shapes, types or labels are wrong.
+        ValueError: If the network does not take the images, or shapes, dtypes or labels are wrong.
 
     Example:
         >>> checked_scores(nn.Flatten(), torch.ones(2, 3, 1, 1), torch.tensor([0, 2]), num_classes=3)
@@ -61,7 +61,7 @@ def checked_scores(
                 raise ValueError("ImageClassifier: labels that are probabilities must sum to 1")
         elif labels.shape != scores.shape[:1] or labels.dtype != torch.int64:
             raise ValueError(
-                f"ImageClassifier: labels must be int64 of shape ({len(scores)},), one for each image, "
+                f"ImageClassifier: labels must be int64 of shape ({len(scores)},), one per image, "
                 f"got {str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)}"
             )
     if labels.is_floating_point():
@@ -73,7 +73,7 @@ def checked_scores(
 
 
 def checked_loss(loss: nn.Module, scores: Tensor, labels: Tensor) -> Tensor:
-    """Apply a loss and make sure that it takes scores and labels as they are, and gives one number.
+    """Apply a loss and check that it accepts scores and labels, and returns one number.
 
     Args:
         loss: Maps scores (N, K) and labels (N,) to their mean loss.
@@ -84,7 +84,7 @@ def checked_loss(loss: nn.Module, scores: Tensor, labels: Tensor) -> Tensor:
         The loss.
 
     Raises:
-        ValueError: If it does not.
+        ValueError: If it does not accept them, or returns more than one number.
 
     Example:
         >>> checked_loss(nn.CrossEntropyLoss(), torch.zeros(2, 4), torch.tensor([0, 3])).exp().round()
@@ -101,7 +101,7 @@ def checked_loss(loss: nn.Module, scores: Tensor, labels: Tensor) -> Tensor:
         raise ValueError(f"ImageClassifier: {name} does not take scores {shapes}: {error}") from error
     if value.ndim != 0:
         raise ValueError(
-            f"ImageClassifier: the loss must be one number, {name} gives shape {tuple(value.shape)}; "
+            f"ImageClassifier: the loss must be one number, {name} returns shape {tuple(value.shape)}; "
             "its reduction must be mean"
         )
     return value

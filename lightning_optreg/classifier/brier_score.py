@@ -7,14 +7,16 @@ __all__ = ["brier_score"]
 
 
 def brier_score(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """Squared distance of each prediction to the truth: sum over k of (p_k - 1[k = y])^2, in [0, 2].
+    """Return the squared distance of predictions to the truth: sum over k of (p_k - 1[k = y])^2, in [0, 2].
+
+    Brier 1950, "Verification of forecasts expressed in terms of probability".
 
     Args:
         probabilities: (N, K).
         labels: int64 (N,).
 
     Returns:
-        (N,). (Brier 1950, "Verification of forecasts expressed in terms of probability".)
+        (N,).
 
     Example:
         >>> import torch

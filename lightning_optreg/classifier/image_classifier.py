@@ -1,4 +1,4 @@
-"""The LightningModule that wraps any network of images to scores: its steps, its metrics, its optimizer."""
+"""The LightningModule for any network that maps images to scores: its steps, its metrics, its optimizer."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -57,42 +57,44 @@ class ImageClassifier(VettedLoading, LightningModule):
     all processes. A prediction is the softmax of the scores.
 
     `ImageClassifier.load_from_checkpoint(path)` builds network, loss and optimizer too from a checkpoint that
-    the command line wrote; one written in Python needs them: `load_from_checkpoint(path, net=net)`. Of what a
-    checkpoint names, only networks and the like of this package, torch, torchvision and torchmetrics are
-    built; `allow=["my_package"]` adds a package of yours.
+    the command line wrote; one written in Python needs them: `load_from_checkpoint(path, net=net)`. Only
+    classes of this package, torch, torchvision and torchmetrics are built from a checkpoint;
+    `allow=["my_package"]` adds your own package.
 
     Args:
-        net: The network: one of this package, torchvision's, your own.
+        net: The network, from this package, torchvision or your own.
         loss: Maps scores (N, K) and labels (N,) to their mean loss. None: `CrossEntropyLoss()`.
         optimizer: Makes the optimizer from the parameters. None: SGD, learning rate 0.1, momentum 0.9.
         lr_scheduler: Makes the learning-rate schedule from the optimizer. None: a constant rate. A class that
             takes its length (`OneCycleLR`, `CosineAnnealingLR`, `PolynomialLR`, `SnapshotCosine`, also
-            within `Warmup`) or a `functools.partial` of one gets the run's: leave it out. `LinearLR` and
-            `ConstantLR` take the length of a warm-up, 5 by default.
+            within `Warmup`) or a `functools.partial` of one gets the run's length: leave it out. `LinearLR`
+            and `ConstantLR` take the length of a warm-up, 5 by default.
         lr_interval: Whether the schedule counts "epoch"s or "step"s of the optimizer.
-        lr_frequency: Epochs or steps from one step of the schedule to the next, at least 1; Lightning counts
-            steps anew in each epoch.
-        lr_monitor: What `ReduceLROnPlateau` watches, unless it has a `monitor` of its own.
+        lr_frequency: Number of epochs or steps between steps of the schedule, at least 1; Lightning counts
+            steps from 0 in each epoch.
+        lr_monitor: Value that `ReduceLROnPlateau` monitors, unless it has its own `monitor`.
         num_classes: Number of classes K, at least 2.
-        no_decay: Spare biases and the parameters of normalisation layers from weight decay. Whether the rest
-            decays by an L2 term in the gradient (SGD, Adam) or decoupled from it (AdamW) is the optimizer's
-            matter; see `param_groups`.
+        no_decay: Exclude biases and the parameters of normalisation layers from weight decay. The optimizer
+            determines whether the others decay by an L2 term in the gradient (SGD, Adam) or decoupled from it
+            (AdamW); see `param_groups`.
         channels_last: Keep images and weights in the channels-last layout, often faster for convolutions. Not
             for strided 1x1 convolutions of fewer than 8 channels: on CPUs without AVX-512 torch 2.14 writes
             past the memory of their gradients (https://github.com/uxlfoundation/oneDNN/issues/6035).
         compile: Compile the network with `torch.compile` before training. Checkpoints stay the same.
         aux_weight: Weight of each auxiliary head's loss, at least 0. In training a network may return a
-            tuple, its scores first, then those of auxiliary heads (`GoogLeNet`; torchvision's GoogLeNet and
-            Inception v3). The step minimises the first one's loss plus aux_weight times each other one's;
-            what is logged is the first one's. The default is that of Szegedy et al. 2015 (arXiv:1409.4842).
+            tuple: its scores, then those of auxiliary heads (`GoogLeNet`; torchvision's GoogLeNet and
+            Inception v3). The step minimises the loss of the scores plus aux_weight times that of each
+            auxiliary head; only the former is logged. Default: 0.3, as in Szegedy et al. 2015
+            (arXiv:1409.4842).
 
     Raises:
         TypeError: If `net` or `loss` is not an `nn.Module`.
         ValueError: If a value is out of its range; before the first step, if scores or labels don't fit
             `num_classes`.
-        MisconfigurationException: Before the first step, if a schedule is given a length that is not the
-            run's, the run that it should take it from has no end, or it goes on from a checkpoint whose run
-            had another length, or if a `OneCycleLR` has no room to rise and fall. `fast_dev_run` takes any.
+        MisconfigurationException: Before the first step, if the given length of a schedule is not the run's,
+            a schedule takes its length from a run without an end, a checkpoint's run had another length, or a
+            `OneCycleLR` is too short to rise and fall (`fast_dev_run` accepts any length), or if `no_decay`
+            is set for an optimizer without weight decay; in evaluation, if the network returns a tuple.
 
     Example:
         >>> from lightning_optreg.nets import LeNet5
@@ -131,7 +133,7 @@ class ImageClassifier(VettedLoading, LightningModule):
             raise ValueError(f"ImageClassifier: aux_weight must be in [0, inf), got {aux_weight}")
         self.save_hyperparameters(ignore=["net", "loss", "optimizer", "lr_scheduler"])
         if "_instantiator" in self.hparams:
-            # Lightning's command line builds the module and saves what was configured: all of it is plain.
+            # Lightning's command line builds the module and saves its configuration, which is plain.
             self.save_hyperparameters()
         self.net = net.to(memory_format=torch.channels_last) if channels_last else net
         self.loss = nn.CrossEntropyLoss() if loss is None else loss
@@ -144,14 +146,15 @@ class ImageClassifier(VettedLoading, LightningModule):
         """Set by Lightning's learning-rate finder: replaces the optimizer's rate and a schedule's max_lr."""
         self._lr_in_use: float | None = None
         self._length: int | None = None  # of the run that the schedule was made for
-        self._begun = (0, 0)  # epochs and steps that the trainer had made before the schedule
-        self._lengths: list[tuple[str, str, int]] = []  # that the schedule was made with
+        self._begun = (0, 0)  # epochs and steps of the trainer before the schedule
+        self._lengths: list[tuple[str, str, int]] = []  # of the schedule as it was created
         self._length_loaded: int | None = None  # of the run whose checkpoint was loaded
-        self._resumed: dict[str, Any] | None = None  # the checkpoint that a fit goes on from, without tensors
+        self._resumed: dict[str, Any] | None = None  # of a resumed fit's checkpoint, without tensors
         self._checked_length = True
-        self._searching = False  # for a batch size, by which the run's length will change
+        self._searching = False  # for a batch size, which will change the run's length
 
-        # No groups that share states: they are formed by comparing values, which may be equal by chance.
+        # No compute groups that share states: they are found by comparing values, which may be equal by
+        # chance.
         accuracies = MetricCollection(
             {
                 "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
@@ -166,11 +169,11 @@ class ImageClassifier(VettedLoading, LightningModule):
         self.test_metrics.add_metrics({"calibration_error": CalibrationError()})
         self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
         self.test_nll, self.test_brier = MeanMetric(), MeanMetric()
-        # Of this process in this epoch: sum of losses and right predictions, and the number of images. No
-        # buffers: DDP overwrites those with the first process's before every step.
+        # Of this process in this epoch: sum of losses and correct predictions, and the number of images. Not
+        # buffers: DDP overwrites those with rank 0's before every step.
         self._sums, self._images = torch.zeros(2), 0
         self._sums_loaded: Tensor | None = None  # (processes, 3), of a checkpoint
-        self._counted = -1  # the last batch that is in them
+        self._counted = -1  # the last batch included
         self._compiled = False
         self._checked = False
 
@@ -178,13 +181,13 @@ class ImageClassifier(VettedLoading, LightningModule):
     def setup(self, stage: str) -> None:
         """Forget an earlier fit's checkpoint."""
         self._resumed = None
-        if stage == "fit":  # above 0 where a trainer fits again; a checkpoint has its own
+        if stage == "fit":  # above 0 if a trainer fits again; a checkpoint has its own
             self._begun = (self.trainer.current_epoch, self.trainer.global_step)
         self._searching = stage == "fit" and searches_batch_size(self.trainer)
 
     @override
     def configure_model(self) -> None:
-        """Compile the network if asked to; in place, so that the names of its parameters stay."""
+        """Compile the network if configured; in place, so that the names of its parameters don't change."""
         if self.compile_net and not self._compiled:
             self.net.compile()
             self._compiled = True
@@ -204,22 +207,22 @@ class ImageClassifier(VettedLoading, LightningModule):
 
     @override
     def configure_optimizers(self) -> Any:
-        """Make the optimizer, with its parameter groups, and the schedule."""
+        """Create the optimizer, with its parameter groups, and the schedule."""
         groups = param_groups(self, no_decay=self.no_decay)
         make: Callable[[Any], torch.optim.Optimizer] = self.make_optimizer or _default_optimizer
         optimizer = make(groups[:1])
-        # Asked before there is a second group: some optimizers without weight decay take only one.
+        # Checked before there is a second group: some optimizers without weight decay take only one.
         if self.no_decay and "weight_decay" not in optimizer.defaults:
             raise MisconfigurationException(
                 f"ImageClassifier: no_decay needs an optimizer with weight_decay; "
                 f"{type(optimizer).__name__} has none"
             )
         if len(groups) > 1:
-            # Made anew, not added to: torch 2.9's Adagrad gives no state to groups that come later.
+            # Created again, not extended: torch 2.9's Adagrad gives no state to groups that are added later.
             optimizer = make(groups)
         if self.lr is not None:
             for group in optimizer.param_groups:
-                # Not written into a tensor, which may be the user's: other optimizers are made with it.
+                # Not in place: the tensor may be the user's, and used for other optimizers.
                 old = group["lr"]
                 group["lr"] = torch.full_like(old, self.lr) if isinstance(old, Tensor) else self.lr
         self._lr_in_use = self.lr
@@ -233,7 +236,7 @@ class ImageClassifier(VettedLoading, LightningModule):
         }
         plateau = scheduler.schedule if isinstance(scheduler, Warmup) else scheduler
         if isinstance(plateau, ReduceLROnPlateau):
-            # Lightning's class of that name, which its command line builds, may have a monitor of its own
+            # Lightning's class of that name, which its command line builds, may have its own monitor
             config["monitor"] = getattr(plateau, "monitor", None) or self.lr_monitor
             config["reduce_on_plateau"] = True
         return {"optimizer": optimizer, "lr_scheduler": config}
@@ -252,7 +255,7 @@ class ImageClassifier(VettedLoading, LightningModule):
         return scheduler
 
     def _run(self) -> RunLength | None:
-        """The run's length, and what it goes on from; None without a trainer."""
+        """Return the run's length, with what it continues from; None without a trainer."""
         try:
             trainer: Any = self.trainer
         except RuntimeError:
@@ -269,9 +272,9 @@ class ImageClassifier(VettedLoading, LightningModule):
 
     @override
     def on_fit_start(self) -> None:
-        """Make optimizer and schedule again if Lightning's callbacks have just found a rate or a batch size.
+        """Create optimizer and schedule again if a callback of Lightning has just found a rate or batch size.
 
-        The rate is set in the optimizer only, where a schedule replaces it at its next step.
+        Lightning only sets the rate in the optimizer, where a schedule would replace it at its next step.
         """
         if self.lr != self._lr_in_use or self._searching:
             self._searching = False
@@ -279,11 +282,11 @@ class ImageClassifier(VettedLoading, LightningModule):
 
     @override
     def on_train_start(self) -> None:
-        """Bring the sums of an epoch that goes on to the device; warn of what the run will not do."""
+        """Restore the sums of an epoch that continues, and warn of noise and of times after the run's end."""
         self._take_up_sums()
         self._sums, self._counted = self._sums.to(self.device), -1
         callbacks = callbacks_of(self.trainer)
-        if not any(isinstance(callback, TurnsNoiseOff) for callback in callbacks):  # which warns itself
+        if not any(isinstance(callback, TurnsNoiseOff) for callback in callbacks):  # it warns itself
             warn_of_noise(self.trainer, self)
         run = self._run()
         if self._lengths and ends_by_time(self.trainer):
@@ -293,12 +296,12 @@ class ImageClassifier(VettedLoading, LightningModule):
             )
         for config in self.trainer.lr_scheduler_configs:
             check_loaded(config.scheduler, self._lengths)
-            if run is not None and self.trainer.global_step == 0:  # a run that goes on has told it
+            if run is not None and self.trainer.global_step == 0:  # a resumed run has already warned
                 warn_of_unreached(config.scheduler, run)
 
     @override
     def on_train_epoch_start(self) -> None:
-        """Begin the epoch's sums; not called when one goes on after a resume."""
+        """Reset the epoch's sums; not called when an epoch continues after a resume."""
         self._sums, self._images = torch.zeros(2, device=self.device), 0
         self._counted = -1
 
@@ -307,7 +310,7 @@ class ImageClassifier(VettedLoading, LightningModule):
         """Return the mean loss of a batch (x, y); y are classes (N,), or probabilities (N, K)."""
         x, y = batch[0], batch[1]
         outputs: Tensor | tuple[Tensor | None, ...] = self._scores(x, y)
-        # Torchvision's named tuples have None in the place of a head that is left out.
+        # torchvision's named tuples have None for a head that is left out.
         heads = (outputs,) if isinstance(outputs, Tensor) else [h for h in outputs if h is not None]
         scores, *auxiliary = heads
         loss = self._loss(scores, y)
@@ -321,7 +324,7 @@ class ImageClassifier(VettedLoading, LightningModule):
     def _count(self, scores: Tensor, y: Tensor, loss: Tensor) -> None:
         classes = y if y.ndim == 1 else y.argmax(dim=1)  # the larger part of a mixture
         right = (scores.argmax(dim=1) == classes).sum()
-        # 20 us a step: a torchmetrics update and two calls of self.log cost 25 times as much.
+        # 20 us per step: a torchmetrics update and two calls of self.log cost 25 times as much.
         self._sums += torch.stack((loss.detach().float() * len(y), right))
         self._images += len(y)
         if is_logging_step(self.trainer, self.trainer.global_step + 1):
@@ -332,17 +335,17 @@ class ImageClassifier(VettedLoading, LightningModule):
         """Log the epoch's means."""
         loss, right, images = self.trainer.strategy.reduce(self._sums_here(), reduce_op="sum")
         self._sums, self._images = torch.zeros_like(self._sums), 0
-        if images > 0:  # resumed at an epoch's end, Lightning goes through an empty one
+        if images > 0:  # resumed at an epoch's end, Lightning runs an empty one
             self.log("train/loss", loss / images, sync_dist=True)
             self.log("train/accuracy", right / images, prog_bar=True, sync_dist=True)
 
     def _sums_here(self) -> Tensor:
-        # A new tensor, since under DDP it is reduced in place; of the device, as NCCL wants it.
+        # A new tensor, as DDP reduces it in place; on the device, as NCCL needs it.
         return torch.cat((self._sums, self._sums.new_tensor([self._images]))).to(self.device)
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the sums of an epoch that is half done, those of each process, and the schedule's length."""
+        """Save the sums of an unfinished epoch, those of each process, and the schedule's length."""
         checkpoint["train_sums"] = torch.stack(of_all_processes(self._sums_here(), self.trainer)).cpu()
         if self._length and self._checked_length:
             checkpoint["schedule_length"] = self._length
@@ -355,9 +358,9 @@ class ImageClassifier(VettedLoading, LightningModule):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the sums until training starts, and with it is known which process this is."""
+        """Keep the sums until training starts, when the rank of this process is known."""
         self._sums_loaded = checkpoint.get("train_sums")
-        if self._searching:  # the search for a batch size goes back to where it began
+        if self._searching:  # the search for a batch size restores its start
             return
         self._length_loaded = checkpoint.get("schedule_length")
         epoch, step = checkpoint.get("schedule_begun", (0, 0))
@@ -371,13 +374,13 @@ class ImageClassifier(VettedLoading, LightningModule):
         ranks = self._sums_loaded.reshape(-1, 3)
         if len(ranks) == self.trainer.world_size:
             sums = ranks[self.global_rank]
-        else:  # the first one takes the sums of all
+        else:  # rank 0 gets the sums of all
             sums = ranks.sum(0) * (self.global_rank == 0)
         self._sums, self._images, self._sums_loaded = sums[:2].clone(), int(sums[2]), None
 
     @override
     def on_validation_epoch_start(self) -> None:
-        """Begin anew, should an earlier validation have been broken off."""
+        """Reset the metrics, in case an earlier validation was interrupted."""
         self._reset("val")
 
     @override
@@ -395,7 +398,7 @@ class ImageClassifier(VettedLoading, LightningModule):
 
     @override
     def on_test_epoch_start(self) -> None:
-        """Begin anew, should an earlier test have been broken off."""
+        """Reset the metrics, in case an earlier test was interrupted."""
         self._reset("test")
 
     @override
@@ -438,7 +441,7 @@ class ImageClassifier(VettedLoading, LightningModule):
         for mean in means.values():
             mean.reset()
 
-    # Until one batch has gone through, network and loss are called with checks around them.
+    # For the first batch, network and loss are called with checks.
 
     def _scores(self, x: Tensor, labels: Tensor) -> Tensor:
         scores: Tensor = (
