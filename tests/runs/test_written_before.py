@@ -1,7 +1,8 @@
-"""Configurations and checkpoints written before modules moved into rooms are read, and go on as they would have.
+"""Configurations and checkpoints of earlier versions are read, and runs go on as they would have.
 
-`written_before/` has, of two runs of a small MLP, the `config.yaml`, the checkpoint of step 8 (in the middle of an
-epoch) and the network's weights at the end, after step 15.
+`written_before/` has two runs of a small MLP, written when each callback was a module of `callbacks/` itself:
+the `config.yaml`, the checkpoint of step 8 (in the middle of an epoch) and the network's weights at the end,
+after step 15.
 """
 
 import shutil
