@@ -300,7 +300,7 @@ def test_best_weights_of_before_a_layer_came(tmp_path: Path) -> None:
         AdamRestarts("worse", patience=2, max_restarts=0),
     ):
         module = Grows(sgd)
-        with pytest.warns(UserWarning, match=r"left as they are: \['extra.weight'\]"):
+        with pytest.warns(UserWarning, match=r"not restored: \['extra.weight'\]"):
             fit(tmp_path, module, part)
         assert module.extra.weight.item() != 1.0
 
@@ -370,7 +370,7 @@ def test_parts_say_of_a_module_without_an_optimizer_that_they_need_one(tmp_path:
     for part in (AdamRestarts("val_loss"), AdamToSGD(), AdamToSGD(at_step=2)):
         module = Net(lambda parameters: None)
         with pytest.raises(
-            MisconfigurationException, match=f"^{type(part).__name__}: the module has no optimizer"
+            MisconfigurationException, match=f"^{type(part).__name__}: the module must have an optimizer"
         ):
             fit(tmp_path, module, part)
         assert module.trainer.global_step == 0
@@ -486,11 +486,11 @@ LOOKING: dict[str, tuple[Callable[[Path], Callback], str]] = {
     ),
     "SnapshotEnsemble": (
         lambda folder: SnapshotEnsemble(2, folder=str(folder / "snapshots"), average="outputs", net="net"),
-        "net='net' is no module",
+        "net='net' is not a module",
     ),
     "TestTimeAugmentation": (
         lambda _: TestTimeAugmentation(Flips(), average="outputs", net="net"),
-        "net='net' is no module",
+        "net='net' is not a module",
     ),
 }
 

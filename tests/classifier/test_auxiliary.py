@@ -134,7 +134,7 @@ def test_what_torchvisions_inception_v3_returns(auxiliary: bool) -> None:
         (lambda s: (s, "x"), "must return scores, or in training a tuple of scores, .* got tuple$"),
         (lambda s: (None,), "must return scores, or in training a tuple of scores, .* got tuple$"),
         (lambda s: (s, s[:, :2]), r"scores must have shape \(N, 3\) for num_classes=3, got \(4, 2\)$"),
-        (lambda s: (s, s[:2]), r"labels must be int64 of shape \(2,\), one for each image"),
+        (lambda s: (s, s[:2]), r"labels must be int64 of shape \(2,\), one per image"),
     ],
 )
 def test_what_is_no_scores_is_refused_before_the_first_step(value: Any, message: str) -> None:

@@ -646,7 +646,7 @@ def test_labels_out_of_range(stage: str, label: int, found: str) -> None:
 @pytest.mark.parametrize("labels", [torch.zeros(4), torch.ones(4, 2), torch.zeros(4, 1, dtype=torch.int64)])
 def test_labels_of_another_kind(labels: Tensor) -> None:
     data = DataLoader(TensorDataset(images(4)[:][0], labels), batch_size=4)
-    with pytest.raises(ValueError, match=r"labels must be int64 of shape \(4,\), one for each image, got"):
+    with pytest.raises(ValueError, match=r"labels must be int64 of shape \(4,\), one per image, got"):
         trainer_for().fit(small_model(), data)
 
 

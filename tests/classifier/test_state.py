@@ -157,9 +157,9 @@ def test_steps_are_logged_every_n_steps_or_never() -> None:
     [
         (
             torch.zeros(3, 1, dtype=torch.int64),
-            r"of shape \(3,\), one for each image, got int64 of shape \(3, 1\)",
+            r"of shape \(3,\), one per image, got int64 of shape \(3, 1\)",
         ),
-        (torch.zeros(3), r"int64 of shape \(3,\), one for each image, got float32 of shape \(3,\)"),
+        (torch.zeros(3), r"int64 of shape \(3,\), one per image, got float32 of shape \(3,\)"),
     ],
 )
 def test_labels_of_another_kind(labels: torch.Tensor, message: str) -> None:

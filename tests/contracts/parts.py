@@ -282,7 +282,7 @@ CALLBACKS: dict[str, Part] = {
     "ExactResume": Part(
         lambda _: callbacks.ExactResume(),
         acts=False,
-        alone="leave out all but one",
+        alone="only one of them",
         wrong=(({"save_on_sigterm": "yes"}, "save_on_sigterm"),),
     ),
     "FullBatch": Part(

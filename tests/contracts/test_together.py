@@ -152,7 +152,7 @@ def test_two_of_a_kind_draw_other_numbers(name: str, tmp_path: Path) -> None:
         ),
         (
             lambda: [callbacks.EarlyStopping("val_loss", mode=m, restore_best=True) for m in ("min", "max")],
-            "EarlyStopping: two .* restore_best to true in one only",
+            "EarlyStopping: two .* restore_best=True in only one",
         ),
         (
             lambda: [callbacks.BatchSizeGrowth([1]), GradientAccumulationScheduler({1: 2})],

@@ -370,12 +370,12 @@ def one_of_two_that_search(rank: int, folder: Path) -> None:
         (
             lambda o: OneCycleLR(o, 1.0, total_steps=3),
             {},
-            "total_steps of OneCycleLR .* 30 steps, got 3: give",
+            "total_steps of OneCycleLR .* 30 steps, got 3; functools.partial",
         ),
         (
             partial(Warmup, schedule=lambda o: OneCycleLR(o, 1.0, total_steps=3)),
             {},
-            "total_steps of OneCycleLR .* 25 steps after the warm-up, got 3: give",
+            "total_steps of OneCycleLR .* 25 steps after the warm-up, got 3; functools.partial",
         ),
         (
             CosineAnnealingLR,
@@ -571,19 +571,25 @@ def checkpoint(
 
 
 FUNCTIONS: dict[str, tuple[Callable[[int], Any], str]] = {
-    "alone": (lambda n: lambda o: CosineAnnealingLR(o, n), "CosineAnnealingLR has T_max=30 .* given has 40"),
-    "a cycle": (lambda n: lambda o: OneCycleLR(o, 0.1, n), "OneCycleLR has total_steps=30 .* given has 40"),
+    "alone": (
+        lambda n: lambda o: CosineAnnealingLR(o, n),
+        "CosineAnnealingLR has T_max=30 .* given one has 40",
+    ),
+    "a cycle": (
+        lambda n: lambda o: OneCycleLR(o, 0.1, n),
+        "OneCycleLR has total_steps=30 .* given one has 40",
+    ),
     "in Warmup": (
         lambda n: partial(Warmup, schedule=lambda o: PolynomialLR(o, n)),
-        "PolynomialLR has total_iters=30 .* given has 40",
+        "PolynomialLR has total_iters=30 .* given one has 40",
     ),
     "in SequentialLR": (
         lambda n: lambda o: torchs.SequentialLR(o, [torchs.ConstantLR(o), CosineAnnealingLR(o, n)], [5]),
-        "CosineAnnealingLR has T_max=30 .* given has 40",
+        "CosineAnnealingLR has T_max=30 .* given one has 40",
     ),
     "in ChainedScheduler": (
         lambda n: lambda o: torchs.ChainedScheduler([torchs.ConstantLR(o), CosineAnnealingLR(o, n)]),
-        "CosineAnnealingLR has T_max=30 .* given has 40",
+        "CosineAnnealingLR has T_max=30 .* given one has 40",
     ),
 }
 

@@ -335,7 +335,7 @@ def test_two_processes_are_as_one(make: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "options", "text"),
     [
-        (lbfgs, {"accumulate_grad_batches": 2}, "accumulates over the whole set itself"),
+        (lbfgs, {"accumulate_grad_batches": 2}, "it accumulates over the whole set itself"),
         (lbfgs, {"gradient_clip_val": 1.0}, "LBFGS needs the unclipped gradient of the loss"),
         (BFGS, {"gradient_clip_val": 1.0}, "BFGS needs the unclipped gradient of the loss"),
         (lbfgs, {"precision": "bf16-mixed"}, "LBFGS compares losses, for which precision bf16-mixed"),
@@ -507,7 +507,9 @@ def test_noise_that_is_off_and_noise_that_is_allowed_are_not(tmp_path: Path) -> 
 
 
 def test_noise_on_the_gradient_of_an_optimizer_that_compares_losses(tmp_path: Path) -> None:
-    with pytest.raises(MisconfigurationException, match=r"^GradientNoise: LBFGS takes the loss's gradient"):
+    with pytest.raises(
+        MisconfigurationException, match=r"^GradientNoise: LBFGS needs gradients without noise"
+    ):
         fit(tmp_path, Module(), callbacks=[GradientNoise()])
 
 
