@@ -304,7 +304,7 @@ def test_says_when_the_number_of_processes_differs(tmp_path: Path) -> None:
     checkpoint = torch.load(path, weights_only=True)
     checkpoint["callbacks"]["ExactResume"]["ranks"] *= 2
     torch.save(checkpoint, path)
-    with pytest.warns(UserWarning, match=r"from 2 process\(es\) and this run has 1"):
+    with pytest.warns(UserWarning, match=r"from 2 process\(es\), this run has 1"):
         run(tmp_path, Regression(), [], ckpt_path=path)
 
 
