@@ -573,23 +573,23 @@ def checkpoint(
 FUNCTIONS: dict[str, tuple[Callable[[int], Any], str]] = {
     "alone": (
         lambda n: lambda o: CosineAnnealingLR(o, n),
-        "CosineAnnealingLR has T_max=30 .* given one has 40",
+        "CosineAnnealingLR has T_max=30, .* given one has 40",
     ),
     "a cycle": (
         lambda n: lambda o: OneCycleLR(o, 0.1, n),
-        "OneCycleLR has total_steps=30 .* given one has 40",
+        "OneCycleLR has total_steps=30, .* given one has 40",
     ),
     "in Warmup": (
         lambda n: partial(Warmup, schedule=lambda o: PolynomialLR(o, n)),
-        "PolynomialLR has total_iters=30 .* given one has 40",
+        "PolynomialLR has total_iters=30, .* given one has 40",
     ),
     "in SequentialLR": (
         lambda n: lambda o: torchs.SequentialLR(o, [torchs.ConstantLR(o), CosineAnnealingLR(o, n)], [5]),
-        "CosineAnnealingLR has T_max=30 .* given one has 40",
+        "CosineAnnealingLR has T_max=30, .* given one has 40",
     ),
     "in ChainedScheduler": (
         lambda n: lambda o: torchs.ChainedScheduler([torchs.ConstantLR(o), CosineAnnealingLR(o, n)]),
-        "CosineAnnealingLR has T_max=30 .* given one has 40",
+        "CosineAnnealingLR has T_max=30, .* given one has 40",
     ),
 }
 

@@ -115,12 +115,14 @@ class MixUp(_Mixture):
         num_classes: Number of classes K, at least 2. None: `num_classes` of the module or its datamodule.
         images: Where in a batch the inputs are: an index in a list, or a key of a dictionary. Default: 0.
         labels: Where the labels are. Default: 1.
-        seed: Seed of what is drawn. None: the number given to `seed_everything`, else 0.
+        seed: Seed of the random numbers. None: the number given to `seed_everything`, else 0.
 
     Raises:
         ValueError: If a number is out of its range.
-        TypeError: If images or labels is neither an index nor a key.
-        MisconfigurationException: In the first step, if the batch is not as told.
+        TypeError: If images or labels is neither an index nor a key, or seed is not an integer.
+        MisconfigurationException: Before the first step, with a callback that turns noise off, or if
+            `training_step` takes a `dataloader_iter`; in the first step, if the batch has no such inputs or
+            labels, or K is not known.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -165,12 +167,14 @@ class CutMix(_Mixture):
         images: Where in a batch the images (N, C, H, W) are: an index in a list, or a key of a dictionary.
             Default: 0.
         labels: Where the labels are. Default: 1.
-        seed: Seed of what is drawn. None: the number given to `seed_everything`, else 0.
+        seed: Seed of the random numbers. None: the number given to `seed_everything`, else 0.
 
     Raises:
         ValueError: If a number is out of its range.
-        TypeError: If images or labels is neither an index nor a key.
-        MisconfigurationException: In the first step, if the batch is not as told.
+        TypeError: If images or labels is neither an index nor a key, or seed is not an integer.
+        MisconfigurationException: Before the first step, with a callback that turns noise off, or if
+            `training_step` takes a `dataloader_iter`; in the first step, if the batch has no such inputs or
+            labels, or K is not known.
 
     Example:
         >>> from lightning.pytorch import Trainer

@@ -103,7 +103,7 @@ class AdamRestarts(OfAKind):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what would undo the restarts."""
         refuse_barebones(trainer, "AdamRestarts", self.monitor)
-        refuse_sharding(trainer, "AdamRestarts", "which cannot be put back")
+        refuse_sharding(trainer, "AdamRestarts", "which cannot be restored")
         if not any(optimizer.param_groups for optimizer in trainer.optimizers):
             raise MisconfigurationException("AdamRestarts: the module must have an optimizer, got none")
         callbacks = callbacks_of(trainer)

@@ -182,7 +182,7 @@ class EarlyStopping(OfAKind, lightning_callbacks.EarlyStopping):
             refuse_barebones(trainer, "EarlyStopping", self.monitor)
         if not self.restore_best:
             return
-        refuse_sharding(trainer, "EarlyStopping", "which cannot be put back; set restore_best to false")
+        refuse_sharding(trainer, "EarlyStopping", "which cannot be restored; set restore_best=False")
         averaging = (lightning_callbacks.WeightAveraging, lightning_callbacks.StochasticWeightAveraging)
         callbacks = callbacks_of(trainer)
         if sum(isinstance(each, EarlyStopping) and each.restore_best for each in callbacks) > 1:

@@ -262,7 +262,7 @@ class FullBatch(NoiseFree, LetsGo):
 
     @override
     def let_go(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the trainer its limit back."""
+        """Restore the trainer's limit."""
         if self._limit is not None:
             trainer.limit_train_batches = self._limit
             self._limit = None

@@ -149,6 +149,6 @@ class NoiseFree(OfAKind, TurnsNoiseOff):
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Put everything back."""
+        """Restore everything."""
         self.on_train_end(trainer, pl_module)
         super().on_exception(trainer, pl_module, exception)

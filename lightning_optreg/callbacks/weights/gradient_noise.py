@@ -129,7 +129,7 @@ class GradientNoise(SeededCallback, LetsGo):
 
     @override
     def let_go(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the module its own clipping back."""
+        """Restore the module's own clipping."""
         if self._clip is not None:
             vars(pl_module).pop("configure_gradient_clipping", None)  # another of these may have been first
             self._clip = None
