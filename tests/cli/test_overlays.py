@@ -121,7 +121,7 @@ REFUSED = {
     ("ema", "adam_restarts"): "AdamRestarts: EMAWeightAveraging",
     ("lbfgs", "mix_up"): "MixUp: it makes training steps random, which FullBatch turns off",
     ("lbfgs", "gradient_noise"): "GradientNoise: it makes training steps random, which FullBatch",
-    ("lbfgs", "lr_finder"): "FullBatch: LearningRateFinder",
+    ("lbfgs", "lr_finder"): "FullBatch: an epoch has one batch, but LearningRateFinder",
     ("lbfgs", "adam_to_sgd"): "optimizer: ",
 }
 
