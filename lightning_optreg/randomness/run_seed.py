@@ -44,17 +44,17 @@ class RunSeed:
         self.value = 0 if given is None else given
         self._loaded: int | None = None
 
-    def load(self, before: int, name: str) -> None:
+    def load(self, before: int, owner: str) -> None:
         """Take over the seed of the run that a checkpoint continues; another one that is given stands.
 
         Args:
             before: That run's seed.
-            name: Of the part, for a warning that says so.
+            owner: Name of the class that draws, for a warning that says so.
         """
         self._loaded = before
         if self.given is not None and self.given != before:
             rank_zero_warn(
-                f"{name}: it draws from seed {self.given}, as given; in the checkpoint's run it drew from "
+                f"{owner}: it draws from seed {self.given}, as given; in the checkpoint's run it drew from "
                 f"{before}."
             )
         if self.given is None:

@@ -22,14 +22,14 @@ from lightning_optreg.trust.torch_files import read_plain
 __all__ = ["load_reference", "score_images"]
 
 
-def load_reference(path: str | Path, module: nn.Module, network: nn.Module, part: str) -> dict[str, Tensor]:
+def load_reference(path: str | Path, module: nn.Module, network: nn.Module, owner: str) -> dict[str, Tensor]:
     """Read the weights of a network from a checkpoint of the module that it belongs to.
 
     Args:
         path: A Lightning checkpoint, or a file with the network's own `state_dict`.
         module: The LightningModule.
         network: The network in it.
-        part: Name of the class that asks, for the errors.
+        owner: Name of the class that asks, for the errors.
 
     Returns:
         Its parameters and buffers, on the CPU.
@@ -41,8 +41,8 @@ def load_reference(path: str | Path, module: nn.Module, network: nn.Module, part
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"{part}: {path}: no such checkpoint of a reference")
-    saved: Any = read_plain(path, what=part)
+        raise FileNotFoundError(f"{owner}: {path}: no such checkpoint of a reference")
+    saved: Any = read_plain(path, what=owner)
     if isinstance(saved, dict) and "state_dict" in saved:
         name = next(name for name, other in module.named_modules() if other is network)
         prefix = f"{name}." if name else ""
@@ -55,7 +55,7 @@ def load_reference(path: str | Path, module: nn.Module, network: nn.Module, part
         shape = tuple(found[key].shape) if isinstance(found.get(key), Tensor) else "missing"
         if shape != tuple(value.shape):
             raise MisconfigurationException(
-                f"{part}: the reference must be of the same network: {key} is {shape} in {path}, expected "
+                f"{owner}: the reference must be of the same network: {key} is {shape} in {path}, expected "
                 f"{tuple(value.shape)}"
             )
     return {key: found[key] for key in expected}
@@ -67,7 +67,7 @@ def score_images(
     weights: dict[str, Tensor] | None,
     loader: BatchLoader,
     quantity: Quantity,
-    part: str,
+    owner: str,
 ) -> Tensor:
     """Score the images of a loader as evaluation shows them: not augmented, the network in evaluation mode.
 
@@ -79,7 +79,7 @@ def score_images(
         weights: Parameters and buffers used in place of its own. None: its own, the buffers of rank 0.
         loader: Which images, `loader.indices`.
         quantity: What is computed of each image.
-        part: Name of the class that asks, for the errors.
+        owner: Name of the class that asks, for the errors.
 
     Returns:
         float32 (N,), on the CPU, in the order of `loader.indices`; equal on all processes.
@@ -91,7 +91,7 @@ def score_images(
     data = datamodule_of(trainer)
     if not isinstance(data, ImageDataModule):
         raise MisconfigurationException(
-            f"{part}: to score images by a network it needs a data module of lightning_optreg.data, which "
+            f"{owner}: to score images by a network it needs a data module of lightning_optreg.data, which "
             "prepares them; or give a file of scores"
         )
     device = trainer.strategy.root_device
@@ -114,20 +114,20 @@ def score_images(
             x = trainer.precision_plugin.convert_input(data.transform(batch, training=False))
             with trainer.precision_plugin.forward_context():
                 outputs = network(x) if weights is None else functional_call(network, weights, (x,))
-            _check(outputs, batch.labels, part)
+            _check(outputs, batch.labels, owner)
             result[start : start + len(index)] = QUANTITIES[quantity](outputs.float(), batch.labels)
     if ranks > 1:
         result = trainer.strategy.reduce(result, reduce_op="sum")  # others have zeros here: an exact sum
     scores = result.cpu()
     if not scores.isfinite().all():
-        raise ValueError(f"{part}: the network gives scores that are not finite, so images cannot be ranked")
+        raise ValueError(f"{owner}: the network gives scores that are not finite, so images cannot be ranked")
     return scores
 
 
 _CHUNK = 512  # images at once
 
 
-def _check(outputs: Any, labels: Tensor, part: str) -> None:
+def _check(outputs: Any, labels: Tensor, owner: str) -> None:
     if not isinstance(outputs, Tensor) or outputs.ndim != 2 or not outputs.shape[1] > int(labels.max()):
         found = (
             f"a tensor of shape {tuple(outputs.shape)}"
@@ -135,6 +135,6 @@ def _check(outputs: Any, labels: Tensor, part: str) -> None:
             else type(outputs).__name__
         )
         raise MisconfigurationException(
-            f"{part}: to score images the network must give a score for each class, (n, K), got {found}; "
+            f"{owner}: to score images the network must give a score for each class, (n, K), got {found}; "
             "say by net=... which module does, or give a file of scores"
         )

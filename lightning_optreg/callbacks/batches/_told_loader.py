@@ -12,12 +12,12 @@ from lightning_optreg.trainer.roles import TurnsNoiseOff
 __all__ = ["batches_of_run", "told_loader"]
 
 
-def told_loader(trainer: Trainer, part: str) -> BatchLoader:
+def told_loader(trainer: Trainer, owner: str) -> BatchLoader:
     """Return the training loader, if it shuffles and can be told its order.
 
     Args:
         trainer: The trainer, from `on_train_start` on.
-        part: Name of the class that asks, for the errors.
+        owner: Name of the class that asks, for the errors.
 
     Raises:
         MisconfigurationException: If not, or if a callback turns shuffling off.
@@ -25,30 +25,30 @@ def told_loader(trainer: Trainer, part: str) -> BatchLoader:
     for callback in callbacks_of(trainer):
         if isinstance(callback, TurnsNoiseOff) and (callback.whole_set or callback.shuffling):
             name = type(callback).__name__
-            _refuse(part, f"it shuffles the images that it chooses, which {name} excludes; leave one out")
+            _refuse(owner, f"it shuffles the images that it chooses, which {name} excludes; leave one out")
     loader: Any = trainer.train_dataloader
     if not isinstance(loader, BatchLoader):
         _refuse(
-            part,
+            owner,
             f"the training loader, a {type(loader).__name__}, cannot be told which images to show: use a "
             "data module of lightning_optreg.data or its BatchLoader, or, instead of this callback, a "
             "CurriculumSampler in a DataLoader of your own",
         )
     if not loader.shuffle:
         _refuse(
-            part,
+            owner,
             "it shuffles the images that it chooses, and the training loader is told not to: set its shuffle "
             "to every_epoch, and no overfit_batches",
         )
     return loader
 
 
-def batches_of_run(trainer: Trainer, part: str) -> float:
+def batches_of_run(trainer: Trainer, owner: str) -> float:
     """Give the number of training batches of a whole run.
 
     Args:
         trainer: The trainer, from `on_train_start` on.
-        part: Name of the class that asks, for the error.
+        owner: Name of the class that asks, for the error.
 
     Raises:
         MisconfigurationException: If neither epochs nor steps are limited.
@@ -59,9 +59,9 @@ def batches_of_run(trainer: Trainer, part: str) -> float:
     if trainer.max_steps >= 0:
         ends.append(float(trainer.max_steps * trainer.accumulate_grad_batches))
     if not ends:
-        _refuse(part, "the run has no end, of which full_at is a share: set max_epochs or max_steps")
+        _refuse(owner, "the run has no end, of which full_at is a share: set max_epochs or max_steps")
     return max(min(ends), 1.0)
 
 
-def _refuse(part: str, reason: str) -> NoReturn:
-    raise MisconfigurationException(f"{part}: {reason}")
+def _refuse(owner: str, reason: str) -> NoReturn:
+    raise MisconfigurationException(f"{owner}: {reason}")

@@ -27,14 +27,14 @@ __all__ = ["Average", "AveragedForward", "Stage", "average_outputs", "find_netwo
 Stage = Literal["validate", "test", "predict"]
 
 
-def find_network(module: nn.Module, name: str | None, part: str) -> nn.Module:
+def find_network(module: nn.Module, name: str | None, owner: str) -> nn.Module:
     """Find the network within a LightningModule.
 
     Args:
         module: The LightningModule.
         name: The network's name in it, such as `net` or `model.backbone`. None: `net` or `model`, or the only
             child that has parameters, or the LightningModule itself if it has a `forward` of its own.
-        part: Name of the class that asks, for the error.
+        owner: Name of the class that asks, for the error.
 
     Returns:
         The network.
@@ -51,7 +51,7 @@ def find_network(module: nn.Module, name: str | None, part: str) -> nn.Module:
         found: nn.Module | None = dict(module.named_modules()).get(name)
         if found is None or name == "":
             raise MisconfigurationException(
-                f"{part}: net={name!r} is no module of {type(module).__name__}, whose children are "
+                f"{owner}: net={name!r} is no module of {type(module).__name__}, whose children are "
                 f"{', '.join(children) or 'none'}"
             )
         return found
@@ -63,7 +63,7 @@ def find_network(module: nn.Module, name: str | None, part: str) -> nn.Module:
         return learned[0]
     if type(module).forward is LightningModule.forward:
         raise MisconfigurationException(
-            f"{part}: {type(module).__name__} has no `net` or `model` and {len(learned)} children with "
+            f"{owner}: {type(module).__name__} has no `net` or `model` and {len(learned)} children with "
             f"parameters: say by net=... which is the network, out of {', '.join(children) or 'none'}"
         )
     return module
