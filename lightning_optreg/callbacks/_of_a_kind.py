@@ -22,12 +22,15 @@ class OfAKind(Callback):
     only_one: ClassVar[str | None] = None
     """Why a trainer can't have two of them. None: it can."""
 
+    must_differ: ClassVar[tuple[str, str] | None] = None
+    """An argument that two of them must not share, and what they would both do to its value."""
+
     _number = 0  # among those of the class
     _place: int | None = None  # among those whose state would have the same key
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find out which one this is, and refuse a second one where there can be one only."""
+        """Find out which one this is, and refuse a second one that would be in its way."""
         super().setup(trainer, pl_module, stage)
         callbacks = callbacks_of(trainer)
         if self.only_one is not None:
@@ -35,6 +38,14 @@ class OfAKind(Callback):
             if sum(isinstance(callback, family) for callback in callbacks) > 1:
                 raise MisconfigurationException(
                     f"{family.__name__}: a trainer can have one of them only, {self.only_one}; leave one out"
+                )
+        if self.must_differ is not None:
+            argument, action = self.must_differ
+            family = next(cls for cls in type(self).__mro__ if "must_differ" in vars(cls))
+            own = getattr(self, argument)
+            if [getattr(each, argument) for each in callbacks if isinstance(each, family)].count(own) > 1:
+                raise MisconfigurationException(
+                    f"{family.__name__}: two of them would {action} {own}; give each {argument} its own value"
                 )
         before: list[OfAKind] = []
         for callback in callbacks:

@@ -15,10 +15,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_optreg.callbacks._let_go import LetsGo
+from lightning_optreg.callbacks._network import find_network
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.callbacks.batches._image_scores import load_reference, score_images
 from lightning_optreg.callbacks.batches._told_loader import batches_of_run, told_loader
-from lightning_optreg.callbacks.evaluation.averaged_forward import find_network
 from lightning_optreg.data.curriculum import Pacing, PacingName, RankingOrder, epoch_passes, rank_images
 from lightning_optreg.data.loader import BatchLoader
 from lightning_optreg.data.scores import read_scores

@@ -19,7 +19,7 @@ from lightning_optreg.callbacks._monitored import Monitored, logged_value
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.optimizers.rate_estimate import RateEstimate, StepMeter
 from lightning_optreg.trainer.optimizer_switch import replace_optimizer
-from lightning_optreg.trainer.queries import callbacks_of, is_logging_step, validates_in_fit
+from lightning_optreg.trainer.queries import is_logging_step, validates_in_fit
 from lightning_optreg.trainer.refusals import refuse_barebones, refuse_sharding
 from lightning_optreg.trainer.run_length import run_length
 
@@ -75,6 +75,8 @@ class AdamToSGD(OfAKind, LetsGo):
         >>> from lightning.pytorch import Trainer
         >>> trainer = Trainer(callbacks=[AdamToSGD(at_epoch=10, lr=0.05)], accelerator="cpu", logger=False)
     """
+
+    must_differ = ("optimizer_index", "replace optimizer")
 
     def __init__(
         self,
@@ -145,13 +147,6 @@ class AdamToSGD(OfAKind, LetsGo):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier fit; a checkpoint's state comes after this."""
         super().setup(trainer, pl_module, stage)
-        callbacks = callbacks_of(trainer)
-        replaced = [callback.optimizer_index for callback in callbacks if isinstance(callback, AdamToSGD)]
-        if replaced.count(self.optimizer_index) > 1:
-            raise MisconfigurationException(
-                f"AdamToSGD: two of them would replace optimizer {self.optimizer_index}; give each an "
-                "optimizer_index of its own"
-            )
         if stage == "fit":
             self._begin()
 
