@@ -57,6 +57,11 @@ class OfAKind(Callback):
             before = []
         self._number = len(before)
         self._place = sum(each._own_key == self._own_key for each in before)
+        if stage == "fit":
+            self.begin_fit()
+
+    def begin_fit(self) -> None:
+        """Forget an earlier fit; a checkpoint's state comes after this. Nothing by default."""
 
     @property
     def _own_key(self) -> str:

@@ -122,9 +122,11 @@ class AdamToSGD(OfAKind, LetsGo):
         self.tolerance, self.optimizer_index = tolerance, optimizer_index
         self._monitored = Monitored("AdamToSGD", mode, min_delta)
         self._meter: StepMeter | None = None
-        self._begin()
+        self.begin_fit()
 
-    def _begin(self) -> None:
+    @override
+    def begin_fit(self) -> None:
+        """Forget an earlier fit."""
         self.switched = False
         """Whether SGD trains now."""
         self._due = False
@@ -142,13 +144,6 @@ class AdamToSGD(OfAKind, LetsGo):
         return by_criterion and self._meter is not None and self._meter.settled
 
     # ---- a fit begins and ends ---------------------------------------------------------------------------
-
-    @override
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget an earlier fit; a checkpoint's state comes after this."""
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit":
-            self._begin()
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
