@@ -37,6 +37,7 @@ ROOMS = (
     "optimizers",
     "trust",
     "files",
+    "_nearest",
 )
 WITHOUT_LIGHTNING = ("nets", "layers", "losses", "optimizers", "schedulers", "analysis", "figures")
 MOST_FILES = 10  # in callbacks and each folder below it

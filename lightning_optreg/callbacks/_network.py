@@ -14,14 +14,14 @@ def find_network(module: nn.Module, name: str | None, owner: str) -> nn.Module:
     Args:
         module: The LightningModule.
         name: The network's name in it, such as `net` or `model.backbone`. None: `net` or `model`, or the only
-            child that has parameters, or the LightningModule itself if it has a `forward` of its own.
-        owner: Name of the class that asks, for the error.
+            child with parameters, or the LightningModule itself if it has its own `forward`.
+        owner: Name of the calling class, for the error.
 
     Returns:
         The network.
 
     Raises:
-        MisconfigurationException: If there is no such module, or None does not tell.
+        MisconfigurationException: If there is no such module, or name is None and it is ambiguous.
 
     Example:
         >>> find_network(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), None, "NoiseMarginalization")
@@ -32,7 +32,7 @@ def find_network(module: nn.Module, name: str | None, owner: str) -> nn.Module:
         found: nn.Module | None = dict(module.named_modules()).get(name)
         if found is None or name == "":
             raise MisconfigurationException(
-                f"{owner}: net={name!r} is no module of {type(module).__name__}, whose children are "
+                f"{owner}: net={name!r} is not a module of {type(module).__name__}, whose children are "
                 f"{', '.join(children) or 'none'}"
             )
         return found
@@ -45,13 +45,13 @@ def find_network(module: nn.Module, name: str | None, owner: str) -> nn.Module:
     if type(module).forward is LightningModule.forward:
         raise MisconfigurationException(
             f"{owner}: {type(module).__name__} has no `net` or `model` and {len(learned)} children with "
-            f"parameters: say by net=... which is the network, out of {', '.join(children) or 'none'}"
+            f"parameters; pass net=<name of the network>, one of {', '.join(children) or 'none'}"
         )
     return module
 
 
 def makes_layers_later(pl_module: LightningModule) -> bool:
-    """Tell whether a module may have other layers after the callbacks' `setup` than in it.
+    """Return whether a module may still create layers after the callbacks' `setup`.
 
     Lightning calls its `setup` and `configure_model` after theirs.
     """

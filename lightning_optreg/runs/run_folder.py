@@ -4,10 +4,10 @@ The root is `trainer.default_root_dir`. Every fit gets its own version; `--ckpt_
 newest version that has a last checkpoint.
 """
 
-import difflib
 from collections.abc import Iterator
 from pathlib import Path
 
+from lightning_optreg._nearest import nearest
 from lightning_optreg.runs.kept import newest_first, run_of
 
 __all__ = ["DEFAULT_ROOT", "claim_version", "find_checkpoint", "folder_of", "missing_parents", "versions"]
@@ -91,10 +91,9 @@ def find_checkpoint(root: Path, ckpt_path: str) -> Path:
     if ckpt_path not in ("last", "best"):
         path = Path(ckpt_path)
         if not path.is_file():
-            near = difflib.get_close_matches(ckpt_path.lower(), ("best", "last", "auto"), n=1)
-            hint = f"did you mean {near[0]}?" if near else "pass a file, last or best"
+            hint = nearest(ckpt_path, ("best", "last", "auto"), few=0) or "; pass a file, last or best"
             what = f"{ckpt_path!r} is a folder" if path.is_dir() else f"there is no file {ckpt_path!r}"
-            raise FileNotFoundError(f"ckpt_path: {what}; {hint}")
+            raise FileNotFoundError(f"ckpt_path: {what}{hint}")
         return path
     for folder in versions(root):
         named = [folder / "checkpoints" / f"{ckpt_path}.ckpt"]

@@ -1,4 +1,4 @@
-"""How hard each training image is for a network: its loss or margin, without a trace in the run."""
+"""Score each training image by a network's loss or margin, without side effects on the run."""
 
 from pathlib import Path
 from typing import Any
@@ -29,19 +29,19 @@ def load_reference(path: str | Path, module: nn.Module, network: nn.Module, owne
         path: A Lightning checkpoint, or a file with the network's own `state_dict`.
         module: The LightningModule.
         network: The network in it.
-        owner: Name of the class that asks, for the errors.
+        owner: Name of the calling class, for the errors.
 
     Returns:
         Its parameters and buffers, on the CPU.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        MisconfigurationException: If it holds another network.
-        ValueError: If it cannot be read, or holds more than tensors and plain values.
+        MisconfigurationException: If it is of another network.
+        ValueError: If it can't be read, or contains more than tensors and plain values.
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"{owner}: {path}: no such checkpoint of a reference")
+        raise FileNotFoundError(f"{owner}: reference must be a file, {path} does not exist")
     saved: Any = read_plain(path, what=owner)
     if isinstance(saved, dict) and "state_dict" in saved:
         name = next(name for name, other in module.named_modules() if other is network)
@@ -55,7 +55,7 @@ def load_reference(path: str | Path, module: nn.Module, network: nn.Module, owne
         shape = tuple(found[key].shape) if isinstance(found.get(key), Tensor) else "missing"
         if shape != tuple(value.shape):
             raise MisconfigurationException(
-                f"{owner}: the reference must be of the same network: {key} is {shape} in {path}, expected "
+                f"{owner}: reference must be the same network: {key} is {shape} in {path}, expected "
                 f"{tuple(value.shape)}"
             )
     return {key: found[key] for key in expected}
@@ -69,30 +69,31 @@ def score_images(
     quantity: Quantity,
     owner: str,
 ) -> Tensor:
-    """Score the images of a loader as evaluation shows them: not augmented, the network in evaluation mode.
+    """Score the images of a loader as in evaluation: not augmented, the network in evaluation mode.
 
-    Each process scores its share. Generators, modes and running averages are as before when it is done.
+    Each process scores its share. Generators, modes and running averages are unchanged afterwards.
 
     Args:
         trainer: The trainer, whose data module prepares the images.
-        network: Gives (n, K) scores for (n, C, H, W) images.
-        weights: Parameters and buffers used in place of its own. None: its own, the buffers of rank 0.
-        loader: Which images, `loader.indices`.
-        quantity: What is computed of each image.
-        owner: Name of the class that asks, for the errors.
+        network: Returns (n, K) scores for (n, C, H, W) images.
+        weights: Parameters and buffers used instead of its own. None: its own, with the buffers of rank 0.
+        loader: The loader of the images `loader.indices`.
+        quantity: The quantity computed for each image.
+        owner: Name of the calling class, for the errors.
 
     Returns:
         float32 (N,), on the CPU, in the order of `loader.indices`; equal on all processes.
 
     Raises:
-        MisconfigurationException: If there is no data module of this package, or the network gives something
-            else than scores.
+        MisconfigurationException: If there is no data module of this package, or the network does not return
+            scores.
+        ValueError: If a score is not finite.
     """
     data = datamodule_of(trainer)
     if not isinstance(data, ImageDataModule):
         raise MisconfigurationException(
-            f"{owner}: to score images by a network it needs a data module of lightning_optreg.data, which "
-            "prepares them; or give a file of scores"
+            f"{owner}: scoring images by a network needs a data module of lightning_optreg.data; use one, or "
+            "pass scores=<file>"
         )
     device = trainer.strategy.root_device
     count, ranks = len(loader.indices), trainer.world_size
@@ -100,7 +101,7 @@ def score_images(
     begin, end = trainer.global_rank * share, min((trainer.global_rank + 1) * share, count)
     result = torch.zeros(count, device=device)
     if weights is None and ranks > 1:
-        # Each process has running averages of its own batches, and a checkpoint has the first one's only.
+        # Each process has running averages of its own batches, and a checkpoint has only those of rank 0.
         buffers = {name: buffer.cpu() for name, buffer in network.named_buffers()}
         weights = trainer.strategy.broadcast(buffers)
     if weights is not None:
@@ -117,10 +118,11 @@ def score_images(
             _check(outputs, batch.labels, owner)
             result[start : start + len(index)] = QUANTITIES[quantity](outputs.float(), batch.labels)
     if ranks > 1:
-        result = trainer.strategy.reduce(result, reduce_op="sum")  # others have zeros here: an exact sum
+        # The others have zeros there, so the sum is exact.
+        result = trainer.strategy.reduce(result, reduce_op="sum")
     scores = result.cpu()
     if not scores.isfinite().all():
-        raise ValueError(f"{owner}: the network gives scores that are not finite, so images cannot be ranked")
+        raise ValueError(f"{owner}: scores of images must be finite, got nan or inf from the network")
     return scores
 
 
@@ -135,6 +137,6 @@ def _check(outputs: Any, labels: Tensor, owner: str) -> None:
             else type(outputs).__name__
         )
         raise MisconfigurationException(
-            f"{owner}: to score images the network must give a score for each class, (n, K), got {found}; "
-            "say by net=... which module does, or give a file of scores"
+            f"{owner}: to score images the network must return a score per class, (n, K), got {found}; "
+            "pass net=<name of the module that does>, or scores=<file>"
         )

@@ -8,11 +8,11 @@ __all__ = ["describe_spread", "spread"]
 
 
 def spread(probabilities: Tensor) -> dict[str, Tensor]:
-    """How much samples of predictions differ: H[E p], E H[p] and their difference, in nats.
+    """Return how much samples of predictions differ: H[E p], E H[p] and their difference, in nats.
 
-    The entropy of the mean prediction is the whole uncertainty. The mean entropy of the samples is what would
-    remain if z were known, and their difference, the mutual information of y and z, is what the noise is
-    responsible for (Houlsby et al. 2011, arXiv:1112.5745).
+    The entropy of the mean prediction is the total uncertainty. The mean entropy of the samples is what would
+    remain if z were known, and their difference, the mutual information of y and z, is due to the noise
+    (Houlsby et al. 2011, arXiv:1112.5745).
 
     Args:
         probabilities: (S, N, K), of S samples.
@@ -31,7 +31,7 @@ def spread(probabilities: Tensor) -> dict[str, Tensor]:
     return {
         "predictive_entropy": predictive,
         "expected_entropy": expected,
-        "mutual_information": (predictive - expected).clamp_min(0.0),  # rounding may take it below
+        "mutual_information": (predictive - expected).clamp_min(0.0),  # may be negative by rounding
     }
 
 
@@ -40,11 +40,16 @@ def _entropy(probabilities: Tensor) -> Tensor:
 
 
 def describe_spread(outputs: Tensor, average: Average) -> dict[str, Tensor]:
-    """Sum up how much passes differ: means over the images of `spread`, or of the standard deviation.
+    """Return how much passes differ: means over the images of `spread`, or of the standard deviation.
 
     Args:
         outputs: (S, N, K) scores of S passes; with `average="outputs"` (S, ...).
         average: How they are averaged.
+
+    Example:
+        >>> import torch
+        >>> describe_spread(torch.tensor([[[1.0]], [[3.0]]]), "outputs")
+        {'std': tensor(1.)}
     """
     outputs = outputs.detach().float()
     if average == "outputs":
