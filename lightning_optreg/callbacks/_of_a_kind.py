@@ -45,7 +45,8 @@ class OfAKind(Callback):
             own = getattr(self, argument)
             if [getattr(each, argument) for each in callbacks if isinstance(each, family)].count(own) > 1:
                 raise MisconfigurationException(
-                    f"{family.__name__}: two of them would {action} {own}; use a different {argument} for each"
+                    f"{family.__name__}: two of them would {action} {own}; use a different {argument} for "
+                    "each"
                 )
         before: list[OfAKind] = []
         for callback in callbacks:

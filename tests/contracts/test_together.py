@@ -148,7 +148,7 @@ def test_two_of_a_kind_draw_other_numbers(name: str, tmp_path: Path) -> None:
         ),
         (
             lambda: [callbacks.PredictionWriter(), callbacks.PredictionWriter()],
-            "two of them would write .*; use different paths",
+            "two of them would write .*; use a different path for each",
         ),
         (
             lambda: [callbacks.EarlyStopping("val_loss", mode=m, restore_best=True) for m in ("min", "max")],
