@@ -215,7 +215,7 @@ def test_what_cannot_be_combined_is_refused_before_the_first_batch(folder: Path)
         NoiseMarginalization(),
         TestTimeAugmentation(Flips(), average="outputs"),
     )
-    refused("part of it, Linear|two of them", NoiseMarginalization(), TestTimeAugmentation(net="net.6"))
+    refused("its part Linear|two of them", NoiseMarginalization(), TestTimeAugmentation(net="net.6"))
     refused("two of them average", TestTimeAugmentation(Flips()), TestTimeAugmentation(TenCrop(padding=1)))
     refused("two of them average", NoiseMarginalization(2), NoiseMarginalization(3))
 
