@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lightning_optreg.calibration import calibration_gaps
     from lightning_optreg.callbacks.batches.label_smoothing import smooth
     from lightning_optreg.callbacks.evaluation.batch_norm_recalibration import recalibrate
-    from lightning_optreg.callbacks.evaluation.noise_marginalization import spread
+    from lightning_optreg.callbacks.evaluation.spread import spread
     from lightning_optreg.callbacks.steps.batch_size_growth import noise_scale
     from lightning_optreg.callbacks.steps.prechelt import generalization_loss, training_progress
     from lightning_optreg.callbacks.weights.gradient_noise import noise_std
@@ -102,7 +102,7 @@ _HOMES = {
     "calibration": ("calibration_gaps",),
     "callbacks.batches.label_smoothing": ("smooth",),
     "callbacks.evaluation.batch_norm_recalibration": ("recalibrate",),
-    "callbacks.evaluation.noise_marginalization": ("spread",),
+    "callbacks.evaluation.spread": ("spread",),
     "callbacks.steps.batch_size_growth": ("noise_scale",),
     "callbacks.steps.prechelt": ("generalization_loss", "training_progress"),
     "callbacks.weights.gradient_noise": ("noise_std",),

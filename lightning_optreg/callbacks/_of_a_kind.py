@@ -22,12 +22,15 @@ class OfAKind(Callback):
     only_one: ClassVar[str | None] = None
     """Why a trainer can't have two of them. None: it can."""
 
+    must_differ: ClassVar[tuple[str, str] | None] = None
+    """An argument that two of them must not share, and what they would both do to its value."""
+
     _number = 0  # among those of the class
     _place: int | None = None  # among those whose state has the same key
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the number of this callback, and refuse a second one if there can be only one."""
+        """Find the number of this callback, and refuse a second one that conflicts with it."""
         super().setup(trainer, pl_module, stage)
         callbacks = callbacks_of(trainer)
         if self.only_one is not None:
@@ -36,6 +39,15 @@ class OfAKind(Callback):
                 raise MisconfigurationException(
                     f"{family.__name__}: a trainer can have only one of them, {self.only_one}; remove the "
                     "others"
+                )
+        if self.must_differ is not None:
+            argument, action = self.must_differ
+            family = next(cls for cls in type(self).__mro__ if "must_differ" in vars(cls))
+            own = getattr(self, argument)
+            if [getattr(each, argument) for each in callbacks if isinstance(each, family)].count(own) > 1:
+                raise MisconfigurationException(
+                    f"{family.__name__}: two of them would {action} {own}; use a different {argument} for "
+                    "each"
                 )
         before: list[OfAKind] = []
         for callback in callbacks:
@@ -47,6 +59,11 @@ class OfAKind(Callback):
             before = []
         self._number = len(before)
         self._place = sum(each._own_key == self._own_key for each in before)
+        if stage == "fit":
+            self.begin_fit()
+
+    def begin_fit(self) -> None:
+        """Forget an earlier fit; a checkpoint's state comes after this. Nothing by default."""
 
     @property
     def _own_key(self) -> str:

@@ -1,14 +1,12 @@
 """The LightningModule for any network that maps images to scores: its steps, its metrics, its optimizer."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -17,7 +15,9 @@ from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
 
 from lightning_optreg.calibration import CalibrationError
+from lightning_optreg.classifier._epoch_sums import EpochSums
 from lightning_optreg.classifier._first_batch import checked_loss, checked_scores
+from lightning_optreg.classifier._run_schedule import RunSchedule
 from lightning_optreg.classifier.brier_score import brier_score
 from lightning_optreg.losses import ScoreLoss
 from lightning_optreg.nets import Network
@@ -27,16 +27,7 @@ from lightning_optreg.schedulers import Warmup
 from lightning_optreg.trainer.found_rate import at_rate
 from lightning_optreg.trainer.noise_left import warn_of_noise
 from lightning_optreg.trainer.queries import callbacks_of, is_logging_step
-from lightning_optreg.trainer.roles import ResetsOptimizers, TurnsNoiseOff
-from lightning_optreg.trainer.run_length import (
-    RunLength,
-    ends_by_time,
-    run_length,
-    searches_batch_size,
-    trial_length,
-)
-from lightning_optreg.trainer.schedule_length import fitted, with_lengths
-from lightning_optreg.trainer.schedule_parts import check_loaded, check_made, lengths, warn_of_unreached
+from lightning_optreg.trainer.roles import TurnsNoiseOff
 from lightning_optreg.trust import VettedLoading
 
 __all__ = ["ImageClassifier"]
@@ -145,13 +136,8 @@ class ImageClassifier(VettedLoading, LightningModule):
         self.lr: float | None = None
         """Set by Lightning's learning-rate finder: replaces the optimizer's rate and a schedule's max_lr."""
         self._lr_in_use: float | None = None
-        self._length: int | None = None  # of the run that the schedule was made for
-        self._begun = (0, 0)  # epochs and steps of the trainer before the schedule
-        self._lengths: list[tuple[str, str, int]] = []  # of the schedule as it was created
-        self._length_loaded: int | None = None  # of the run whose checkpoint was loaded
-        self._resumed: dict[str, Any] | None = None  # of a resumed fit's checkpoint, without tensors
-        self._checked_length = True
-        self._searching = False  # for a batch size, which will change the run's length
+        self._schedule = RunSchedule()
+        self._sums = EpochSums()
 
         # No compute groups that share states: they are found by comparing values, which may be equal by
         # chance.
@@ -169,21 +155,13 @@ class ImageClassifier(VettedLoading, LightningModule):
         self.test_metrics.add_metrics({"calibration_error": CalibrationError()})
         self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
         self.test_nll, self.test_brier = MeanMetric(), MeanMetric()
-        # Of this process in this epoch: sum of losses and correct predictions, and the number of images. Not
-        # buffers: DDP overwrites those with rank 0's before every step.
-        self._sums, self._images = torch.zeros(2), 0
-        self._sums_loaded: Tensor | None = None  # (processes, 3), of a checkpoint
-        self._counted = -1  # the last batch included
         self._compiled = False
         self._checked = False
 
     @override
     def setup(self, stage: str) -> None:
         """Forget an earlier fit's checkpoint."""
-        self._resumed = None
-        if stage == "fit":  # above 0 if a trainer fits again; a checkpoint has its own
-            self._begun = (self.trainer.current_epoch, self.trainer.global_step)
-        self._searching = stage == "fit" and searches_batch_size(self.trainer)
+        self._schedule.setup(self, stage)
 
     @override
     def configure_model(self) -> None:
@@ -228,7 +206,10 @@ class ImageClassifier(VettedLoading, LightningModule):
         self._lr_in_use = self.lr
         if self.make_lr_scheduler is None:
             return optimizer
-        scheduler = self._make_schedule(self.make_lr_scheduler, optimizer)
+        make_schedule = self.make_lr_scheduler
+        if self.lr is not None:
+            make_schedule = at_rate(make_schedule, self.lr)
+        scheduler = self._schedule.make(make_schedule, optimizer, self, self.lr_interval, self.lr_frequency)
         config: dict[str, Any] = {
             "scheduler": scheduler,
             "interval": self.lr_interval,
@@ -241,69 +222,29 @@ class ImageClassifier(VettedLoading, LightningModule):
             config["reduce_on_plateau"] = True
         return {"optimizer": optimizer, "lr_scheduler": config}
 
-    def _make_schedule(self, make: LRSchedulerCallable, optimizer: torch.optim.Optimizer) -> Any:
-        if self.lr is not None:
-            make = at_rate(make, self.lr)
-        run = self._run()
-        if run is None:
-            return make(optimizer)
-        scheduler = fitted(make, run)(optimizer)
-        check_made(scheduler, run)
-        self._lengths = [] if run.dry else lengths(scheduler)
-        self._length = int(run.asked[0]) if run.asked and run.asked[0] < float("inf") else None
-        self._checked_length = run.checked
-        return scheduler
-
-    def _run(self) -> RunLength | None:
-        """Return the run's length, with what it continues from; None without a trainer."""
-        try:
-            trainer: Any = self.trainer
-        except RuntimeError:
-            return None
-        if not isinstance(trainer, Trainer):  # Fabric's
-            return None
-        if self._searching:
-            return trial_length()
-        run = run_length(trainer, self.lr_interval, self.lr_frequency, self._begun)
-        callbacks = callbacks_of(trainer)
-        if self._resumed is None or any(isinstance(each, ResetsOptimizers) for each in callbacks):
-            return replace(run, loaded=self._length_loaded)
-        return replace(run, loaded=self._length_loaded, **self._resumed)
-
     @override
     def on_fit_start(self) -> None:
         """Create optimizer and schedule again if a callback of Lightning has just found a rate or batch size.
 
         Lightning only sets the rate in the optimizer, where a schedule would replace it at its next step.
         """
-        if self.lr != self._lr_in_use or self._searching:
-            self._searching = False
+        if self.lr != self._lr_in_use or self._schedule.searching:
+            self._schedule.searching = False
             self.trainer.strategy.setup_optimizers(self.trainer)
 
     @override
     def on_train_start(self) -> None:
         """Restore the sums of an epoch that continues, and warn of noise and of times after the run's end."""
-        self._take_up_sums()
-        self._sums, self._counted = self._sums.to(self.device), -1
+        self._sums.go_on(self.trainer, self.device)
         callbacks = callbacks_of(self.trainer)
         if not any(isinstance(callback, TurnsNoiseOff) for callback in callbacks):  # it warns itself
             warn_of_noise(self.trainer, self)
-        run = self._run()
-        if self._lengths and ends_by_time(self.trainer):
-            cls, name, length = self._lengths[0]
-            rank_zero_info(
-                f"lr_scheduler: max_time may end the run before {cls} does, whose {name} is {length}"
-            )
-        for config in self.trainer.lr_scheduler_configs:
-            check_loaded(config.scheduler, self._lengths)
-            if run is not None and self.trainer.global_step == 0:  # a resumed run has already warned
-                warn_of_unreached(config.scheduler, run)
+        self._schedule.begin_training(self)
 
     @override
     def on_train_epoch_start(self) -> None:
         """Reset the epoch's sums; not called when an epoch continues after a resume."""
-        self._sums, self._images = torch.zeros(2, device=self.device), 0
-        self._counted = -1
+        self._sums.begin(self.device)
 
     @override
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
@@ -314,69 +255,34 @@ class ImageClassifier(VettedLoading, LightningModule):
         heads = (outputs,) if isinstance(outputs, Tensor) else [h for h in outputs if h is not None]
         scores, *auxiliary = heads
         loss = self._loss(scores, y)
-        if batch_idx > self._counted:  # optimizers such as LBFGS evaluate a batch several times
-            self._counted = batch_idx
-            self._count(scores, y, loss)
+        is_new = self._sums.add(batch_idx, scores, y, loss)
+        if is_new and is_logging_step(self.trainer, self.trainer.global_step + 1):
+            self.log("train/loss_step", loss, prog_bar=True, batch_size=len(y))
         for others in auxiliary:
             loss = loss + self.aux_weight * self._loss(others, y)
         return loss
 
-    def _count(self, scores: Tensor, y: Tensor, loss: Tensor) -> None:
-        classes = y if y.ndim == 1 else y.argmax(dim=1)  # the larger part of a mixture
-        right = (scores.argmax(dim=1) == classes).sum()
-        # 20 us per step: a torchmetrics update and two calls of self.log cost 25 times as much.
-        self._sums += torch.stack((loss.detach().float() * len(y), right))
-        self._images += len(y)
-        if is_logging_step(self.trainer, self.trainer.global_step + 1):
-            self.log("train/loss_step", loss, prog_bar=True, batch_size=len(y))
-
     @override
     def on_train_epoch_end(self) -> None:
         """Log the epoch's means."""
-        loss, right, images = self.trainer.strategy.reduce(self._sums_here(), reduce_op="sum")
-        self._sums, self._images = torch.zeros_like(self._sums), 0
+        loss, right, images = self.trainer.strategy.reduce(self._sums.here(self.device), reduce_op="sum")
+        self._sums.clear()
         if images > 0:  # resumed at an epoch's end, Lightning runs an empty one
             self.log("train/loss", loss / images, sync_dist=True)
             self.log("train/accuracy", right / images, prog_bar=True, sync_dist=True)
 
-    def _sums_here(self) -> Tensor:
-        # A new tensor, as DDP reduces it in place; on the device, as NCCL needs it.
-        return torch.cat((self._sums, self._sums.new_tensor([self._images]))).to(self.device)
-
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the sums of an unfinished epoch, those of each process, and the schedule's length."""
-        checkpoint["train_sums"] = torch.stack(of_all_processes(self._sums_here(), self.trainer)).cpu()
-        if self._length and self._checked_length:
-            checkpoint["schedule_length"] = self._length
-            checkpoint["schedule_begun"] = list(self._begun)
-        configured = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
-        if "lr_scheduler" in configured:
-            configured["lr_scheduler"] = with_lengths(
-                configured["lr_scheduler"], self._length or 1, self.lr_monitor
-            )
+        sums = of_all_processes(self._sums.here(self.device), self.trainer)
+        checkpoint["train_sums"] = torch.stack(sums).cpu()
+        self._schedule.save(checkpoint, self.CHECKPOINT_HYPER_PARAMS_KEY, self.lr_monitor)
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the sums until training starts, when the rank of this process is known."""
-        self._sums_loaded = checkpoint.get("train_sums")
-        if self._searching:  # the search for a batch size restores its start
-            return
-        self._length_loaded = checkpoint.get("schedule_length")
-        epoch, step = checkpoint.get("schedule_begun", (0, 0))
-        self._begun = (epoch, step)
-        saved = next(iter(checkpoint.get("lr_schedulers", ())), None)
-        self._resumed = {"saved": saved, "checked": "schedule_length" in checkpoint}
-
-    def _take_up_sums(self) -> None:
-        if self._sums_loaded is None:
-            return
-        ranks = self._sums_loaded.reshape(-1, 3)
-        if len(ranks) == self.trainer.world_size:
-            sums = ranks[self.global_rank]
-        else:  # rank 0 gets the sums of all
-            sums = ranks.sum(0) * (self.global_rank == 0)
-        self._sums, self._images, self._sums_loaded = sums[:2].clone(), int(sums[2]), None
+        self._sums.load(checkpoint.get("train_sums"))
+        self._schedule.load(checkpoint)
 
     @override
     def on_validation_epoch_start(self) -> None:

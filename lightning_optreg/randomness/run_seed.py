@@ -44,17 +44,17 @@ class RunSeed:
         self.value = 0 if given is None else given
         self._loaded: int | None = None
 
-    def load(self, before: int, name: str) -> None:
+    def load(self, before: int, owner: str) -> None:
         """Continue with the seed of the checkpoint's run, unless another one is given.
 
         Args:
             before: The seed of the checkpoint's run.
-            name: Name of the part, for the warning if another seed is given.
+            owner: Name of the class that draws, for the warning if another seed is given.
         """
         self._loaded = before
         if self.given is not None and self.given != before:
             rank_zero_warn(
-                f"{name}: it draws from seed {self.given}, as given; in the checkpoint's run it drew from "
+                f"{owner}: it draws from seed {self.given}, as given; in the checkpoint's run it drew from "
                 f"{before}."
             )
         if self.given is None:

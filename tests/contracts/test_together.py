@@ -144,11 +144,11 @@ def test_two_of_a_kind_draw_other_numbers(name: str, tmp_path: Path) -> None:
     [
         (
             lambda: [callbacks.Curves(), callbacks.Curves()],
-            "Curves: two of them would draw .*; use different filenames",
+            "Curves: two of them would draw .*; use a different filename for each",
         ),
         (
             lambda: [callbacks.PredictionWriter(), callbacks.PredictionWriter()],
-            "two of them would write .*; use different paths",
+            "two of them would write .*; use a different path for each",
         ),
         (
             lambda: [callbacks.EarlyStopping("val_loss", mode=m, restore_best=True) for m in ("min", "max")],

@@ -106,7 +106,7 @@ def test_a_schedule_ends_with_the_run(run: str, interval: Any) -> None:
     model = small_model(lr_scheduler=Counted, lr_interval=interval)
     found = fit(model, *callbacks, **options)
     assert int(max(found)) + 1 == (steps if interval == "step" else epochs)
-    assert model._length == max(found) + 1
+    assert model._schedule.length == max(found) + 1
 
 
 class Asks(Callback):
@@ -142,7 +142,7 @@ def test_it_counts_as_lightning_steps_it(
     interval: Any, frequency: int, options: dict[str, Any], expected: int
 ) -> None:
     model = small_model(lr_scheduler=Counted, lr_interval=interval, lr_frequency=frequency)
-    assert max(fit(model, **options)) + 1 == expected == model._length
+    assert max(fit(model, **options)) + 1 == expected == model._schedule.length
 
 
 def test_the_count_of_large_runs() -> None:
@@ -257,7 +257,7 @@ def test_a_search_for_a_batch_size_before_training(tmp_path: Path) -> None:
     data = Validated()
     found = fit(model, search, data=data, default_root_dir=tmp_path)
     assert data.batch_size == 8
-    assert model._length == 9  # three batches in an epoch
+    assert model._schedule.length == 9  # three batches in an epoch
     assert found[-1] == pytest.approx(0.1 / 25 / 1e4)
 
 
@@ -272,7 +272,7 @@ def test_searches_on_their_own(tmp_path: Path) -> None:
     search_rate = LearningRateFinder(num_training_steps=40, early_stop_threshold=None)
     last = fit(model, search_rate, default_root_dir=tmp_path)[-1]
     assert last == pytest.approx((model.lr or 0.0) / 25 / 1e4)
-    assert model._length == 30
+    assert model._schedule.length == 30
 
 
 @pytest.mark.parametrize("interval", ["step", "epoch"])
@@ -292,7 +292,7 @@ def test_a_trainer_that_fits_again_has_the_rest_of_the_run(
     trainer, model, recorder = again()
     trainer.fit(model, datamodule=TenBatches())
     assert len(recorder.values) == 50
-    assert model._length == max(recorder.values) + 1
+    assert model._schedule.length == max(recorder.values) + 1
     stopped, model, _ = again()
     stopped.callbacks.append(Stop())  # type: ignore[attr-defined]  # a connector sets it
     stopped.fit(model, datamodule=TenBatches())
@@ -306,7 +306,7 @@ def test_the_epoch_that_weight_averaging_adds_is_none_of_the_schedules() -> None
     model = small_model(lr_scheduler=CosineAnnealingLR)
     model.net.append(torch.nn.BatchNorm1d(3))
     fit(model, StochasticWeightAveraging(1e-3, swa_epoch_start=1))
-    assert model._length == 3
+    assert model._schedule.length == 3
 
 
 @pytest.mark.slow
@@ -317,7 +317,7 @@ def test_several_processes() -> None:
 def one_of_two(rank: int) -> None:
     model = small_model(lr_scheduler=CYCLE, lr_interval="step")
     found = fit(model, strategy=ddp(), devices=2)
-    assert model._length == 15
+    assert model._schedule.length == 15
     assert found[-1] == pytest.approx(0.1 / 25 / 1e4)
 
 
@@ -472,10 +472,10 @@ def test_one_step_of_the_other_schedules_has_the_full_rate() -> None:
 def test_a_loader_without_a_length() -> None:
     model = small_model(lr_scheduler=CosineAnnealingLR)
     fit(model, data=Endless())
-    assert model._length == 3
+    assert model._schedule.length == 3
     model = small_model(lr_scheduler=CosineAnnealingLR, lr_interval="step")
     fit(model, data=Endless(), max_steps=7)
-    assert model._length == 7
+    assert model._schedule.length == 7
     fit(small_model(lr_scheduler=partial(CosineAnnealingLR, T_max=30), lr_interval="step"), data=Endless())
 
 
@@ -544,7 +544,7 @@ def test_a_fit_tells_it() -> None:
 
 def test_a_time_that_may_end_the_run_first_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    monkeypatch.setattr("lightning_optreg.classifier.image_classifier.rank_zero_info", told.append)
+    monkeypatch.setattr("lightning_optreg.classifier._run_schedule.rank_zero_info", told.append)
     fit(small_model(lr_scheduler=CosineAnnealingLR))
     fit(small_model(lr_scheduler=partial(torchs.StepLR, step_size=1)), max_time="00:01:00:00")
     fit(small_model(lr_scheduler=CosineAnnealingLR), Timer())

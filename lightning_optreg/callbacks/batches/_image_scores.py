@@ -22,14 +22,14 @@ from lightning_optreg.trust.torch_files import read_plain
 __all__ = ["load_reference", "score_images"]
 
 
-def load_reference(path: str | Path, module: nn.Module, network: nn.Module, part: str) -> dict[str, Tensor]:
+def load_reference(path: str | Path, module: nn.Module, network: nn.Module, owner: str) -> dict[str, Tensor]:
     """Read the weights of a network from a checkpoint of the module that it belongs to.
 
     Args:
         path: A Lightning checkpoint, or a file with the network's own `state_dict`.
         module: The LightningModule.
         network: The network in it.
-        part: Name of the calling class, for the errors.
+        owner: Name of the calling class, for the errors.
 
     Returns:
         Its parameters and buffers, on the CPU.
@@ -41,8 +41,8 @@ def load_reference(path: str | Path, module: nn.Module, network: nn.Module, part
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"{part}: reference must be a file, {path} does not exist")
-    saved: Any = read_plain(path, what=part)
+        raise FileNotFoundError(f"{owner}: reference must be a file, {path} does not exist")
+    saved: Any = read_plain(path, what=owner)
     if isinstance(saved, dict) and "state_dict" in saved:
         name = next(name for name, other in module.named_modules() if other is network)
         prefix = f"{name}." if name else ""
@@ -55,7 +55,7 @@ def load_reference(path: str | Path, module: nn.Module, network: nn.Module, part
         shape = tuple(found[key].shape) if isinstance(found.get(key), Tensor) else "missing"
         if shape != tuple(value.shape):
             raise MisconfigurationException(
-                f"{part}: reference must be the same network: {key} is {shape} in {path}, expected "
+                f"{owner}: reference must be the same network: {key} is {shape} in {path}, expected "
                 f"{tuple(value.shape)}"
             )
     return {key: found[key] for key in expected}
@@ -67,7 +67,7 @@ def score_images(
     weights: dict[str, Tensor] | None,
     loader: BatchLoader,
     quantity: Quantity,
-    part: str,
+    owner: str,
 ) -> Tensor:
     """Score the images of a loader as in evaluation: not augmented, the network in evaluation mode.
 
@@ -79,7 +79,7 @@ def score_images(
         weights: Parameters and buffers used instead of its own. None: its own, with the buffers of rank 0.
         loader: The loader of the images `loader.indices`.
         quantity: The quantity computed for each image.
-        part: Name of the calling class, for the errors.
+        owner: Name of the calling class, for the errors.
 
     Returns:
         float32 (N,), on the CPU, in the order of `loader.indices`; equal on all processes.
@@ -92,7 +92,7 @@ def score_images(
     data = datamodule_of(trainer)
     if not isinstance(data, ImageDataModule):
         raise MisconfigurationException(
-            f"{part}: scoring images by a network needs a data module of lightning_optreg.data; use one, or "
+            f"{owner}: scoring images by a network needs a data module of lightning_optreg.data; use one, or "
             "pass scores=<file>"
         )
     device = trainer.strategy.root_device
@@ -115,22 +115,21 @@ def score_images(
             x = trainer.precision_plugin.convert_input(data.transform(batch, training=False))
             with trainer.precision_plugin.forward_context():
                 outputs = network(x) if weights is None else functional_call(network, weights, (x,))
-            _check(outputs, batch.labels, part)
+            _check(outputs, batch.labels, owner)
             result[start : start + len(index)] = QUANTITIES[quantity](outputs.float(), batch.labels)
     if ranks > 1:
-        result = trainer.strategy.reduce(
-            result, reduce_op="sum"
-        )  # the others have zeros there, so the sum is exact
+        # The others have zeros there, so the sum is exact.
+        result = trainer.strategy.reduce(result, reduce_op="sum")
     scores = result.cpu()
     if not scores.isfinite().all():
-        raise ValueError(f"{part}: scores of images must be finite, got nan or inf from the network")
+        raise ValueError(f"{owner}: scores of images must be finite, got nan or inf from the network")
     return scores
 
 
 _CHUNK = 512  # images at once
 
 
-def _check(outputs: Any, labels: Tensor, part: str) -> None:
+def _check(outputs: Any, labels: Tensor, owner: str) -> None:
     if not isinstance(outputs, Tensor) or outputs.ndim != 2 or not outputs.shape[1] > int(labels.max()):
         found = (
             f"a tensor of shape {tuple(outputs.shape)}"
@@ -138,6 +137,6 @@ def _check(outputs: Any, labels: Tensor, part: str) -> None:
             else type(outputs).__name__
         )
         raise MisconfigurationException(
-            f"{part}: to score images the network must return a score per class, (n, K), got {found}; "
+            f"{owner}: to score images the network must return a score per class, (n, K), got {found}; "
             "pass net=<name of the module that does>, or scores=<file>"
         )

@@ -12,12 +12,12 @@ from lightning_optreg.trainer.roles import TurnsNoiseOff
 __all__ = ["batches_of_run", "told_loader"]
 
 
-def told_loader(trainer: Trainer, part: str) -> BatchLoader:
+def told_loader(trainer: Trainer, owner: str) -> BatchLoader:
     """Return the training loader, if it shuffles and its order can be set.
 
     Args:
         trainer: The trainer, from `on_train_start` on.
-        part: Name of the calling class, for the errors.
+        owner: Name of the calling class, for the errors.
 
     Raises:
         MisconfigurationException: If it does not, or if a callback turns shuffling off.
@@ -25,28 +25,28 @@ def told_loader(trainer: Trainer, part: str) -> BatchLoader:
     for callback in callbacks_of(trainer):
         if isinstance(callback, TurnsNoiseOff) and (callback.whole_set or callback.shuffling):
             name = type(callback).__name__
-            _refuse(part, f"it shuffles images, which {name} turns off; remove one of the two")
+            _refuse(owner, f"it shuffles images, which {name} turns off; remove one of the two")
     loader: Any = trainer.train_dataloader
     if not isinstance(loader, BatchLoader):
         _refuse(
-            part,
+            owner,
             f"the training loader must be a BatchLoader, as from a data module of lightning_optreg.data, got "
             f"{type(loader).__name__}; for your own DataLoader use CurriculumSampler instead",
         )
     if not loader.shuffle:
         _refuse(
-            part,
+            owner,
             "the training loader must shuffle: set its shuffle to every_epoch, and no overfit_batches",
         )
     return loader
 
 
-def batches_of_run(trainer: Trainer, part: str) -> float:
+def batches_of_run(trainer: Trainer, owner: str) -> float:
     """Return the number of training batches of a whole run.
 
     Args:
         trainer: The trainer, from `on_train_start` on.
-        part: Name of the calling class, for the error.
+        owner: Name of the calling class, for the error.
 
     Raises:
         MisconfigurationException: If neither epochs nor steps are limited.
@@ -57,9 +57,9 @@ def batches_of_run(trainer: Trainer, part: str) -> float:
     if trainer.max_steps >= 0:
         ends.append(float(trainer.max_steps * trainer.accumulate_grad_batches))
     if not ends:
-        _refuse(part, "full_at is a share of the run, which has no end: set max_epochs or max_steps")
+        _refuse(owner, "full_at is a share of the run, which has no end: set max_epochs or max_steps")
     return max(min(ends), 1.0)
 
 
-def _refuse(part: str, reason: str) -> NoReturn:
-    raise MisconfigurationException(f"{part}: {reason}")
+def _refuse(owner: str, reason: str) -> NoReturn:
+    raise MisconfigurationException(f"{owner}: {reason}")

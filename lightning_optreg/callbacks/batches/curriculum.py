@@ -15,10 +15,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_optreg.callbacks._let_go import LetsGo
+from lightning_optreg.callbacks._network import find_network
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.callbacks.batches._image_scores import load_reference, score_images
 from lightning_optreg.callbacks.batches._told_loader import batches_of_run, told_loader
-from lightning_optreg.callbacks.evaluation.averaged_forward import find_network
 from lightning_optreg.data.curriculum import Pacing, PacingName, RankingOrder, epoch_passes, rank_images
 from lightning_optreg.data.loader import BatchLoader
 from lightning_optreg.data.scores import read_scores
@@ -152,22 +152,17 @@ class Curriculum(OfAKind, LetsGo):
         self.min_images, self.order, self.balanced = min_images, order, balanced
         self.rescore_every, self.net, self.seed = rescore_every, net, seed
         self._loader: BatchLoader | None = None
-        self._reset()
+        self.begin_fit()
 
-    def _reset(self) -> None:
+    @override
+    def begin_fit(self) -> None:
+        """Forget an earlier run."""
         self._values: Tensor | None = None  # scores of the loader's images
         self._scored = -1  # epoch in which they were computed
         self._full_at_batch = 0.0
         self._means = torch.empty(0)  # of the first 1, 2, ... scores
         self._starts: list[int] = []  # of the epoch's passes
         self._sizes: list[int] = []
-
-    @override
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget an earlier run."""
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit":
-            self._reset()
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -7,7 +7,7 @@ features" (arXiv:1905.04899). The mixing is torchvision's.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -28,14 +28,17 @@ __all__ = ["CutMix", "MixUp"]
 class _Mixture(ChangedBatch, LetsGo):
     """Mixes each image of a batch, and its label, with its neighbour's."""
 
+    mixing: ClassVar[type[v2.MixUp | v2.CutMix]]
+    """The transform of torchvision's that does it."""
+
     def __init__(
         self,
-        alpha: float,
-        p: float,
-        num_classes: int | None,
-        images: int | str,
-        labels: int | str,
-        seed: int | None,
+        alpha: float = 1.0,
+        p: float = 1.0,
+        num_classes: int | None = None,
+        images: int | str = 0,
+        labels: int | str = 1,
+        seed: int | None = None,
     ) -> None:
         name = type(self).__name__
         if not 0.0 <= alpha < float("inf"):
@@ -44,6 +47,7 @@ class _Mixture(ChangedBatch, LetsGo):
             raise ValueError(f"{name}: p must be in [0, 1], got {p}")
         super().__init__(num_classes, images, labels, seed)
         self.alpha, self.p = alpha, p
+        self._transform = self.mixing(alpha=alpha) if alpha > 0.0 else None
         self._share = 1.0
         self._before: Callable[[Tensor], Tensor] = _last
 
@@ -52,8 +56,9 @@ class _Mixture(ChangedBatch, LetsGo):
         """Whether alpha or p is above 0."""
         return self.alpha > 0.0 and self.p > 0.0
 
-    def mix(self, images: Tensor, labels: Tensor, transform: Any, place: Place) -> tuple[Tensor, Tensor]:
-        """Mix images (N, C, H, W) and labels (N, K) with a transform of torchvision."""
+    def mix(self, images: Tensor, labels: Tensor, place: Place) -> tuple[Tensor, Tensor]:
+        """Mix images (N, C, H, W) and labels (N, K) with the transform of torchvision."""
+        transform: Any = self._transform
         # It draws from the CPU's global generator, whose state is restored.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed_of(place))
@@ -129,17 +134,7 @@ class MixUp(_Mixture):
         >>> trainer = Trainer(callbacks=[MixUp(alpha=0.2)], accelerator="cpu", logger=False)
     """
 
-    def __init__(
-        self,
-        alpha: float = 1.0,
-        p: float = 1.0,
-        num_classes: int | None = None,
-        images: int | str = 0,
-        labels: int | str = 1,
-        seed: int | None = None,
-    ) -> None:
-        super().__init__(alpha, p, num_classes, images, labels, seed)
-        self._transform = v2.MixUp(alpha=alpha) if alpha > 0.0 else None
+    mixing = v2.MixUp
 
     def change(self, images: Tensor, labels: Tensor, place: Place) -> tuple[Tensor, Tensor]:
         """Mix inputs (N, ...) and labels."""
@@ -147,7 +142,7 @@ class MixUp(_Mixture):
         probabilities = soft_labels(labels, self._classes, images.dtype, "MixUp")
         # torchvision requires images, but any numbers can be mixed
         flat = images.reshape(len(images), 1, 1, -1)
-        mixed, targets = self.mix(flat, probabilities, self._transform, place)
+        mixed, targets = self.mix(flat, probabilities, place)
         return mixed.view(images.shape), targets
 
 
@@ -181,17 +176,7 @@ class CutMix(_Mixture):
         >>> trainer = Trainer(callbacks=[CutMix(p=0.5)], accelerator="cpu", logger=False)
     """
 
-    def __init__(
-        self,
-        alpha: float = 1.0,
-        p: float = 1.0,
-        num_classes: int | None = None,
-        images: int | str = 0,
-        labels: int | str = 1,
-        seed: int | None = None,
-    ) -> None:
-        super().__init__(alpha, p, num_classes, images, labels, seed)
-        self._transform = v2.CutMix(alpha=alpha) if alpha > 0.0 else None
+    mixing = v2.CutMix
 
     def change(self, images: Tensor, labels: Tensor, place: Place) -> tuple[Tensor, Tensor]:
         """Mix images (N, C, H, W) and labels."""
@@ -201,7 +186,7 @@ class CutMix(_Mixture):
                 f"CutMix: images must be (N, C, H, W) in a training batch, got {tuple(images.shape)}"
             )
         probabilities = soft_labels(labels, self._classes, images.dtype, "CutMix")
-        return self.mix(images, probabilities, self._transform, place)
+        return self.mix(images, probabilities, place)
 
 
 def _require_float(owner: str, images: Tensor) -> None:

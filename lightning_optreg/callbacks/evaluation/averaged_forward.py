@@ -14,67 +14,18 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lightning_optreg.callbacks._network import find_network, makes_layers_later
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.callbacks.evaluation._averaged_passes import Average, Passes, average_outputs
+from lightning_optreg.callbacks.evaluation.spread import describe_spread
 from lightning_optreg.trainer.queries import callbacks_of
 
-__all__ = ["Average", "AveragedForward", "Stage", "average_outputs", "find_network", "makes_layers_later"]
+__all__ = ["Average", "AveragedForward", "Stage", "average_outputs"]
 
 Stage = Literal["validate", "test", "predict"]
-
-
-def find_network(module: nn.Module, name: str | None, part: str) -> nn.Module:
-    """Find the network within a LightningModule.
-
-    Args:
-        module: The LightningModule.
-        name: The network's name in it, such as `net` or `model.backbone`. None: `net` or `model`, or the only
-            child with parameters, or the LightningModule itself if it has its own `forward`.
-        part: Name of the calling class, for the error.
-
-    Returns:
-        The network.
-
-    Raises:
-        MisconfigurationException: If there is no such module, or name is None and it is ambiguous.
-
-    Example:
-        >>> find_network(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), None, "NoiseMarginalization")
-        Linear(in_features=2, out_features=3, bias=True)
-    """
-    children = dict(module.named_children())
-    if name is not None:
-        found: nn.Module | None = dict(module.named_modules()).get(name)
-        if found is None or name == "":
-            raise MisconfigurationException(
-                f"{part}: net={name!r} is not a module of {type(module).__name__}, whose children are "
-                f"{', '.join(children) or 'none'}"
-            )
-        return found
-    named: nn.Module | None = children.get("net", children.get("model"))
-    if named is not None:
-        return named
-    learned: list[nn.Module] = [c for c in children.values() if any(True for _ in c.parameters())]
-    if len(learned) == 1:
-        return learned[0]
-    if type(module).forward is LightningModule.forward:
-        raise MisconfigurationException(
-            f"{part}: {type(module).__name__} has no `net` or `model` and {len(learned)} children with "
-            f"parameters; pass net=<name of the network>, one of {', '.join(children) or 'none'}"
-        )
-    return module
-
-
-def makes_layers_later(pl_module: LightningModule) -> bool:
-    """Return whether a module may still create layers after the callbacks' `setup`.
-
-    Lightning calls its `setup` and `configure_model` after theirs.
-    """
-    return is_overridden("configure_model", pl_module) or is_overridden("setup", pl_module)
 
 
 class AveragedForward(OfAKind):
@@ -118,12 +69,13 @@ class AveragedForward(OfAKind):
     def inputs(self, images: Tensor) -> Iterator[Tensor]:
         """Yield the network's inputs, one per pass, for a batch of images (N, C, H, W); at least one."""
 
-    @abstractmethod
     def describe(self, outputs: Tensor) -> dict[str, Tensor]:
         """Return quantities to log of the outputs (S, N, ...) of all passes: means over images, by name.
 
-        If other callbacks vary the network too, the outputs are averaged over their passes.
+        By default how much they differ. If other callbacks vary the network too, the outputs are averaged
+        over their passes.
         """
+        return describe_spread(outputs, self.average)
 
     def begin(self, network: nn.Module) -> None:
         """Prepare an evaluation; undone in `end`. Does nothing by default."""
@@ -201,7 +153,8 @@ class AveragedForward(OfAKind):
                 "same network; set the same average for both"
             )
 
-    def _start(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
+    def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        stage = _stage_of(trainer)
         if stage not in self.stages or self._passes is not None:  # started by another one
             return
         network = find_network(pl_module, self.net, type(self).__name__)
@@ -225,19 +178,17 @@ class AveragedForward(OfAKind):
         """Describe the outputs (S, N, ...) of a call of the network, for logging at the batch's end."""
         self._quantities.append((self.describe(outputs), outputs.shape[1] if outputs.dim() > 1 else 1))
 
-    def _batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, stage: Stage, *, log: bool = True
-    ) -> None:
+    def _batch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the quantities of the batch's passes; of several calls of the network in a step the last."""
         if self._passes is None:
             return
         quantities, self._quantities = self._quantities, []
         if not quantities:
             raise MisconfigurationException(
-                f"{type(self).__name__}: the {stage} step did not call the network "
+                f"{type(self).__name__}: the {_stage_of(trainer)} step did not call the network "
                 f"{self.net or type(self._network).__name__}; pass net=<name of the module that it calls>"
             )
-        if not log:
+        if trainer.sanity_checking or trainer.predicting:
             return
         values, images = quantities[-1]
         for name, value in values.items():
@@ -253,7 +204,9 @@ class AveragedForward(OfAKind):
     @override
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Register the hooks, after other callbacks have used the plain network at the start."""
-        self._start(trainer, pl_module, "validate")
+        self._start(trainer, pl_module)
+
+    on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
 
     @override
     def on_validation_batch_end(
@@ -265,65 +218,29 @@ class AveragedForward(OfAKind):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Log the batch's spread."""
-        self._batch_end(trainer, pl_module, "validate", log=not trainer.sanity_checking)
+        """Log the batch's spread, but in a sanity check and in prediction, where nothing is logged."""
+        self._batch_end(trainer, pl_module)
+
+    on_test_batch_end = on_predict_batch_end = on_validation_batch_end
 
     @override
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove the hooks, before a checkpoint is written."""
         self._finish()
 
-    @override
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Register the hooks."""
-        self._start(trainer, pl_module, "test")
-
-    @override
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Log the batch's spread."""
-        self._batch_end(trainer, pl_module, "test")
-
-    @override
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remove the hooks."""
-        self._finish()
-
-    @override
-    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Register the hooks."""
-        self._start(trainer, pl_module, "predict")
-
-    @override
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Discard the batch's spread: nothing is logged in prediction."""
-        self._batch_end(trainer, pl_module, "predict", log=False)
-
-    @override
-    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remove the hooks."""
-        self._finish()
+    on_test_epoch_end = on_predict_epoch_end = on_validation_epoch_end
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Remove the hooks and restore the generators, whatever happened."""
         self._finish()
         super().on_exception(trainer, pl_module, exception)
+
+
+def _stage_of(trainer: Trainer) -> Stage:
+    if trainer.predicting:
+        return "predict"
+    return "test" if trainer.testing else "validate"
 
 
 def _averaging(trainer: Trainer, stages: Sequence[Stage]) -> list[AveragedForward]:

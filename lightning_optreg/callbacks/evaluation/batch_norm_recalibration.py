@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lightning_optreg.callbacks.evaluation.averaged_forward import find_network, makes_layers_later
+from lightning_optreg.callbacks._network import find_network, makes_layers_later
 from lightning_optreg.callbacks.steps.early_stopping import EarlyStopping
 from lightning_optreg.layers.modes import evaluating
 from lightning_optreg.randomness.kept_generators import kept_generators

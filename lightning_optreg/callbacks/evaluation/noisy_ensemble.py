@@ -18,14 +18,13 @@ from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from lightning_optreg.callbacks._let_go import LetsGo
+from lightning_optreg.callbacks._network import find_network
 from lightning_optreg.callbacks._seeded import SeededCallback
 from lightning_optreg.callbacks.evaluation.averaged_forward import (
     Average,
     AveragedForward,
     Stage,
-    find_network,
 )
-from lightning_optreg.callbacks.evaluation.noise_marginalization import describe_spread
 from lightning_optreg.layers.gaussian_noise import GaussianNoise, gaussian_noise, relative_std
 from lightning_optreg.randomness.draws import mix
 from lightning_optreg.randomness.processes import share_of
@@ -253,11 +252,6 @@ class NoisyEnsemble(AveragedForward, SeededCallback, LetsGo):
     def inputs(self, images: Tensor) -> Iterator[Tensor]:
         """Yield the same images in every pass."""
         return repeat(images, self.samples)
-
-    @override
-    def describe(self, outputs: Tensor) -> dict[str, Tensor]:
-        """Return the spread over the passes."""
-        return describe_spread(outputs, self.average)
 
     @override
     def begin(self, network: nn.Module) -> None:

@@ -20,13 +20,12 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from lightning_optreg.callbacks._kept_weights import in_form_of
+from lightning_optreg.callbacks._network import find_network
 from lightning_optreg.callbacks.evaluation.averaged_forward import (
     Average,
     AveragedForward,
     Stage,
-    find_network,
 )
-from lightning_optreg.callbacks.evaluation.noise_marginalization import describe_spread
 from lightning_optreg.optimizers.rates import set_rate
 from lightning_optreg.schedulers.cosine_cycles import cosine_factor, cycle_ends
 from lightning_optreg.schedulers.factor_schedule import full_rates
@@ -70,7 +69,7 @@ class SnapshotEnsemble(AveragedForward):
     the last m snapshots, or with `average="outputs"` the mean of its outputs: the module's own loss, accuracy
     and probabilities are those of the ensemble. All m networks are kept in memory. It logs
     `optreg/snapshot_ensemble/predictive_entropy`, `expected_entropy` and `mutual_information`, which measure
-    their disagreement (see `callbacks.noise_marginalization.spread`), or `std`, the standard deviation of
+    their disagreement (see `lightning_optreg.functional.spread`), or `std`, the standard deviation of
     outputs, and in training `optreg/snapshot_ensemble/members`.
 
     It works with any module with automatic optimization and without a schedule; a run is resumed in the same
@@ -234,11 +233,6 @@ class SnapshotEnsemble(AveragedForward):
         for state in self._states:
             _put(self._network, state)
             yield images
-
-    @override
-    def describe(self, outputs: Tensor) -> dict[str, Tensor]:
-        """Return how much the snapshots disagree."""
-        return describe_spread(outputs, self.average)
 
     @override
     def begin(self, network: nn.Module) -> None:

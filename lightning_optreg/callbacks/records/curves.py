@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
@@ -11,7 +10,7 @@ from typing_extensions import override
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.figures.curves import draw_curves, is_accuracy, is_loss, is_validation
 from lightning_optreg.files import check_inside, replacing
-from lightning_optreg.trainer.queries import callbacks_of, is_dry_run, validates_in_fit
+from lightning_optreg.trainer.queries import is_dry_run, validates_in_fit
 
 __all__ = ["Curves"]
 
@@ -39,6 +38,8 @@ class Curves(OfAKind):
         >>> trainer = Trainer(callbacks=[Curves()], accelerator="cpu", logger=False)
     """
 
+    must_differ = ("filename", "draw")
+
     def __init__(self, filename: str = "curves.png") -> None:
         if not str(filename).endswith((".png", ".svg", ".pdf")):
             raise ValueError(
@@ -48,17 +49,6 @@ class Curves(OfAKind):
         self.history: list[dict[str, float]] = []
         self._ended: int | None = None  # an ended epoch whose last values are not logged yet
         self._folder: Path | None = None  # None before the fit begins
-
-    @override
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse two callbacks with the same picture."""
-        super().setup(trainer, pl_module, stage)
-        callbacks = callbacks_of(trainer)
-        names = [callback.filename for callback in callbacks if isinstance(callback, Curves)]
-        if names.count(self.filename) > 1:
-            raise MisconfigurationException(
-                f"Curves: two of them would draw {self.filename}; use different filenames"
-            )
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

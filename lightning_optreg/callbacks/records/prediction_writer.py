@@ -27,7 +27,7 @@ from lightning_optreg.callbacks.records._prediction_table import (
 from lightning_optreg.data.loader import BatchLoader
 from lightning_optreg.files import check_inside, replacing
 from lightning_optreg.trainer.across_ranks import gather_ranks
-from lightning_optreg.trainer.queries import callbacks_of, datamodule_of
+from lightning_optreg.trainer.queries import datamodule_of
 
 __all__ = ["PredictionWriter"]
 
@@ -77,6 +77,8 @@ class PredictionWriter(OfAKind, LetsGo, BasePredictionWriter):
         >>> trainer = Trainer(callbacks=[PredictionWriter("test.csv")], accelerator="cpu", logger=False)
     """
 
+    must_differ = ("path", "write")
+
     def __init__(self, path: str = "predictions.csv") -> None:
         super().__init__(write_interval="batch")
         self.path = Path(path).expanduser()
@@ -103,12 +105,6 @@ class PredictionWriter(OfAKind, LetsGo, BasePredictionWriter):
                 "PredictionWriter: predict_step must take a batch, not dataloader_iter"
             )
         super().setup(trainer, pl_module, stage)
-        callbacks = callbacks_of(trainer)
-        paths = [callback.path for callback in callbacks if isinstance(callback, PredictionWriter)]
-        if paths.count(self.path) > 1:
-            raise MisconfigurationException(
-                f"PredictionWriter: two of them would write {self.path}; use different paths"
-            )
 
     @override
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -84,20 +84,15 @@ class AdamRestarts(OfAKind):
         self.first_patience = patience if first_patience is None else first_patience
         self._monitored = Monitored("AdamRestarts", mode, min_delta)
         self._validated = ValidatedWeights(torch.clone)
-        self._begin()
+        self.begin_fit()
 
-    def _begin(self) -> None:
+    @override
+    def begin_fit(self) -> None:
+        """Forget an earlier fit."""
         self.restarts = 0
         """Number of restarts so far."""
         self._monitored.forget()
         self._weights: dict[str, Tensor] = {}
-
-    @override
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget an earlier fit; a checkpoint's state comes after this."""
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit":
-            self._begin()
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

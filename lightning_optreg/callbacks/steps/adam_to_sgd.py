@@ -19,7 +19,7 @@ from lightning_optreg.callbacks._monitored import Monitored, logged_value
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.optimizers.rate_estimate import RateEstimate, StepMeter
 from lightning_optreg.trainer.optimizer_switch import replace_optimizer
-from lightning_optreg.trainer.queries import callbacks_of, is_logging_step, validates_in_fit
+from lightning_optreg.trainer.queries import is_logging_step, validates_in_fit
 from lightning_optreg.trainer.refusals import refuse_barebones, refuse_sharding
 from lightning_optreg.trainer.run_length import run_length
 
@@ -80,6 +80,8 @@ class AdamToSGD(OfAKind, LetsGo):
         >>> trainer = Trainer(callbacks=[AdamToSGD(at_epoch=10, lr=0.05)], accelerator="cpu", logger=False)
     """
 
+    must_differ = ("optimizer_index", "replace optimizer")
+
     def __init__(
         self,
         at_epoch: int | None = None,
@@ -124,9 +126,11 @@ class AdamToSGD(OfAKind, LetsGo):
         self.tolerance, self.optimizer_index = tolerance, optimizer_index
         self._monitored = Monitored("AdamToSGD", mode, min_delta)
         self._meter: StepMeter | None = None
-        self._begin()
+        self.begin_fit()
 
-    def _begin(self) -> None:
+    @override
+    def begin_fit(self) -> None:
+        """Forget an earlier fit."""
         self.switched = False
         """Whether it has switched to SGD."""
         self._due = False
@@ -144,20 +148,6 @@ class AdamToSGD(OfAKind, LetsGo):
         return by_criterion and self._meter is not None and self._meter.settled
 
     # ---- a fit begins and ends ---------------------------------------------------------------------------
-
-    @override
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget an earlier fit; a checkpoint's state comes after this."""
-        super().setup(trainer, pl_module, stage)
-        callbacks = callbacks_of(trainer)
-        replaced = [callback.optimizer_index for callback in callbacks if isinstance(callback, AdamToSGD)]
-        if replaced.count(self.optimizer_index) > 1:
-            raise MisconfigurationException(
-                f"AdamToSGD: two of them would replace optimizer {self.optimizer_index}; use different "
-                "values of optimizer_index"
-            )
-        if stage == "fit":
-            self._begin()
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 Criterion = Literal["patience", "GL", "PQ", "UP"]
+Mode = Literal["min", "max"]
 
 __all__ = ["Criterion", "Prechelt", "generalization_loss", "training_progress"]
 
@@ -59,7 +60,7 @@ class Prechelt:
         quantities: The last quantity of the criterion, by name: "GL", "PQ" or "rises".
 
     Example:
-        >>> criterion = Prechelt("UP", strip=1, successive=2)
+        >>> criterion = Prechelt("UP", alpha=2.0, strip=1, successive=2)
         >>> [criterion.is_over(t, error) for t, error in enumerate([1.0, 0.5, 0.6, 0.7], 1)]
         [False, False, False, True]
         >>> criterion.quantities
@@ -69,12 +70,7 @@ class Prechelt:
     """
 
     def __init__(
-        self,
-        criterion: Criterion,
-        alpha: float = 2.0,
-        strip: int = 5,
-        successive: int = 3,
-        mode: Literal["min", "max"] = "min",
+        self, criterion: Criterion, alpha: float, strip: int, successive: int, mode: Mode = "min"
     ) -> None:
         self._criterion, self._alpha, self._strip = criterion, alpha, strip
         self._successive, self._mode = successive, mode

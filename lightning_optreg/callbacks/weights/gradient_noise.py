@@ -163,8 +163,8 @@ class GradientNoise(SeededCallback, LetsGo):
                     continue
                 if parameter.grad.is_sparse:
                     raise MisconfigurationException(
-                        "GradientNoise: gradients must be dense, got a sparse one; use "
-                        "Embedding(sparse=False)"
+                        "GradientNoise: gradients must be dense, got a sparse one; set sparse=False "
+                        "in Embedding"
                     )
                 by_device.setdefault(parameter.device, []).append(parameter.grad)
         index = trainer.optimizers.index(optimizer) if optimizer in trainer.optimizers else 0

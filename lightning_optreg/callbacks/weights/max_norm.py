@@ -149,11 +149,9 @@ class MaxNorm(OfAKind, LetsGo):
         self._projected: dict[str, Any] | None = None
 
     @override
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget an earlier fit; a checkpoint's state comes after this."""
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit":
-            self._projected = None
+    def begin_fit(self) -> None:
+        """Forget an earlier fit."""
+        self._projected = None
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

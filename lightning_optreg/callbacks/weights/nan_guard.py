@@ -80,11 +80,9 @@ class NaNGuard(OfAKind, LetsGo):
         self._batch_idx = 0
 
     @override
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget an earlier fit; a checkpoint's state comes after this."""
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit":
-            self.skipped = self._in_succession = 0
+    def begin_fit(self) -> None:
+        """Forget an earlier fit."""
+        self.skipped = self._in_succession = 0
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

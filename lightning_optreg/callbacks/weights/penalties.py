@@ -198,9 +198,9 @@ class _Penalty(OfAKind, LetsGo):
         self._chosen = None
 
 
-def _check(name: str, argument: str, value: float) -> None:
+def _check(owner: str, argument: str, value: float) -> None:
     if not 0.0 <= value < math.inf:
-        raise ValueError(f"{name}: {argument} must be in [0, inf), got {value}")
+        raise ValueError(f"{owner}: {argument} must be in [0, inf), got {value}")
 
 
 class L1Penalty(_Penalty):

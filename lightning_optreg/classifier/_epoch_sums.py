@@ -1,0 +1,80 @@
+"""Loss and accuracy over a training epoch, added up at little cost and kept in checkpoints."""
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+__all__ = ["EpochSums"]
+
+
+class EpochSums:
+    """Sums over the training epoch, of this process: losses, right predictions and the number of images.
+
+    20 us a step: a torchmetrics update and two calls of `self.log` cost 25 times as much. They are no buffers
+    of the module: DDP overwrites those with the first process's before every step.
+
+    Example:
+        >>> sums = EpochSums()
+        >>> scores, labels = torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 0])
+        >>> sums.add(0, scores, labels, loss=torch.tensor(0.5))
+        True
+        >>> sums.add(0, scores, labels, loss=torch.tensor(0.4))  # the same batch again
+        False
+        >>> sums.here(torch.device("cpu"))
+        tensor([1., 1., 2.])
+    """
+
+    def __init__(self) -> None:
+        self._sums, self._images = torch.zeros(2), 0
+        self._loaded: Tensor | None = None  # (processes, 3), of a checkpoint
+        self._counted = -1  # the last batch that is in them
+
+    def begin(self, device: torch.device) -> None:
+        """Begin an epoch; not called when one goes on after a resume."""
+        self._sums, self._images = torch.zeros(2, device=device), 0
+        self._counted = -1
+
+    def go_on(self, trainer: Trainer, device: torch.device) -> None:
+        """Begin training, with the sums of an epoch that goes on."""
+        if self._loaded is not None:
+            ranks = self._loaded.reshape(-1, 3)
+            if len(ranks) == trainer.world_size:
+                sums = ranks[trainer.global_rank]
+            else:  # the first one takes the sums of all
+                sums = ranks.sum(0) * (trainer.global_rank == 0)
+            self._sums, self._images, self._loaded = sums[:2].clone(), int(sums[2]), None
+        self._sums, self._counted = self._sums.to(device), -1
+
+    def add(self, batch_idx: int, scores: Tensor, y: Tensor, loss: Tensor) -> bool:
+        """Add a batch, unless it was added before: optimizers such as LBFGS evaluate it several times.
+
+        Args:
+            batch_idx: Its number in the epoch.
+            scores: (N, K).
+            y: Classes (N,), or probabilities (N, K).
+            loss: Mean loss.
+
+        Returns:
+            Whether it was added.
+        """
+        if batch_idx <= self._counted:
+            return False
+        self._counted = batch_idx
+        classes = y if y.ndim == 1 else y.argmax(dim=1)  # the larger part of a mixture
+        right = (scores.argmax(dim=1) == classes).sum()
+        self._sums += torch.stack((loss.detach().float() * len(y), right))
+        self._images += len(y)
+        return True
+
+    def here(self, device: torch.device) -> Tensor:
+        """Return the three of them, (3,)."""
+        # A new tensor, since under DDP it is reduced in place; of the device, as NCCL wants it.
+        return torch.cat((self._sums, self._sums.new_tensor([self._images]))).to(device)
+
+    def clear(self) -> None:
+        """Begin anew at an epoch's end."""
+        self._sums, self._images = torch.zeros_like(self._sums), 0
+
+    def load(self, ranks: Tensor | None) -> None:
+        """Keep the sums of each process, from a checkpoint, until it is known which process this is."""
+        self._loaded = ranks

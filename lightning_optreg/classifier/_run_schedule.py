@@ -1,0 +1,131 @@
+"""A module's learning-rate schedule that is as long as its run, also where that goes on from a checkpoint."""
+
+from collections.abc import MutableMapping
+from dataclasses import replace
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LRSchedulerCallable
+from lightning.pytorch.utilities import rank_zero_info
+from torch.optim import Optimizer
+
+from lightning_optreg.trainer.queries import callbacks_of
+from lightning_optreg.trainer.roles import ResetsOptimizers
+from lightning_optreg.trainer.run_length import (
+    RunLength,
+    ends_by_time,
+    run_length,
+    searches_batch_size,
+    trial_length,
+)
+from lightning_optreg.trainer.schedule_length import fitted, with_lengths
+from lightning_optreg.trainer.schedule_parts import check_loaded, check_made, lengths, warn_of_unreached
+
+__all__ = ["RunSchedule"]
+
+
+class RunSchedule:
+    """Makes a module's schedule, and checks that its length is that of the run.
+
+    Attributes:
+        length: Of the run that the schedule was made for; None if it was not asked, or has no end.
+        searching: Whether Lightning searches for a batch size, by which the run's length will change.
+    """
+
+    def __init__(self) -> None:
+        self.length: int | None = None
+        self.searching = False
+        self._begun = (0, 0)  # epochs and steps that the trainer had made before the schedule
+        self._lengths: list[tuple[str, str, int]] = []  # that the schedule was made with
+        self._length_loaded: int | None = None  # of the run whose checkpoint was loaded
+        self._resumed: dict[str, Any] | None = None  # the checkpoint that a fit goes on from, without tensors
+        self._checked = True
+        self._interval, self._frequency = "epoch", 1
+
+    def setup(self, module: LightningModule, stage: str) -> None:
+        """Forget an earlier fit's checkpoint."""
+        self._resumed = None
+        if stage == "fit":  # above 0 where a trainer fits again; a checkpoint has its own
+            self._begun = (module.trainer.current_epoch, module.trainer.global_step)
+        self.searching = stage == "fit" and searches_batch_size(module.trainer)
+
+    def make(
+        self,
+        make: LRSchedulerCallable,
+        optimizer: Optimizer,
+        module: LightningModule,
+        interval: str,
+        frequency: int,
+    ) -> Any:
+        """Make the schedule.
+
+        Args:
+            make: Makes one from an optimizer.
+            optimizer: The optimizer.
+            module: The module, which need not have a trainer.
+            interval: Whether the schedule counts "epoch"s or "step"s.
+            frequency: Epochs or steps from one step of the schedule to the next.
+        """
+        self._interval, self._frequency = interval, frequency
+        run = self._run(module)
+        if run is None:
+            return make(optimizer)
+        scheduler = fitted(make, run)(optimizer)
+        check_made(scheduler, run)
+        self._lengths = [] if run.dry else lengths(scheduler)
+        self.length = int(run.asked[0]) if run.asked and run.asked[0] < float("inf") else None
+        self._checked = run.checked
+        return scheduler
+
+    def _run(self, module: LightningModule) -> RunLength | None:
+        """The run's length, and what it goes on from; None without a trainer."""
+        try:
+            trainer: Any = module.trainer
+        except RuntimeError:
+            return None
+        if not isinstance(trainer, Trainer):  # Fabric's
+            return None
+        if self.searching:
+            return trial_length()
+        run = run_length(trainer, self._interval, self._frequency, self._begun)
+        if self._resumed is None or any(isinstance(each, ResetsOptimizers) for each in callbacks_of(trainer)):
+            return replace(run, loaded=self._length_loaded)
+        return replace(run, loaded=self._length_loaded, **self._resumed)
+
+    def begin_training(self, module: LightningModule) -> None:
+        """Refuse a length that a checkpoint has changed, and warn of what the run will not do."""
+        trainer, run = module.trainer, self._run(module)
+        if self._lengths and ends_by_time(trainer):
+            cls, name, length = self._lengths[0]
+            rank_zero_info(
+                f"lr_scheduler: max_time may end the run before {cls} does, whose {name} is {length}"
+            )
+        for config in trainer.lr_scheduler_configs:
+            check_loaded(config.scheduler, self._lengths)
+            if run is not None and trainer.global_step == 0:  # a run that goes on has told it
+                warn_of_unreached(config.scheduler, run)
+
+    def save(self, checkpoint: MutableMapping[str, Any], hyperparameters: str, monitor: str) -> None:
+        """Keep the length, also in the configuration of the schedule, which leaves it to the module.
+
+        Args:
+            checkpoint: The checkpoint.
+            hyperparameters: The key of the module's configuration in it.
+            monitor: What `ReduceLROnPlateau` watches where it has no monitor.
+        """
+        if self.length and self._checked:
+            checkpoint["schedule_length"] = self.length
+            checkpoint["schedule_begun"] = list(self._begun)
+        configured = checkpoint.get(hyperparameters, {})
+        if "lr_scheduler" in configured:
+            configured["lr_scheduler"] = with_lengths(configured["lr_scheduler"], self.length or 1, monitor)
+
+    def load(self, checkpoint: MutableMapping[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        if self.searching:  # the search for a batch size goes back to where it began
+            return
+        self._length_loaded = checkpoint.get("schedule_length")
+        epoch, step = checkpoint.get("schedule_begun", (0, 0))
+        self._begun = (epoch, step)
+        saved = next(iter(checkpoint.get("lr_schedulers", ())), None)
+        self._resumed = {"saved": saved, "checked": "schedule_length" in checkpoint}
