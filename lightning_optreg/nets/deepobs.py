@@ -32,7 +32,7 @@ class DeepOBS2c2d(Network):
         images (N, C, H, W) -> scores (N, K).
 
     Raises:
-        ValueError: If a number is out of its range.
+        ValueError: If a number is out of range.
 
     Example:
         >>> sum(parameter.numel() for parameter in DeepOBS2c2d().parameters())
@@ -80,7 +80,7 @@ class DeepOBS3c3d(Network):
         images (N, C, H, W) -> scores (N, K).
 
     Raises:
-        ValueError: If a number is out of its range.
+        ValueError: If a number is out of range.
 
     Example:
         >>> sum(parameter.numel() for parameter in DeepOBS3c3d().parameters())
@@ -127,7 +127,7 @@ def _pool_same(x: Tensor) -> Tensor:
     """
     height, width = x.shape[-2:]
     top, left = height % 2, width % 2
-    # What is padded must not be a maximum: after ReLU nothing is below 0.
+    # The padding must not become a maximum; after ReLU nothing is below 0.
     return F.max_pool2d(F.pad(x, (left, 1, top, 1)), 3, 2)
 
 

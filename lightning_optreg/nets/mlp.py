@@ -12,6 +12,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from lightning_optreg.checks import check_range
 from lightning_optreg.layers import DropConnect
 from lightning_optreg.nets.network import Network
 
@@ -51,7 +52,7 @@ class MLP(Network):
         images (N, C, H, W) -> scores (N, K).
 
     Raises:
-        ValueError: If a number is out of its range, torch.nn has no such activation, or drop_connect has no
+        ValueError: If a number is out of range, torch.nn has no such activation, or drop_connect has no
             layer to work on or comes with batch_norm.
 
     Example:
@@ -86,11 +87,9 @@ class MLP(Network):
                 f"MLP: activation must be an element-wise nonlinearity of torch.nn "
                 f"({'nearest' if near else 'known'}: {known}), got {activation!r}"
             )
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"MLP: dropout must be in [0, 1), got {dropout}")
+        check_range("MLP", "[0, 1)", dropout=dropout)
 
-        if not 0.0 <= drop_connect < 1.0:
-            raise ValueError(f"MLP: drop_connect must be in [0, 1), got {drop_connect}")
+        check_range("MLP", "[0, 1)", drop_connect=drop_connect)
         if drop_connect > 0.0 and (len(hidden) < 2 or batch_norm):
             raise ValueError(
                 "MLP: drop_connect must be 0 with batch_norm or fewer than two hidden layers, got "

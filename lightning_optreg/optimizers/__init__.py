@@ -1,4 +1,4 @@
-"""Update rules: `torch.optim.Optimizer`s that torch has not got, or not as the lecture writes them."""
+"""Update rules: `torch.optim.Optimizer`s that torch lacks, or writes differently from the lecture."""
 
 from lightning_optreg.optimizers.ada_delay import AdaDelay
 from lightning_optreg.optimizers.adaptive_revision import AdaptiveRevision

@@ -5,16 +5,15 @@ Kingma and Ba 2015, "Adam: A Method for Stochastic Optimization" (arXiv:1412.698
 into Adam".
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
 from lightning_optreg.optimizers._blocks import in_blocks
-from lightning_optreg.optimizers._moments import Moments, by_step, zeros
+from lightning_optreg.optimizers._moments import Moments, by_step
 from lightning_optreg.optimizers.rates import add_quotients_, rate_of
+from lightning_optreg.optimizers.update_rule import Group, State, States, Tensors, zeros
 
 __all__ = ["LectureAMSGrad", "LectureAdam", "LectureNAdam"]
 
@@ -38,7 +37,7 @@ class LectureAdam(Moments):
         differentiable: Let gradients flow through the step.
 
     Raises:
-        ValueError: If a value is out of its range.
+        ValueError: If a value is out of range.
         RuntimeError: In a step, if a gradient is sparse.
 
     Example:
@@ -66,15 +65,13 @@ class LectureAdam(Moments):
         super().__init__(params, defaults, maximize=maximize, foreach=foreach, differentiable=differentiable)
 
     @override
-    def start_state(self, group: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
+    def start_state(self, group: Group, parameter: Tensor) -> State:
         """Begin both moments at 0."""
         return {"step": 0, **zeros(parameter, "exp_avg", "exp_avg_sq")}
 
     @override
-    def update_tensor(
-        self, group: dict[str, Any], parameter: Tensor, gradient: Tensor, state: dict[str, Any]
-    ) -> None:
-        """Change one parameter as the class says."""
+    def update_tensor(self, group: Group, parameter: Tensor, gradient: Tensor, state: State) -> None:
+        """Set theta = theta - eta / sqrt(v_hat + epsilon) m_hat."""
         (beta1, beta2), m, v = group["betas"], state["exp_avg"], state["exp_avg_sq"]
         state["step"] += 1
         of_m, of_v = 1 - beta1 ** state["step"], 1 - beta2 ** state["step"]
@@ -83,14 +80,7 @@ class LectureAdam(Moments):
         parameter.sub_(rate_of(group) * (m / of_m / (v / of_v + group["eps"]).sqrt()))
 
     @override
-    def update_tensors(
-        self,
-        group: dict[str, Any],
-        parameters: list[Tensor],
-        gradients: list[Tensor],
-        states: list[dict[str, Any]],
-    ) -> None:
-        """Change a list of parameters as the class says."""
+    def update_tensors(self, group: Group, parameters: Tensors, gradients: Tensors, states: States) -> None:
         (beta1, beta2), lr = group["betas"], rate_of(group)
         for t, (thetas, gs, same) in by_step(parameters, gradients, states):
             of_m, of_v = 1 - beta1**t, 1 - beta2**t
@@ -123,7 +113,7 @@ class LectureAMSGrad(Moments):
         differentiable: Let gradients flow through the step.
 
     Raises:
-        ValueError: If a value is out of its range.
+        ValueError: If a value is out of range.
         RuntimeError: In a step, if a gradient is sparse.
 
     Example:
@@ -151,15 +141,13 @@ class LectureAMSGrad(Moments):
         super().__init__(params, defaults, maximize=maximize, foreach=foreach, differentiable=differentiable)
 
     @override
-    def start_state(self, group: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
+    def start_state(self, group: Group, parameter: Tensor) -> State:
         """Begin m, v and the largest v at 0."""
         return zeros(parameter, "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
     @override
-    def update_tensor(
-        self, group: dict[str, Any], parameter: Tensor, gradient: Tensor, state: dict[str, Any]
-    ) -> None:
-        """Change one parameter as the class says."""
+    def update_tensor(self, group: Group, parameter: Tensor, gradient: Tensor, state: State) -> None:
+        """Set theta = theta - eta m / (sqrt(v_hat) + epsilon)."""
         (beta1, beta2), m, v = group["betas"], state["exp_avg"], state["exp_avg_sq"]
         largest = state["max_exp_avg_sq"]
         m.lerp_(gradient, 1 - beta1)
@@ -169,14 +157,7 @@ class LectureAMSGrad(Moments):
         parameter.sub_(rate_of(group) * direction)
 
     @override
-    def update_tensors(
-        self,
-        group: dict[str, Any],
-        parameters: list[Tensor],
-        gradients: list[Tensor],
-        states: list[dict[str, Any]],
-    ) -> None:
-        """Change a list of parameters as the class says."""
+    def update_tensors(self, group: Group, parameters: Tensors, gradients: Tensors, states: States) -> None:
         (beta1, beta2), lr = group["betas"], rate_of(group)
         names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
         kept = ([state[name] for state in states] for name in names)
@@ -208,7 +189,7 @@ class LectureNAdam(Moments):
         differentiable: Let gradients flow through the step.
 
     Raises:
-        ValueError: If a value is out of its range.
+        ValueError: If a value is out of range.
         RuntimeError: In a step, if a gradient is sparse.
 
     Example:
@@ -236,15 +217,13 @@ class LectureNAdam(Moments):
         super().__init__(params, defaults, maximize=maximize, foreach=foreach, differentiable=differentiable)
 
     @override
-    def start_state(self, group: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
+    def start_state(self, group: Group, parameter: Tensor) -> State:
         """Begin both moments at 0."""
         return {"step": 0, **zeros(parameter, "exp_avg", "exp_avg_sq")}
 
     @override
-    def update_tensor(
-        self, group: dict[str, Any], parameter: Tensor, gradient: Tensor, state: dict[str, Any]
-    ) -> None:
-        """Change one parameter as the class says."""
+    def update_tensor(self, group: Group, parameter: Tensor, gradient: Tensor, state: State) -> None:
+        """Set theta = theta - eta / (sqrt(v_hat) + epsilon) (beta1 m_hat + (1 - beta1) / (1 - beta1^t) g)."""
         (beta1, beta2), m, v = group["betas"], state["exp_avg"], state["exp_avg_sq"]
         state["step"] += 1
         of_m, of_v = 1 - beta1 ** state["step"], 1 - beta2 ** state["step"]
@@ -254,14 +233,7 @@ class LectureNAdam(Moments):
         parameter.sub_(rate_of(group) * direction / ((v / of_v).sqrt() + group["eps"]))
 
     @override
-    def update_tensors(
-        self,
-        group: dict[str, Any],
-        parameters: list[Tensor],
-        gradients: list[Tensor],
-        states: list[dict[str, Any]],
-    ) -> None:
-        """Change a list of parameters as the class says."""
+    def update_tensors(self, group: Group, parameters: Tensors, gradients: Tensors, states: States) -> None:
         (beta1, beta2), lr = group["betas"], rate_of(group)
         for t, (thetas, gs, same) in by_step(parameters, gradients, states):
             of_m, of_v = 1 - beta1**t, 1 - beta2**t
