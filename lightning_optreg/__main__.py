@@ -3,10 +3,10 @@
 Nothing heavy is imported before the command is known, so help, version and mistakes answer at once.
 """
 
-import difflib
 import sys
 
 from lightning_optreg import __version__
+from lightning_optreg._nearest import close_names, nearest
 from lightning_optreg.commands import COMMANDS
 
 __all__ = ["main"]
@@ -72,11 +72,10 @@ def _unknown(word: str, following: list[str]) -> str:
     if word.endswith((".yaml", ".yml", ".json")):
         return f"unknown command {word!r}; did you mean fit --config {word}?"
     name = word.lower().lstrip("-")
-    near = [*difflib.get_close_matches(name, _COMMANDS, n=1), *filter(None, [_ELSEWHERE.get(name)])]
-    if what == "option":
-        near = difflib.get_close_matches(word.lower(), _OPTIONS, n=1) or near
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(_COMMANDS)}"
-    return f"unknown {what} {word!r}; {hint}"
+    if what == "option" and close_names(word, _OPTIONS):
+        return f"unknown option {word!r}{nearest(word, _OPTIONS)}"
+    meant = _ELSEWHERE.get(name, name)  # a name that another program has for a command is the closest
+    return f"unknown {what} {word!r}{nearest(meant, _COMMANDS, few=len(_COMMANDS))}"
 
 
 if __name__ == "__main__":

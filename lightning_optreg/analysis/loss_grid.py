@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lightning_optreg.analysis.directions import along
+from lightning_optreg.layers.modes import evaluating
 
 __all__ = ["evaluate", "loss_grid"]
 
@@ -25,17 +26,12 @@ def evaluate(
         weights: Parameters by name, and buffers if they differ too.
     """
     total, right, images = 0.0, 0, 0
-    training = net.training
-    net.eval()
-    try:
-        with torch.no_grad():
-            for x, y in batches:
-                scores = functional_call(net, dict(weights), (x,))
-                total += float(loss(scores, y)) * len(y)
-                right += int((scores.argmax(1) == y).sum())
-                images += len(y)
-    finally:
-        net.train(training)
+    with evaluating(net), torch.no_grad():
+        for x, y in batches:
+            scores = functional_call(net, dict(weights), (x,))
+            total += float(loss(scores, y)) * len(y)
+            right += int((scores.argmax(1) == y).sum())
+            images += len(y)
     return total / images, right / images
 
 

@@ -13,6 +13,8 @@ from lightning.pytorch.callbacks import ModelPruning
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from lightning_optreg.trainer.queries import callbacks_of
+
 __all__ = ["ValidatedWeights", "in_form_of", "put_weights"]
 
 
@@ -78,7 +80,7 @@ class ValidatedWeights:
 
     def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take note that a validation begins."""
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+        callbacks = callbacks_of(trainer)
         if any(isinstance(callback, ModelPruning) for callback in callbacks):
             self._before = self._copied(pl_module)
 

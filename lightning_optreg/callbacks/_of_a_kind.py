@@ -6,6 +6,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
+from lightning_optreg.trainer.queries import callbacks_of
+
 __all__ = ["OfAKind"]
 
 
@@ -27,7 +29,7 @@ class OfAKind(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find out which one this is, and refuse a second one where there can be one only."""
         super().setup(trainer, pl_module, stage)
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+        callbacks = callbacks_of(trainer)
         if self.only_one is not None:
             family = next(cls for cls in type(self).__mro__ if "only_one" in vars(cls))
             if sum(isinstance(callback, family) for callback in callbacks) > 1:

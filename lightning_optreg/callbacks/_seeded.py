@@ -9,6 +9,7 @@ from typing_extensions import override
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.randomness.draws import mix
 from lightning_optreg.randomness.run_seed import RunSeed
+from lightning_optreg.trainer.queries import callbacks_of
 from lightning_optreg.trainer.roles import TurnsNoiseOff
 
 __all__ = ["SeededCallback"]
@@ -44,7 +45,7 @@ class SeededCallback(OfAKind):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Agree on a seed; refuse to be noise where there shall be none."""
         self.run_seed.settle(trainer)
-        for callback in trainer.callbacks if self.is_noise else ():  # type: ignore[attr-defined]  # a connector
+        for callback in callbacks_of(trainer) if self.is_noise else ():
             if isinstance(callback, TurnsNoiseOff) and (callback.augmentation or callback.layers):
                 raise MisconfigurationException(
                     f"{type(self).__name__}: it makes the steps of training random, which "

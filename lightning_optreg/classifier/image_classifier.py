@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from lightning_optreg.randomness.processes import of_all_processes
 from lightning_optreg.schedulers import Warmup
 from lightning_optreg.trainer.found_rate import at_rate
 from lightning_optreg.trainer.noise_left import warn_of_noise
+from lightning_optreg.trainer.queries import callbacks_of, is_logging_step
 from lightning_optreg.trainer.roles import ResetsOptimizers, TurnsNoiseOff
 from lightning_optreg.trainer.run_length import (
     RunLength,
@@ -261,7 +262,7 @@ class ImageClassifier(VettedLoading, LightningModule):
         if self._searching:
             return trial_length()
         run = run_length(trainer, self.lr_interval, self.lr_frequency, self._begun)
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+        callbacks = callbacks_of(trainer)
         if self._resumed is None or any(isinstance(each, ResetsOptimizers) for each in callbacks):
             return replace(run, loaded=self._length_loaded)
         return replace(run, loaded=self._length_loaded, **self._resumed)
@@ -281,7 +282,7 @@ class ImageClassifier(VettedLoading, LightningModule):
         """Bring the sums of an epoch that goes on to the device; warn of what the run will not do."""
         self._take_up_sums()
         self._sums, self._counted = self._sums.to(self.device), -1
-        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+        callbacks = callbacks_of(self.trainer)
         if not any(isinstance(callback, TurnsNoiseOff) for callback in callbacks):  # which warns itself
             warn_of_noise(self.trainer, self)
         run = self._run()
@@ -323,8 +324,7 @@ class ImageClassifier(VettedLoading, LightningModule):
         # 20 us a step: a torchmetrics update and two calls of self.log cost 25 times as much.
         self._sums += torch.stack((loss.detach().float() * len(y), right))
         self._images += len(y)
-        every_n_steps: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
-        if every_n_steps > 0 and (self.trainer.global_step + 1) % every_n_steps == 0:
+        if is_logging_step(self.trainer, self.trainer.global_step + 1):
             self.log("train/loss_step", loss, prog_bar=True, batch_size=len(y))
 
     @override

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_optreg.cli.messages import nearest
+from lightning_optreg._nearest import nearest
 from lightning_optreg.cli.yaml_mapping import read_text, to_mapping
 from lightning_optreg.trust import read_yaml
 

@@ -167,6 +167,7 @@ _EXTRAS = {
     "optuna": "tune",
     "plotly": "report",
     "scipy": "report",
+    "jinja2": "report",
 }
 
 

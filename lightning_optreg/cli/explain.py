@@ -15,8 +15,9 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lightning_optreg._nearest import nearest
 from lightning_optreg.cli.given import chosen, file_of, typed
-from lightning_optreg.cli.messages import Cause, cause, kind_of, nearest
+from lightning_optreg.cli.messages import Cause, cause, kind_of
 
 __all__ = ["explain", "init_arguments", "sections"]
 
@@ -223,7 +224,7 @@ def init_arguments(cls: type) -> list[str]:
 
 
 def _missing_file(path: Path) -> str:
-    siblings = [other.name for other in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+    siblings = sorted(other.name for other in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
     return f"config: there is no file {_shown(path)!r}{nearest(path.name, siblings)}"
 
 
@@ -250,9 +251,9 @@ def _like_class(wrong: str, bases: Sequence[type]) -> str:
     )
 
 
-def _names(base: type) -> set[str]:
+def _names(base: type) -> list[str]:
     usable = [cls for cls in _subclasses(base) if not inspect.isabstract(cls)]
-    return {cls.__name__ for cls in usable if not cls.__name__.startswith("_")}
+    return sorted({cls.__name__ for cls in usable if not cls.__name__.startswith("_")})
 
 
 def _subclasses(base: type) -> Iterator[type]:

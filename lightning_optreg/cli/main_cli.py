@@ -42,6 +42,7 @@ from lightning_optreg.runs.checkpoints import (
     report,
 )
 from lightning_optreg.runs.run_folder import DEFAULT_ROOT
+from lightning_optreg.trainer.queries import callbacks_of
 from lightning_optreg.trust import SAFE_HELP, Trust, build_nothing_unasked, check_paths, split_options
 
 __all__ = ["CLI", "run"]
@@ -245,7 +246,7 @@ class CLI(LightningCLI):
             self.config_init[self.subcommand]["weights_only"] = True
         path = self.checkpoint_path
         self.config_init[self.subcommand]["ckpt_path"] = None if path is None else str(path)
-        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+        callbacks = callbacks_of(self.trainer)
         answers = [c.answer_within for c in callbacks if isinstance(c, ExactResume)]
         # time to agree and to write a checkpoint, and to end
         self._at_end.enter_context(pass_on_sigterm(self.trainer, 2 * max(answers, default=25.0) + 10.0))

@@ -1,16 +1,14 @@
-"""jsonargparse's messages boiled down to their innermost cause, and names that are like a wrong one.
+"""jsonargparse's messages boiled down to their innermost cause.
 
 For a value that fits none of a union's types, jsonargparse reports every type's complaint, nested as deep as
 the classes are. Nearly all of it repeats that None or a class was expected; one line says what is wrong.
 """
 
-import difflib
 import re
-from collections.abc import Iterable
 from itertools import takewhile
 from typing import NamedTuple
 
-__all__ = ["Cause", "boil_down", "cause", "kind_of", "nearest", "one_line"]
+__all__ = ["Cause", "boil_down", "cause", "kind_of", "one_line"]
 
 # Lines that frame a complaint and say nothing themselves. A bare name may fit two classes of a union's wider
 # type; that is no news after the narrower type's own complaint.
@@ -142,29 +140,3 @@ def kind_of(value: str | None) -> str:
     end, kind = kinds.get(value[:1], ("", ""))
     kind = kind if value.endswith(end) else ""
     return f"{kind}{(value if len(value) <= 80 else f'{value[:77]}...')!r}"
-
-
-def nearest(name: str, known: Iterable[str], *, prefix: str = "", few: int = 12) -> str:
-    """Return the end of an error message: names like a wrong one, or all if they are few.
-
-    Args:
-        name: The wrong name.
-        known: The right ones.
-        prefix: Put before each name.
-        few: So many names are shown when none is like the wrong one.
-
-    Example:
-        >>> nearest("dpeth", ["depth", "size"]), nearest("x", ["depth", "size"])
-        ('; did you mean depth?', '; known: depth, size')
-    """
-    by_lower_case = {other.lower(): other for other in known}
-    near = [other for other in by_lower_case if other.rpartition(".")[2] == name.lower() != other]
-    near += difflib.get_close_matches(name.lower(), by_lower_case, n=3, cutoff=0.6)
-    if not near or near[0].rpartition(".")[2] == name.lower():
-        near += [other for other in by_lower_case if len(name) > 3 and name.lower() in other]
-    near = list(dict.fromkeys(near))[:3]
-    if near:
-        return f"; did you mean {' or '.join(prefix + by_lower_case[other] for other in near)}?"
-    if 0 < len(by_lower_case) <= few:
-        return f"; known: {', '.join(prefix + other for other in sorted(by_lower_case.values()))}"
-    return ""

@@ -5,8 +5,8 @@ from typing import Any
 
 from jsonargparse import Namespace
 
+from lightning_optreg._nearest import nearest
 from lightning_optreg.cli.given import file_of
-from lightning_optreg.cli.messages import nearest
 
 __all__ = ["LOGGED", "LOGGED_IN_TEST", "OURS", "check_metric", "check_monitors"]
 

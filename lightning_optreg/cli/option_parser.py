@@ -6,7 +6,7 @@ from typing import NoReturn
 
 from typing_extensions import override
 
-from lightning_optreg.cli.messages import nearest
+from lightning_optreg._nearest import nearest
 
 __all__ = ["OptionParser", "UsageError", "is_too_large", "unknown_word"]
 

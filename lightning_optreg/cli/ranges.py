@@ -10,9 +10,9 @@ from jsonargparse import Namespace
 from lightning.pytorch.accelerators import AcceleratorRegistry, CUDAAccelerator, MPSAccelerator
 from lightning.pytorch.strategies import StrategyRegistry
 
+from lightning_optreg._nearest import nearest
 from lightning_optreg.classifier import ImageClassifier
 from lightning_optreg.cli.given import file_of
-from lightning_optreg.cli.messages import nearest
 from lightning_optreg.cli.option_parser import is_too_large
 from lightning_optreg.optimizers.param_groups import param_groups
 

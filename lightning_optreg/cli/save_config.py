@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from lightning_optreg.files import replacing
 from lightning_optreg.loggers import log_config
+from lightning_optreg.trainer.queries import is_dry_run
 
 __all__ = ["SaveConfig", "is_configured"]
 
@@ -39,7 +40,7 @@ class SaveConfig(Callback):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the file and tell the loggers, on the first process."""
-        dry: bool = trainer.fast_dev_run  # type: ignore[attr-defined]  # a connector sets it
+        dry = is_dry_run(trainer)
         if stage != "fit" or not trainer.is_global_zero or dry:
             return
         path, number = self.folder / "config.yaml", 0

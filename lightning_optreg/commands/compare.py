@@ -9,23 +9,23 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from lightning_optreg.cli.option_parser import OptionParser, UsageError
 from lightning_optreg.studies.access import StorageUnavailableError
+from lightning_optreg.studies.plan import StudyPlan
+from lightning_optreg.studies.plan_file import read_plan
 from lightning_optreg.studies.records import StudyResult
-from lightning_optreg.studies.specification import Specification, read_specification
-from lightning_optreg.studies.stop import Stopped, StopRequest, run_processes, stop_with_parent
+from lightning_optreg.studies.stop import Stopped, StopRequest, stop_with_parent
+from lightning_optreg.studies.workers import STORAGE, UNAVAILABLE, Broken, default_workers, run_workers
 from lightning_optreg.trust import add_allow, add_safe, trust_options
 
 if TYPE_CHECKING:
     from lightning_optreg.studies.run_queue import Queue
 
-__all__ = ["collect", "main"]
+__all__ = ["main"]
 
 _NONE_ENDED = "report: no run has ended yet"
-_STORAGE = "LIGHTNING_OPTREG_STORAGE"  # everybody may read command lines, and this only the user
-_UNAVAILABLE = 69  # status of a worker that gave up waiting for the data base, as sysexits.h has it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,7 +75,7 @@ def _parser() -> OptionParser:
     parser.add_argument(
         "--storage",
         metavar="URL",
-        help=f"of the data base; default: the variable {_STORAGE} of the environment, which keeps a password "
+        help=f"of the data base; default: the variable {STORAGE} of the environment, which keeps a password "
         "out of the command line, else SQLite in the output folder",
     )
     parser.add_argument(
@@ -115,7 +115,7 @@ def _run(args: argparse.Namespace) -> int:
             raise
         except StorageUnavailableError:
             if args.worker:
-                raise SystemExit(_UNAVAILABLE) from None
+                raise SystemExit(UNAVAILABLE) from None
             raise
 
 
@@ -127,7 +127,7 @@ def _compare(args: argparse.Namespace, stop: StopRequest) -> int:
     from lightning_optreg.cli.processes import count_cores  # imports Lightning
 
     trusted = trust_options(args)
-    specification = read_specification(args.config)
+    plan = read_plan(args.config)
     if args.workers is not None and not args.workers >= 1:
         raise ValueError(f"workers: must be >= 1, got {args.workers}")
     if args.workers is not None and args.workers > count_cores() and not args.oversubscribe:
@@ -137,23 +137,24 @@ def _compare(args: argparse.Namespace, stop: StopRequest) -> int:
         )
     if not 0.0 <= args.storage_wait < math.inf:
         raise ValueError(f"storage_wait: must be a number of seconds >= 0, got {args.storage_wait}")
-    folder: Path = args.output or Path("runs", "studies", specification.name)
+    folder: Path = args.output or Path("runs", "studies", plan.name)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output: {str(folder)!r} is a file, and not a folder")
-    given = os.environ.pop(_STORAGE, None) if args.worker else os.environ.get(_STORAGE)
+    given = os.environ.pop(STORAGE, None) if args.worker else os.environ.get(STORAGE)
     args.storage = args.storage if args.storage is not None else given or None
     storage = args.storage or f"sqlite:///{(folder / 'study.db').resolve()}"
     if not args.worker:
         with stop.breaking_off():
-            _check(args, specification, storage, folder, trusted)
+            _check(args, plan, storage, folder, trusted)
     if args.plan:
-        print(_plan(specification))
+        print(plan.outline())
         return 0
     folder.mkdir(parents=True, exist_ok=True)
 
+    from lightning_optreg.studies.collect import collect
     from lightning_optreg.studies.run_queue import Queue  # imports optuna
 
-    queue = Queue(specification, storage, args.storage_wait)
+    queue = Queue(plan, storage, args.storage_wait)
     queue.patience.pause = stop.sleep
     if args.worker:
         from lightning_optreg.studies.work import work
@@ -179,10 +180,10 @@ def _compare(args: argparse.Namespace, stop: StopRequest) -> int:
 
 
 def _check(
-    args: argparse.Namespace, specification: Specification, storage: str, folder: Path, trusted: Sequence[str]
+    args: argparse.Namespace, plan: StudyPlan, storage: str, folder: Path, trusted: Sequence[str]
 ) -> None:
     """Refuse what can't be run, before anything is written."""
-    for module in ("optuna", "plotly", "scipy"):  # the report would miss the last two at the very end
+    for module in ("optuna", "plotly", "scipy", "jinja2"):  # the report needs the last three at the very end
         if importlib.util.find_spec(module) is None:
             raise ModuleNotFoundError(f"No module named {module!r}", name=module)
     from lightning_optreg.studies.storage import check_storage
@@ -194,34 +195,28 @@ def _check(
     if args.plan or not args.report_only:
         from lightning_optreg.studies.runner import check_settings  # imports Lightning
 
-        check_settings(specification, trusted)
-
-
-class _Broken(NamedTuple):
-    """Processes that didn't come to the end."""
-
-    how: str
-    status: int
+        check_settings(plan, trusted)
 
 
 def _do_runs(
     args: argparse.Namespace, queue: "Queue", storage: str, folder: Path, stop: StopRequest
-) -> _Broken | None:
+) -> Broken | None:
     """Do what is to be done; say if processes didn't come to the end."""
-    specification = queue.specification
+    plan = queue.plan
     queue.fill()
-    waiting = len(specification.runs) - sum(record.status != "failed" for record in queue.records())
-    workers = min(args.workers or _default_workers(), waiting)
-    print(_plan(specification))
-    if len(specification.seeds) < 3:
+    waiting = len(plan.runs) - sum(record.status != "failed" for record in queue.records())
+    workers = min(args.workers or default_workers(), waiting)
+    print(plan.outline())
+    if len(plan.seeds) < 3:
         print("fewer than 3 seeds: the intervals will say little")
-    if waiting < len(specification.runs):
-        print(f"{len(specification.runs) - waiting} of them are done already")
+    if waiting < len(plan.runs):
+        print(f"{len(plan.runs) - waiting} of them are done already")
     sys.stdout.flush()
     start = time.perf_counter()
     broken = None
     if workers > 1:
-        broken = _run_workers(args, storage, folder, workers, stop)
+        options = ["--config", str(args.config), "--output", str(folder), *trust_options(args)]
+        broken = run_workers(options, storage, args.storage_wait, workers, stop)
     elif workers == 1:
         from lightning_optreg.studies.work import work
 
@@ -231,32 +226,12 @@ def _do_runs(
     return broken
 
 
-def _run_workers(
-    args: argparse.Namespace, storage: str, folder: Path, workers: int, stop: StopRequest
-) -> _Broken | None:
-    from lightning_optreg.cli.processes import count_cores
-
-    threads = max(1, count_cores() // workers)
-    command = [sys.executable, "-m", "lightning_optreg", "compare", "--worker"]
-    command += ["--config", str(args.config), "--output", str(folder)]
-    command += ["--storage_wait", str(args.storage_wait), *trust_options(args)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), _STORAGE: storage}
-    statuses = run_processes(command, workers, environment, stop)
-    broken = [status for status in statuses if status != 0]
-    if not broken:
-        return None
-    if broken[0] == _UNAVAILABLE:
-        how = f"for want of the data base, which had not answered for {args.storage_wait:g} s"
-    else:
-        how = f"with signal {-broken[0]}" if broken[0] < 0 else f"with status {broken[0]}"
-    return _Broken(f"{len(broken)} of {workers} processes ended {how}", 2 if 2 in broken else 1)
-
-
 def _report(result: StudyResult, folder: Path) -> int:
     if not result.records:
         raise ValueError(_NONE_ENDED)
     from lightning_optreg.studies.report import write_report
-    from lightning_optreg.studies.summary import format_table, notice, summarize, unfinished_lines
+    from lightning_optreg.studies.summary import notice, summarize, unfinished_lines
+    from lightning_optreg.studies.tables import format_table
 
     said = notice(result)
     if said:
@@ -269,79 +244,3 @@ def _report(result: StudyResult, folder: Path) -> int:
         if run.state == "failed":
             print(f"failed: {run.run}: {run.reason}", file=sys.stderr)
     return 1 if said else 0
-
-
-def _plan(specification: Specification) -> str:
-    runs, passes = len(specification.runs), len(specification.runs) * specification.epochs
-    tuned = [method for method, key in specification.tune.items() if key is not None]
-    tried = {len(specification.values[method]) for method in tuned} or {1}
-    count = " to ".join(str(n) for n in sorted({min(tried), max(tried)}))
-    as_they_are = len(specification.methods) - len(tuned)
-    return (
-        f"{specification.title}: {len(tuned)} methods x {count} values of the {specification.tuned}"
-        f"{f' and {as_they_are} without' if as_they_are else ''} "
-        f"x {len(specification.seeds)} seeds = {runs} runs, "
-        f"{passes} passes over the training data"
-    )
-
-
-def _default_workers() -> int:
-    import torch
-
-    from lightning_optreg.cli.processes import count_cores
-
-    return 1 if torch.cuda.is_available() else count_cores()
-
-
-def collect(queue: "Queue") -> StudyResult:
-    """Put together what a report shows."""
-    specification = queue.specification
-    return StudyResult(
-        name=specification.name,
-        title=specification.title,
-        tuned=specification.tuned,
-        metric=specification.metric,
-        mode=specification.mode,
-        test_metric=specification.test_metric,
-        target=specification.target,
-        description=_description(specification),
-        planned=len(specification.runs),
-        records=tuple(queue.records()),
-        unfinished=tuple(queue.unfinished()),
-        settings=_own_settings(specification),
-        reference=specification.reference,
-    )
-
-
-def _own_settings(specification: Specification) -> dict[str, str | None]:
-    """Name what each method is tuned by, unless that is the same for all."""
-    keys = specification.tune
-    if len(set(keys.values())) == 1 and None not in keys.values():
-        return {}
-    return {method: None if key is None else key.rpartition(".")[2] for method, key in keys.items()}
-
-
-def _description(specification: Specification) -> dict[str, str]:
-    import lightning
-    import torch
-
-    from lightning_optreg import __version__
-
-    base = specification.base
-    data, net = base.get("data", {}), base.get("model", {}).get("net", {})
-    return {
-        "Data": _named(data),
-        "Network": _named(net),
-        "Budget of a run": f"{specification.epochs} passes over the training data",
-        "Seeds": ", ".join(map(str, specification.seeds)),
-        "Versions": f"lightning_optreg {__version__}, torch {torch.__version__}, "
-        f"lightning {lightning.__version__}",
-    }
-
-
-def _named(part: object) -> str:
-    if not isinstance(part, dict):
-        return str(part)
-    settings = ", ".join(f"{key}={value}" for key, value in (part.get("init_args") or {}).items())
-    name = str(part.get("class_path", "")).rpartition(".")[2]
-    return f"{name}({settings})" if settings else name

@@ -4,7 +4,6 @@ It needs neither Lightning nor data. The network is built on the meta device, wi
 """
 
 import argparse
-import difflib
 import importlib
 import inspect
 import math
@@ -18,6 +17,7 @@ import torch
 from torch import nn
 
 from lightning_optreg import nets
+from lightning_optreg._nearest import nearest
 from lightning_optreg.analysis.layers import describe, format_table
 from lightning_optreg.cli.messages import cause, kind_of
 from lightning_optreg.cli.option_parser import is_too_large, unknown_word
@@ -122,8 +122,9 @@ def _build(
     for option in (argument.partition("=")[0] for argument in arguments if argument.startswith("--")):
         key = option.removeprefix("--net.").rstrip("+").partition(".")[0]
         if not option.startswith("--net.") or key not in keys:
-            near = _nearest(option, ["--input_shape", "--batch_size", *(f"--net.{key}" for key in keys)])
-            raise _UsageError(f"unknown option {option} for {name}{near}")
+            names = ["input_shape", "batch_size", *(f"net.{key}" for key in keys)]
+            close = nearest(option.strip("-"), names, prefix="--", few=0)
+            raise _UsageError(f"unknown option {option} for {name}{close}")
         given.add(key)
     if shape is not None and "input_shape" in keys:
         if "input_shape" in given:
@@ -175,7 +176,7 @@ def _find(name: str) -> Callable[..., Any]:
         name = f"{nets.__name__}.{name}"
     module_name, _, attribute = name.rpartition(".")
     if not module_name or not all(part.isidentifier() for part in name.split(".")):
-        raise _UsageError(f"unknown network {name!r}{_nearest(name, _NETS)}; {_KNOWN_NETS}")
+        raise _UsageError(f"unknown network {name!r}{nearest(name, _NETS, few=0)}; {_KNOWN_NETS}")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
@@ -184,7 +185,7 @@ def _find(name: str) -> Callable[..., Any]:
     if not callable(found):
         public = [known for known in vars(module) if not known.startswith("_")]
         raise _UsageError(
-            f"{module_name} has no class or function {attribute!r}{_nearest(attribute, public)}"
+            f"{module_name} has no class or function {attribute!r}{nearest(attribute, public, few=0)}"
         )
     if not makes_network(found):
         raise _UsageError(
@@ -205,13 +206,6 @@ def _net_options(make: Callable[..., Any]) -> jsonargparse.ArgumentParser:
         parser.add_function_arguments(make, "net", fail_untyped=False)
     put_ints_first(parser._actions)
     return parser
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    """The end of an error message: names like this one, whatever their case."""
-    by_lower_case = {other.lower(): other for other in known}
-    near = difflib.get_close_matches(name.lower(), by_lower_case)
-    return f"; nearest: {', '.join(by_lower_case[other] for other in near)}" if near else ""
 
 
 def _shape(words: Sequence[str]) -> tuple[int, int, int]:

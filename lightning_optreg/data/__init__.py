@@ -1,4 +1,4 @@
-"""Datasets of images in memory, dealt out in whole batches; transforms of whole batches on the device."""
+"""Image datasets in memory, loaded in whole batches, and transforms of whole batches on the device."""
 
 from lightning_optreg.data.cifar10 import CIFAR10DataModule
 from lightning_optreg.data.curriculum import Pacing, rank_images

@@ -1,8 +1,8 @@
-"""Decoded data on disk, memory-mapped, so that the next start and the other processes need not decode again.
+"""A cache of decoded data on disk, memory-mapped, so that the data are decoded only once.
 
-Decompressing, checking and measuring Fashion-MNIST takes 0.5 s, opening it here a tenth of that, nearly all
-to compare its checksums; processes on one machine share the mapped pages. The folder can be deleted at any
-time.
+Decompressing, checking and measuring Fashion-MNIST takes 0.5 s; opening it from the cache takes a tenth of
+that, nearly all for its checksums. Processes on one machine share the mapped pages. The folder can be deleted
+at any time.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from lightning_optreg.trust.torch_files import DamagedFileError, check_whole
 
 __all__ = ["cached", "default_cache_dir", "fingerprint"]
 
-_FORMAT = 1  # to be increased when what is stored changes
+_FORMAT = 1  # increase it when the stored data change
 
 
 def default_cache_dir() -> Path:
@@ -33,26 +33,26 @@ def default_cache_dir() -> Path:
 
 
 def fingerprint(files: Sequence[Path]) -> list[list[Any]]:
-    """Return what changes when one of the files does: path, size in bytes, time of change in ns."""
+    """Return path, size in bytes and modification time in ns of each file, which change when a file does."""
     return [[os.path.abspath(f), (stat := f.stat()).st_size, stat.st_mtime_ns] for f in files]
 
 
 def cached(
     folder: Path, name: str, key: Mapping[str, Any], make: Callable[[], dict[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """Return the tensors that belong to `key`, from the cache or from `make`, which then are put there.
+    """Return the tensors for `key` from the cache, or make and store them.
 
-    Any number of processes may do this at once: a file appears whole or not at all. If the folder cannot be
-    written, a warning says so and the tensors are returned all the same.
+    Any number of processes may do this at once: a file appears whole or not at all. If the folder is not
+    writable, a warning says so and the tensors are returned all the same.
 
     Args:
-        folder: The cache's folder, made if missing.
+        folder: The cache's folder, created if missing.
         name: First part of the file's name, for people.
-        key: All that the tensors depend on, as JSON values.
+        key: Everything that the tensors depend on, as JSON values.
         make: Makes the tensors.
 
     Returns:
-        The tensors, mapped from the file where that was possible. Writing to them does not change the file.
+        The tensors, mapped from the file if possible. Writing to them does not change the file.
 
     Example:
         >>> import tempfile
@@ -69,7 +69,7 @@ def cached(
             return _load(path)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, DamagedFileError) as error:
             rank_zero_warn(
-                f"The cached file {path} cannot be read and is made anew ({why_unreadable(error)})"
+                f"The cached file {path} cannot be read and is made again ({why_unreadable(error)})"
             )
     tensors = make()
     try:

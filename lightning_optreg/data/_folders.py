@@ -1,7 +1,7 @@
-"""Folders of images: which of them are splits, which are classes, and what in them counts as an image.
+"""Folders of images: which are splits, which are classes, and which files count as images.
 
-No image is opened here. Names are compared and sorted in one of Unicode's spellings (NFC): one file system
-hands back in other code points what another one wrote, and classes are to have the same numbers on both.
+No image is opened here. Names are compared and sorted in Unicode's NFC form, because file systems may return
+the same name in different code points, and classes must have the same numbers on all of them.
 """
 
 import os
@@ -23,7 +23,7 @@ _SPELLINGS: dict[Part, str] = {
     "val": "val|valid|validation|eval|evaluation|dev|development",
     "test": "test|testing",
 }
-# What operating systems, archives and stores of files leave behind, beside names with a dot in front.
+# What operating systems, archives and network drives leave behind, besides names that start with a dot.
 _LITTER = (
     {"__macosx", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "lost+found"}
     | {"@eadir", "@__thumb", "@recycle", "#recycle", "#snapshot", "$recycle.bin"}
@@ -37,13 +37,13 @@ class FoundImages(NamedTuple):
     divided: bool
     """Whether the root has folders for the splits."""
     files: dict[Part, dict[str, list[Path]]]
-    """Of each split: class to files, both in their order. Without folders for splits all are in `train`."""
+    """For each split, the files of each class, in order. Without folders for splits all are in `train`."""
     notes: list[str]
-    """What a person should hear: what was found and is not used."""
+    """Warnings about what was found and is not used."""
 
 
 def nfc(name: str) -> str:
-    """Write a name in the one of Unicode's spellings in which an accented letter is one character."""
+    """Return a name in Unicode's NFC form, in which an accented letter is one character."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -51,10 +51,10 @@ def find_images(root: Path) -> FoundImages:
     """Find splits, classes and images.
 
     Args:
-        root: Folder of classes, or of splits that hold folders of classes; see `ImageFolderDataModule`.
+        root: Folder of classes, or of splits with folders of classes; see `ImageFolderDataModule`.
 
     Raises:
-        ValueError: If it is not clear what is meant, or a class has no images to train on.
+        ValueError: If the layout is ambiguous, or a class has no training images.
     """
     notes: list[str] = []
     parts = _splits(root, notes)
@@ -63,14 +63,14 @@ def find_images(root: Path) -> FoundImages:
         files["train"] = _list(root, empty=False, notes=notes)
     elif stray := [path.name for path in _images(root)]:
         notes.append(
-            f"{root}: {_counted(stray, 'image')} in no folder of a split, not used: {_listed(stray)}"
+            f"{root}: {_counted(stray, 'image')} outside the splits' folders, not used: {_listed(stray)}"
         )
     classes = set(files["train"])
     for part, found in files.items():
         folder = parts.get(part, root)
         if unknown := sorted(set(found) - classes):
             raise ValueError(
-                f"{folder}: classes that the training images lack: {unknown}{_similar(unknown, classes)}"
+                f"{folder}: classes without training images: {unknown}{_similar(unknown, classes)}"
             )
         if absent := sorted(name for name in classes if not found.get(name)):
             notes.append(
@@ -83,37 +83,35 @@ def list_images(root: Path) -> dict[str, list[Path]]:
     """List the images below each subfolder of `root`; a subfolder's name is its class.
 
     Args:
-        root: Folder of classes. Hidden files and folders do not count, files in deeper subfolders do. Links
+        root: Folder of classes. Hidden files and folders are ignored; files in deeper subfolders count. Links
             are followed, but not in circles.
 
     Returns:
-        Class (its name in NFC) to files, both sorted by their names' code points.
+        The files of each class (its name in NFC), both sorted by their names' code points.
 
     Raises:
-        ValueError: If there are no classes, or one has no images, or two have one name.
+        ValueError: If there are no classes, a class has no images, or two classes have the same name.
     """
     return _list(root, empty=False, notes=[])
 
 
 def _list(root: Path, *, empty: bool, notes: list[str]) -> dict[str, list[Path]]:
-    """The same; with `empty` a class may be without images."""
+    """Do the work of `list_images`; with `empty` a class may have no images."""
     classes = _folders(root)
     if not classes:
-        lie = "; its images lie in no folder of a class" if _images(root) else ""
-        raise ValueError(f"{root}: no subfolders, expected one for each class{lie}")
+        lie = "; its images must be in one folder per class" if _images(root) else ""
+        raise ValueError(f"{root}: no subfolders, expected one per class{lie}")
     files: dict[str, list[Path]] = {}
     others: list[str] = []
     for folder in classes:
         name = nfc(folder.name)
         if name in files:
-            raise ValueError(
-                f"{root}: two folders of the class {name!r}, in two spellings of Unicode (NFC and NFD)"
-            )
+            raise ValueError(f"{root}: two folders of the class {name!r}, in two Unicode forms (NFC and NFD)")
         inside = {part: sub.name for sub in _folders(folder) if (part := _split_of(sub.name)) is not None}
         if "train" in inside and len(inside) > 1:
             raise ValueError(
-                f"{folder}: {_listed(list(inside.values()))} are splits inside of a class, expected "
-                f"train/{name} and the like"
+                f"{folder}: {_listed(list(inside.values()))} are splits inside a class, expected "
+                f"train/{name} and so on"
             )
         below = list(_files(folder))
         files[name] = list(filter(_is_image, below))
@@ -127,7 +125,7 @@ def _list(root: Path, *, empty: bool, notes: list[str]) -> dict[str, list[Path]]
         )
     if stray := [path.name for path in _images(root)]:
         notes.append(
-            f"{root}: {_counted(stray, 'image')} in no folder of a class, not used: {_listed(stray)}"
+            f"{root}: {_counted(stray, 'image')} outside the classes' folders, not used: {_listed(stray)}"
         )
     return files
 
@@ -136,12 +134,12 @@ def _list(root: Path, *, empty: bool, notes: list[str]) -> dict[str, list[Path]]
 
 
 def _splits(root: Path, notes: list[str]) -> dict[Part, Path]:
-    """The folders of the splits; none if `root` holds classes."""
+    """Return the folders of the splits; none if `root` contains classes."""
     folders = _folders(root)
     named = [(part, folder) for folder in folders if (part := _split_of(folder.name)) is not None]
     like = [(part, folder) for folder in folders if (part := _like_a_split(folder.name)) is not None]
     if not named:
-        # One of them may be a class, as a test tube is.
+        # A single one may be a class, such as "test tube".
         nested = [(part, folder) for part, folder in like if _folders(folder) and _holds_images(folder)]
         if len({part for part, _ in nested}) > 1:
             raise ValueError(f"{root}: {_names(nested)} look like splits; name them train, val or test")
@@ -149,34 +147,34 @@ def _splits(root: Path, notes: list[str]) -> dict[Part, Path]:
     kinds = {part for part, _ in named}
     if len(kinds) == 1 and len(named) < len(folders) and not any(_folders(folder) for _, folder in named):
         notes.append(
-            f"{root}: {_names(named)} holds images and no folders of classes, and is taken for a class"
+            f"{root}: {_names(named)} has images and no folders of classes, and is taken for a class"
         )
         return {}
     for part in PARTS:
         if len(same := [(kind, folder) for kind, folder in named if kind == part]) > 1:
             raise ValueError(
-                f"{root}: {_names(same)} are two folders of one split ({part}); remove or join them"
+                f"{root}: {_names(same)} are two folders of one split ({part}); remove or merge them"
             )
     if "train" not in kinds:
         raise ValueError(
-            f"{root}: {_names(named)} without a folder train; put the folders of classes into train, or "
-            "rename what is a class itself"
+            f"{root}: {_names(named)} without a folder train; move the folders of classes into train, or "
+            "rename folders that are classes"
         )
     for part, folder in like:
         if part not in kinds and _holds_images(folder):
             raise ValueError(
-                f"{root}: {folder.name} looks like a split, and there is no folder {part}; rename it to "
+                f"{root}: {folder.name} looks like a split, but there is no folder {part}; rename it to "
                 f"{part} or move it away"
             )
     used = dict(named)
     unused = [folder.name for folder in folders if folder not in used.values() and _holds_images(folder)]
     if unused:
-        notes.append(f"{root}: {_listed(unused)} beside {_names(named)}, not used")
+        notes.append(f"{root}: {_listed(unused)} next to {_names(named)}, not used")
     return {part: used[part] for part in PARTS if part in used}
 
 
 def _split_of(name: str) -> Part | None:
-    """The split that a folder of this name is: `Train`, `validation`, `test_set`."""
+    """Return the split that a folder of this name is: `Train`, `validation`, `test_set`."""
     for part, words in _SPELLINGS.items():
         if re.fullmatch(f"({words})([ _-]?set)?", name.casefold()):
             return part
@@ -184,7 +182,7 @@ def _split_of(name: str) -> Part | None:
 
 
 def _like_a_split(name: str) -> Part | None:
-    """The split that a folder may be by a word in its name: `train2017`, `images-test`."""
+    """Return the split that a folder may be, going by a word in its name: `train2017`, `images-test`."""
     if _split_of(name) is not None:
         return None
     for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name):
@@ -204,11 +202,11 @@ class _Entry(NamedTuple):
 
 
 def _entries(folder: Path) -> list[_Entry]:
-    """What is in a folder and not hidden, in the order of names."""
+    """Return what is in a folder and not hidden, sorted by name."""
     found = []
     with os.scandir(
         folder
-    ) as entries:  # which knows without asking what is a file, a million times for ImageNet
+    ) as entries:  # it knows the type of each entry without a further call, of which ImageNet needs a million
         for entry in entries:
             if not (entry.name.startswith(".") or entry.name.casefold() in _LITTER):
                 if entry.is_symlink():  # it may lead nowhere, or to itself
@@ -220,18 +218,18 @@ def _entries(folder: Path) -> list[_Entry]:
 
 
 def _folders(folder: Path) -> list[Path]:
-    """The folders in it, but for links that lead back to it or to where it lies."""
+    """Return its subfolders, except links that lead back to it or to one of its parents."""
     above = _above(folder)
     return [path for path, is_folder, _ in _entries(folder) if is_folder and _identity(path) not in above]
 
 
 def _images(folder: Path) -> list[Path]:
-    """The images in it, without those in deeper folders."""
+    """Return the images in it, without those in deeper folders."""
     return [path for path, _, is_file in _entries(folder) if is_file and _is_image(path)]
 
 
 def _files(folder: Path, seen: set[tuple[int, int]] | None = None) -> Iterator[Path]:
-    """All files below a folder, in order. Each folder is gone through once, however many links lead to it."""
+    """Yield all files below a folder, in order; each folder once, however many links lead to it."""
     seen = _above(folder) if seen is None else seen
     for path, is_folder, is_file in _entries(folder):
         if is_folder:
@@ -270,7 +268,7 @@ def _names(parts: Sequence[tuple[Part, Path]]) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Some names, in words: a, b and 3 more."""
+    """Return the first names in words: a, b and 3 more."""
     more = [f"{len(names) - 3} more"] if len(names) > 3 else []
     *first, last = [*names[:3], *more]
     return f"{', '.join(first)} and {last}" if first else last
@@ -281,7 +279,7 @@ def _counted(things: Sequence[str], name: str) -> str:
 
 
 def _similar(unknown: Sequence[str], classes: set[str]) -> str:
-    """The end of an error: classes that differ from one in capitals only."""
+    """Return the end of an error: classes whose names differ only in capitals."""
     known = {name.casefold(): name for name in classes}
     near = [f"{name} from {known[name.casefold()]}" for name in unknown if name.casefold() in known]
     return f" ({_listed(near)} differs in capitals)" if near else ""

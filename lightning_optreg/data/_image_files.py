@@ -1,4 +1,4 @@
-"""One image's file, decoded to 8 bits and brought to a size."""
+"""Read an image file, decoded to 8 bits and resized."""
 
 from pathlib import Path
 from typing import Literal
@@ -8,7 +8,7 @@ from torch import Tensor
 __all__ = ["READS", "read_image"]
 
 READS = 2
-"""To be increased when other pixels are read of the same file, so that cached ones are read anew."""
+"""Increase it when the same file gives other pixels, so that cached images are read again."""
 
 
 def read_image(
@@ -17,27 +17,27 @@ def read_image(
     channels: Literal[1, 3],
     resize: Literal["crop", "stretch", "short_side"],
 ) -> Tensor:
-    """Read an image and bring it to a size; one that has the size already keeps its pixels.
+    """Read an image and resize it; an image that already has the size keeps its pixels.
 
-    It is turned and mirrored as its EXIF orientation says. Palettes, CMYK and the like become grey or RGB as
-    Pillow converts them. Transparency is left out: a clear pixel has the colour that is stored with it. Of
-    several pictures in one file the first is read. Of 16 bits a colour the upper 8 are kept; grey of 16
-    bits is refused.
+    The EXIF orientation is applied. Palettes, CMYK and other modes become grey or RGB as Pillow converts
+    them. Transparency is ignored: a transparent pixel has the colour that is stored with it. Of several
+    pictures in one file the first is read. With 16 bits per colour the upper 8 are kept; 16-bit grey images
+    are refused.
 
     Args:
         path: The file.
         size: Height and width.
         channels: 1 for grey, 3 for red, green and blue.
         resize: "crop" scales until the size is covered, then cuts out the middle; "stretch" scales height and
-            width each by its own factor; "short_side" scales until the size is covered, and cuts nothing.
+            width separately; "short_side" scales until the size is covered, and cuts nothing.
 
     Returns:
-        uint8 (C, height, width); with "short_side" one of the two may be more.
+        uint8 (C, height, width); with "short_side" one of the two may be larger.
 
     Raises:
-        ValueError: If the file cannot be read, or its pixels are single numbers of more than 8 bits.
+        ValueError: If the file cannot be read, or is a grey image with more than 8 bits per pixel.
     """
-    from PIL import Image, ImageOps  # with torchvision, which needs it
+    from PIL import Image, ImageOps  # installed with torchvision
     from torchvision.transforms.v2 import functional as transforms
 
     height, width = size
@@ -46,10 +46,10 @@ def read_image(
             if file.mode.startswith(("I", "F")):
                 raise ValueError(f"pixels of mode {file.mode}, expected 8 bits")
             ImageOps.exif_transpose(file, in_place=True)
-            # Without the way over RGBA, Pillow warns of palettes with transparency; the colours are the same.
+            # By way of RGBA, since Pillow otherwise warns of palettes with transparency; same colours.
             transparent = file.mode == "P" and "transparency" in file.info
             image = (file.convert("RGBA") if transparent else file).convert("L" if channels == 1 else "RGB")
-    # What PIL raises for one damage or the other, and for one with more pixels than it believes.
+    # PIL raises these for damaged files, and for images with more pixels than it considers safe.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: not a readable image ({error})") from error
     if image.size != (width, height):

@@ -1,4 +1,4 @@
-"""The parts of a dataset that have been read, with the validation split and the statistics; their cache."""
+"""The parts of a dataset that have been read, with the validation split, the statistics and the cache."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -18,14 +18,14 @@ __all__ = ["OpenParts"]
 
 
 class OpenParts:
-    """What has been read of a dataset.
+    """The parts of a dataset that have been read.
 
     Args:
-        source: Where it is.
+        source: Where the dataset is.
         cache_dir: Folder for decoded data.
         val_fraction: Share of the training images kept for validation, unless the source has a part for it.
         split_seed: Seed of that split.
-        train_size: How many of the training images are used; None: all.
+        train_size: Number of training images to use; None: all.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class OpenParts:
         return self.source.names.get("train" if split_off else part)
 
     def statistics(self) -> Statistics:
-        """Return those of the training split."""
+        """Return the statistics of the training split."""
         split: list[float] | None = [self.val_fraction, self.split_seed]
         if self.train_size is not None:
             split = [self.val_fraction, self.split_seed, self.train_size]
@@ -97,7 +97,7 @@ class OpenParts:
 
 
 def _packed(images: ImageSet) -> dict[str, Tensor]:
-    """As tensors, which the cache takes."""
+    """Return the images and labels as a dictionary of tensors, for the cache."""
     packed = images.images
     if isinstance(packed, Tensor):
         return {"images": packed, "labels": images.labels}

@@ -1,4 +1,4 @@
-"""The order of an epoch's images, and how its batches are dealt out to processes."""
+"""The order of an epoch's images, and how its batches are shared among processes."""
 
 from typing import Literal, get_args
 
@@ -14,13 +14,13 @@ Shuffle = Literal["every_epoch", "once", "never", "by_class"]
 
 
 def check_shuffle(shuffle: object, name: str) -> None:
-    """Raise a ValueError that begins with `name` if this is no `Shuffle`."""
+    """Raise a ValueError that begins with `name` if `shuffle` is not a `Shuffle`."""
     if shuffle not in get_args(Shuffle):
         raise ValueError(f"{name}: shuffle must be one of {', '.join(get_args(Shuffle))}, got {shuffle!r}")
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
-    """Return the order of an epoch, a permutation of 0, ..., count - 1 that (seed, epoch) determine.
+    """Return the order of an epoch, a permutation of 0, ..., count - 1 determined by (seed, epoch).
 
     Args:
         count: Number of images, at least 1.
@@ -38,12 +38,12 @@ def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
 
 
 def fixed_order(labels: Tensor, shuffle: Shuffle, seed: int) -> Tensor:
-    """Return what all epochs have in common of their order.
+    """Return the part of the order that all epochs share.
 
     Args:
         labels: int64 (N,).
-        shuffle: "once": a permutation made from the seed, that of epoch 0. "by_class": sorted by label, in
-            a class as they come. "never", and "every_epoch", which shuffles later: as they come.
+        shuffle: "once": the permutation of epoch 0. "by_class": sorted by label, in stored order within a
+            class. "never", and "every_epoch", which shuffles later: in stored order.
         seed: Any integer.
 
     Returns:
@@ -61,21 +61,21 @@ def fixed_order(labels: Tensor, shuffle: Shuffle, seed: int) -> Tensor:
 def deal(
     count: int, batch_size: int, world_size: int, *, even: bool, drop_last: bool = False
 ) -> list[tuple[int, int]]:
-    """Divide positions 0, ..., count - 1 into global batches, each with an image for every process at least.
+    """Divide positions 0, ..., count - 1 into global batches, each with at least one image per process.
 
-    A global batch has `batch_size * world_size` positions and the last one what remains. If fewer than
-    `world_size` remain they join the batch before, so that no process gets an empty batch.
+    A global batch has `batch_size * world_size` positions, the last one what remains. If fewer than
+    `world_size` remain, they join the previous batch, so that no process gets an empty batch.
 
     Args:
         count: Number of images, at least `world_size`.
-        batch_size: Images a process gets in a full batch, at least 1.
+        batch_size: Images per process in a full batch, at least 1.
         world_size: Number of processes, at least 1.
-        even: Leave out the last `count mod world_size` positions, so that in every batch all processes have
-            equally many images. (The mean of their mean gradients is then the mean over the global batch.)
+        even: Leave out the last `count mod world_size` positions, so that all processes have equally many
+            images in every batch. (The mean of their mean gradients is then the mean over the global batch.)
         drop_last: Leave out the last batch if it is not full.
 
     Returns:
-        First position and end of each global batch. Empty if nothing is left.
+        First position and end of each global batch; empty if nothing is left.
 
     Example:
         >>> deal(11, batch_size=2, world_size=2, even=True)

@@ -1,4 +1,4 @@
-"""Images of different sizes, one after the other in one tensor, and views of them."""
+"""Images of different sizes, concatenated in one tensor, and views of them."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,7 @@ class PackedImages:
     """Images (C, h, w) of different sizes, in place of one tensor (N, C, H, W).
 
     Args:
-        pixels: uint8 (P,), those of all images one after the other.
+        pixels: uint8 (P,), the pixels of all images, concatenated.
         sizes: int64 (N, 2), heights and widths.
         channels: C.
 
@@ -39,12 +39,12 @@ class PackedImages:
 
     @property
     def shape(self) -> torch.Size:
-        """Shape (N, C, H, W) of a tensor that has room for all."""
+        """Shape (N, C, H, W) of a tensor with room for all images."""
         height, width = self.sizes.amax(0).tolist()
         return torch.Size((len(self), self.channels, height, width))
 
     def index_select(self, dim: int, index: Tensor) -> Tensor:
-        """Take images, each in the upper left corner, with zeros beyond it; `sizes` tells where it ends."""
+        """Return images, each in the upper left corner and padded with zeros; `sizes` has their sizes."""
         sizes = self.sizes[index].tolist()
         height, width = (max(side) for side in zip(*sizes, strict=True))
         result = torch.zeros(len(index), self.channels, height, width, dtype=torch.uint8)
@@ -54,7 +54,7 @@ class PackedImages:
 
 
 def middles(images: Tensor, sizes: Sequence[Sequence[int]], size: tuple[int, int]) -> Tensor:
-    """Take the middle out of each image, rounded as torchvision's `center_crop` rounds.
+    """Cut out the middle of each image, rounded as in torchvision's `center_crop`.
 
     Args:
         images: (N, C, H, W), each image in the upper left corner.
@@ -84,19 +84,22 @@ def finished_views(
     pipeline: Pipeline,
     shape: tuple[int, int, int],
 ) -> Iterator[Tensor]:
-    """Make views of whole images, as evaluation would show them to the network.
+    """Yield views of whole images, processed as evaluation would process the images.
 
-    A view that has its image's size is cropped as the images would be; any other has its size already.
+    A view of its image's size is cropped like the image; other views already have their final size.
 
     Args:
         views: Makes views of images of one size.
-        images: (N, C, H, W), what `pipeline.uncropped` gave.
-        sizes: Height and width of each image within them. None: they are of one size.
-        pipeline: What finishes them.
+        images: (N, C, H, W), the result of `pipeline.uncropped`.
+        sizes: Height and width of each of the images. None: all have the same size.
+        pipeline: Processes the views.
         shape: Shape (C, H, W) of the images that evaluation starts from.
 
     Yields:
-        The views, each of all N images in their order.
+        The views, each of all N images in order.
+
+    Raises:
+        ValueError: If views of images of different sizes differ in size.
     """
     whole = sizes is not None
     if sizes is None:
@@ -120,7 +123,7 @@ def finished_views(
             done.append(pipeline.finish(view, shape, sized=sized, whole=whole))
         if len({tuple(part.shape[1:]) for part in done}) > 1:
             raise ValueError(
-                "TestTimeAugmentation: views of images of different sizes must be of one size, got "
+                "TestTimeAugmentation: views of images of different sizes must have the same size, got "
                 + " and ".join(str(tuple(part.shape[1:])) for part in done[:2])
             )
         yield done[0] if back is None else torch.cat(done)[back]

@@ -1,4 +1,4 @@
-"""A validation split that holds the same share of every class."""
+"""A validation split with the same share of every class."""
 
 import torch
 from torch import Tensor
@@ -9,11 +9,11 @@ __all__ = ["stratified_split"]
 
 
 def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Split positions into two parts, the second with `fraction` of the whole and of each class.
+    """Split positions into two parts, the second with a share `fraction` of the whole and of each class.
 
     The second part gets n = round(fraction N) positions. Class c's share is fraction N_c, rounded down; the
-    positions still missing go one each to the classes with the largest remainders (Hamilton's method), the
-    lower class first among equals. Which positions of a class are taken is drawn with a generator of its own.
+    remaining positions go one each to the classes with the largest remainders (Hamilton's method), the lower
+    class first among equals. The positions within a class are drawn with a separate generator.
 
     Args:
         labels: int64 (N,), classes counted from 0.
@@ -39,18 +39,18 @@ def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor
     total = round(fraction * len(labels))
     if not total >= 1:
         raise ValueError(
-            f"stratified_split: a fraction of {fraction} of {len(labels)} images must be >= 1 image, or 0"
+            f"stratified_split: fraction must be 0 or give >= 1 image, got {fraction} of {len(labels)} images"
         )
     counts = labels.bincount()
     quota = counts.double() * fraction
-    # 0.1 * 30 must not become 2.9999: a share within rounding error of a whole number is that number.
+    # 0.1 * 30 must not become 2.9999: a share within rounding error of an integer is that integer.
     taken = (quota + 1e-9).floor().long()
     by_remainder = (taken - quota).argsort(stable=True)
     taken[by_remainder[: total - int(taken.sum())]] += 1
     missing = ((taken >= counts) & (counts > 0)).nonzero()
     if len(missing) > 0:
         raise ValueError(
-            f"stratified_split: a fraction of {fraction} leaves class {int(missing[0])} no image to train on"
+            f"stratified_split: fraction {fraction} leaves no image of class {int(missing[0])} to train on"
         )
     generator = torch.Generator().manual_seed(mix(seed))
     second = torch.zeros(len(labels), dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""What a checkpoint says of the data that its network was trained on, compared with the present data."""
+"""Compare the data that a checkpoint's network was trained on with the present data."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,15 +13,15 @@ __all__ = ["check_classes", "statistics_of"]
 
 
 def check_classes(trained: Sequence[str] | None, here: Sequence[str], owner: str) -> None:
-    """Refuse data whose labels mean other classes than the network's scores.
+    """Refuse data whose classes are not those of the network's scores.
 
     Args:
-        trained: The classes of the checkpoint's run, in their order; None if it doesn't say.
-        here: Those of the data.
-        owner: Whose they are, for the message.
+        trained: The classes of the checkpoint's run, in order; None if the checkpoint doesn't say.
+        here: The classes of the data.
+        owner: Name of the data module, for the error message.
 
     Raises:
-        MisconfigurationException: With the classes of both.
+        MisconfigurationException: If the classes or their order differ; lists both.
 
     Example:
         >>> check_classes(["cat", "dog"], ["cat", "dog"], "ImageFolderDataModule")
@@ -29,13 +29,13 @@ def check_classes(trained: Sequence[str] | None, here: Sequence[str], owner: str
     if trained is None or list(trained) == list(here):
         return
     raise MisconfigurationException(
-        f"{owner}: the checkpoint's network was trained on {_listed(trained, here)} and the data have "
-        f"{_listed(here, trained)}: its scores would stand for other classes"
+        f"{owner}: the checkpoint's network was trained on {_listed(trained, here)}, but the data have "
+        f"{_listed(here, trained)}"
     )
 
 
 def _listed(names: Sequence[str], others: Sequence[str]) -> str:
-    """All of a few classes, or the first that differ of many."""
+    """Return all names of a few classes, or the first that differ of many."""
     if len(names) <= 10:
         return f"the classes {', '.join(names)}"
     differing = [f"{name} as class {k}" for k, name in enumerate(names) if list(others[k : k + 1]) != [name]]
@@ -43,16 +43,16 @@ def _listed(names: Sequence[str], others: Sequence[str]) -> str:
 
 
 def statistics_of(preprocessing: Mapping[str, Any] | None, mode: str, here: Statistics) -> Statistics | None:
-    """Give the statistics that a network's images were normalised with, if they are not those of the data.
+    """Return the statistics that a network's images were normalised with, if they are not those of the data.
 
     Args:
-        preprocessing: What `ImageDataModule.preprocessing` said when the checkpoint was written; None if it
-            doesn't say.
-        mode: How the data are normalised now. A network's own mode is not imposed on them.
-        here: The statistics of the training images that there are now.
+        preprocessing: The result of `ImageDataModule.preprocessing` when the checkpoint was written; None if
+            the checkpoint doesn't have it.
+        mode: How the data are normalised now. The mode of the checkpoint's run is not imposed on them.
+        here: The statistics of the present training images.
 
     Returns:
-        None if they agree, or the checkpoint has none for this mode or images of this shape.
+        None if they agree, or the checkpoint has none for this mode or for images of this shape.
 
     Example:
         >>> from lightning_optreg.data import compute_statistics

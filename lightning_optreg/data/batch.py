@@ -1,4 +1,4 @@
-"""A batch, and a process's share of the batches of an epoch."""
+"""A batch, and the share of an epoch's batches that one process gets."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,21 +14,28 @@ __all__ = ["Batch", "Share"]
 
 
 class Batch(NamedTuple):
-    """Images with their labels, their positions in the dataset and their place in the run."""
+    """Images with their labels, their positions in the dataset and the batch's place in the run.
+
+    Example:
+        >>> images, labels = torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.tensor([3, 7])
+        >>> batch = Batch(images, labels, torch.tensor([0, 1]), Place(epoch=0, step=0, start=0, total=2))
+        >>> batch.to(torch.device("cpu")).labels
+        tensor([3, 7])
+    """
 
     images: Tensor
     """uint8 (n, C, H, W)."""
     labels: Tensor
     """int64 (n,)."""
-    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody misses
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which is not needed here
     """int64 (n,), positions in the dataset."""
     place: Place
     """Which batch of which epoch, and which of its rows."""
     sizes: Tensor | None = None
-    """int64 (n, 2), on the CPU: heights and widths, if they differ; zeros fill the images up."""
+    """int64 (n, 2), on the CPU: heights and widths, if they differ; the images are padded with zeros."""
 
     def to(self, device: torch.device) -> "Batch":
-        """Bring it to a device, without waiting for the copy."""
+        """Return the batch on a device, without waiting for the copy."""
         if self.images.device == device:
             return self
         images, labels, index = (t.to(device, non_blocking=True) for t in self[:3])
@@ -36,7 +43,7 @@ class Batch(NamedTuple):
 
 
 class Share(Dataset[Batch]):
-    """What one process gets in one epoch: item k is its share of global batch k."""
+    """The part of an epoch that one process gets: item k is its share of global batch k."""
 
     def __init__(
         self,

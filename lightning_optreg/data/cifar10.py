@@ -1,7 +1,7 @@
 """CIFAR-10: 50,000 + 10,000 colour images of 32 x 32 pixels, 10 kinds of animals and vehicles.
 
 Krizhevsky 2009, "Learning multiple layers of features from tiny images". The binary version has six files of
-10,000 records: one byte of label, then 1,024 bytes each of red, green and blue, row by row.
+10,000 records: one byte for the label, then 1,024 bytes each of red, green and blue, row by row.
 """
 
 import os
@@ -38,7 +38,7 @@ def read_binary(paths: list[Path], *, records: int | None = None) -> ImageSet:
         records: Images that each file must have; None for any number.
 
     Raises:
-        ValueError: If a file's size or one of its labels is wrong. Says what was found and expected.
+        ValueError: If a file's size or one of its labels is wrong.
     """
     counts = []
     for path in paths:
@@ -63,15 +63,15 @@ def read_binary(paths: list[Path], *, records: int | None = None) -> ImageSet:
 class CIFAR10DataModule(ImageDataModule):
     """CIFAR-10 in memory, in whole batches.
 
-    It is looked for in `data_dir`: the official binary version (`cifar-10-batches-bin/` or that folder
-    itself) or the python version (`cifar-10-batches-py/` or that folder itself); then in
-    /usr/share/datasets/cifar-10; then the python version is downloaded through torchvision into `data_dir`
-    or, if none is given, the cache.
+    It is searched for in `data_dir`: the official binary version (`cifar-10-batches-bin/` or that folder
+    itself) or the Python version (`cifar-10-batches-py/` or that folder itself); then in
+    /usr/share/datasets/cifar-10. If it is in neither, torchvision downloads the Python version into
+    `data_dir` or, if none is given, the cache.
 
-    What is verified: the python version's md5 sums, file by file, always and before anything is unpickled.
-    For the files of the binary version no sums are published (only for the archive they come in): each must
-    hold 10,000 images, and the classes must be equally many, 5,000 and 1,000 images each. With
-    `verify_checksum=False` any whole number of images will do. Labels are always checked.
+    The md5 sums of the Python version are always verified, file by file, before anything is unpickled. For
+    the files of the binary version no sums are published (only for their archive): each file must have
+    10,000 images, and each class 5,000 and 1,000 images. With `verify_checksum=False` any number of images
+    will do. Labels are always checked.
 
     Reference: Krizhevsky 2009, "Learning multiple layers of features from tiny images".
 
@@ -98,7 +98,7 @@ class CIFAR10DataModule(ImageDataModule):
     image_shape = (3, 32, 32)
 
     def locate(self, *, download: bool) -> Source:
-        """Find the binary or the python version; see the class for where."""
+        """Find the binary or the Python version; the class says where."""
         target = self.data_dir or default_cache_dir()
         places = []
         if self.data_dir is not None:
@@ -112,8 +112,8 @@ class CIFAR10DataModule(ImageDataModule):
             places,
             self._look,
             (lambda: _download(target)) if download else None,
-            "Let it be downloaded where the network can be reached, or unpack cifar-10-binary.tar.gz of "
-            "https://www.cs.toronto.edu/~kriz/cifar.html into a folder and name that as data_dir.",
+            "Download it with network access, or unpack cifar-10-binary.tar.gz from "
+            "https://www.cs.toronto.edu/~kriz/cifar.html and pass its folder as data_dir.",
         )
 
     def _look(self, folder: Path) -> Source | str:
@@ -144,8 +144,8 @@ def _check_balance(images: ImageSet, folder: Path, part: Part) -> None:
     counts = images.labels.bincount(minlength=10)
     if (counts != counts.sum() // 10).any():
         raise ValueError(
-            f"{folder}: {counts.tolist()} images of the classes in the {part} files, expected equally many; "
-            "this is not CIFAR-10 (verify_checksum=False reads other data of the same format)"
+            f"{folder}: the classes have {counts.tolist()} images in the {part} files, expected equal "
+            "numbers; this is not CIFAR-10 (verify_checksum=False reads other data of the same format)"
         )
 
 
@@ -156,8 +156,8 @@ def _read_pickled(folder: Path, part: Part) -> ImageSet:
         data = CIFAR10(str(folder.parent), train=part == "train")  # unpickles only what has the right md5
     except RuntimeError as error:
         raise ValueError(
-            f"{folder}: the md5 sums are not those of CIFAR-10's python version, so nothing is unpickled; "
-            "get it again, or use the binary version"
+            f"{folder}: the md5 sums are not those of CIFAR-10's Python version, so nothing is unpickled; "
+            "download it again, or use the binary version"
         ) from error
     images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()  # (N, H, W, C) -> (N, C, H, W)
     return ImageSet(images, torch.tensor(data.targets))
@@ -169,7 +169,7 @@ def _download(folder: Path) -> Path:
     rank_zero_info(f"Downloading CIFAR-10 (170 MB) into {folder}")
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / "cifar-10-batches-py"
-    # Elsewhere first, so that nothing half-written is left, whatever happens.
+    # To a temporary folder first, so that nothing half-written is ever left in its place.
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         CIFAR10(temporary, download=True)  # compares the published md5 sums
         target.mkdir(exist_ok=True)

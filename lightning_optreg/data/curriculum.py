@@ -1,7 +1,7 @@
-"""A curriculum: training begins with some of the images, by their difficulty, and others join them later.
+"""A curriculum: training begins with a part of the images, chosen by difficulty, and others join them later.
 
-Images are ranked by a score, and a pacing function g(t) says how many of the first ones are in the pool after
-t batches. Bengio, Louradour, Collobert and Weston 2009, "Curriculum learning" (ICML). Pacing functions and
+Images are ranked by a score, and a pacing function g(t) is the number of the first ones in the pool after t
+batches. Bengio, Louradour, Collobert and Weston 2009, "Curriculum learning" (ICML). Pacing functions and
 controls are those of Wu, Dyer and Neyshabur 2021, "When do curricula work?" (arXiv:2012.03107), and of
 Hacohen and Weinshall 2019, "On the power of curriculum learning in training deep networks"
 (arXiv:1904.03626).
@@ -26,7 +26,7 @@ RankingOrder = Literal["easy_first", "hard_first", "random"]
 
 @dataclass(frozen=True)
 class Pacing:
-    """How large the pool is: a share b of the images at first, all of them from a certain batch on.
+    """The size of the pool over time: a share b of the images at first, all of them from a certain batch on.
 
     With x = t / (a T), the progress towards the batch a T at which all N images are reached, g(t) / N is
 
@@ -36,18 +36,18 @@ class Pacing:
     - root: b + (1 - b) sqrt(x)
     - log: b + (1 - b) (1 + ln(x + e^-10) / 10)
     - exponential: b + (1 - b) (e^(10 x) - 1) / (e^10 - 1)
-    - staircase: b c^i on the i-th of k stairs of equal length, i = floor(k x), where k is the least number
-      with b c^k >= 1
+    - staircase: b c^i on the i-th of k stairs of equal length, i = floor(k x), where k is the smallest
+      integer with b c^k >= 1
 
-    and 1 from x = 1 on. Staircase is Hacohen and Weinshall's "fixed exponential pacing", who say how long a
-    stair is where we say when the last one ends; the others are Wu et al.'s.
+    and 1 from x = 1 on. Staircase is the "fixed exponential pacing" of Hacohen and Weinshall, who give the
+    length of a stair where `full_at` gives the end of the last; the others are those of Wu et al.
 
     Args:
-        name: Which function.
-        start: The share b at first, in (0, 1]. With 1 all images are in the pool all the time.
-        full_at: Batches after which all images are in it, a T, greater than 0.
+        name: Name of the function.
+        start: The share b at first, in (0, 1]. With 1 the pool always has all images.
+        full_at: Number of batches a T after which the pool has all images, greater than 0.
         increase: Factor c of the staircase, greater than 1; the others ignore it.
-        min_images: The pool has at least so many images (or all, if there are fewer), at least 1.
+        min_images: Smallest size of the pool (or all images, if there are fewer), at least 1.
 
     Raises:
         ValueError: If a value is out of its range.
@@ -79,16 +79,16 @@ class Pacing:
             raise ValueError(f"Pacing: min_images must be >= 1, got {self.min_images}")
 
     def share(self, batch: int) -> float:
-        """Give the share of the images in the pool, g(t) / N, in (0, 1].
+        """Return the share of the images in the pool, g(t) / N, in (0, 1].
 
         Args:
-            batch: Batches done before, t.
+            batch: Number of batches before, t.
         """
         x = batch / self.full_at
         if x >= 1.0:
             return 1.0
         if self.name == "staircase":
-            # What rounding takes must not add a stair, nor delay one by a batch.
+            # Rounding must not add a stair, nor delay one by a batch.
             stairs = max(math.ceil(-math.log(self.start) / math.log(self.increase) - 1e-9), 1)
             return min(self.start * self.increase ** math.floor(stairs * x + 1e-9), 1.0)
         match self.name:
@@ -107,10 +107,10 @@ class Pacing:
         return min(self.start + (1.0 - self.start) * way, 1.0)
 
     def size(self, batch: int, count: int) -> int:
-        """Give the number of images in the pool, g(t), rounded up.
+        """Return the number of images in the pool, g(t), rounded up.
 
         Args:
-            batch: Batches done before, t.
+            batch: Number of batches before, t.
             count: Number of all images, N.
         """
         return min(count, max(self.min_images, math.ceil(self.share(batch) * count - 1e-6)))
@@ -121,17 +121,16 @@ def rank_images(
 ) -> Tensor:
     """Sort images by their scores; the first g of the ranking are the pool of size g.
 
-    Among equal scores chance decides, not the order in which the images are stored.
+    Images with equal scores are in random order, not in stored order.
 
     Args:
         scores: (N,), finite; the higher, the harder.
-        order: "easy_first" (a curriculum), "hard_first" (an anti-curriculum) or "random": an order that has
-            nothing to do with the scores and stays the same, which is the control that tells whether it is
-            the difficulty that matters or only the pool's growth.
-        seed: Seed of what is random, any integer.
+        order: "easy_first" (a curriculum), "hard_first" (an anti-curriculum) or "random": a fixed random
+            order, the control that shows whether the difficulty matters or only the growth of the pool.
+        seed: Seed of the random order, any integer.
         labels: int64 (N,). If given, every pool has the classes in the proportions of the whole, up to one
-            image each: the i-th of a class's n images stands at (i + 1/2) / n. (Both sources balance classes,
-            which are equally large there.) None: classes are not looked at.
+            image each: the i-th of a class's n images is placed at (i + 1/2) / n. (Both sources balance
+            classes, which are equally large there.) None: classes are ignored.
 
     Returns:
         int64 (N,), positions.
@@ -160,7 +159,7 @@ def rank_images(
 
 @dataclass(frozen=True)
 class Passes:
-    """An epoch's images, pass by pass over a pool that may grow from one pass to the next."""
+    """The images of an epoch, in passes over a pool that may grow from one pass to the next."""
 
     index: Tensor
     """int64 (n,), positions in the order of training."""
@@ -180,20 +179,20 @@ def epoch_passes(
     seed: int,
     epoch: int,
 ) -> Passes:
-    """Choose and shuffle an epoch's images: passes over the pool, one after the other, until it is full.
+    """Choose and shuffle the images of an epoch: passes over the pool, until the epoch is full.
 
-    A pass takes the pool as large as it is at the batch in which the pass begins, and goes through it once in
-    random order; the size is looked up again when it is done, as Wu et al. do. An epoch has as many images as
-    ever, so small pools are gone through several times in it. Unlike theirs a pass ends with the epoch, even
-    if some of its images have not come: so the result is a function of the arguments, without a history, and
-    where the pool is the whole set an epoch is exactly that of `epoch_order`.
+    A pass goes through the pool once in random order, with the size that the pool has at its first batch; the
+    next pass looks up the size again, as in Wu et al. An epoch always has the same number of images, so it
+    goes through a small pool several times. Unlike theirs, a pass ends with the epoch, even if some of its
+    images are left: so the result depends only on the arguments, and if the pool is the whole set, an epoch
+    is exactly that of `epoch_order`.
 
     Args:
-        ranking: int64 (N,), what `rank_images` returned.
-        size: Gives the pool's size in [1, N] after a number of batches.
+        ranking: int64 (N,), the result of `rank_images`.
+        size: Returns the pool's size, in [1, N], after a number of batches.
         images: Images in an epoch, at least 1.
         global_batch: Images in a full batch, over all processes, at least 1.
-        first_batch: Batches done before the epoch.
+        first_batch: Number of batches before the epoch.
         seed: Seed of the order, any integer.
         epoch: Epoch, counted from 0.
 
@@ -209,7 +208,7 @@ def epoch_passes(
     position = 0
     while position < images:
         count = size(first_batch + position // global_batch)
-        # The pool is a set: its order by difficulty must not reach the shuffle.
+        # Sorted, so that the shuffle does not depend on the order by difficulty.
         pool = ranking[:count].sort().values
         shuffled = epoch_order(count, mix(seed, len(starts)) if starts else seed, epoch)
         starts.append(position)
@@ -219,4 +218,4 @@ def epoch_passes(
     return Passes(torch.cat(parts), starts, sizes)
 
 
-_RANKING = 0x52414E4B  # sets the ranking's random numbers apart from those of the epochs
+_RANKING = 0x52414E4B  # makes the ranking's random numbers differ from those of the epochs

@@ -1,4 +1,4 @@
-"""The same curriculum for torch's own `DataLoader`, on any dataset."""
+"""A curriculum for torch's own `DataLoader`, on any dataset."""
 
 from collections.abc import Iterator
 
@@ -11,18 +11,18 @@ __all__ = ["CurriculumSampler"]
 
 
 class CurriculumSampler(Sampler[int]):
-    """Positions of the images of an epoch: passes over a pool that grows, as with the callback `Curriculum`.
+    """Samples the images of an epoch in passes over a growing pool, as the callback `Curriculum` does.
 
-    An epoch has as many images as the dataset, easy ones repeatedly at first. Lightning tells the epoch; a
-    loop of your own does it by `set_epoch`. With several processes give each its `rank` (and the Trainer
-    `use_distributed_sampler=False`); together they see what one with `batch_size * world_size` sees.
+    An epoch has as many images as the dataset; at first, easy ones are repeated. Lightning sets the epoch; in
+    your own loop call `set_epoch`. With several processes pass each its `rank` (and the Trainer
+    `use_distributed_sampler=False`); together they see the same as one with `batch_size * world_size`.
 
     Args:
-        scores: (N,), finite, one for each item of the dataset; the higher, the harder.
+        scores: (N,), finite, one per item of the dataset; the higher, the harder.
         pacing: How the pool grows, in batches.
         batch_size: The DataLoader's, at least 1.
         order: See `rank_images`.
-        labels: int64 (N,), for pools with the classes in the proportions of the whole; None: unbalanced.
+        labels: int64 (N,), for pools with the class proportions of the whole; None: unbalanced.
         seed: Seed of the order, any integer.
         rank: Number of this process, in [0, world_size).
         world_size: Number of processes, at least 1.
@@ -70,15 +70,15 @@ class CurriculumSampler(Sampler[int]):
         self.epoch = 0
 
     def __len__(self) -> int:
-        """Images of an epoch, of this process."""
+        """Return the number of images in an epoch of this process."""
         return len(self.ranking) // self.world_size
 
     def set_epoch(self, epoch: int) -> None:
-        """Name the epoch of the next iteration, counted from 0."""
+        """Set the epoch of the next iteration, counted from 0."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        """Go over the epoch's positions."""
+        """Iterate over the epoch's positions."""
         count, global_batch = len(self.ranking), self.batch_size * self.world_size
         images = len(self) * self.world_size
         passes = epoch_passes(

@@ -1,8 +1,8 @@
-"""Datasets of images in memory, for any Lightning Trainer and for plain PyTorch.
+"""Image datasets in memory, for any Lightning Trainer and for plain PyTorch.
 
-A batch leaves the loader as 8-bit images and is augmented and normalised as a whole where it then lies, on
-the device. All that is random in it (order, split, augmentation) is a function of the seeds and of the place
-in the run, so a resumed run sees the batches that an uninterrupted one would have seen.
+A batch leaves the loader as 8-bit images and is augmented and normalised as a whole on the device. All its
+randomness (order, split, augmentation) is a function of the seeds and the place in the run, so a resumed run
+sees the same batches as an uninterrupted one.
 """
 
 import warnings
@@ -35,36 +35,36 @@ __all__ = ["ImageDataModule"]
 
 
 class ImageDataModule(VettedLoading, LightningDataModule):
-    """A dataset of images in memory: what all datasets of this package share.
+    """An image dataset in memory: the base of all datasets of this package.
 
     The module gets batches `(x, y)`: x float32 (n, C, H, W), y int64 (n,); in prediction `(x, y, index)`
-    with the images' positions in the test set. Training batches are augmented, others are not. Under several
-    processes each gets its share (see `BatchLoader`); `batch_size` is that of one process.
+    with the images' positions in the test set. Only training batches are augmented. With several processes
+    each gets its share (see `BatchLoader`); `batch_size` is that of one process.
 
     Decoded images and the statistics of the training split are kept in a cache folder. A subclass sets
-    `class_names` and `image_shape` and says in `locate` where its data are.
+    `class_names` and `image_shape` and finds its data in `locate`.
 
     Args:
         data_dir: Folder with the data, which must exist. None: see the dataset.
-        batch_size: Images in a batch of one process, from 1 (stochastic gradient descent) to "full" (the
+        batch_size: Images per batch of one process, from 1 (stochastic gradient descent) to "full" (the
             whole training split: batch gradient descent).
-        val_fraction: Share of the training images, and of those of each class, kept for validation, in
-            [0, 1). With 0 all are trained on and there is no validation.
-        train_size: How many of the images left for training are used, at least one of each class, and of
-            each in proportion; chosen with `split_seed`, a smaller number's being among a larger one's. None:
+        val_fraction: Share of the training images, the same for each class, kept for validation, in [0, 1).
+            With 0 all images are used for training and there is no validation.
+        train_size: Number of the remaining images to train on, at least one per class and in the same
+            proportions; chosen with `split_seed`, so that a smaller selection is part of a larger one. None:
             all.
-        augment: Transforms of training batches, in this order; None for none.
+        augment: Transforms of training batches, in order; None for none.
         normalize: How pixels are centred and scaled, with statistics of the training split: "mean_std",
-            "mean" (VGG), "mean_image" (AlexNet) or "none" (they stay on [0, 1]). What transforms pad with is
-            black, and the mean where a mean image is subtracted, because that happens before pixels move.
+            "mean" (VGG), "mean_image" (AlexNet) or "none" (they stay on [0, 1]). Transforms pad with black;
+            with a mean image, which is subtracted before pixels move, they pad with the mean.
         seed: Seed of order and augmentation. None: the number given to `seed_everything`, else 0.
         split_seed: Seed of the validation split.
         num_workers: Processes that prepare batches, at least 0; with images in memory 0 is fastest.
         pin_memory: Put batches into page-locked memory if CUDA is available. None: when training on CUDA.
         drop_last: Leave out a last training batch that is not full.
-        shuffle: Order of the training images: "every_epoch" (a new one each epoch), "once" (one made from the
-            seed, the same in all epochs), "never" (as they are stored) or "by_class" (sorted by label, to see
-            what becomes of a run then).
+        shuffle: Order of the training images: "every_epoch" (a new one each epoch), "once" (a random one, the
+            same in all epochs), "never" (as they are stored) or "by_class" (sorted by label, to see how that
+            harms training).
         verify_checksum: Refuse files that are not the published ones.
         cache_dir: Folder for decoded data. None: `$XDG_CACHE_HOME/lightning_optreg`, by default
             `~/.cache/lightning_optreg`.
@@ -72,7 +72,7 @@ class ImageDataModule(VettedLoading, LightningDataModule):
     Raises:
         FileNotFoundError: If data_dir does not exist.
         NotADirectoryError: If data_dir or cache_dir is a file.
-        TypeError: If augment holds something else than a `BatchTransform`.
+        TypeError: If augment contains anything but a `BatchTransform`.
         ValueError: If a value is out of its range, or the transforms do not fit the images.
 
     Example:
@@ -92,7 +92,7 @@ class ImageDataModule(VettedLoading, LightningDataModule):
     """
 
     class_names: tuple[str, ...]
-    """Names of the classes; label k belongs to the k-th."""
+    """Names of the classes, in the order of the labels."""
     image_shape: tuple[int, int, int]
     """Shape (C, H, W) of an image before the transforms."""
 
@@ -144,17 +144,17 @@ class ImageDataModule(VettedLoading, LightningDataModule):
         self.augmenting = True
         """Whether training batches are augmented; the callback `NoiseFree` turns it off."""
         self.uncropped = False
-        """Whether batches of evaluation come before they are cropped, for views; `TestTimeAugmentation` turns
-        it on, and finishes them with `views_of`."""
+        """Whether evaluation batches stay uncropped, for views; `TestTimeAugmentation` turns it on, and
+        processes them with `views_of`."""
         self.statistics: Statistics | None = None
-        self._statistics_loaded = False  # from a checkpoint, for as long as its run lasts
+        self._statistics_loaded = False  # from a checkpoint, until its run ends
         self._parts: OpenParts | None = None
         self._run_seed = RunSeed(seed)
         self._sizes: list[list[int]] | None = None  # of the last uncropped batch, if they differ
 
     @property
     def crops(self) -> bool:
-        """Whether evaluation crops images, so that there is more to make views of."""
+        """Whether evaluation crops images, so that views can show more of them."""
         return self.pipeline.cuts(self.image_shape)
 
     @property
@@ -169,7 +169,7 @@ class ImageDataModule(VettedLoading, LightningDataModule):
 
     @property
     def batch_size(self) -> int | Literal["full"]:
-        """Images in a batch of one process; may be changed before loaders are made."""
+        """Images per batch of one process; may be changed before loaders are created."""
         return self._batch_size
 
     @batch_size.setter
@@ -184,20 +184,20 @@ class ImageDataModule(VettedLoading, LightningDataModule):
         """Find the data, in a subclass.
 
         Args:
-            download: Whether they may be downloaded now, because only one process does this.
+            download: Whether the data may be downloaded now, as only one process calls this.
 
         Raises:
-            FileNotFoundError: If they are nowhere.
+            FileNotFoundError: If the data are not found.
         """
-        raise NotImplementedError(f"{type(self).__name__} must say in locate() where its data are")
+        raise NotImplementedError(f"{type(self).__name__} must implement locate(), which finds its data")
 
     def prepare_data(self) -> None:
-        """Get the data and decode them into the cache; Lightning lets one process of each machine do it."""
+        """Get the data and decode them into the cache; Lightning calls it in one process per machine."""
         self._found(download=True)
         self._read(None if self.trainer is None else self.trainer.state.fn)
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the data of a stage, on every process.
+        """Open the data of a stage, in every process.
 
         Args:
             stage: "fit", "validate", "test" or "predict"; None for all.
@@ -225,28 +225,28 @@ class ImageDataModule(VettedLoading, LightningDataModule):
     # ---- loaders -------------------------------------------------------------------------------------------
 
     def train_dataloader(self) -> BatchLoader:
-        """Batches of the training split, shuffled as `shuffle` says (never with `overfit_batches`)."""
+        """Return batches of the training split, shuffled as configured (never with `overfit_batches`)."""
         clock = None if self.trainer is None else partial(progress_of, self.trainer)
         return self._loader("train", training=True, clock=clock)
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
-        """Batches of the validation split in order; an empty list if there is none."""
+        """Return batches of the validation split in order; an empty list if there is none."""
         if self._parts is None or "val" not in self._parts.indices or len(self._parts.indices["val"]) > 0:
             return self._loader("val")
         if self.trainer is not None and self.trainer.state.fn == TrainerFn.VALIDATING:
             raise MisconfigurationException(
                 f"{type(self).__name__}: val_fraction=0 leaves no images to validate on"
             )
-        # val_fraction=0 has said already that this is the intention.
+        # With val_fraction=0 this is intended.
         warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero", UserWarning)
         return []
 
     def test_dataloader(self) -> BatchLoader:
-        """Batches of the test set in order."""
+        """Return batches of the test set in order."""
         return self._loader("test")
 
     def predict_dataloader(self) -> BatchLoader:
-        """Batches of the test set in order, with its labels."""
+        """Return batches of the test set in order, with its labels."""
         return self._loader("test")
 
     def _loader(
@@ -285,7 +285,7 @@ class ImageDataModule(VettedLoading, LightningDataModule):
     # ---- batches -------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Keep the run's seed, of order and augmentation, what labels mean and how images are normalised."""
+        """Return the seed of order and augmentation, the class names and how images are normalised."""
         return {
             "seed": self._run_seed.value,
             "preprocessing": self.preprocessing(),
@@ -293,12 +293,12 @@ class ImageDataModule(VettedLoading, LightningDataModule):
         }
 
     def preprocessing(self) -> dict[str, Any] | None:
-        """Say what is done to images before the network gets them, for those who use it elsewhere.
+        """Describe how images are processed before the network gets them, for use elsewhere.
 
         Returns:
-            None before `setup`; then `normalize`, the mode; `mean` and `std`, one number a channel for pixels
-            on [0, 1], or (with a mean image) `mean_image` (C, H, W), as far as they are used; `evaluation`, a
-            list of the transforms that act in evaluation too.
+            None before `setup`; then `normalize`, the mode; `mean` and `std`, one number per channel for
+            pixels on [0, 1], or (with a mean image) `mean_image` (C, H, W), as far as they are used;
+            `evaluation`, a list of the transforms that also act in evaluation.
         """
         if self.statistics is None:
             return None
@@ -313,7 +313,7 @@ class ImageDataModule(VettedLoading, LightningDataModule):
         return used
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the seed, unless another is given, and normalise images as the network knows them."""
+        """Restore the seed, unless one is given, and the statistics that the network was trained with."""
         name = type(self).__name__
         check_classes(state_dict.get("class_names"), self.class_names, name)
         if self.statistics is not None:
@@ -321,8 +321,8 @@ class ImageDataModule(VettedLoading, LightningDataModule):
             before = statistics_of(state_dict.get("preprocessing"), mode, self.statistics)
             if before is not None:
                 rank_zero_warn(
-                    f"{name}: the checkpoint's run had other training images; images are normalised with the "
-                    "statistics of those"
+                    f"{name}: the checkpoint's run had other training images; images are normalised with "
+                    "their statistics"
                 )
                 self.statistics, self._statistics_loaded = before, True
                 self.pipeline.fit(before)
@@ -330,22 +330,22 @@ class ImageDataModule(VettedLoading, LightningDataModule):
             self._run_seed.load(state_dict["seed"], type(self).__name__)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Bring a batch to the device, still in 8 bits."""
+        """Move a batch to the device, still in 8 bits."""
         if not isinstance(batch, Batch):
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
         return batch.to(device)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> list[Tensor]:
-        """Augment (in training) and normalise a batch; a list, since callbacks may change it."""
+        """Augment (in training) and normalise a batch; return a list, since callbacks may change it."""
         if not isinstance(batch, Batch):
             raise TypeError(
-                f"{type(self).__name__}: expected a Batch of its own loaders, got {type(batch).__name__}"
+                f"{type(self).__name__}: expected a Batch from its own loaders, got {type(batch).__name__}"
             )
         trainer = self.trainer
         x = self.transform(batch, training=trainer is not None and trainer.training)
         if trainer is None:
             return [x, batch.labels]
-        # Lightning converts to the precision before this hook, when the images are 8-bit still.
+        # Lightning converts to the precision before this hook, when the images still have 8 bits.
         x = trainer.precision_plugin.convert_input(x)
         return [x, batch.labels, batch.index] if trainer.predicting else [x, batch.labels]
 
@@ -353,7 +353,7 @@ class ImageDataModule(VettedLoading, LightningDataModule):
         """Turn a batch into the network's input, float32 (n, C, H, W).
 
         Args:
-            batch: As it comes from one of the loaders.
+            batch: A batch from one of the loaders.
             training: Whether to augment, unless `augmenting` is off.
         """
         if not (training and self.augmenting):
@@ -372,27 +372,27 @@ class ImageDataModule(VettedLoading, LightningDataModule):
         )
 
     def views_of(self, images: Tensor, views: Callable[[Tensor], Iterator[Tensor]]) -> Iterator[Tensor]:
-        """Make views of the images of the last batch, which came uncropped.
+        """Yield views of the images of the last batch, which were left uncropped.
 
         Args:
-            images: (N, C, H, W), as `transform` gave them.
+            images: (N, C, H, W), the result of `transform`.
             views: Makes views of images of one size; see `Views`.
 
         Yields:
-            What evaluation would make of each view: one that has still its image's size is cropped.
+            Each view, processed as in evaluation: a view that still has its image's size is cropped.
         """
         if self._sizes is not None and len(self._sizes) != len(images):
             raise ValueError(
-                f"{type(self).__name__}: views are made of whole batches, of {len(self._sizes)} images here, "
-                f"got {len(images)}"
+                f"{type(self).__name__}: views need the whole batch of {len(self._sizes)} images, got "
+                f"{len(images)}"
             )
         yield from finished_views(views, images, self._sizes, self.pipeline, self.image_shape)
 
     def batches(self, part: Part = "train", epoch: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Go over the batches of an epoch outside a Trainer's loops; `setup` comes first.
+        """Iterate over the batches of an epoch without a Trainer; call `setup` first.
 
         Args:
-            part: "train" (shuffled, as `shuffle` says, and augmented), "val" or "test".
+            part: "train" (augmented, in the order of `shuffle`), "val" or "test".
             epoch: Epoch, counted from 0; it determines order and augmentation.
 
         Yields:

@@ -1,7 +1,7 @@
 """Fashion-MNIST: 60,000 + 10,000 grey images of 28 x 28 pixels, 10 kinds of clothing.
 
 Xiao, Rasul and Vollgraf 2017, "Fashion-MNIST: a novel image dataset for benchmarking machine learning
-algorithms" (arXiv:1708.07747). The files are of MNIST's idx format: two zero bytes, a type, the number of
+algorithms" (arXiv:1708.07747). The files are in MNIST's idx format: two zero bytes, a type, the number of
 dimensions, each dimension as a big-endian 32-bit number, then the values (yann.lecun.com/exdb/mnist).
 """
 
@@ -24,9 +24,8 @@ __all__ = ["FashionMNISTDataModule", "read_idx"]
 
 _SYSTEM = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
 
-# md5 of the decompressed content. The published sums are those of the .gz files, and Debian's package holds
-# the same compressed streams under another gzip header; with the published header they have the published
-# sums, and their content has these.
+# md5 of the decompressed content. The published sums are those of the .gz files. Debian's package has the
+# same # compressed streams with another gzip header; with the published header they have the published sums.
 _MD5 = {
     "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
     "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
@@ -41,14 +40,14 @@ def read_idx(path: Path, dimensions: int, md5: str | None = None) -> Tensor:
 
     Args:
         path: The file.
-        dimensions: The number of dimensions it must have: 3 for images, 1 for labels.
-        md5: Sum that the decompressed content must have; None for any.
+        dimensions: Required number of dimensions: 3 for images, 1 for labels.
+        md5: Required md5 sum of the decompressed content; None for any.
 
     Returns:
-        uint8, of the dimensions that the file names.
+        uint8, of the shape given in the file.
 
     Raises:
-        ValueError: If the file is damaged or of another format. Says what was found and expected.
+        ValueError: If the file is damaged or in another format.
     """
     content = path.read_bytes()
     if path.suffix == ".gz":
@@ -69,21 +68,21 @@ def read_idx(path: Path, dimensions: int, md5: str | None = None) -> Tensor:
     size = header + torch.Size(shape).numel()
     if len(content) != size:
         named = " x ".join(map(str, shape))
-        raise ValueError(f"{path}: {len(content)} bytes, expected {size} for the {named} values it names")
+        raise ValueError(f"{path}: {len(content)} bytes, expected {size} for {named} values")
     if md5 is not None:
         check_md5(content, md5, path)
-    # A bytearray, because torch wants memory it could write to.
+    # A bytearray, because torch needs writable memory.
     return torch.frombuffer(bytearray(content), dtype=torch.uint8)[header:].view(shape)
 
 
 class FashionMNISTDataModule(ImageDataModule):
     """Fashion-MNIST in memory, in whole batches.
 
-    The files are looked for in `data_dir` (there or in its `FashionMNIST/raw`, plain or gzipped), then in
-    /usr/share/datasets/fashion-mnist (Debian's package dataset-fashion-mnist), then they are downloaded
-    through torchvision into `data_dir` or, if none is given, the cache. Their sizes, labels and md5 sums are
-    checked. With `verify_checksum=False` other data of the same format are taken, such as MNIST's, and only
-    from `data_dir` if that is given; sizes and labels are still checked.
+    The files are searched for in `data_dir` (itself or its `FashionMNIST/raw`, plain or gzipped), then in
+    /usr/share/datasets/fashion-mnist (Debian's package dataset-fashion-mnist). If they are in neither,
+    torchvision downloads them into `data_dir` or, if none is given, the cache. Their sizes, labels and md5
+    sums are checked. With `verify_checksum=False` other data of the same format are accepted, such as
+    MNIST's, and only from `data_dir` if that is given; sizes and labels are still checked.
 
     Reference: Xiao, Rasul and Vollgraf 2017, arXiv:1708.07747.
 
@@ -110,7 +109,7 @@ class FashionMNISTDataModule(ImageDataModule):
     image_shape = (1, 28, 28)
 
     def locate(self, *, download: bool) -> Source:
-        """Find the four files; see the class for where."""
+        """Find the four files; the class says where."""
         target = self.data_dir or default_cache_dir()
         places = []
         if self.data_dir is not None:
@@ -124,9 +123,9 @@ class FashionMNISTDataModule(ImageDataModule):
             places,
             self._look,
             (lambda: _download(target)) if download else None,
-            "On Debian and Ubuntu `apt-get install dataset-fashion-mnist` brings it. Elsewhere let it be "
-            "downloaded, or put the four files of https://github.com/zalandoresearch/fashion-mnist into a "
-            "folder and name that as data_dir.",
+            "On Debian and Ubuntu install it with `apt-get install dataset-fashion-mnist`. Elsewhere "
+            "download it with network access, or put the four files from "
+            "https://github.com/zalandoresearch/fashion-mnist into a folder and pass that as data_dir.",
         )
 
     def _look(self, folder: Path) -> Source | str:
@@ -150,7 +149,7 @@ class FashionMNISTDataModule(ImageDataModule):
                 raise ValueError(f"{paths[names[0]]}: images of {size} pixels, expected 28 x 28")
             if len(images) != len(labels):
                 raise ValueError(
-                    f"{paths[names[1]]}: {len(labels)} labels, expected {len(images)}, one for each image of "
+                    f"{paths[names[1]]}: {len(labels)} labels, expected {len(images)}, one per image of "
                     f"{paths[names[0]].name}"
                 )
             check_labels(labels, self.num_classes, paths[names[1]])
@@ -169,7 +168,7 @@ def _download(folder: Path) -> Path:
     rank_zero_info(f"Downloading Fashion-MNIST (31 MB) into {folder}")
     folder.mkdir(parents=True, exist_ok=True)
     raw = folder / "FashionMNIST" / "raw"
-    # Elsewhere first, so that nothing half-written is left, whatever happens.
+    # To a temporary folder first, so that nothing half-written is ever left in its place.
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         FashionMNIST(temporary, download=True)  # compares the published md5 sums
         raw.mkdir(parents=True, exist_ok=True)

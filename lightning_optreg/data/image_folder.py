@@ -1,4 +1,4 @@
-"""Images of your own, in one folder a class."""
+"""Your own images, in one folder per class."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -23,26 +23,25 @@ __all__ = ["ImageFolderDataModule", "list_images", "read_image"]
 
 
 class ImageFolderDataModule(ImageDataModule):
-    """Images of your own: a folder with one subfolder for each class.
+    """Your own images, in a folder with one subfolder per class.
 
-    Either `root/train/<class>/*.png` with `root/test/<class>/...` and `root/val/<class>/...`, of which the
-    last two may be missing; or, without folders for the splits, `root/<class>/*.png`. That is split here, by
-    class and with `split_seed`: first `test_fraction` of all images into the test set, then `val_fraction` of
-    the remaining ones into the validation split. Where there is a folder `val` it is the validation split,
-    whatever `val_fraction` says, and beside `train` only a folder `test` is a test set.
+    Either `root/train/<class>/*.png`, optionally with `root/test/<class>/...` and `root/val/<class>/...`; or,
+    without folders for the splits, `root/<class>/*.png`. The latter are split by class with `split_seed`:
+    first `test_fraction` of all images into the test set, then `val_fraction` of the rest into the validation
+    split. A folder `val` is the validation split, whatever `val_fraction` is, and next to `train` only a
+    folder `test` is a test set.
 
-    The splits' folders may be spelled `train` or `training`; `val`, `valid`, `validation`, `eval`,
-    `evaluation`, `dev` or `development`; `test` or `testing`; with or without `set`, in any capitals. Two of
-    one split are refused, and so is a folder that looks like a split which is missing otherwise (`test2017`).
-    What is found and not used is said in a warning.
+    The splits' folders may be named `train` or `training`; `val`, `valid`, `validation`, `eval`,
+    `evaluation`, `dev` or `development`; `test` or `testing`; with or without `set`, in upper or lower case.
+    Two folders for one split are refused, and so is a folder that looks like a missing split (`test2017`). A
+    warning lists what was found and is not used.
 
-    Classes are numbered in the order of their names' code points, in Unicode's NFC, which is the same on
-    every file system; names that differ in capitals are two classes. Images lie in a class's folder or below.
-    Hidden files and folders and what systems leave behind (`.ipynb_checkpoints`, `__MACOSX`, `@eaDir`) do not
-    count.
+    Classes are numbered in the order of their names' code points, in Unicode's NFC form, which is the same on
+    every file system; names that differ in case are two classes. Images may be in subfolders of a class.
+    Hidden files and folders and system files (`.ipynb_checkpoints`, `__MACOSX`, `@eaDir`) are ignored.
 
-    Images are turned as their EXIF orientation says, decoded once, all to one size, and kept in memory and in
-    the cache with 8 bits a pixel.
+    The EXIF orientation is applied; images are decoded once, all to one size, and kept in memory and in the
+    cache with 8 bits per pixel.
 
     For the other arguments see `ImageDataModule`.
 
@@ -51,18 +50,21 @@ class ImageFolderDataModule(ImageDataModule):
         image_size: Height and width in pixels, one number for both; each at least 1.
         channels: 1 for grey, 3 for colour.
         resize: "crop" scales until the size is covered and cuts out the middle; "stretch" scales height and
-            width each by its own factor; "short_side" is "crop", but of the images of the test set and of a
-            folder `val` what lies beyond the middle is kept, for views: with one number L as image_size they
-            are L pixels along their shorter side, as in ResNet's protocol, and `TestTimeAugmentation` takes
-            its views from the whole. Without it evaluation is the same as with "crop".
-        test_fraction: Share of the test set, in [0, 1), where there are no folders for the splits.
+            width separately; "short_side" is "crop", but images of the test set and of a folder `val` are
+            kept whole, for views: with one number L as image_size their shorter side has L pixels, as in
+            ResNet's protocol, and `TestTimeAugmentation` takes its views from the whole image. Without it
+            evaluation is the same as with "crop".
+        test_fraction: Share of the test set, in [0, 1), if there are no folders for the splits.
 
     Raises:
         FileNotFoundError: If data_dir does not exist.
         NotADirectoryError: If data_dir or cache_dir is a file.
-        TypeError: If augment holds something else than a `BatchTransform`.
-        ValueError: If a value is out of its range, there are fewer than 2 classes, one has no images to train
-            on, `val` or `test` has a class that `train` has not, or it is not clear what the splits are.
+        TypeError: If augment contains anything but a `BatchTransform`.
+        ValueError: If a value is out of its range, there are fewer than 2 classes, a class has no training
+            images, `val` or `test` has a class that `train` lacks, or it is not clear what the splits are.
+
+    Warns:
+        UserWarning: If images or folders were found that are not used.
 
     Example:
         >>> import tempfile
@@ -109,8 +111,8 @@ class ImageFolderDataModule(ImageDataModule):
             )
         if resize == "short_side" and normalize == "mean_image":
             raise ValueError(
-                "ImageFolderDataModule: resize must be crop or stretch with normalize mean_image, whose mean "
-                f"has one size, got {resize!r}"
+                "ImageFolderDataModule: resize must be crop or stretch with normalize=mean_image, got "
+                f"{resize!r}"
             )
         if not 0.0 <= test_fraction < 1.0:
             raise ValueError(f"ImageFolderDataModule: test_fraction must be in [0, 1), got {test_fraction}")
@@ -138,8 +140,8 @@ class ImageFolderDataModule(ImageDataModule):
         self.class_names = tuple(self._files["train"])
         if not len(self.class_names) >= 2:
             raise ValueError(
-                f"{root}: one class ({self.class_names[0]}), expected 2 or more; "
-                "do they lie one folder deeper?"
+                f"{root}: one class ({self.class_names[0]}), expected >= 2; "
+                "are the classes one folder deeper?"
             )
         for note in found.notes:
             rank_zero_warn(f"ImageFolderDataModule: {note}")
@@ -177,7 +179,7 @@ class ImageFolderDataModule(ImageDataModule):
 
     @property
     def crops(self) -> bool:
-        """Whether there is more of an image than evaluation shows."""
+        """Whether an image has more than evaluation shows."""
         return self.resize == "short_side" or super().crops
 
     def _decode(self, paths: Sequence[Path], part: Part) -> Tensor | PackedImages:
@@ -194,11 +196,11 @@ class ImageFolderDataModule(ImageDataModule):
             else:
                 images[row] = image
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL lets other threads run while it decodes
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL releases the GIL while it decodes
             try:
                 list(pool.map(decode, range(len(paths))))
             except ValueError:
-                pool.shutdown(cancel_futures=True)  # or all others would be decoded before it is reported
+                pool.shutdown(cancel_futures=True)  # otherwise all others are decoded first
                 raise
         if packed:
             each = [pixels[row] for row in range(len(paths))]

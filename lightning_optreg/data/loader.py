@@ -1,9 +1,9 @@
-"""Batches by one index operation each, in an order that is a function of (seed, epoch).
+"""A loader that makes each batch by one index operation, in an order that is a function of (seed, epoch).
 
-torch's DataLoader asks a dataset for one image at a time and draws its order from a generator that moves on,
-so an epoch can neither be continued in its middle nor be dealt out to another number of processes. This
-loader knows the whole order of an epoch at its start, deals contiguous parts of each global batch to the
-processes, and can begin at any batch.
+torch's DataLoader asks a dataset for one image at a time and draws its order from a generator with a state,
+so an epoch can't be continued in the middle or by a different number of processes. This loader knows the
+whole order of an epoch at its start, gives each process a contiguous part of each global batch, and can start
+at any batch.
 """
 
 import warnings
@@ -25,52 +25,55 @@ __all__ = ["Batch", "BatchLoader", "LoaderState", "Place", "progress_of"]
 
 
 class BatchLoader(Iterable[Batch]):
-    """Whole batches of an in-memory dataset, for one process of possibly several.
+    """Loads whole batches of an in-memory dataset, for one process or several.
 
-    With `shuffle` the order of epoch e is a permutation made from (seed, e) by a generator of its own; the
-    global random state is neither read nor changed. Global batch k is the k-th part of that order, and a
-    process takes its contiguous share, so 1 process with batches of 256 and 2 processes with 128 each see
-    the same images in every step (whenever the number of processes divides the number of images).
+    With `shuffle` the order of epoch e is a permutation made from (seed, e) by a separate generator; the
+    global random state is neither read nor changed. Global batch k is the k-th part of that order, and each
+    process takes a contiguous share of it, so 1 process with batches of 256 and 2 processes with 128 each see
+    the same images in every step (if the number of processes divides the number of images).
 
     With several processes, training batches have equally many images on each: the last
-    `N mod world_size` images of the epoch's order are left out, other ones in each epoch that has an order
-    of its own, and the last batch is split evenly. With `shuffle=False` (evaluation) every image comes once,
-    all processes have the same number of batches and none is empty; shares differ by one image at most, and
-    where fewer images than processes would be left for the last batch they join the one before.
+    `N mod world_size` images of the epoch's order are left out (different ones in each epoch if the order
+    changes), and the last batch is split evenly. With `shuffle=False` (evaluation) every image comes once,
+    all processes have the same number of batches and none is empty; shares differ by at most one image, and
+    if the last batch would have fewer images than processes, they join the previous batch.
 
-    `state_dict` and `load_state_dict` keep the place within the epoch, and Lightning stores them in its
-    checkpoints. Iteration goes over the epoch that `set_epoch` named last, from its start, or from the
-    restored place if that lies in this epoch. An epoch's end is the same as the next one's start.
+    `state_dict` and `load_state_dict` keep the position within the epoch, and Lightning stores them in its
+    checkpoints. Iteration goes over the epoch of the last `set_epoch`, from its start, or from the restored
+    position if that is in this epoch. The end of an epoch is the same as the start of the next.
 
-    In the middle of an epoch the number of processes may change, the global batch may not: 1 process with
-    batches of 128 goes on where 2 had 64 each, and the other way round. The epoch ends with the images with
-    which it was begun, where another number of processes would have some more; if they cannot be shared
-    evenly, up to `world_size - 1` are left out, and a warning says so. After an epoch's end batches may have
-    any size.
+    In the middle of an epoch the number of processes may change, but not the global batch: 1 process with
+    batches of 128 can continue where 2 had 64 each, and vice versa. The epoch ends with the images that it
+    started with, even if another number of processes would have a few more; if they can't be shared evenly,
+    up to `world_size - 1` are left out, with a warning. At the end of an epoch the batch size may change.
 
     Args:
         images: uint8 (N, C, H, W), or `PackedImages` of different sizes. They may be memory-mapped; they are
             never copied as a whole.
         labels: int64 (N,).
         indices: int64 (n,), positions of the images to use, such as the training split; None for all.
-        batch_size: Images in a batch of this process, at least 1, or "full" for all images in one batch.
-        shuffle: True or "every_epoch": a new order each epoch. "once": one order made from the seed for all
-            epochs. "never": that of `indices`. "by_class": that of `indices`, sorted by label. False: for
+        batch_size: Images per batch of this process, at least 1, or "full" for all images in one batch.
+        shuffle: True or "every_epoch": a new order each epoch. "once": one random order for all epochs.
+            "never": the order of `indices`. "by_class": the order of `indices`, sorted by label. False: for
             evaluation, the order of `indices` with every image, whatever the number of processes.
         seed: Seed of the order, any integer.
-        rank: Number of this process, in [0, world_size).
+        rank: Rank of this process, in [0, world_size).
         world_size: Number of processes, at least 1.
-        num_workers: Processes that prepare batches beside this one, at least 0. With images in memory this
-            one is fastest; workers help where reading is slow, as from a mapped file larger than the memory.
+        num_workers: Additional processes that prepare batches, at least 0. With images in memory 0 is
+            fastest; workers help if reading is slow, as from a mapped file larger than the memory.
         pin_memory: Put batches into page-locked memory, if CUDA is available.
         drop_last: Leave out a last batch that is not full.
-        clock: Tells, when an iteration begins, the epoch and the number of its batches that are done, for
-            training loops that know it better than `set_epoch` and the restored state: a batch that an
-            exception broke off was handed out, but must come again. None: what those two say.
+        clock: Returns, when an iteration begins, the epoch and the number of its finished batches, for
+            training loops that know them better than `set_epoch` and the restored state: a batch interrupted
+            by an exception was loaded, but must come again. None: these two decide.
 
     Raises:
-        TypeError: If images or labels are of another type.
+        TypeError: If images or labels have another dtype.
         ValueError: If a value is out of its range, or no batch would be left.
+
+    Warns:
+        UserWarning: If a checkpoint's run had another seed, or an epoch continued with another number of
+            processes leaves out images.
 
     Example:
         >>> images, labels = torch.zeros(10, 1, 4, 4, dtype=torch.uint8), torch.arange(10)
@@ -115,7 +118,7 @@ class BatchLoader(Iterable[Batch]):
             raise ValueError(f"BatchLoader: num_workers must be >= 0, got {num_workers}")
         self.images, self.labels = images, labels
         self.names: Sequence[str] | None = None
-        """A name of each of `images`, which `PredictionWriter` puts into its table."""
+        """Names of `images`, which `PredictionWriter` puts into its table."""
         self.indices = torch.arange(len(images)) if indices is None else indices
         even = shuffle is not False
         if isinstance(shuffle, bool):
@@ -136,21 +139,21 @@ class BatchLoader(Iterable[Batch]):
         self._bounds = deal(count, self.batch_size, world_size, even=even, drop_last=drop_last)
         if not self._bounds:
             raise ValueError(
-                f"BatchLoader: drop_last leaves no batch of {count} images, a full one has "
+                f"BatchLoader: drop_last leaves no batch of {count} images, a full batch has "
                 f"{world_size} x {self.batch_size}"
             )
-        # Where Lightning looks for someone to tell the epoch.
+        # Lightning passes the epoch to these attributes.
         self.sampler = _EpochSampler(self) if self.shuffle else _InOrder(self)
         self.batch_sampler = None
         self._clock = clock
         self._order: Callable[[int], Tensor] | None = None
-        self._images = self.epoch_images  # in the epoch that is gone through
+        self._images = self.epoch_images  # in the current epoch
         self._epoch = 0
         self._batches = 0
         self._restored: LoaderState | None = None
 
     def __len__(self) -> int:
-        """Batches in a whole epoch, on each process."""
+        """Return the number of batches in a whole epoch, on each process."""
         return len(self._bounds)
 
     @property
@@ -167,22 +170,22 @@ class BatchLoader(Iterable[Batch]):
         """Let a function choose and order the images of each epoch, instead of `shuffle`.
 
         Args:
-            order: Gives, of an epoch counted from 0, int64 (`epoch_images`,) positions among `indices`, with
-                repetitions if it likes; asked when an iteration begins. It must give the same on every
-                process, and the same again on a resume in mid-epoch. None: `shuffle` decides again.
+            order: Returns int64 (`epoch_images`,) positions in `indices` for an epoch, counted from 0;
+                repetitions are allowed. Called when an iteration begins. It must return the same on every
+                process, and again after a resume in the middle of the epoch. None: back to `shuffle`.
         """
         self._order = order
 
     def set_epoch(self, epoch: int) -> None:
-        """Name the epoch of the next iteration, counted from 0. Lightning does it through `sampler`."""
+        """Set the epoch of the next iteration, counted from 0. Lightning calls it through `sampler`."""
         if epoch != self._epoch:
             self._begin_anew()
             self._epoch, self._batches = epoch, 0
 
     def __iter__(self) -> Iterator[Batch]:
-        """Go over the epoch's batches."""
-        # A generator: nothing happens before the first next(). Lightning makes the iterator of the first
-        # epoch before it says which epoch it is, and others that it never uses.
+        """Iterate over the epoch's batches."""
+        # A generator: nothing happens before the first next(). Lightning creates the iterator of the first
+        # epoch before it sets the epoch, and creates others that it never uses.
         first, bounds = self._begin()
         order = self.indices
         if self._order is not None:
@@ -191,12 +194,12 @@ class BatchLoader(Iterable[Batch]):
             order = order[epoch_order(len(order), self.seed, self._epoch)]
         share = Share(self.images, self.labels, order, self._epoch, bounds, self.rank, self.world_size)
         for step, batch in enumerate(self._fetch(share, range(first, len(bounds))), first):
-            # Before the yield: a training loop that has its last batch does not ask for another.
+            # Before the yield: after the last batch a training loop does not ask for another.
             self._batches = step + 1
             yield batch
 
     def _begin(self) -> tuple[int, list[tuple[int, int]]]:
-        """Give the first batch of an iteration, and all batches of its epoch."""
+        """Return the first batch of an iteration, and all batches of its epoch."""
         done = None
         if self._clock is not None:
             epoch, done = self._clock()
@@ -205,7 +208,7 @@ class BatchLoader(Iterable[Batch]):
         if restored is None:
             return 0, self._bounds
         first = restored["batches"] if done is None else done
-        if first == 0:  # not in the middle: the epoch can be any loader's
+        if first == 0:  # not in the middle: any loader may start the epoch
             self._begin_anew()
             return 0, self._bounds
         here: LoaderState = {**self.state_dict(), "images": self.epoch_images}
@@ -214,15 +217,15 @@ class BatchLoader(Iterable[Batch]):
         return first, bounds
 
     def _begin_anew(self) -> None:
-        """Forget the place that was restored: an epoch begins, and it can be any loader's."""
+        """Forget the restored position: a new epoch starts."""
         before, self._restored = self._restored, None
         self._images = self.epoch_images
         if before is None or before["seed"] == self.seed or not self._is_random or self.rank > 0:
             return
-        if self._clock is None:  # with one it is a data module's, which says it itself
+        if self._clock is None:  # with a clock it belongs to a data module, which warns itself
             warnings.warn(
-                f"BatchLoader: the images come in the order of seed {self.seed}, as given, and in the "
-                f"checkpoint's run they came in that of {before['seed']}.",
+                f"BatchLoader: the images come in the order of seed {self.seed}, as given; the "
+                f"checkpoint's run had seed {before['seed']}.",
                 stacklevel=2,
             )
 
@@ -235,14 +238,14 @@ class BatchLoader(Iterable[Batch]):
                 num_workers=self.num_workers,
                 collate_fn=_unchanged,
                 pin_memory=self.pin_memory,
-                generator=torch.Generator(),  # otherwise the global one is drawn from
+                generator=torch.Generator(),  # otherwise it draws from the global one
             )
         if self.pin_memory:
             return (_pinned(share[step]) for step in steps)
         return map(share.__getitem__, steps)
 
     def state_dict(self) -> LoaderState:
-        """Return the place within the epoch as plain numbers."""
+        """Return the position within the epoch as plain numbers."""
         return {
             "epoch": self._epoch,
             "batches": self._batches,
@@ -254,25 +257,25 @@ class BatchLoader(Iterable[Batch]):
         }
 
     def load_state_dict(self, state: LoaderState) -> None:
-        """Continue at the place that `state` names, for as long as its epoch is the current one.
+        """Continue at the position in `state`, as long as its epoch is the current one.
 
         Args:
-            state: What `state_dict` returned, of a loader with the same images, seed and global batch. The
-                number of processes may differ.
+            state: Result of `state_dict` of a loader with the same images, seed and global batch. The number
+                of processes may differ.
 
         Raises:
-            ValueError: If it is something else.
+            ValueError: If it is not such a state.
         """
         if set(state) != set(LoaderState.__annotations__):
-            raise ValueError(f"BatchLoader: not the state of a BatchLoader: {state}")
+            raise ValueError(f"BatchLoader: expected the state of a BatchLoader, got {state}")
         self._restored = state
         self._epoch, self._batches, self._images = state["epoch"], state["batches"], state["images"]
 
 
 def progress_of(trainer: Trainer) -> tuple[int, int]:
-    """Tell the epoch and the number of its batches that are done: a `clock` of a `BatchLoader`."""
-    # Continued at an epoch's end with max_steps, Lightning 2.6 goes through an empty epoch. The number that
-    # it gives to set_epoch is then one too high, while current_epoch is right.
+    """Return the epoch and the number of its finished batches: a `clock` for a `BatchLoader`."""
+    # If a run is continued at the end of an epoch with max_steps, Lightning 2.6 runs an empty epoch. It then
+    # passes a number to set_epoch that is one too high, while current_epoch is right.
     return trainer.current_epoch, trainer.fit_loop.batch_idx + 1
 
 
@@ -285,14 +288,14 @@ def _pinned(batch: Batch) -> Batch:
 
 
 class _EpochSampler:
-    """Hears the epoch from Lightning."""
+    """Receives the epoch from Lightning."""
 
     def __init__(self, loader: BatchLoader) -> None:
         self.set_epoch = loader.set_epoch
 
 
 class _InOrder(SequentialSampler):
-    """The same, of the type by which Lightning knows loaders that do not shuffle."""
+    """The same, with the type by which Lightning recognises loaders that do not shuffle."""
 
     def __init__(self, loader: BatchLoader) -> None:
         super().__init__(range(len(loader.indices)))

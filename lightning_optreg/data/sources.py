@@ -1,4 +1,4 @@
-"""Where a dataset lies: looking for it in one place after the other, downloading it, saying how to get it."""
+"""Find a dataset: search several folders, download it, or explain how to get it."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,13 @@ Part = Literal["train", "val", "test"]
 
 
 class ImageSet(NamedTuple):
-    """Images and their labels."""
+    """Images and their labels.
+
+    Example:
+        >>> import torch
+        >>> len(ImageSet(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.arange(4)).labels)
+        4
+    """
 
     images: Tensor | PackedImages
     """uint8 (N, C, H, W), or images of different sizes."""
@@ -36,24 +42,23 @@ class Source:
     """
 
     name: str
-    """For people and for the names of cached files."""
+    """Name for messages and for cached files."""
     files: Mapping[Part, Sequence[Path]]
-    """What each part is read from; a part that the dataset hasn't got is missing. A part without files is
-    not cached."""
+    """The files of each part that the dataset has. A part without files is not cached."""
     read: Callable[[Part], ImageSet]
     """Reads and checks a part."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """What else the result depends on, as JSON values."""
+    """Everything else that the result depends on, as JSON values."""
     names: Mapping[Part, Sequence[str]] = field(default_factory=dict)
-    """A name of each image, in the order of `read`, for tables of predictions; where images have names."""
+    """Names of the images, in the order of `read`, for tables of predictions; empty if they have none."""
 
 
 def folder(path: str | Path, name: str, *, exists: bool = True) -> Path:
-    """Return a folder's path, with the home folder in place of `~`.
+    """Return a folder's path, with `~` replaced by the home folder.
 
     Args:
-        path: Its path.
-        name: What it is, for the errors.
+        path: The folder.
+        name: Its name in error messages.
         exists: Whether it must exist.
 
     Raises:
@@ -75,17 +80,17 @@ def locate(
     download: Callable[[], Path] | None,
     remedy: str,
 ) -> Source:
-    """Return the first source found, downloading it if it is nowhere.
+    """Return the first source found; download it if there is none.
 
     Args:
         name: The dataset's name.
-        places: What each place is, and its path, in the order of looking.
-        look: Returns what a place holds, or says why it is not the dataset.
-        download: Gets the dataset and returns the place where it then is; None if that is not allowed now.
+        places: A description and a path of each place, in the order of the search.
+        look: Returns the source in a place, or the reason why it is not there.
+        download: Downloads the dataset and returns its place; None if that is not allowed now.
         remedy: How a person can get the data.
 
     Raises:
-        FileNotFoundError: If it is nowhere. Lists all that was tried.
+        FileNotFoundError: If the dataset is not found. Lists everything that was tried.
     """
     tried = []
     for kind, place in places:
@@ -101,7 +106,7 @@ def locate(
         except (
             OSError,
             RuntimeError,
-        ) as error:  # what torchvision raises: no network, wrong checksum, no room
+        ) as error:  # raised by torchvision: no network, wrong checksum, disk full
             tried.append("download: " + " ".join(str(error).split()))  # torchvision's have several lines
         else:
             found = look(place)
@@ -112,17 +117,17 @@ def locate(
 
 
 def check_md5(content: bytes, expected: str, path: Path) -> None:
-    """Raise ValueError if content does not have the md5 sum `expected`."""
+    """Raise ValueError if the content's md5 sum is not `expected`."""
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != expected:
         raise ValueError(
             f"{path}: md5 of the content is {found}, expected {expected}; the file is damaged or another "
-            "dataset (verify_checksum=False reads other data of the same format)"
+            "dataset's (verify_checksum=False reads other data of the same format)"
         )
 
 
 def check_labels(labels: Tensor, num_classes: int, path: Path) -> None:
-    """Raise ValueError if a label lies outside 0, ..., num_classes - 1."""
+    """Raise ValueError if a label is not in 0, ..., num_classes - 1."""
     wrong = (labels < 0) | (labels >= num_classes)
     if wrong.any():
         position = int(wrong.nonzero()[0])

@@ -1,7 +1,7 @@
-"""Statistics of the training pixels: what centring, scaling and PCA colour jitter need.
+"""Statistics of the training pixels, for centring, scaling and PCA colour jitter.
 
-All are exact: 8-bit pixels and the sums of their products are integers that float64 holds without rounding,
-so the result depends neither on the order of summation nor on the number of threads.
+All are exact: 8-bit pixels and the sums of their products are integers that float64 represents exactly, so
+the result depends neither on the order of summation nor on the number of threads.
 """
 
 from dataclasses import dataclass
@@ -18,8 +18,13 @@ _CHUNK_VALUES = 2**18  # 2 MiB as float64, which stays in the cache; larger chun
 class Statistics:
     """Statistics of a set of images, as float32 tensors for pixels on [0, 1].
 
-    Plain tensors throughout: `torch.save(dataclasses.asdict(statistics))` and `Statistics(**loaded)` undo
-    each other, with `weights_only=True`.
+    All fields are plain tensors: `Statistics(**torch.load(path, weights_only=True))` restores what
+    `torch.save(dataclasses.asdict(statistics), path)` saved.
+
+    Example:
+        >>> images = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
+        >>> compute_statistics(images).eigenvalues
+        tensor([0.2500])
     """
 
     mean: Tensor
@@ -31,7 +36,7 @@ class Statistics:
     eigenvalues: Tensor
     """(C,), variances along the principal components of the pixels' colours, the largest first."""
     eigenvectors: Tensor
-    """(C, C), column j belongs to eigenvalue j. Its component of largest magnitude is positive."""
+    """(C, C), column j belongs to eigenvalue j. Its component with the largest magnitude is positive."""
 
 
 def compute_statistics(images: Tensor, indices: Tensor | None = None) -> Statistics:
@@ -42,14 +47,14 @@ def compute_statistics(images: Tensor, indices: Tensor | None = None) -> Statist
 
     Args:
         images: uint8 (N, C, H, W).
-        indices: int64 (n,), the images that count, such as the training split; None for all.
+        indices: int64 (n,), positions of the images to use, such as the training split; None for all.
 
     Returns:
         The statistics, on the CPU.
 
     Raises:
         TypeError: If the images are not uint8.
-        ValueError: If they do not have four dimensions, or there are none.
+        ValueError: If they do not have four dimensions, or there are no images.
 
     Example:
         >>> images = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
@@ -77,7 +82,7 @@ def compute_statistics(images: Tensor, indices: Tensor | None = None) -> Statist
     pixels = count * height * width
     sums = total.sum(1)
     mean = sums / pixels
-    # The textbook form loses nothing here: P S_xx and s s^T are taken as Python's integers.
+    # The textbook form loses no precision here: P S_xx and s s^T are Python integers.
     s = [int(v) for v in sums.tolist()]
     covariance = torch.tensor(
         [

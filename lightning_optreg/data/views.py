@@ -1,13 +1,13 @@
-"""Several views of every image of a batch, for predictions that are averaged over them.
+"""Several views of each image of a batch, for predictions averaged over them.
 
 Krizhevsky, Sutskever, Hinton, "ImageNet classification with deep convolutional neural networks", 2012,
 section 4.1: the four corners, the centre, and their mirror images. He, Zhang, Ren, Sun, "Deep residual
 learning for image recognition", 2015 (arXiv:1512.03385), section 3.4, take these ten to compare networks, and
 average over several sizes of whole images for their best results; the lecture takes ten crops at each size.
 
-Views are made of normalised images. Crops, mirror images and sizes are the same before and after a
-normalisation by channel; around a normalised image black is not zero, so images are padded by reflection. A
-mean image is subtracted before, as in training, so that crops are of mean-subtracted images.
+Views are made from normalised images. Cropping, mirroring and resizing give the same before and after a
+normalisation by channel. In a normalised image black is not zero, so images are padded by reflection. A mean
+image is subtracted first, as in training, so crops are taken from mean-subtracted images.
 """
 
 from abc import ABC, abstractmethod
@@ -50,24 +50,32 @@ def ten_crop(images: Tensor, height: int, width: int) -> Iterator[Tensor]:
 def _warn_of_no_room(name: str, images: Tensor, height: int, width: int) -> None:
     if images.shape[-2:] == (height, width):
         rank_zero_warn(
-            f"{name}: crops of {height}x{width} have no room in images of that size, so that only two of ten "
-            "views differ, the image and its mirror image: give larger images, a padding or a smaller crop"
+            f"{name}: images have the size of the crops, {height}x{width}, so only two of ten views differ, "
+            "the image and its mirror image; use larger images, padding or a smaller crop"
         )
 
 
 class Views(ABC):
     """Makes views of a batch; call it with normalised images.
 
-    In `TestTimeAugmentation` with a datamodule of this package they are whole images, before evaluation
-    crops them; views that keep their size are cropped afterwards.
+    In `TestTimeAugmentation` with a datamodule of this package it gets whole images, before evaluation crops
+    them; views that keep the size are cropped afterwards.
+
+    Example:
+        Your own views:
+
+        >>> class Rotations(Views):
+        ...     def __call__(self, images):
+        ...         for quarter in range(4):
+        ...             yield images.rot90(quarter, (-2, -1))
     """
 
     @abstractmethod
     def __call__(self, images: Tensor) -> Iterator[Tensor]:
-        """Yield the views of images (N, C, H, W), one batch each, always equally many."""
+        """Yield views of images (N, C, H, W), one batch each, always the same number of views."""
 
     def begin(self, seed: int) -> None:
-        """Begin an evaluation; views that draw random numbers do it from this seed."""
+        """Begin an evaluation; views that draw random numbers use this seed."""
         return
 
 
@@ -75,7 +83,7 @@ class Flips(Views):
     """The image and its mirror image.
 
     Args:
-        vertical: Also both upside down. Default: False.
+        vertical: Also yield both upside down. Default: False.
 
     Example:
         >>> import torch
@@ -97,9 +105,9 @@ class TenCrop(Views):
     """The centre and the four corners, and their mirror images: ten views.
 
     Args:
-        size: Height and width of a crop in pixels, at least 1. None: the size of the image, which with
-            padding gives small images their crops. Default: None.
-        padding: Rows and columns around the image that reflect it, at least 0 and less than its size.
+        size: Height and width of a crop in pixels, at least 1. None: the size of the image, for small images
+            with padding. Default: None.
+        padding: Pixels of reflection padding on each side, at least 0 and less than the image's size.
             Default: 0.
 
     Raises:
@@ -140,12 +148,12 @@ class TenCrop(Views):
 
 
 class MultiScale(Views):
-    """Ten crops at each of several scales: images whose shorter side has that many pixels.
+    """Ten crops at each of several scales, given by the pixels of the shorter side.
 
     Args:
-        sizes: Pixels of the shorter side, each at least `crop`. Default: 224, 256, 384, 480, 640, the
-            sizes of ResNet's test.
-        crop: Height and width of a crop in pixels, at least 1: what the network takes. Default: 224.
+        sizes: Pixels of the shorter side, each at least `crop`. Default: 224, 256, 384, 480, 640, as in the
+            test of ResNet.
+        crop: Height and width of a crop in pixels, at least 1: the network's input size. Default: 224.
 
     Raises:
         ValueError: If a value is out of its range.
@@ -181,11 +189,11 @@ class MultiScale(Views):
 
 
 class RandomViews(Views):
-    """Views made by random transforms as in training, each image with random choices of its own.
+    """Views made by random transforms as in training, with independent random choices for each image.
 
     Args:
         transforms: Transforms of batches, in order. Those that need pixels on [0, 1], such as `ColorJitter`,
-            can't be used: views are made of normalised images.
+            can't be used, as views are made from normalised images.
         samples: Number of views, at least 1. Default: 10.
 
     Raises:
@@ -213,7 +221,7 @@ class RandomViews(Views):
         self._seed = self._batch = 0
 
     def begin(self, seed: int) -> None:
-        """Begin an evaluation with a seed: its first batch gets the same views again."""
+        """Begin an evaluation with a seed; the same seed gives the same views."""
         self._seed, self._batch = seed, 0
 
     def __call__(self, images: Tensor) -> Iterator[Tensor]:

@@ -1,9 +1,8 @@
-"""Loggers that know their run's folder and continue in it: one `metrics.csv`, one W&B run.
+"""Loggers that continue in the run's folder: one `metrics.csv` and one W&B run, however often it is resumed.
 
-Lightning's `CSVLogger` deletes the `metrics.csv` of a folder that it finds in use, and its `WandbLogger`
-starts another run whenever a process is started again. The two loggers here continue instead, so that a run
-which was stopped and resumed leaves the records of one that never stopped. `log_config` sends a whole
-configuration to any list of loggers.
+Lightning's `CSVLogger` deletes an existing `metrics.csv`, and its `WandbLogger` starts a new run with every
+process. The two loggers here continue instead, so a run that was stopped and resumed leaves the same records
+as a run that never stopped. `log_config` sends a whole configuration to any list of loggers.
 
 The command line uses `RunCSVLogger(save_dir=<run folder>)` unless the configuration names other loggers.
 """

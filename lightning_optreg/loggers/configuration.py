@@ -1,4 +1,4 @@
-"""A run's whole configuration, in the form that each kind of logger shows best."""
+"""Send a run's whole configuration to its loggers, in the form that each of them shows best."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,17 +17,17 @@ __all__ = ["log_config"]
 def log_config(loggers: Iterable[Logger], config: Mapping[str, Any]) -> None:
     """Send a run's whole configuration to every logger that can show it.
 
-    Weights & Biases gets it nested, as the run's config, and a resumed run may change values in it.
-    TensorBoard gets it as YAML on its text page. `RunCSVLogger` needs none: `config.yaml` lies beside its
-    `metrics.csv`. Any other logger gets it through its `log_hyperparams`.
+    Weights & Biases receives it nested, as the run's config; a resumed run may change values in it.
+    TensorBoard receives it as YAML on its text page. `RunCSVLogger` does not need it: `config.yaml` is in the
+    same folder as `metrics.csv`. Any other logger receives it through its `log_hyperparams`.
 
-    Lightning sends the module's own hyperparameters to every logger before the first step. They are part of
-    the configuration, so `RunWandbLogger` leaves them out once it has the whole; Lightning's `WandbLogger`
-    writes them over keys of the same name.
+    Lightning sends the module's hyperparameters to every logger before the first step. They are part of the
+    configuration, so `RunWandbLogger` ignores them once it has the whole configuration; Lightning's
+    `WandbLogger` overwrites keys of the same name.
 
     Args:
-        loggers: A trainer's loggers.
-        config: Plain nested dictionaries, lists, numbers, strings, booleans and None, as YAML holds them.
+        loggers: The trainer's loggers.
+        config: Nested dictionaries and lists of numbers, strings, booleans and None, as in YAML.
 
     Example:
         >>> import tempfile

@@ -1,4 +1,4 @@
-"""Lightning's CSV logger deletes a `metrics.csv` that it finds in use; this one continues it."""
+"""A CSV logger that continues an existing `metrics.csv`, which Lightning's own deletes."""
 
 import csv
 import io
@@ -23,25 +23,24 @@ __all__ = ["RunCSVLogger"]
 
 
 class RunCSVLogger(Logger):
-    """Writes `metrics.csv` into a run's folder, one row a call, and continues it when the run is resumed.
+    """Writes `metrics.csv` to a run's folder, one row per call, and continues it when the run is resumed.
 
     A run that was killed may have logged past its last checkpoint. When a fit resumes from a checkpoint, the
-    rows from its first new step on are dropped before the new ones are written, so the file ends up as if the
-    run had never stopped. A fit from the start begins the file anew. `test` and `validate` add their rows to
-    it.
+    rows from its first new step on are dropped before new ones are written, so the file ends up as if the
+    run had never stopped. A new fit starts the file afresh. `test` and `validate` append their rows.
 
-    Each row is in the file as soon as it is logged. The columns are `epoch`, `step` and the metrics in
-    alphabetical order; a metric that wasn't logged with a row is an empty cell. Hyperparameters go to
-    `hparams.yaml`, unless the folder has a `config.yaml`, which holds them already.
+    Each row is written as soon as it is logged. The columns are `epoch`, `step` and the metrics in
+    alphabetical order; metrics that were not logged with a row are empty cells. Hyperparameters go to
+    `hparams.yaml`, unless the folder has a `config.yaml`, which already contains them.
 
-    Lightning tells its loggers about a fit where it hands them the hyperparameters; with
-    `Trainer(enable_autolog_hparams=False)` it doesn't, and rows are only ever appended.
+    Lightning tells its loggers about a fit when it passes them the hyperparameters. With
+    `Trainer(enable_autolog_hparams=False)` it doesn't, and rows are always appended.
 
     Args:
-        save_dir: The run's folder. Checkpoints go to `checkpoints/` in it. The command line sets it.
+        save_dir: The run's folder; checkpoints go to its `checkpoints/`. The command line sets it.
 
     Raises:
-        ValueError: When a row is logged, if the folder's `metrics.csv` is damaged or something else.
+        ValueError: When a row is logged, if the folder's `metrics.csv` is damaged or not a run's.
 
     Example:
         >>> import tempfile
@@ -58,20 +57,20 @@ class RunCSVLogger(Logger):
     def __init__(self, save_dir: str | Path = ".") -> None:
         super().__init__()
         self._save_dir = os.fspath(save_dir)
-        self._columns: list[str] | None = None  # None: the file has not been looked at yet
+        self._columns: list[str] | None = None  # None: the file has not been read yet
         self._resumed_at: int | None = None  # the step of a resumed fit's first row
         self._awaits_resumed_row = False
 
     @property
     @override
     def name(self) -> str:
-        """Empty: the run's folder is `save_dir` itself, with no folder for a name under it."""
+        """Empty: the run's folder is `save_dir` itself, without a subfolder for the name."""
         return ""
 
     @property
     @override
     def version(self) -> str:
-        """Empty: the run's folder is `save_dir` itself, with no folder for a version under it."""
+        """Empty: the run's folder is `save_dir` itself, without a subfolder for the version."""
         return ""
 
     @property
@@ -88,7 +87,7 @@ class RunCSVLogger(Logger):
 
     @property
     def path(self) -> Path:
-        """The file that the rows go to."""
+        """The file that rows are written to."""
         return Path(self._save_dir, "metrics.csv")
 
     @override
@@ -103,10 +102,10 @@ class RunCSVLogger(Logger):
     @override
     @rank_zero_only
     def log_graph(self, model: Module, input_array: Tensor | None = None) -> None:
-        """Learn from the module's trainer, once before a run's first row, whether a fit starts or resumes.
+        """Find out from the module's trainer whether a fit starts or resumes.
 
-        Lightning has no logger hook for the start of a run; this is the one call that brings the module
-        along.
+        Lightning has no logger hook for the start of a run; of the calls before the first row only this one
+        passes the module.
         """
         trainer = _fitting_trainer(model)
         if trainer is None:
@@ -122,7 +121,7 @@ class RunCSVLogger(Logger):
         """Write one row.
 
         Args:
-            metrics: Values by name; tensors must hold one number.
+            metrics: Values by name; tensors must have one element.
             step: The trainer's step. Default: the number of rows so far.
         """
         if step is None:
@@ -135,8 +134,8 @@ class RunCSVLogger(Logger):
             columns, rows = self._read()
             self._rewrite(columns, [old for old in rows if int(old["step"]) <= step])
         if step == self._resumed_at:
-            # Steps, validations and epochs have rows of their own at one step. The checkpoint may lie between
-            # them, so of the old rows at this step only those go that come again.
+            # At one step there may be a row each for the step, a validation and the epoch's end. The
+            # checkpoint # may lie between them, so only the old rows that are logged again are dropped.
             columns, rows = self._read()
             kept = [old for old in rows if int(old["step"]) != step or _filled(old) != row.keys()]
             if len(kept) < len(rows):
@@ -153,7 +152,7 @@ class RunCSVLogger(Logger):
             file.write(_lines(columns, [row]))
 
     def _read(self) -> tuple[list[str], list[dict[str, str]]]:
-        """Columns and rows of the file; without a last line that a kill cut short."""
+        """Return columns and rows of the file, without a last line that a kill cut short."""
         if not self.path.exists():
             return [], []
         try:
@@ -162,11 +161,11 @@ class RunCSVLogger(Logger):
             reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
             columns, rows = list(reader.fieldnames or []), list(reader)
         except (UnicodeDecodeError, csv.Error) as error:
-            raise ValueError(f"{self.path} is no table of a run ({error}); move it away") from error
+            raise ValueError(f"{self.path} is not a run's table ({error}); move it away") from error
         for number, row in enumerate(rows, start=1):
-            # csv puts what a row has too much under None, and None where it has too little.
+            # csv stores surplus cells under the key None, and None for missing cells.
             if None in row or None in row.values() or not row.get("step", "").isdecimal():
-                raise ValueError(f"{self.path} is no table of a run (row {number}); move it away")
+                raise ValueError(f"{self.path} is not a run's table (row {number}); move it away")
         return columns, rows
 
     def _rewrite(self, columns: list[str], rows: list[dict[str, str]]) -> None:

@@ -1,4 +1,4 @@
-"""Lightning's W&B logger begins another run whenever a process starts again; this one continues its run."""
+"""A W&B logger that continues its run, where Lightning's own starts a new one with every process."""
 
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -21,40 +21,39 @@ __all__ = ["RunWandbLogger"]
 
 
 class RunWandbLogger(WandbLogger):
-    """Weights & Biases for a run's folder: a resumed run goes on in the W&B run that it began.
+    """Logs to Weights & Biases; a resumed run continues the W&B run that it started.
 
-    The W&B run's id is kept in `wandb_run_id.txt` in the folder, where the next process finds it: the resumed
-    fit, and `test` after `fit`. Naming a folder asks for that. Without one every logger begins a run of its
-    own, unless an `id` is given, and leaves no such file. All local files go to `wandb/` in the folder.
+    The W&B run's id is kept in `wandb_run_id.txt` in the run's folder, where the next process finds it: the
+    resumed fit, and `test` after `fit`. Without a folder every logger starts a new run, unless an `id` is
+    given, and writes no such file. All local files go to `wandb/` in the folder.
 
-    Checkpoints become artifacts when a fit ends. The alias `best` is on what the trainer's first
-    `ModelCheckpoint` with a `monitor` calls its best, and on nothing where none has a monitor; `latest` is on
-    the last one.
+    Checkpoints become artifacts when a fit ends. The alias `best` is set on the best checkpoint of the
+    trainer's first `ModelCheckpoint` with a `monitor` (if there is one), `latest` on the last checkpoint.
 
-    W&B keeps what it has been sent: steps that a killed run logged past its last checkpoint stay in its
-    history, and the resumed run logs them again. `metrics.csv` is the record without doubles.
+    W&B keeps what it was sent: steps that a killed run logged past its last checkpoint stay in its history,
+    and the resumed run logs them again. `metrics.csv` has no duplicates.
 
     Args:
-        save_dir: The run's folder. The command line sets it. None: there is none; local files go to `wandb/`
-            in the current folder.
+        save_dir: The run's folder. The command line sets it. None: no folder; local files go to `wandb/` in
+            the current folder.
         project: W&B project. Default: the environment variable `WANDB_PROJECT`, else `lightning_logs`.
         name: The run's name on W&B's pages. Default: W&B makes one up.
         id: The W&B run's id. Default: the one kept in the run's folder, else W&B makes one up.
         entity: W&B user or team. Default: as W&B is set up.
-        group: Shows several runs as one group, such as the folds of a cross-validation.
+        group: Name that groups several runs, such as the folds of a cross-validation.
         job_type: Kind of run within a group.
-        tags: Words to find the run by.
-        notes: A remark shown with the run.
+        tags: Tags to find the run by.
+        notes: A note shown with the run.
         mode: `online`, `offline` (upload later with `wandb sync`) or `disabled`. Default: the environment
             variable `WANDB_MODE`, else `online`.
-        log_model: True: best and last checkpoint become artifacts when a fit ends (those of a
-            `ModelCheckpoint` with `save_top_k=-1` when they are saved). `all`: every checkpoint, when it is
-            saved. False: none.
+        log_model: True: the best and last checkpoints become artifacts when a fit ends (those of a
+            `ModelCheckpoint` with `save_top_k=-1` as soon as they are saved). `all`: every checkpoint, as
+            soon as it is saved. False: none.
 
     Raises:
-        ValueError: project, name or id would leave its folder, as `../x` does.
-        ModuleNotFoundError: wandb is not installed (`pip install lightning-optreg[wandb]`).
-        MisconfigurationException: When the run is begun, if W&B refuses, such as without an account.
+        ValueError: If project, name or id would lead out of the folder, as `../x` does.
+        ModuleNotFoundError: If wandb is not installed (`pip install lightning-optreg[wandb]`).
+        MisconfigurationException: When the run starts, if W&B refuses it, for example without an account.
 
     Example:
         In a configuration: `trainer.logger: RunWandbLogger`. In Python:
@@ -79,7 +78,7 @@ class RunWandbLogger(WandbLogger):
         log_model: Literal["all"] | bool = True,
     ) -> None:
         for argument, text in (("project", project), ("id", id)):
-            if text is not None:  # Lightning makes folders of them for checkpoints
+            if text is not None:  # Lightning names folders for checkpoints after them
                 check_name(text, f"RunWandbLogger: {argument}")
         if name is not None:
             check_inside(name, "RunWandbLogger: name")
@@ -110,10 +109,10 @@ class RunWandbLogger(WandbLogger):
     @override
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The W&B run; begun or continued when it is first asked for."""
+        """The W&B run; started or continued when it is first accessed."""
         if self._id_is_kept:
             return super().experiment
-        import wandb  # optional; the constructor made sure of it
+        import wandb  # optional; the constructor checked that it is installed
 
         folder = Path(".") if self._id_file is None else self._id_file.parent
         is_new = not folder.exists()
@@ -136,20 +135,20 @@ class RunWandbLogger(WandbLogger):
 
     @rank_zero_only
     def log_config(self, config: Mapping[str, Any]) -> None:
-        """Make the whole configuration the run's config; `log_hyperparams` adds nothing to it after that."""
+        """Set the run's config to the whole configuration; `log_hyperparams` adds nothing afterwards."""
         self.experiment.config.update(dict(config), allow_val_change=True)
         self._has_config = True
 
     @override
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
-        """Put the module's hyperparameters into the run's config, unless the whole configuration is there."""
+        """Add the module's hyperparameters to the run's config, unless it has the whole configuration."""
         if not self._has_config:
             super().log_hyperparams(params)
 
     @override
     def log_graph(self, model: nn.Module, input_array: Tensor | None = None) -> None:
-        """Learn, at the beginning of a fit, whose checkpoints are to become artifacts. There is no graph."""
+        """Note, at the start of a fit, whose checkpoints become artifacts; no graph is logged."""
         self._savers = []
         if isinstance(model, LightningModule) and model.trainer.state.fn == TrainerFn.FITTING:
             found = model.trainer.checkpoint_callbacks
@@ -158,8 +157,8 @@ class RunWandbLogger(WandbLogger):
     @override
     @rank_zero_only
     def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
-        """Send what was saved to W&B, if it is not to wait for the fit's end."""
-        if all(checkpoint_callback is not saver for saver in self._savers):  # added in mid-fit
+        """Send what was saved to W&B, unless `log_model` says to wait for the end of the fit."""
+        if all(checkpoint_callback is not saver for saver in self._savers):  # added during the fit
             self._savers.append(checkpoint_callback)
         if self.log_model == "all" or (self.log_model and checkpoint_callback.save_top_k == -1):
             self._log_checkpoints([checkpoint_callback])
@@ -173,7 +172,7 @@ class RunWandbLogger(WandbLogger):
             self._log_checkpoints(self._savers)
 
     def _log_checkpoints(self, savers: Sequence[ModelCheckpoint]) -> None:
-        """Make artifacts of files that W&B has not got yet; an alias given again moves to the new one."""
+        """Log files that W&B does not have yet as artifacts; an alias moves to the one it is set on last."""
         compared = [saver for saver in self._savers if saver.monitor is not None]
         best = compared[0].best_model_path if compared else None
         found: dict[str, tuple[bool, float, ModelCheckpoint]] = {}
@@ -182,7 +181,7 @@ class RunWandbLogger(WandbLogger):
                 if Path(path).is_file():
                     is_last = saver.monitor is None or path == saver.last_model_path
                     found[path] = is_last, Path(path).stat().st_mtime, saver
-        # The last one comes last, even if a best one was written after it: W&B gives `latest` to the newest.
+        # The last one comes last, even if a best one was written after it: W&B sets `latest` on the newest.
         ordered = sorted(found, key=lambda path: found[path][:2])
         pending = [path for path in ordered if self._logged.get(path) != found[path][1]]
         newest = ordered[-1:]

@@ -4,7 +4,6 @@ Initialisation: He, Zhang, Ren, Sun, "Delving Deep into Rectifiers", 2015 (arXiv
 layers.
 """
 
-import difflib
 import itertools
 import math
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from lightning_optreg._nearest import nearest
 from lightning_optreg.checks import check_range
 from lightning_optreg.layers import DropConnect
 from lightning_optreg.nets.network import Network
@@ -80,16 +80,11 @@ class MLP(Network):
         if hidden and not min(hidden) >= 1:
             raise ValueError(f"MLP: hidden must be numbers of units >= 1, got {list(hidden)}")
         if activation not in ACTIVATIONS:
-            by_lower_case = {name.lower(): name for name in ACTIVATIONS}
-            near = difflib.get_close_matches(activation.lower(), by_lower_case)
-            known = ", ".join(by_lower_case[name] for name in near or by_lower_case)
             raise ValueError(
-                f"MLP: activation must be an element-wise nonlinearity of torch.nn "
-                f"({'nearest' if near else 'known'}: {known}), got {activation!r}"
+                f"MLP: activation must be an element-wise nonlinearity of torch.nn, got {activation!r}"
+                f"{nearest(activation, ACTIVATIONS, few=len(ACTIVATIONS))}"
             )
-        check_range("MLP", "[0, 1)", dropout=dropout)
-
-        check_range("MLP", "[0, 1)", drop_connect=drop_connect)
+        check_range("MLP", "[0, 1)", dropout=dropout, drop_connect=drop_connect)
         if drop_connect > 0.0 and (len(hidden) < 2 or batch_norm):
             raise ValueError(
                 "MLP: drop_connect must be 0 with batch_norm or fewer than two hidden layers, got "

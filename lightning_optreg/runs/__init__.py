@@ -1,4 +1,4 @@
-"""What a run keeps: checkpoints that are whole or not there, and a folder that one process writes to.
+"""A run's folder, which one process writes to, and its checkpoints, which are whole or not there at all.
 
 `AtomicCheckpointIO` is a plugin for any Lightning Trainer; the command line uses it unless the configuration
 names another `CheckpointIO`.

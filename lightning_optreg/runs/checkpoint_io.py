@@ -1,7 +1,7 @@
-"""Checkpoint files that are whole whenever they are there, and that tell damage when they are read.
+"""Checkpoint files that are never half-written, and whose damage is noticed when they are read.
 
-Lightning's own `TorchCheckpointIO` writes to the folder for temporary files and moves the file: where that
-folder lies on another file system, a kill in the move leaves an empty file in place of the last checkpoint.
+Lightning's own `TorchCheckpointIO` writes to the folder for temporary files and moves the file. If that
+folder is on another file system, a kill during the move leaves an empty file in place of the last checkpoint.
 """
 
 import errno
@@ -27,24 +27,25 @@ __all__ = ["AtomicCheckpointIO"]
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes and reads checkpoint files so that no kill, full disk or damaged byte costs a run.
 
-    A checkpoint is written beside its place, brought to the disk (file and folder) and renamed. Whenever the
-    process is killed, the checkpoint before is there, or the new one, whole. What a killed process has left
-    half-written is removed by the next save in the folder; the file of a process that still writes, here or
-    on another machine, is not. A file that can't be written is named in the error, and the one before stays.
+    A checkpoint is written to a temporary file in the same folder, flushed to disk (file and folder) and
+    renamed. Whenever the process is killed, either the previous checkpoint or the new one is there, whole.
+    Half-written files of killed processes are removed by the next save in the folder; files that another
+    process is still writing, here or on another machine, are not. If a file can't be written, the error names
+    it and the previous checkpoint stays.
 
-    `load_checkpoint` first compares the checksums of the file, those that `torch.save` writes into it and
-    `torch.load` doesn't look at. A damaged file is refused in a sentence that names it and the newest whole
-    checkpoint beside it. A file without checksums (torch's format before 1.6) is loaded with a warning.
+    `load_checkpoint` first verifies the checksums that `torch.save` writes into the file and `torch.load`
+    ignores. The error for a damaged file names it and the newest intact checkpoint of the run. A file without
+    checksums (torch's format before 1.6) is loaded with a warning.
 
-    With Lightning's `AsyncCheckpointIO` around it, files that a `ModelCheckpoint` has done with stay until
-    the one that supersedes them is written; without this there would be moments with none.
+    Wrapped in Lightning's `AsyncCheckpointIO`, files that a `ModelCheckpoint` removes stay until the one that
+    replaces them is written; otherwise there would be moments without any checkpoint.
 
-    URLs (`s3://`, `memory://`) are Lightning's to write and to read. FSDP with sharded state, DeepSpeed and
-    the like save folders by themselves and don't use a `CheckpointIO`.
+    URLs (`s3://`, `memory://`) are left to Lightning. FSDP with sharded state, DeepSpeed and similar
+    strategies save folders themselves and don't use a `CheckpointIO`.
 
     Raises:
         OSError: When saving, if the file can't be written.
-        ValueError: When loading, if the file is damaged or no checkpoint.
+        ValueError: When loading, if the file is damaged or not a checkpoint.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -53,26 +54,26 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def __init__(self) -> None:
         super().__init__()
-        self._writer: int | None = None  # thread that saved last
+        self._writer: int | None = None  # the thread that saved last
         self._superseded: set[Path] = set()
         self._guard = threading.Lock()
 
     def __reduce__(self) -> tuple[type[Self], tuple[()]]:
-        return type(self), ()  # what it notes of a process's files and threads is no other's
+        return type(self), ()  # notes of one process's files and threads mean nothing to another
 
     @override
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Write a checkpoint, whole or not at all.
+        """Write a checkpoint completely, or not at all.
 
         Args:
-            checkpoint: What Lightning has collected.
+            checkpoint: The dictionary that Lightning has collected.
             path: The file, or a URL.
             storage_options: Must be None, as with Lightning's own.
 
         Raises:
-            OSError: If it can't be written; a file that was there before is as it was.
+            OSError: If it can't be written; an existing file stays unchanged.
         """
         local = _local(path)
         if local is None or storage_options is not None:  # which Lightning refuses
@@ -89,7 +90,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise OSError(code, f"{os.strerror(code)}; this checkpoint is not saved", str(local)) from error
         with self._guard:
             self._writer = threading.get_ident()
-            # One that is not there yet waits in the same queue as this one did.
+            # One that does not exist yet is still in the queue of the writing thread.
             done = {old for old in self._superseded if old != local and old.exists()}
             self._superseded -= done
         for old in done:
@@ -102,7 +103,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         map_location: Any = lambda storage, loc: storage,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """Read a checkpoint that is whole.
+        """Read a checkpoint after verifying its checksums.
 
         Args:
             path: The file, or a URL.
@@ -110,8 +111,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             weights_only: See `torch.load`.
 
         Raises:
-            FileNotFoundError: If there is none.
-            ValueError: If it is damaged or no checkpoint.
+            FileNotFoundError: If the file does not exist.
+            ValueError: If it is damaged or not a checkpoint.
         """
         local = _local(path)
         if local is None or not local.exists():  # which Lightning refuses
@@ -123,7 +124,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     @override
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Remove a checkpoint; if another thread writes them, not before there is a newer one."""
+        """Remove a checkpoint; if another thread writes checkpoints, only once there is a newer one."""
         local = _local(path)
         with self._guard:
             if local is not None and self._must_stay(local):
@@ -132,26 +133,26 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         super().remove_checkpoint(path)
 
     def _must_stay(self, path: Path) -> bool:
-        if path.name.startswith("."):  # one that Lightning itself uses for a moment, as its tuner does
+        if path.name.startswith("."):  # a temporary one of Lightning's own, such as its tuner's
             return False
         return self._writer != threading.get_ident() and not _has_newer(path)
 
     @override
     def teardown(self) -> None:
-        """Remove what still waits for it."""
+        """Remove the checkpoints that are still waiting to be removed."""
         for path in self._superseded:
             super().remove_checkpoint(path)
         self._superseded = set()
 
 
 def _local(path: str | Path) -> Path | None:
-    """The path of a local file, also of a file:// URL; None elsewhere."""
+    """Return the path of a local file, also for a file:// URL; None for other URLs."""
     system, stripped = url_to_fs(str(path))
     return Path(stripped) if isinstance(system, LocalFileSystem) else None
 
 
 def _has_newer(path: Path) -> bool:
-    """Whether the file is there, and in its folder one that was written later."""
+    """Return whether the file exists and its folder has one that was written later."""
     ages = {}
     for file in path.parent.glob("*.ckpt"):
         with suppress(FileNotFoundError):  # removed at this moment
@@ -164,9 +165,9 @@ def _write(checkpoint: dict[str, Any], file: BinaryIO) -> None:
     with_checksums = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(True)
     try:
-        torch.save(checkpoint, writer)  # type: ignore[arg-type]  # it asks for write and flush only
+        torch.save(checkpoint, writer)  # type: ignore[arg-type]  # it only needs write and flush
     except RuntimeError:
-        if writer.error is not None:  # which torch covers with an error of its own
+        if writer.error is not None:  # torch hides it behind an error of its own
             raise writer.error from None
         raise
     finally:
@@ -174,7 +175,7 @@ def _write(checkpoint: dict[str, Any], file: BinaryIO) -> None:
 
 
 class _Writer:
-    """A file that remembers what the operating system refused."""
+    """A file that remembers an error of the operating system."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file

@@ -1,4 +1,4 @@
-"""What a checkpoint says and what the configuration says: compared, reported, never decided in silence."""
+"""Read checkpoints, and compare their configuration with the one given; every difference is reported."""
 
 import pickle
 import warnings
@@ -17,7 +17,7 @@ from lightning_optreg.trust.torch_files import DamagedFileError, check_whole, is
 
 __all__ = ["check_states_fit", "differences", "load_classifier", "misfits", "read_checkpoint", "report"]
 
-# What may differ between a run and its continuation without a word.
+# Settings that may differ between a run and its continuation without a message.
 _UNIMPORTANT = (
     "ckpt_path",
     "weights_only",
@@ -28,7 +28,7 @@ _UNIMPORTANT = (
     "trainer.logger",
 )
 
-# What Lightning writes, and the kind of each.
+# The entries that Lightning writes, with their types.
 _STATES = ("optimizer_states", "lr_schedulers")
 _KINDS: dict[str, type] = {
     **dict.fromkeys(("state_dict", "hyper_parameters", "callbacks", "loops"), dict),
@@ -37,15 +37,15 @@ _KINDS: dict[str, type] = {
     "pytorch-lightning_version": str,
 }
 
-# What a resumed optimizer and schedule take from the checkpoint, because Lightning restores their states.
+# Parts whose settings a resumed run takes from the checkpoint, because Lightning restores their states.
 _FROM_CHECKPOINT = ("optimizer", "lr_scheduler")
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of Lightning's, plain types only.
+    """Read a Lightning checkpoint, plain types only.
 
     Raises:
-        ValueError: If the file is damaged, holds other than plain types, or is no checkpoint of Lightning's.
+        ValueError: If the file is damaged, contains other than plain types, or is not a Lightning checkpoint.
     """
     try:
         with advised(path):
@@ -55,18 +55,18 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except DamagedFileError as error:
         raise ValueError(f"ckpt_path: {error}") from error
     except pickle.UnpicklingError as error:
-        # Without its cause, whose text gives torch's advice.
+        # Without its cause, whose message is torch's advice to turn weights_only off.
         raise ValueError(
-            f"ckpt_path: {str(path)!r} is damaged or no checkpoint ({why_unreadable(error)})"
+            f"ckpt_path: {str(path)!r} is damaged or not a checkpoint ({why_unreadable(error)})"
         ) from None
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise ValueError(f"ckpt_path: {str(path)!r} is no checkpoint of a training run")
+        raise ValueError(f"ckpt_path: {str(path)!r} is not a checkpoint of a training run")
     _check_parts(checkpoint, f"ckpt_path: {str(path)!r}")
     return checkpoint
 
 
 def _check_parts(checkpoint: Mapping[str, Any], source: str) -> None:
-    """Refuse a checkpoint whose parts aren't of the kinds that Lightning writes."""
+    """Refuse a checkpoint whose entries don't have the types that Lightning writes."""
     for part, kind in _KINDS.items():
         found = checkpoint.get(part)
         if part in checkpoint and not isinstance(found, kind):
@@ -88,11 +88,11 @@ def load_classifier(path: Path, allow: Sequence[str] = ()) -> ImageClassifier:
     """Build the module that a checkpoint describes.
 
     Args:
-        path: The file, read before by `read_checkpoint`.
-        allow: Packages whose classes it may name, beside those of `Trust`.
+        path: The file, already checked by `read_checkpoint`.
+        allow: Packages whose classes it may name, in addition to those of `Trust`.
 
     Raises:
-        ValueError: If it names others, or its weights are of another network.
+        ValueError: If it names other classes, or its weights are those of another network.
     """
     try:
         with warnings.catch_warnings():
@@ -104,12 +104,12 @@ def load_classifier(path: Path, allow: Sequence[str] = ()) -> ImageClassifier:
             raise
         reason = " ".join(str(error).split()).partition(": ")[2]
         raise ValueError(
-            f"ckpt_path: {str(path)!r}: its weights are not of the network that it describes: {reason}"
+            f"ckpt_path: {str(path)!r}: its weights don't fit the network that it describes: {reason}"
         ) from error
 
 
 def misfits(module: nn.Module, state_dict: Mapping[str, torch.Tensor]) -> str | None:
-    """Say in a sentence how the weights of a checkpoint fail to fit a module; None if they fit."""
+    """Return a sentence on how the weights of a checkpoint don't fit a module; None if they fit."""
     own = module.state_dict()
     wrong = [
         f"{name} is {_shape(state_dict, name)} in the checkpoint and {_shape(own, name)} in the network"
@@ -131,11 +131,11 @@ def differences(
 ) -> list[tuple[str, Any, Any]]:
     """List the settings in which two configurations differ.
 
-    Where the class differs, its arguments are not compared.
+    If the class differs, its arguments are not compared.
 
     Args:
         saved: The configuration of the run that wrote the checkpoint.
-        given: That of the run that continues it.
+        given: The configuration of the run that continues it.
         parts: Top-level keys to compare. None: all.
 
     Returns:
@@ -171,10 +171,10 @@ def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def check_states_fit(changes: Sequence[tuple[str, Any, Any]]) -> None:
-    """Refuse to load the state of one optimizer or schedule into another, which Lightning would try.
+    """Refuse to load the state of one optimizer or schedule into another, as Lightning would.
 
     Args:
-        changes: What `differences` returned.
+        changes: The result of `differences`.
 
     Raises:
         ValueError: If the class of the optimizer or the schedule differs.
@@ -183,20 +183,19 @@ def check_states_fit(changes: Sequence[tuple[str, Any, Any]]) -> None:
         >>> check_states_fit([("optimizer.class_path", "torch.optim.SGD", "torch.optim.Adam")])
         Traceback (most recent call last):
         ValueError: optimizer: the checkpoint's run had torch.optim.SGD and the configuration has \
-torch.optim.Adam, which can't take over its state; --reset_optimizer true starts it anew
+torch.optim.Adam, which can't load its state; --reset_optimizer true starts afresh
     """
     for part in _FROM_CHECKPOINT:
         for key, saved, given in changes:
             if key == f"{part}.class_path":
                 raise ValueError(
                     f"{part}: the checkpoint's run had {saved or 'none'} and the configuration has "
-                    f"{given or 'none'}, which can't take over its state; --reset_optimizer true starts it "
-                    "anew"
+                    f"{given or 'none'}, which can't load its state; --reset_optimizer true starts afresh"
                 )
 
 
 def _in_brief(saved: Any, given: Any) -> tuple[Any, Any]:
-    """Two lists of classes without what both have; all else as it is."""
+    """Return two lists of classes without their common entries; other values unchanged."""
     if not all(isinstance(value, list) and any(map(_is_class, value)) for value in (saved, given)):
         return saved, given
     return tuple(
@@ -217,12 +216,12 @@ def _brief(item: Any) -> str:
 
 
 def report(changes: list[tuple[str, Any, Any]], *, fitting: bool, reset_optimizer: bool) -> list[str]:
-    """Say of each difference which value is used.
+    """Return a line for each difference, with the value that is used.
 
     Args:
-        changes: What `differences` returned.
+        changes: The result of `differences`.
         fitting: Whether training is continued; otherwise only the weights are used.
-        reset_optimizer: Whether the optimizer starts anew from the configuration.
+        reset_optimizer: Whether the optimizer starts afresh from the configuration.
 
     Example:
         >>> report([("optimizer.init_args.lr", 0.1, 0.01)], fitting=True, reset_optimizer=False)[0]

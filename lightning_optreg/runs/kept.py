@@ -1,4 +1,4 @@
-"""The checkpoints that a run has kept: which is the newest, and which of them are whole."""
+"""The checkpoints of a run: which one is the newest, and which are intact."""
 
 import pickle
 import zipfile
@@ -19,7 +19,7 @@ class Progress(NamedTuple):
 
     Attributes:
         step: Optimizer steps done.
-        resumable: Whether it holds the optimizers and the loops, and not the weights alone.
+        resumable: Whether it contains the optimizers and the loops, not only the weights.
     """
 
     step: int
@@ -27,7 +27,7 @@ class Progress(NamedTuple):
 
 
 def progress(path: Path) -> Progress | None:
-    """Read how far a checkpoint has come, but not its tensors; None if that can't be read.
+    """Read how far a checkpoint has come, without its tensors; None if that can't be read.
 
     Example:
         >>> import tempfile
@@ -42,30 +42,30 @@ def progress(path: Path) -> Progress | None:
         with reading(path), zipfile.ZipFile(path) as archive:
             for record in archive.infolist():
                 if record.filename.endswith("/data.pkl"):
-                    archive.read(record)  # compares its sum
+                    archive.read(record)  # verifies its checksum
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         return Progress(int(content["global_step"]), "loops" in content and "optimizer_states" in content)
     except (DamagedFileError, zipfile.BadZipFile, pickle.UnpicklingError, LookupError, ValueError, TypeError):
         return None
-    except (OSError, RuntimeError):  # of damaged fields of the archive
+    except (OSError, RuntimeError):  # raised for damaged fields of the archive
         return None
 
 
 def run_of(checkpoint: Path) -> Path:
-    """Return the folder of the run that a checkpoint lies in."""
+    """Return the folder of the run that a checkpoint belongs to."""
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """List the checkpoints of a run: in `checkpoints`, and in its folder, where SLURM's requeue puts them."""
+    """List a run's checkpoints: in `checkpoints`, and in its folder, where SLURM's requeue saves them."""
     found = (*folder.glob("checkpoints/*.ckpt"), *folder.glob("*.ckpt"))
     return [path for path in found if path.is_file() and not path.name.startswith(".")]
 
 
 def newest_first(paths: Iterable[Path]) -> list[Path]:
-    """Sort checkpoints of one run: the more steps the newer, of equal ones by the time of the file.
+    """Sort checkpoints of one run by their steps, most first; equal ones by the time of the file.
 
-    Where the steps of one can't be read, all go by the time of the file.
+    If the steps of one can't be read, all are sorted by the time of the file.
     """
     found = [(progress(path), path.stat().st_mtime_ns, path) for path in paths]
     by_step = all(how_far is not None for how_far, _, _ in found)
@@ -74,21 +74,21 @@ def newest_first(paths: Iterable[Path]) -> list[Path]:
 
 
 def newest_whole(paths: Iterable[Path]) -> Path | None:
-    """Return the newest checkpoint that is whole and can be resumed from; None if none is."""
+    """Return the newest checkpoint that is intact and can be resumed from; None if there is none."""
     resumable = [path for path in paths if (how_far := progress(path)) is not None and how_far.resumable]
     return next((path for path in newest_first(resumable) if damage(path) is None), None)
 
 
 @contextmanager
 def advised(path: Path) -> Iterator[None]:
-    """Add to the refusal of a damaged checkpoint which whole one its run has.
+    """Add the newest intact checkpoint of the run to the error for a damaged one.
 
     Raises:
-        DamagedFileError: As it came, with the advice.
+        DamagedFileError: The same error, with this advice.
     """
     try:
         yield
     except DamagedFileError as error:
         other = newest_whole(found for found in checkpoints_in(run_of(path)) if found != path)
-        advice = f"its newest whole one is {other}" if other is not None else "it has no whole one beside it"
+        advice = f"newest intact checkpoint: {other}" if other is not None else "the run has no intact one"
         raise DamagedFileError(f"{error}; {advice}") from error

@@ -1,4 +1,4 @@
-"""Freed memory stays with the process: what a training step frees the next one needs again."""
+"""Keep freed memory in the process: what one training step frees the next one needs again."""
 
 import ctypes
 import platform
@@ -12,15 +12,15 @@ _SIZES = (1 << 30, 1 << 25)  # bytes; glibc before 2.35 takes no mapping thresho
 
 
 def keep_freed_memory() -> bool:
-    """Tell the C library to keep freed blocks below 1 GB, rather than give them back to the system.
+    """Tell the C library to keep freed blocks below 1 GB rather than return them to the system.
 
-    By default glibc returns the top of the heap as soon as it is free. Whether a step's activations lie
-    there is chance; if they do, every step has all its memory taken away and mapped, zeroed, again, page by
-    page: thousands of page faults, which scripts/bench/allocator.py measures. The price: the process does
-    not shrink between the peaks of its memory. On other systems than Linux with glibc nothing is done.
+    By default glibc returns the top of the heap as soon as it is free. If a step's activations happen to be
+    there, every step loses its memory and maps it again, zeroed, page by page: thousands of page faults,
+    which scripts/bench/allocator.py measures. The price is that the process does not shrink between the peaks
+    of its memory. On systems other than Linux with glibc nothing is done.
 
     Returns:
-        Whether it was done.
+        Whether glibc accepted the settings.
 
     Example:
         >>> keep_freed_memory() == (platform.libc_ver()[0] == "glibc")

@@ -1,13 +1,13 @@
-"""Where a run keeps what it writes: `<root>/version_N/`, with configuration, metrics, checkpoints, pictures.
+"""The folder of a run, `<root>/version_N/`, with its configuration, metrics, checkpoints and pictures.
 
-The root is `trainer.default_root_dir`. Every fit gets a version of its own; `--ckpt_path last` continues in
-the newest version that has a last checkpoint.
+The root is `trainer.default_root_dir`. Every fit gets its own version; `--ckpt_path last` continues in the
+newest version that has a last checkpoint.
 """
 
-import difflib
 from collections.abc import Iterator
 from pathlib import Path
 
+from lightning_optreg._nearest import nearest
 from lightning_optreg.runs.kept import newest_first, run_of
 
 __all__ = ["DEFAULT_ROOT", "claim_version", "find_checkpoint", "folder_of", "missing_parents", "versions"]
@@ -16,7 +16,7 @@ DEFAULT_ROOT = "runs"
 
 
 def versions(root: Path) -> list[Path]:
-    """List the version folders under a root, the newest first.
+    """List the version folders of a root, newest first.
 
     Example:
         >>> import tempfile
@@ -40,11 +40,11 @@ def _is_version(folder: Path) -> bool:
 
 
 def claim_version(root: Path, *, make: bool = True) -> Path:
-    """Make the next version's folder; of several processes that ask at once each gets another.
+    """Create the folder of the next version; processes that do this at the same time get different ones.
 
     Args:
-        root: The root of the runs, made if missing.
-        make: Whether to make it; otherwise it is only named.
+        root: The root of the runs, created if missing.
+        make: Whether to create the folder; if not, only its path is returned.
 
     Raises:
         NotADirectoryError: If the root is a file.
@@ -56,7 +56,7 @@ def claim_version(root: Path, *, make: bool = True) -> Path:
         ['version_0', 'version_1', 'version_2']
     """
     if root.exists() and not root.is_dir():
-        raise NotADirectoryError(f"trainer.default_root_dir: {str(root)!r} is a file, and not a folder")
+        raise NotADirectoryError(f"trainer.default_root_dir: {str(root)!r} is a file, not a folder")
     newest = versions(root)
     number = int(newest[0].name.removeprefix("version_")) + 1 if newest else 0
     if not make:
@@ -73,7 +73,7 @@ def claim_version(root: Path, *, make: bool = True) -> Path:
 
 
 def missing_parents(folder: Path) -> list[Path]:
-    """List a folder and those around it, from the inside out, as far as they don't exist yet."""
+    """List a folder and its parents, innermost first, as far as they don't exist yet."""
     return [path for path in (folder, *folder.parents) if not path.exists()]
 
 
@@ -82,19 +82,18 @@ def find_checkpoint(root: Path, ckpt_path: str) -> Path:
 
     Args:
         root: The root of the runs.
-        ckpt_path: "last" or "best", of the newest version that has one; or a file. The last one is the newer
-            of `last.ckpt` and what SLURM's requeue has left (`hpc_ckpt_N.ckpt`): that with more steps.
+        ckpt_path: "last" or "best", of the newest version that has one; or a file. The last one is
+            `last.ckpt` or that of SLURM's requeue (`hpc_ckpt_N.ckpt`), whichever has more steps.
 
     Raises:
-        FileNotFoundError: If there is none, with what there is.
+        FileNotFoundError: If there is none; lists those that exist.
     """
     if ckpt_path not in ("last", "best"):
         path = Path(ckpt_path)
         if not path.is_file():
-            near = difflib.get_close_matches(ckpt_path.lower(), ("best", "last", "auto"), n=1)
-            hint = f"did you mean {near[0]}?" if near else "give a file, last or best"
+            hint = nearest(ckpt_path, ("best", "last", "auto"), few=0) or "; pass a file, last or best"
             what = f"{ckpt_path!r} is a folder" if path.is_dir() else f"there is no file {ckpt_path!r}"
-            raise FileNotFoundError(f"ckpt_path: {what}; {hint}")
+            raise FileNotFoundError(f"ckpt_path: {what}{hint}")
         return path
     for folder in versions(root):
         named = [folder / "checkpoints" / f"{ckpt_path}.ckpt"]
@@ -106,7 +105,7 @@ def find_checkpoint(root: Path, ckpt_path: str) -> Path:
         if there:
             return newest_first(there)[0]
     found = sorted(str(path) for path in root.rglob("*.ckpt"))
-    what = f"there are {', '.join(found)}" if found else "no run has left a checkpoint there"
+    what = f"found {', '.join(found)}" if found else "found no checkpoint there"
     raise FileNotFoundError(
         f"ckpt_path={ckpt_path}: no version_N/checkpoints/{ckpt_path}.ckpt under {str(root)!r} "
         f"(trainer.default_root_dir); {what}"
@@ -114,6 +113,6 @@ def find_checkpoint(root: Path, ckpt_path: str) -> Path:
 
 
 def folder_of(checkpoint: Path, root: Path) -> Path:
-    """Return the run's folder that a checkpoint lies in, or the root if it lies elsewhere."""
+    """Return the folder of the run that a checkpoint belongs to, or the root if it is elsewhere."""
     folder = run_of(checkpoint)
     return folder if checkpoint.parent != folder or _is_version(folder) else root

@@ -1,4 +1,4 @@
-"""A run's folder belongs to one process, as long as that process lives."""
+"""A lock that reserves a run's folder for one process as long as that process lives."""
 
 import errno
 import json
@@ -18,24 +18,24 @@ LOCK_FILE = "run.lock"
 
 
 class RunInUseError(RuntimeError):
-    """Another process works in the run's folder."""
+    """Another process is using the run's folder."""
 
 
 class RunLock:
     """A lock on a run's folder, so that no two processes write to its tables and checkpoints.
 
     It is a lock of the operating system (`flock`; `msvcrt.locking` on Windows) on the file `run.lock`, not
-    the file itself: it ends with the process that took it, also by SIGKILL or a power failure, and a file
-    that was left behind stops nobody. Processes that this one forks, such as a loader's workers, don't hold
-    it. Programs that it starts don't either. A process of `ddp_fork` that outlives the one that was started
-    doesn't keep the run from being resumed.
+    the file itself: it ends with the process that took it, even after SIGKILL or a power failure, and a file
+    left behind blocks nobody. Forked processes, such as a loader's workers, don't hold it, nor do programs
+    that this process starts. A process of `ddp_fork` that outlives its parent doesn't keep the run from being
+    resumed.
 
-    On NFS the lock works between machines where the server's locking is mounted (not with `nolock` or
-    `local_lock`). On a file system that has no locks a warning says so, and the run goes on without.
+    On NFS the lock works between machines if the server's locking is mounted (not with `nolock` or
+    `local_lock`). On a file system without locks the run continues without one, with a warning.
 
     Args:
-        folder: The run's folder, which exists.
-        purpose: What is done there, for the message that others get, such as "fit".
+        folder: The run's folder, which must exist.
+        purpose: What the process does there, such as "fit", for the error in other processes.
 
     Example:
         >>> import tempfile
@@ -58,8 +58,8 @@ class RunLock:
         """Take the lock.
 
         Raises:
-            RunInUseError: If another process has it: which, on which machine.
-            OSError: If its file can't be written.
+            RunInUseError: If another process holds it; names the process and its machine.
+            OSError: If the file can't be written.
         """
         while self._descriptor is None:
             descriptor = _open(self.path)
@@ -71,8 +71,8 @@ class RunLock:
             except OSError as error:
                 os.close(descriptor)
                 rank_zero_warn(
-                    f"{self.path}: this file system has no locks ({error.strerror}): nothing keeps another "
-                    "process from working on this run at the same time"
+                    f"{self.path}: this file system has no locks ({error.strerror}): another process could "
+                    "use this run at the same time"
                 )
                 return
             if _is_at(descriptor, self.path):
@@ -85,16 +85,16 @@ class RunLock:
         _held.add(self)
 
     def release(self) -> None:
-        """Give it back and remove its file; nothing if it isn't held."""
+        """Release the lock and remove its file; does nothing if it isn't held."""
         if self._descriptor is not None:
-            if sys.platform == "win32":  # where an open file can't be removed
+            if sys.platform == "win32":  # an open file can't be removed there
                 self.forget()
-            with suppress(PermissionError):  # there: another process has opened it already
+            with suppress(PermissionError):  # on Windows, if another process has opened it already
                 self.path.unlink(missing_ok=True)
             self.forget()
 
     def forget(self) -> None:
-        """Close the file and nothing else: the lock stays with the process that forked this one."""
+        """Only close the file: the lock stays with the process that forked this one."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -102,10 +102,10 @@ class RunLock:
 
 
 def _open(path: Path) -> int:
-    """Open the file or make it; through a link of that name another file would be emptied."""
+    """Open or create the file, but not through a link, which would empty another file."""
     if path.is_symlink():
-        raise OSError(errno.ELOOP, "is a link, and not the lock of a run; remove it", str(path))
-    no_link = getattr(os, "O_NOFOLLOW", 0)  # not on Windows, where only administrators make links
+        raise OSError(errno.ELOOP, "is a link, not the lock of a run; remove it", str(path))
+    no_link = getattr(os, "O_NOFOLLOW", 0)  # not on Windows, where only administrators create links
     return os.open(path, os.O_RDWR | os.O_CREAT | no_link, 0o666)
 
 
@@ -120,7 +120,7 @@ def _describe(holder: str) -> str:
     try:
         noted = json.loads(holder)
         return f"process {noted['pid']} on {noted['host']} ({noted['purpose']})"
-    except (ValueError, LookupError, TypeError):  # it has not written it yet
+    except (ValueError, LookupError, TypeError):  # not written yet
         return "another process"
 
 
@@ -133,5 +133,5 @@ def _forget_all() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    # Without it a loader's worker would keep the lock of a process that was killed.
+    # Otherwise a loader's worker would keep the lock of a process that was killed.
     os.register_at_fork(after_in_child=_forget_all)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from lightning_optreg.files import try_lock
-from lightning_optreg.studies.specification import Specification
+from lightning_optreg.studies.plan import StudyPlan
 from lightning_optreg.studies.storage import connection_options, first_line, shown
 
 if TYPE_CHECKING:  # optuna is imported when a study is run
@@ -110,11 +110,11 @@ def file_lock(path: Path, patience: Patience) -> Iterator[None]:
         yield
 
 
-def open_study(specification: Specification, storage: str, wait: float) -> "Study":
+def open_study(plan: StudyPlan, storage: str, wait: float) -> "Study":
     """Open a study in its storage, or make it there.
 
     Args:
-        specification: The study.
+        plan: The study.
         storage: URL of the data base.
         wait: Seconds that a call waits for others to finish writing to an SQLite file, at least 0.
 
@@ -131,8 +131,8 @@ def open_study(specification: Specification, storage: str, wait: float) -> "Stud
                 storage=optuna.storages.RDBStorage(
                     storage, engine_kwargs=connection_options(storage, max(wait, 1.0))
                 ),
-                study_name=specification.name,
-                direction="maximize" if specification.mode == "max" else "minimize",
+                study_name=plan.name,
+                direction="maximize" if plan.mode == "max" else "minimize",
                 load_if_exists=True,
             )
         except DatabaseError as error:  # processes that make the tables at the same moment collide

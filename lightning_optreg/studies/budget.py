@@ -1,13 +1,14 @@
 """Spend the same on every run of a study, and take down what was reached for it."""
 
 import math
-import time
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
+
+from lightning_optreg.trainer.stopwatch import Stopwatch
 
 __all__ = ["Budget"]
 
@@ -42,7 +43,7 @@ class Budget(Callback):
         self.diverged = False
         """Whether the loss was above the bound, infinite or not a number."""
         self._images, self._seconds = 0, 0.0
-        self._since: float | None = None
+        self._watch = Stopwatch()
         self._hook: Any = None
 
     @override
@@ -54,7 +55,7 @@ class Budget(Callback):
                 self._images += len(inputs[0])
 
         self._hook = getattr(pl_module, "net", pl_module).register_forward_pre_hook(count)
-        self._since = time.perf_counter()
+        self._watch.start()
 
     @override
     def on_train_batch_end(
@@ -68,18 +69,17 @@ class Budget(Callback):
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""
-        self._pause()
+        self._seconds += self._watch.stop()
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let the clock go on."""
-        self._since = time.perf_counter()
+        """Start the clock again."""
+        self._watch.start()
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log what was spent; stop if that is all."""
-        self._pause()
-        self._since = time.perf_counter()
+        self._seconds += self._watch.lap()
         passes = self._images / _training_images(trainer)
         pl_module.log("optreg/budget/passes", passes, sync_dist=True)
         pl_module.log("optreg/budget/seconds", self._seconds, sync_dist=True)
@@ -91,16 +91,10 @@ class Budget(Callback):
         """Let go of the network."""
         self._hook.remove()
 
-    def _pause(self) -> None:
-        if self._since is not None:
-            self._seconds += time.perf_counter() - self._since
-            self._since = None
-
     @override
     def state_dict(self) -> dict[str, Any]:
         """Return what was spent."""
-        self._pause()
-        self._since = time.perf_counter()
+        self._seconds += self._watch.lap()
         return {"images": self._images, "seconds": self._seconds, "diverged": self.diverged}
 
     @override

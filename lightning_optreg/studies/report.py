@@ -9,7 +9,8 @@ from lightning_optreg.figures.study import Band, draw_bands, draw_sensitivity
 from lightning_optreg.files import replacing
 from lightning_optreg.studies.page import render_page
 from lightning_optreg.studies.records import RunRecord, StudyResult
-from lightning_optreg.studies.summary import Summary, final, notice, summarize, table_csv, table_markdown
+from lightning_optreg.studies.summary import Summary, final, notice, summarize
+from lightning_optreg.studies.tables import table_csv, table_markdown
 
 __all__ = ["curves", "sensitivity", "write_report"]
 

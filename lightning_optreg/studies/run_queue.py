@@ -27,9 +27,9 @@ from lightning_optreg.studies.access import (
     open_study,
 )
 from lightning_optreg.studies.ownership import this_process
+from lightning_optreg.studies.plan import Run, StudyPlan
 from lightning_optreg.studies.records import RunRecord, Unfinished
 from lightning_optreg.studies.signs_of_life import RunLostError, Sight
-from lightning_optreg.studies.specification import Run, Specification
 from lightning_optreg.studies.storage import sqlite_file
 from lightning_optreg.studies.stored import (
     fingerprint_difference,
@@ -63,7 +63,7 @@ class Queue:
     """The runs of a study in their storage.
 
     Args:
-        specification: The study.
+        plan: The study.
         storage: URL such as `sqlite:///study.db`, `postgresql+psycopg://...`; see Optuna's `RDBStorage`.
         wait: Seconds for which a data base that does not answer is waited for, at least 0.
 
@@ -72,18 +72,18 @@ class Queue:
         ValueError: If the storage has a study of this name that is another one.
     """
 
-    def __init__(self, specification: Specification, storage: str, wait: float = 300.0) -> None:
+    def __init__(self, plan: StudyPlan, storage: str, wait: float = 300.0) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self.specification = specification
+        self.plan = plan
         self.patience = Patience(storage, wait)
         # SQLite has no locks of rows: two processes that ask at once get the same trial.
         self._file = sqlite_file(storage)
-        self._study: Study = self.patience(lambda: open_study(specification, storage, wait))
+        self._study: Study = self.patience(lambda: open_study(plan, storage, wait))
         self._mine: set[int] = set()
         self._seen: dict[int, Sight] = {}
-        self._check_or_note("study", specification.fingerprint())
+        self._check_or_note("study", plan.fingerprint())
 
     def _locked(self) -> AbstractContextManager[None]:
         """Keep other processes from asking at the same time, where the data base itself does not."""
@@ -95,7 +95,7 @@ class Queue:
             self.patience(lambda: self._study.set_user_attr(key, text))
         elif noted != text:
             raise ValueError(
-                f"name: the storage has a study {self.specification.name!r} with other settings "
+                f"name: the storage has a study {self.plan.name!r} with other settings "
                 f"({fingerprint_difference(noted, text)}); give this one another name"
             )
 
@@ -106,7 +106,7 @@ class Queue:
         with self._locked():
             self._take_back()
             current = self._current()
-            for run in self.specification.runs:
+            for run in self.plan.runs:
                 if run not in current:
                     self._enqueue(run)
 
@@ -125,7 +125,7 @@ class Queue:
                 self._note_owner(trial)
             if is_run(trial):
                 claim = Claim(run_of(trial), trial)
-                wanted = claim.run in self.specification.runs
+                wanted = claim.run in self.plan.runs
                 if wanted and self._current()[claim.run].number == trial.number:
                     return claim
             # Enqueued twice, of another grid, or new: someone took the last one that waited in between.
@@ -150,7 +150,7 @@ class Queue:
                 self._end(trial.number, TrialState.FAIL)
         current = self._current() if left else {}
         again = dict.fromkeys(run_of(t) for t in left if is_run(t) and "record" not in t.user_attrs)
-        return [run for run in again if run in self.specification.runs and run not in current]
+        return [run for run in again if run in self.plan.runs and run not in current]
 
     def _is_left_behind(self, trial: "FrozenTrial") -> bool:
         owner = owner_of(trial)
@@ -227,7 +227,7 @@ class Queue:
         """Give the state of a trial with this record, and its value."""
         from optuna.trial import TrialState
 
-        last = record.points[-1].metrics.get(self.specification.metric) if record.points else None
+        last = record.points[-1].metrics.get(self.plan.metric) if record.points else None
         if record.status == "failed":
             return TrialState.FAIL, None
         if record.status == "diverged" or last is None or last != last:
@@ -252,7 +252,7 @@ class Queue:
             # A failed trial with another record was taken from its process in the last moment.
             if trial.state != TrialState.FAIL or record.status == "failed":
                 found[run] = record
-        return [found[run] for run in self.specification.runs if run in found]
+        return [found[run] for run in self.plan.runs if run in found]
 
     def unfinished(self) -> list[Unfinished]:
         """Name the runs without a result, and why there is none."""
@@ -261,9 +261,9 @@ class Queue:
         records = {Run(r.method, r.value, r.seed): r for r in self.records()}
         current = self._current()
         missing = []
-        for run in self.specification.runs:
+        for run in self.plan.runs:
             record, trial = records.get(run), current.get(run)
-            name = self.specification.describe(run)
+            name = self.plan.describe(run)
             if record is not None and record.status != "failed":
                 continue
             if record is not None:

@@ -19,8 +19,8 @@ from typing_extensions import override
 from lightning_optreg.cli.main_cli import run as run_command
 from lightning_optreg.figures import read_metric
 from lightning_optreg.studies.budget import Budget
+from lightning_optreg.studies.plan import Run, StudyPlan
 from lightning_optreg.studies.records import Point, RunRecord
-from lightning_optreg.studies.specification import Run, Specification
 from lightning_optreg.studies.stop import Stopped
 from lightning_optreg.trust import UntrustedError
 
@@ -48,18 +48,18 @@ class _Fence(Callback):
         self.check()
 
 
-def check_settings(specification: Specification, trusted: Sequence[str] = ()) -> None:
+def check_settings(plan: StudyPlan, trusted: Sequence[str] = ()) -> None:
     """Let `fit` read the settings of one run of each method, without building anything.
 
     Args:
-        specification: The study.
+        plan: The study.
         trusted: Options of `fit` that say which classes may be named: `--safe`, `--allow`.
 
     Raises:
         ValueError: If a key, class or value is wrong; the message names the method and says how.
     """
-    for method, values in specification.values.items():
-        settings = specification.settings(Run(method, values[0], specification.seeds[0]))
+    for method, values in plan.values.items():
+        settings = plan.settings(Run(method, values[0], plan.seeds[0]))
         said = io.StringIO()
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "run.yaml")
@@ -80,7 +80,7 @@ def check_settings(specification: Specification, trusted: Sequence[str] = ()) ->
 
 
 def do_run(
-    specification: Specification,
+    plan: StudyPlan,
     run: Run,
     folder: Path,
     check: Callable[[], None] = lambda: None,
@@ -89,7 +89,7 @@ def do_run(
     """Do a run, or go on with it from its last checkpoint.
 
     Args:
-        specification: The study.
+        plan: The study.
         run: Which of its runs.
         folder: The run's own folder, for its configuration, metrics and checkpoint.
         check: Called at each batch; raises if this process must not go on with the run.
@@ -103,7 +103,7 @@ def do_run(
         RunInUseError: If another process has the folder open.
         SystemExit: If the process is told to stop, after the run has been saved.
     """
-    settings = specification.settings(run)
+    settings = plan.settings(run)
     trainer = settings.setdefault("trainer", {})
     own = [part for part in trainer.pop("callbacks", []) + trainer.pop("callbacks+", []) if part]
     trainer["callbacks"] = [
@@ -123,7 +123,7 @@ def do_run(
     configuration.write_text(yaml.safe_dump(settings, sort_keys=False))
     command = ["fit", *trusted, "--config", str(configuration), f"--trainer.default_root_dir={folder}"]
     command += ["--ckpt_path", "auto"]
-    budget = Budget(specification.epochs, specification.diverged_above or math.inf)
+    budget = Budget(plan.epochs, plan.diverged_above or math.inf)
     try:
         with _quietly():
             cli = run_command(command, [budget, _Fence(check)])

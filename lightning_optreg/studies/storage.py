@@ -1,12 +1,13 @@
 """The URL of a study's data base: checked before anything is done, with what would do instead."""
 
-import difflib
 import importlib.util
 import os
 import re
 import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from lightning_optreg._nearest import close_names
 
 if TYPE_CHECKING:  # optuna, which brings SQLAlchemy, is imported when a study is run
     from sqlalchemy import URL
@@ -135,12 +136,12 @@ def _unknown(url: "URL") -> ValueError:
     kind, _, driver = url.drivername.partition("+")
     if kind in _DRIVERS and driver:
         drivers = [name for name, _, _ in _DRIVERS[kind]] or ["pysqlite"]
-        near = difflib.get_close_matches(driver, drivers, n=1, cutoff=0.3) or drivers[:1]
+        near = close_names(driver, drivers) or drivers
         return ValueError(
             f"storage: {kind} has no driver {driver!r}; did you mean "
             f"{_with_driver(url, kind, near[0])} (known: {', '.join(drivers)})?"
         )
-    near = difflib.get_close_matches(kind, _DRIVERS, n=1) or ["postgresql"]
+    near = close_names(kind, _DRIVERS) or ["postgresql"]
     drivers = [name for name, _, _ in _DRIVERS[near[0]]]
     example = _with_driver(url, near[0], drivers[0]) if drivers else f"sqlite:///{url.database or 'study.db'}"
     return ValueError(

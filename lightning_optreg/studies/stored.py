@@ -4,8 +4,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from lightning_optreg.studies.ownership import Owner
+from lightning_optreg.studies.plan import Run
 from lightning_optreg.studies.records import RunRecord
-from lightning_optreg.studies.specification import Run
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial

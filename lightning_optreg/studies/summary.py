@@ -1,8 +1,5 @@
 """What a study says of each method: the chosen value, the test there, its spread, and how soon it got far."""
 
-import csv
-import html
-import io
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,19 +9,7 @@ from statistics import mean, median, stdev
 from lightning_optreg.studies.direction import better
 from lightning_optreg.studies.records import Point, RunRecord, StudyResult
 
-__all__ = [
-    "NOTE",
-    "MethodSummary",
-    "Summary",
-    "final",
-    "format_table",
-    "notice",
-    "summarize",
-    "table_cells",
-    "table_csv",
-    "table_markdown",
-    "unfinished_lines",
-]
+__all__ = ["MethodSummary", "Summary", "final", "notice", "summarize", "unfinished_lines"]
 
 
 @dataclass(frozen=True)
@@ -226,89 +211,3 @@ def unfinished_lines(result: StudyResult, few: int | None = 10) -> list[str]:
     if few is not None and len(lines) > few:
         return [*lines[:few], f"  and {len(lines) - few} more"]
     return lines
-
-
-# ---- tables ------------------------------------------------------------------------------------------------
-
-_HEADER = (
-    "method",
-    "{tuned}",
-    "mean",
-    "95 % interval",
-    "median",
-    "best",
-    "epochs to {target}",
-    "seconds",
-    "lost",
-)
-
-
-def table_cells(summary: Summary) -> list[list[str]]:
-    """Give the table's cells as text, the header first."""
-    target = "target" if summary.target is None else f"{summary.target:.4g}"
-    rows = [[text.format(tuned=summary.tuned, target=target) for text in _HEADER]]
-    for row in summary.methods:
-        value = summary.setting(row.method, row.value) + (" *" if row.at_edge else "")
-        cells = [row.method, value]
-        if row.test:
-            interval = "" if row.interval is None else f"{row.interval[0]:.4f} to {row.interval[1]:.4f}"
-            cells += [f"{mean(row.test):.4f}", interval, f"{median(row.test):.4f}", f"{max(row.test):.4f}"]
-        else:
-            cells += ["", "", "", ""]
-        of = f" ({row.reached}/{row.seeds})" if 0 < row.reached < row.seeds else ""
-        cells.append("not reached" if row.epochs_to_target is None else f"{row.epochs_to_target:g}{of}")
-        cells.append("" if row.seconds_to_target is None else f"{row.seconds_to_target:.1f}")
-        rows.append([*cells, str(row.lost) if row.lost else ""])
-    return rows
-
-
-NOTE = "* the chosen value is at an end of its grid: a better one may lie outside"
-
-
-def format_table(summary: Summary) -> str:
-    """Lay out the table for a console.
-
-    Args:
-        summary: What `summarize` made.
-    """
-    rows = table_cells(summary)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
-    if any(row.at_edge for row in summary.methods):
-        lines.append(NOTE)
-    return "\n".join(lines)
-
-
-def table_markdown(summary: Summary, first: str = "") -> str:
-    """Lay out the table in Markdown.
-
-    Args:
-        summary: What `summarize` made.
-        first: Said before it, such as that the study is incomplete; nothing by default.
-    """
-    header, *rows = [[_for_markdown(cell) for cell in row] for row in table_cells(summary)]
-    lines = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
-    if any(row.at_edge for row in summary.methods):
-        lines += ["", NOTE.replace("*", "\\*", 1)]
-    if first:
-        lines = [f"**{_for_markdown(first)}**", "", *lines]
-    return "\n".join(lines) + "\n"
-
-
-def _for_markdown(cell: str) -> str:
-    """A cell's text without tags, which Markdown would take for HTML."""
-    return " ".join(html.escape(cell, quote=False).replace("|", "\\|").split())
-
-
-def table_csv(summary: Summary) -> str:
-    """Write the table as CSV, with numbers as they are."""
-    file = io.StringIO()
-    names = [field for field in MethodSummary.__dataclass_fields__ if field not in ("test", "interval")]
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([*names, "mean", "median", "best", "low", "high"])
-    for row in summary.methods:
-        numbers = (mean(row.test), median(row.test), max(row.test)) if row.test else ("", "", "")
-        writer.writerow([*(getattr(row, name) for name in names), *numbers, *(row.interval or ("", ""))])
-    return file.getvalue()

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_optreg.cli.messages import nearest
+from lightning_optreg._nearest import nearest
 from lightning_optreg.runs.run_lock import RunInUseError
 from lightning_optreg.studies.records import RunRecord
 from lightning_optreg.studies.run_queue import Claim, Queue
@@ -54,20 +54,20 @@ def work(queue: Queue, folder: Path, trusted: Sequence[str], stop: StopRequest) 
 def _do(
     queue: Queue, claim: Claim, folder: Path, trusted: Sequence[str], stop: StopRequest, pace: "_Pace"
 ) -> None:
-    specification, run = queue.specification, claim.run
+    plan, run = queue.plan, claim.run
     start = time.perf_counter()
     place = folder / "runs" / run.key
     with SignsOfLife(lambda: queue.sign_of_life(claim)) as signs:
         try:
             with stop.breaking_off():
                 try:
-                    record = do_run(specification, run, place, signs.check, trusted)
+                    record = do_run(plan, run, place, signs.check, trusted)
                 except RunInUseError:  # a process that the run was taken from still has it open
                     again = place.with_name(f"{place.name}_again{claim.trial.number}")
-                    record = do_run(specification, run, again, signs.check, trusted)
-            _check_metric(record, specification.metric, specification.describe(run))
+                    record = do_run(plan, run, again, signs.check, trusted)
+            _check_metric(record, plan.metric, plan.describe(run))
         except RunLostError:
-            _say_lost(specification.describe(run))
+            _say_lost(plan.describe(run))
             return
         except BaseException:
             queue.give_back(claim)
@@ -76,13 +76,13 @@ def _do(
         try:
             queue.finish(claim, record)
         except RunLostError:
-            _say_lost(specification.describe(run))
+            _say_lost(plan.describe(run))
             return
-    last = record.points[-1].metrics.get(specification.metric) if record.points else None
-    reached = "" if last is None else f", {specification.metric} {last:.4f}"
-    done, planned = len(queue.records()), len(specification.runs)
+    last = record.points[-1].metrics.get(plan.metric) if record.points else None
+    reached = "" if last is None else f", {plan.metric} {last:.4f}"
+    done, planned = len(queue.records()), len(plan.runs)
     print(
-        f"[{done}/{planned}] {specification.describe(run)}: {record.status}{reached}, "
+        f"[{done}/{planned}] {plan.describe(run)}: {record.status}{reached}, "
         f"{time.perf_counter() - start:.1f} s{pace.rest(done, planned)}",
         flush=True,
     )

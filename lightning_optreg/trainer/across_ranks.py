@@ -10,13 +10,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Trainer
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor
 
-__all__ = ["SHARDING", "RankTensors", "gather_ranks", "gather_tensors", "tensors_of_rank"]
-
-SHARDING = (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)
-"""Strategies with which no process has whole parameters and gradients."""
+__all__ = ["RankTensors", "gather_ranks", "gather_tensors", "tensors_of_rank"]
 
 RankTensors = dict[str, list[Tensor | None]]
 """By name: the tensor of each rank, None where it has none; or a single one that is equal on all."""

@@ -5,6 +5,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from lightning_optreg.trainer.queries import datamodule_of
+
 __all__ = ["move_batch"]
 
 
@@ -20,7 +22,7 @@ def move_batch(trainer: Trainer, pl_module: LightningModule, batch: Any) -> Any:
         batch: As it comes from a loader.
     """
     batch = trainer.precision_plugin.convert_input(batch)
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]  # a connector sets it
+    data = datamodule_of(trainer)
     hooks: Any = data if data is not None and is_overridden("on_before_batch_transfer", data) else pl_module
     batch = hooks.on_before_batch_transfer(batch, 0)
     return trainer.strategy.batch_to_device(batch, dataloader_idx=0)

@@ -14,6 +14,7 @@ from lightning_optreg.data.loader import BatchLoader
 from lightning_optreg.layers import BatchNorm
 from lightning_optreg.layers.noise_layers import noise_layers
 from lightning_optreg.optimizers import BFGS, Newton
+from lightning_optreg.trainer.queries import datamodule_of
 
 __all__ = [
     "active_batch_norms",
@@ -48,7 +49,7 @@ def noise_left(trainer: Trainer, module: LightningModule) -> list[str]:
         Such as `["2 Dropout layers (net.1, net.4)", "augmentation (RandomCrop)", "shuffling"]`.
     """
     found = by_class(module, [layer for layer in noise_layers(module, None) if is_on(layer)])
-    augmentation = augmentation_of(_data(trainer))
+    augmentation = augmentation_of(datamodule_of(trainer))
     if augmentation:
         found.append(augmentation)
     if shuffles(trainer.train_dataloader):
@@ -105,10 +106,6 @@ def active_batch_norms(module: nn.Module) -> list[str]:
     """Name the batch normalisation layers that use the statistics of the batch."""
     kinds = (nn.modules.batchnorm._BatchNorm, BatchNorm)  # torch's common base has no public name
     return by_class(module, [m for m in module.modules() if isinstance(m, kinds) and m.training])
-
-
-def _data(trainer: Trainer) -> Any:
-    return trainer.datamodule  # type: ignore[attr-defined]  # a connector sets it
 
 
 def augmentation_of(datamodule: Any) -> str:

@@ -1,4 +1,7 @@
-"""What a callback does that other parts of a run have to know of, without knowing the callback."""
+"""What a callback does that other parts of a run must know, without knowing the callback itself.
+
+Each class here is a base to stand beside Lightning's `Callback`.
+"""
 
 from abc import ABC, abstractmethod
 
@@ -8,19 +11,24 @@ __all__ = ["ChangesAccumulation", "ResetsOptimizers", "TurnsNoiseOff"]
 
 
 class ChangesAccumulation(ABC):
-    """A base, beside Lightning's `Callback`, of those that change from epoch to epoch how many batches an optimizer step takes."""
+    """Base of callbacks that change, from epoch to epoch, how many batches an optimizer step takes."""
 
     @abstractmethod
     def accumulation(self, trainer: Trainer, epoch: int) -> int:
-        """Give the batches of the loader that a step takes in an epoch, before and in training."""
+        """Return how many batches of the loader a step takes in an epoch, before and in training.
+
+        Args:
+            trainer: The trainer.
+            epoch: Number of the epoch, counted from 0.
+        """
 
 
 class ResetsOptimizers:
-    """A base, beside Lightning's `Callback`, of those that start optimizers and schedules anew where a run goes on from a checkpoint."""
+    """Base of callbacks that start optimizers and schedules anew in a resumed run."""
 
 
 class TurnsNoiseOff:
-    """A base, beside Lightning's `Callback`, of those that turn off what makes the training loss random.
+    """Base of callbacks that turn off what makes the training loss random.
 
     Attributes:
         shuffling: Whether shuffling is turned off.

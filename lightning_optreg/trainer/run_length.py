@@ -12,6 +12,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationScheduler, Timer
 
+from lightning_optreg.trainer.queries import callbacks_of, is_dry_run
 from lightning_optreg.trainer.roles import ChangesAccumulation
 
 __all__ = [
@@ -157,7 +158,7 @@ def run_length(trainer: Trainer, interval: str, frequency: int, begun: tuple[int
     unit = "epochs" if interval == "epoch" else "steps"
     if frequency > 1:
         unit = f"steps of the schedule, one in {frequency} {'epochs' if interval == 'epoch' else 'batches'}"
-    dry = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]  # a connector sets it
+    dry = is_dry_run(trainer)
     return RunLength(count, unit, dry=dry)
 
 
@@ -168,18 +169,18 @@ def trial_length() -> RunLength:
 
 def searches_batch_size(trainer: Trainer) -> bool:
     """Tell whether the trainer is going to search for a batch size before it trains."""
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+    callbacks = callbacks_of(trainer)
     return any(isinstance(callback, BatchSizeFinder) for callback in callbacks)
 
 
 def ends_by_time(trainer: Trainer) -> bool:
     """Tell whether the trainer has a `max_time`, or Lightning's `Timer` with a duration."""
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+    callbacks = callbacks_of(trainer)
     return any(isinstance(each, Timer) and each.time_remaining() is not None for each in callbacks)
 
 
 def _accumulation(trainer: Trainer) -> Callable[[int], int]:
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # a connector sets it
+    for callback in callbacks_of(trainer):
         if isinstance(callback, ChangesAccumulation):
             return partial(callback.accumulation, trainer)
         if isinstance(callback, GradientAccumulationScheduler):

@@ -141,7 +141,7 @@ def test_a_damaged_one_that_was_named_is_refused(
     assert main(["fit", *options, f"--ckpt_path={given}"]) == 2
     message = error_of(capsys)
     assert f"{last} is damaged (Bad CRC-32" in message
-    assert f"its newest whole one is {trained}/checkpoints/best.ckpt" in message
+    assert f"newest intact checkpoint: {trained}/checkpoints/best.ckpt" in message
     assert versions(tmp_path) == ["version_0"]
 
 

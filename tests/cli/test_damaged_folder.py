@@ -71,7 +71,7 @@ def test_a_damaged_table_is_named(
     table.write_bytes(content)
     for command in ("fit", "test"):
         said = message(capsys, fashion_mnist_dir, command, str(tmp_path), "--ckpt_path=last")
-        assert f"{table} is no table of a run" in said
+        assert f"{table} is not a run's table" in said
         assert table.read_bytes() == content
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from lightning_optreg.cli.config_files import check_config
 from lightning_optreg.cli.explain import init_arguments
 from lightning_optreg.cli.given import chosen, file_of, typed
-from lightning_optreg.cli.messages import boil_down, cause, nearest
+from lightning_optreg.cli.messages import boil_down, cause
 from lightning_optreg.cli.parser import Parser
 from lightning_optreg.nets import MLP, Network
 
@@ -48,21 +48,6 @@ def test_a_plain_message_stays() -> None:
 def test_a_union_without_a_text_stays() -> None:
     message = "Does not validate against any of the Union subtypes\nErrors:\n  - Expected a <class 'int'>"
     assert boil_down(message) == message
-
-
-@pytest.mark.parametrize(
-    ("name", "known", "hint"),
-    [
-        ("SDG", ["SGD", "Adam", "AdamW"], "; did you mean SGD?"),
-        ("sgd", ["SGD", "Adam"], "; did you mean SGD?"),
-        ("Flip", ["RandomCrop", "RandomHorizontalFlip"], "; did you mean RandomHorizontalFlip?"),
-        ("zzz", ["SGD", "Adam"], "; known: Adam, SGD"),
-        ("zzz", [f"name{i}" for i in range(13)], ""),
-        ("zzz", [], ""),
-    ],
-)
-def test_nearest(name: str, known: list[str], hint: str) -> None:
-    assert nearest(name, known) == hint
 
 
 def test_init_arguments_leave_out_what_the_program_gives() -> None:

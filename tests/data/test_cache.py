@@ -45,7 +45,7 @@ def test_damaged_file_is_made_anew_with_a_warning(tmp_path):
     (path,) = tmp_path.iterdir()
     for content in (path.read_bytes()[:500], b"", b"not a zip file"):
         path.write_bytes(content)
-        with pytest.warns(UserWarning, match=r"x-.*\.pt cannot be read and is made anew"):
+        with pytest.warns(UserWarning, match=r"x-.*\.pt cannot be read and is made again"):
             assert torch.equal(cached(tmp_path, "x", {}, numbers)["x"], torch.arange(1000))
         cached(tmp_path, "x", {}, never)
 

@@ -86,7 +86,7 @@ def test_nothing_unverified_is_unpickled(tmp_path, monkeypatch, verify_checksum)
             return (Path.touch, (tmp_path / "unpickled",))
 
     (root / "data_batch_3").write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(ValueError, match=r"md5 sums are not those of CIFAR-10's python version"):
+    with pytest.raises(ValueError, match=r"md5 sums are not those of CIFAR-10's Python version"):
         read(tmp_path / "py", verify_checksum=verify_checksum)
     assert not (tmp_path / "unpickled").exists()
 
@@ -104,7 +104,7 @@ def test_verification_wants_equally_many_images_of_each_class(folder, monkeypatc
     content = bytearray(path.read_bytes())
     content[0] = (content[0] + 1) % 10
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"\[.*51.*\] images of the classes in the train files, expected"):
+    with pytest.raises(ValueError, match=r"the classes have \[.*51.*\] images in the train files, expected"):
         read(folder, verify_checksum=True)
 
 

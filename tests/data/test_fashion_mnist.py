@@ -72,8 +72,8 @@ HEADER = bytes([0, 0, 8, 1]) + struct.pack(">I", 4)
         (bytes([0, 0, 8, 3]) + b"0" * 20, "first bytes are 00 00 08 03, expected 00 00 08 01"),
         (bytes([0, 0, 9, 1]) + b"0" * 20, "first bytes are 00 00 09 01, expected 00 00 08 01"),
         (HEADER[:6], "6 bytes, expected a header of 8"),
-        (HEADER + b"123", "11 bytes, expected 12 for the 4 values it names"),
-        (HEADER + b"12345", "13 bytes, expected 12 for the 4 values it names"),
+        (HEADER + b"123", "11 bytes, expected 12 for 4 values"),
+        (HEADER + b"12345", "13 bytes, expected 12 for 4 values"),
     ],
 )
 def test_wrong_idx_content(tmp_path, content, message):
@@ -154,7 +154,7 @@ def test_wrong_label(folder):
 
 def test_labels_that_do_not_match_the_images(folder):
     write(folder, "t10k-labels-idx1-ubyte", np.zeros(99))
-    message = r"t10k-labels-idx1-ubyte\.gz: 99 labels, expected 100, one for each image of t10k-images"
+    message = r"t10k-labels-idx1-ubyte\.gz: 99 labels, expected 100, one per image of t10k-images"
     with pytest.raises(ValueError, match=message):
         read(folder)
 

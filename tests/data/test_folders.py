@@ -70,8 +70,8 @@ def test_splits_are_found_in_all_spellings(train: str, val: str, test: str, tmp_
         (["train", "validation", "dev"], r"dev and validation are two folders of one split \(val\)"),
         (["train", "val", "test", "testing"], r"test and testing are two folders of one split \(test\)"),
         (["val", "test"], "test and val without a folder train"),
-        (["train", "val2017"], "val2017 looks like a split, and there is no folder val; rename it to val"),
-        (["train", "val", "test_images"], "test_images looks like a split, and there is no folder test"),
+        (["train", "val2017"], "val2017 looks like a split, but there is no folder val; rename it to val"),
+        (["train", "val", "test_images"], "test_images looks like a split, but there is no folder test"),
         (["train2017", "val2017"], "train2017 and val2017 look like splits; name them train, val or test"),
         (["seg_train", "seg_test"], "seg_test and seg_train look like splits"),
         (["trainA", "testA"], "testA and trainA look like splits"),
@@ -86,37 +86,35 @@ def test_splits_that_are_not_clear_are_refused(folders: list[str], message: str,
 def test_a_test_folder_beside_classes_is_refused(tmp_path: Path) -> None:
     split(make(tmp_path, "ant/0.png", "bee/0.png"), "test")
     with pytest.raises(
-        ValueError, match="test without a folder train; put the folders of classes into train"
+        ValueError, match="test without a folder train; move the folders of classes into train"
     ):
         ImageFolderDataModule(str(tmp_path))
 
 
 def test_splits_inside_of_classes_are_refused(tmp_path: Path) -> None:
     make(tmp_path, *(f"{name}/{part}/0.png" for name in ("ant", "bee") for part in ("Train", "test")))
-    with pytest.raises(
-        ValueError, match="ant: Train and test are splits inside of a class, expected train/ant"
-    ):
+    with pytest.raises(ValueError, match="ant: Train and test are splits inside a class, expected train/ant"):
         ImageFolderDataModule(str(tmp_path))
 
 
 def test_images_without_classes_are_refused(tmp_path: Path) -> None:
     split(make(tmp_path, "test/0.png"), "train")
-    with pytest.raises(ValueError, match=r"test: no subfolders, .* its images lie in no folder of a class"):
+    with pytest.raises(ValueError, match=r"test: no subfolders, .* images must be in one folder per class"):
         ImageFolderDataModule(str(tmp_path))
     make(tmp_path / "kaggle", "train/ant.0.png", "test/1.png")
-    with pytest.raises(ValueError, match=r"train: no subfolders, .* its images lie in no folder of a class"):
+    with pytest.raises(ValueError, match=r"train: no subfolders, .* images must be in one folder per class"):
         ImageFolderDataModule(str(tmp_path / "kaggle"))
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["extra/x.png"], "extra beside test and train, not used"),
-        (["train_old/ant/x.png"], "train_old beside test and train, not used"),
-        (["x.png"], "1 image in no folder of a split, not used: x.png"),
+        (["extra/x.png"], "extra next to test and train, not used"),
+        (["train_old/ant/x.png"], "train_old next to test and train, not used"),
+        (["x.png"], "1 image outside the splits' folders, not used: x.png"),
         (
             ["train/x.png", "train/y.jpg"],
-            "train: 2 images in no folder of a class, not used: x.png and y.jpg",
+            "train: 2 images outside the classes' folders, not used: x.png and y.jpg",
         ),
         (["train/ant/x.gif", "train/bee/x.HEIC"], "train: 2 files with .gif and .heic, not used"),
         (["train/wasp/0.png"], "test: no images of the class wasp"),
@@ -130,7 +128,7 @@ def test_what_is_not_used_is_said(names: list[str], message: str, tmp_path: Path
 
 def test_images_beside_classes_are_said(tmp_path: Path) -> None:
     with pytest.warns(
-        UserWarning, match="4 images in no folder of a class, not used: 0.png, 1.png, 2.png and 1 more"
+        UserWarning, match="4 images outside the classes' folders, not used: 0.png, 1.png, 2.png and 1 more"
     ):
         ImageFolderDataModule(str(make(tmp_path, "ant/0.png", "bee/0.png", *(f"{k}.png" for k in range(4)))))
 
@@ -143,7 +141,7 @@ def test_what_holds_no_images_needs_no_word(tmp_path: Path) -> None:
 def test_classes_may_be_named_as_splits_are(tmp_path: Path) -> None:
     make(tmp_path, "valid/0.png", "invalid/0.png")
     with pytest.warns(
-        UserWarning, match="valid holds images and no folders of classes, and is taken for a class"
+        UserWarning, match="valid has images and no folders of classes, and is taken for a class"
     ):
         assert ImageFolderDataModule(str(tmp_path)).class_names == ("invalid", "valid")
     make(tmp_path / "tools", "test tube/deep/0.png", "train station/0.png", "flask/0.png")
@@ -235,13 +233,16 @@ def test_two_folders_of_one_name_are_refused(tmp_path: Path) -> None:
     make(tmp_path, f"{NFC}/0.png", f"{NFD}/0.png")
     if len(os.listdir(tmp_path)) == 1:
         pytest.skip("this file system takes them for one")
-    with pytest.raises(ValueError, match=f"two folders of the class '{NFC}', in two spellings of Unicode"):
+    with pytest.raises(ValueError, match=f"two folders of the class '{NFC}', in two Unicode forms"):
         ImageFolderDataModule(str(tmp_path))
 
 
 def test_capitals_tell_classes_apart(tmp_path: Path) -> None:
     make(tmp_path, "train/Ant/0.png", "train/bee/0.png", "test/ant/0.png", "test/bee/0.png")
-    with pytest.raises(ValueError, match=r"test: .* lack: \['ant'\] \(ant from Ant differs in capitals\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"test: classes without training images: \['ant'\] \(ant from Ant differs in capitals\)",
+    ):
         ImageFolderDataModule(str(tmp_path))
 
 
@@ -286,7 +287,7 @@ def test_empty_classes(tmp_path: Path) -> None:
 
 def test_classes_one_folder_deeper(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"one class \(train\), expected 2 or more; do they lie one folder deeper"
+        ValueError, match=r"one class \(train\), expected >= 2; are the classes one folder deeper"
     ):
         ImageFolderDataModule(str(split(tmp_path, "train/train")))
 

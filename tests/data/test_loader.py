@@ -309,7 +309,7 @@ def test_another_number_of_processes_ends_the_epoch_with_the_same_images(data, w
     if left_out:
         expected[-1] = expected[-1][:-left_out]
         assert len(caught) == 1  # one process says it
-        assert f"ends with {state['images'] - left_out} images, and would have with {state['images']}" in str(
+        assert f"ends with {state['images'] - left_out} images instead of the {state['images']}" in str(
             caught[0].message
         )
     else:
@@ -345,25 +345,25 @@ def test_there_and_back_again(data):
         (
             {},
             {"batch_size": 16},
-            "took 8 images a batch .* would take 16: set batch_size .* to 8 with 1 process,",
+            "took 8 images per batch .* would take 16: set batch_size .* to 8 with 1 process,",
         ),
         (
             {},
             {"world_size": 2},
-            "took 8 images a batch .* would take 16: set batch_size .* to 4 with 2 processes",
+            "took 8 images per batch .* would take 16: set batch_size .* to 4 with 2 processes",
         ),
-        ({}, {"world_size": 3}, "would take 24: take a number of processes that divides 8, or continue from"),
+        ({}, {"world_size": 3}, "would take 24: use a number of processes that divides 8, or continue from"),
         (
             {},
             {"seed": 2},
-            "order of seed 1 and now it is 2, or continue from a checkpoint taken at an epoch's",
+            "order of seed 1, and the seed is now 2, or continue from a checkpoint taken at an epoch's",
         ),
-        ({}, {"indices": torch.arange(40)}, "had 50 training images and this one has 40"),
+        ({}, {"indices": torch.arange(40)}, "had 50 training images, this one has 40"),
         # the same number of images is left by drop_last, but of other orders
         (
             {"drop_last": True},
             {"drop_last": True, "indices": torch.arange(49)},
-            "had 50 training images and this one has 49",
+            "had 50 training images, this one has 49",
         ),
         ({}, {"drop_last": True}, "it has 7 batches in the checkpoint's run and 6 in this one"),
         ({"drop_last": True}, {}, "it has 6 batches in the checkpoint's run and 7 in this one"),
@@ -390,7 +390,7 @@ def test_another_order_cannot_be_continued(data, before, now, message):
 
 def said_of_seeds(change):
     if "seed" in change:
-        return pytest.warns(UserWarning, match="order of seed 2, as given, .* in that of 1")
+        return pytest.warns(UserWarning, match="order of seed 2, as given; .* run had seed 1")
     return nullcontext()
 
 
@@ -409,7 +409,7 @@ def test_between_epochs_anything_can_follow(data, batches, change):
 
 
 def test_foreign_state_is_refused(data):
-    with pytest.raises(ValueError, match="not the state of a BatchLoader"):
+    with pytest.raises(ValueError, match="expected the state of a BatchLoader, got"):
         make(data).load_state_dict({"batches": 3})
 
 

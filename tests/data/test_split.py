@@ -56,7 +56,7 @@ def test_fraction_out_of_range(fraction):
 
 
 def test_parts_that_would_lack_something_are_refused():
-    with pytest.raises(ValueError, match=r"0\.01 of 20 images must be >= 1 image"):
+    with pytest.raises(ValueError, match=r"must be 0 or give >= 1 image, got 0\.01 of 20 images"):
         stratified_split(torch.zeros(20, dtype=torch.int64), 0.01, seed=0)
-    with pytest.raises(ValueError, match="leaves class 1 no image to train on"):
+    with pytest.raises(ValueError, match="leaves no image of class 1 to train on"):
         stratified_split(torch.tensor([0, 0, 0, 0, 0, 1]), 0.8, seed=0)

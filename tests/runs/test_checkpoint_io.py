@@ -172,14 +172,16 @@ def test_damage_is_told_and_the_newest_whole_one_named(tmp_path: Path) -> None:
     for step, name in ((10, "a"), (30, "c"), (20, "b")):
         io.save_checkpoint(content(step, size=1000), tmp_path / f"{name}.ckpt")
     spoil(tmp_path / "c.ckpt")
-    with pytest.raises(ValueError, match=r"c\.ckpt is damaged .*newest whole one is .*b\.ckpt") as refusal:
+    with pytest.raises(
+        ValueError, match=r"c\.ckpt is damaged .*newest intact checkpoint: .*b\.ckpt"
+    ) as refusal:
         io.load_checkpoint(tmp_path / "c.ckpt")
     assert "\n" not in str(refusal.value)
     spoil(tmp_path / "b.ckpt")
-    with pytest.raises(ValueError, match=r"newest whole one is .*a\.ckpt"):
+    with pytest.raises(ValueError, match=r"newest intact checkpoint: .*a\.ckpt"):
         io.load_checkpoint(tmp_path / "c.ckpt")
     spoil(tmp_path / "a.ckpt")
-    with pytest.raises(ValueError, match="no whole one beside it"):
+    with pytest.raises(ValueError, match="the run has no intact one"):
         io.load_checkpoint(tmp_path / "c.ckpt")
 
 

@@ -19,15 +19,18 @@ import yaml
 from lightning_optreg.cli import processes
 from lightning_optreg.cli.monitors import LOGGED_IN_TEST
 from lightning_optreg.commands import compare as command
-from lightning_optreg.commands.compare import collect, main
+from lightning_optreg.commands.compare import main
 from lightning_optreg.runs.run_lock import RunLock
-from lightning_optreg.studies import Point, RunRecord, runner
+from lightning_optreg.studies import Point, RunRecord, runner, workers
 from lightning_optreg.studies.budget import Budget
+from lightning_optreg.studies.collect import collect
+from lightning_optreg.studies.plan import Run
+from lightning_optreg.studies.plan_file import read_plan
 from lightning_optreg.studies.run_queue import Queue
 from lightning_optreg.studies.runner import do_run
-from lightning_optreg.studies.specification import Run, read_specification
 from lightning_optreg.studies.stop import StopRequest
-from lightning_optreg.studies.summary import notice, summarize, table_cells
+from lightning_optreg.studies.summary import notice, summarize
+from lightning_optreg.studies.tables import table_cells
 from lightning_optreg.studies.work import _remaining
 from tests.studies.tools import claimed, die, record
 
@@ -72,7 +75,7 @@ def compare(path: Path, *options: str) -> int:
 def queue_of(path: Path, folder: str = "out") -> Queue:
     out = path.parent / folder
     out.mkdir(exist_ok=True)
-    return Queue(read_specification(path), f"sqlite:///{out / 'study.db'}")
+    return Queue(read_plan(path), f"sqlite:///{out / 'study.db'}")
 
 
 def test_runs_everything_once_and_reports(
@@ -84,7 +87,7 @@ def test_runs_everything_once_and_reports(
     assert "2 methods x 2 values of the learning rate x 2 seeds = 8 runs, 16 passes" in out
     assert out.count(": complete, val/accuracy ") == 8
     result = collect(queue_of(path))
-    assert [(r.method, r.value, r.seed) for r in result.records] == read_specification(path).runs
+    assert [(r.method, r.value, r.seed) for r in result.records] == read_plan(path).runs
     for done in result.records:
         assert done.status == "complete"
         assert [point.epoch for point in done.points] == [1.0, 2.0]
@@ -133,7 +136,7 @@ def test_plan_runs_nothing(study: dict[str, Any], tmp_path: Path, capsys: pytest
 def test_the_better_value_is_known_by_the_metrics_name(
     change: dict[str, Any], mode: str, study: dict[str, Any], tmp_path: Path
 ) -> None:
-    assert read_specification(write({**study, **change}, tmp_path)).mode == mode
+    assert read_plan(write({**study, **change}, tmp_path)).mode == mode
 
 
 def test_more_workers_than_cores_are_refused_unless_told(
@@ -159,10 +162,10 @@ def test_a_password_is_not_in_the_command_lines_of_the_workers(
         seen.append((words, environment))
         return [0] * count
 
-    monkeypatch.setattr(command, "run_processes", run_processes)
-    args = command._parser().read(["--config", str(write(study, tmp_path))])
+    monkeypatch.setattr(workers, "run_processes", run_processes)
+    options = ["--config", str(write(study, tmp_path))]
     storage = "postgresql+psycopg://me:secret@host/db"
-    assert command._run_workers(args, storage, tmp_path, 2, StopRequest()) is None
+    assert workers.run_workers(options, storage, 300.0, 2, StopRequest()) is None
     ((words, environment),) = seen
     assert "secret" not in " ".join(words)
     assert storage in environment.values()
@@ -185,14 +188,14 @@ def interrupt(budget: Budget, trainer: Any, pl_module: Any) -> None:
 def test_a_run_goes_on_from_its_checkpoint(
     study: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    specification = read_specification(write(study, tmp_path))
-    run = specification.runs[2]
-    straight = do_run(specification, run, tmp_path / "straight")
+    plan = read_plan(write(study, tmp_path))
+    run = plan.runs[2]
+    straight = do_run(plan, run, tmp_path / "straight")
     monkeypatch.setattr(Budget, "on_train_epoch_start", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        do_run(specification, run, tmp_path / "broken")
+        do_run(plan, run, tmp_path / "broken")
     monkeypatch.undo()
-    resumed = do_run(specification, run, tmp_path / "broken")
+    resumed = do_run(plan, run, tmp_path / "broken")
     assert [p.metrics for p in resumed.points] == [p.metrics for p in straight.points]
     assert [p.epoch for p in resumed.points] == [1.0, 2.0]
     assert resumed.test == straight.test
@@ -245,8 +248,8 @@ def test_a_run_whose_folder_is_open_elsewhere_gets_another(study: dict[str, Any]
     folder = tmp_path / "out" / "runs" / "SGD" / "0.1" / "seed0" / "version_0"
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints" / "last.ckpt").touch()
-    specification = read_specification(path)
-    do_run(specification, specification.runs[0], tmp_path / "first")
+    plan = read_plan(path)
+    do_run(plan, plan.runs[0], tmp_path / "first")
     shutil.copy(next((tmp_path / "first").rglob("last.ckpt")), folder / "checkpoints")
     lock = RunLock(folder, "fit")
     lock.acquire()
@@ -329,12 +332,12 @@ def test_what_is_enqueued_twice_is_done_once(study: dict[str, Any], tmp_path: Pa
     path = write(study, tmp_path)
     first, second = queue_of(path), queue_of(path)
     first.fill()
-    run = first.specification.runs[0]
+    run = first.plan.runs[0]
     second._study.enqueue_trial({"method": run.method}, {"run": list(run)})
     claims = []
     while (claim := first.claim()) is not None:
         claims.append(claim.run)
-    assert sorted(claims) == sorted(first.specification.runs)
+    assert sorted(claims) == sorted(first.plan.runs)
 
 
 def test_a_run_that_is_given_back_waits_again(study: dict[str, Any], tmp_path: Path) -> None:
@@ -526,7 +529,7 @@ def test_a_study_that_the_other_processes_have_done_is_complete(
             queue.finish(claim, record(claim.run))
         return [0, -9]
 
-    monkeypatch.setattr(command, "run_processes", run_processes)
+    monkeypatch.setattr(workers, "run_processes", run_processes)
     assert compare(path, "--workers", "2", "--oversubscribe") == 0
     out, err = capsys.readouterr()
     assert err == "1 of 2 processes ended with signal 9; the others have done their runs\n"
@@ -561,8 +564,8 @@ def test_overlays(study: dict[str, Any], tmp_path: Path) -> None:
     )
     study["base"].insert(0, "recipe.yaml")
     study["methods"]["Adam <3"]["trainer"] = {"callbacks+": [{"class_path": "Curves"}]}
-    specification = read_specification(write(study, tmp_path))
-    sgd, adam = (specification.settings(Run(method, 0.5, 7)) for method in ("SGD", "Adam <3"))
+    plan = read_plan(write(study, tmp_path))
+    sgd, adam = (plan.settings(Run(method, 0.5, 7)) for method in ("SGD", "Adam <3"))
     assert sgd["optimizer"] == {"class_path": "SGD", "init_args": {"lr": 0.5, "momentum": 0.9}}
     assert adam["optimizer"] == {"class_path": "Adam", "init_args": {"lr": 0.5}}
     assert adam["trainer"] == {
@@ -582,22 +585,22 @@ def test_methods_that_are_tuned_by_settings_of_their_own(study: dict[str, Any], 
         "batch size": {"tune": "data.init_args.batch_size", "values": [8, 4]},
     }
     path = write(study, tmp_path)
-    specification = read_specification(path)
-    assert sorted((run.method, run.value) for run in specification.runs) == [
+    plan = read_plan(path)
+    assert sorted((run.method, run.value) for run in plan.runs) == [
         ("batch size", 4.0),
         ("batch size", 8.0),
         ("max-norm", 0.5),
         ("max-norm", 1.0),
         ("none", 0.0),
     ]
-    settings = specification.settings(Run("max-norm", 0.5, 0))
+    settings = plan.settings(Run("max-norm", 0.5, 0))
     assert settings["trainer"]["callbacks+"] == [
         {"class_path": "lightning_optreg.callbacks.MaxNorm", "init_args": {"max_norm": 0.5}}
     ]
-    size = specification.settings(Run("batch size", 8.0, 0))["data"]["init_args"]["batch_size"]
+    size = plan.settings(Run("batch size", 8.0, 0))["data"]["init_args"]["batch_size"]
     assert (size, type(size)) == (8, int)
-    assert specification.describe(Run("none", 0.0, 1)) == "none, seed 1"
-    assert specification.describe(Run("max-norm", 0.5, 1)) == "max-norm, max_norm 0.5, seed 1"
+    assert plan.describe(Run("none", 0.0, 1)) == "none, seed 1"
+    assert plan.describe(Run("max-norm", 0.5, 1)) == "max-norm, max_norm 0.5, seed 1"
     assert compare(path) == 0
     result = collect(queue_of(path))
     assert result.settings == {"none": None, "max-norm": "max_norm", "batch size": "batch_size"}

@@ -13,8 +13,9 @@ import torch
 import yaml
 
 from lightning_optreg.studies import signs_of_life
+from lightning_optreg.studies.plan import Run
+from lightning_optreg.studies.plan_file import read_plan
 from lightning_optreg.studies.run_queue import Queue
-from lightning_optreg.studies.specification import Run, read_specification
 from tests.studies.tools import claimed, record
 
 pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
@@ -63,7 +64,7 @@ class Study:
         return [torch.load(path, weights_only=True)["global_step"] for path in self.checkpoints()]
 
     def queue(self) -> Queue:
-        return Queue(read_specification(self.path), f"sqlite:///{self.out / 'study.db'}")
+        return Queue(read_plan(self.path), f"sqlite:///{self.out / 'study.db'}")
 
     def states(self) -> list[str]:
         return [trial.state.name for trial in self.queue()._trials()]

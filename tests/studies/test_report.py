@@ -21,7 +21,8 @@ from lightning_optreg.figures.ranking import draw_ranking
 from lightning_optreg.figures.study import Band, draw_bands, draw_sensitivity, style
 from lightning_optreg.studies import Point, RunRecord, StudyResult
 from lightning_optreg.studies.report import curves, sensitivity, write_report
-from lightning_optreg.studies.summary import final, format_table, summarize, table_csv, table_markdown
+from lightning_optreg.studies.summary import final, summarize
+from lightning_optreg.studies.tables import format_table, table_csv, table_markdown
 
 METHODS = (
     "SGD",
@@ -265,6 +266,7 @@ HOSTILE = (
     "'};document.title='hostile';//",
     "@@plotly@@ @@figures@@",
     "\u2028\u2029 \ud800",
+    "</script><b>",
     "$x^{$ \\frac | pipe",
     "%{x} &lt;b&gt; &amp;",
 )

@@ -39,7 +39,7 @@ def test_a_run_whose_process_has_ended_is_given_to_the_next(tmp_path: Path) -> N
     while (claim := second.claim()) is not None:
         runs.append(claim.run)
         second.finish(claim, record(claim.run))
-    assert sorted(runs) == sorted(second.specification.runs)  # no new start was needed
+    assert sorted(runs) == sorted(second.plan.runs)  # no new start was needed
     assert second.unfinished() == []
     # It was not dead after all, and comes back:
     assert not first.sign_of_life(lost)
@@ -53,14 +53,14 @@ def test_a_process_killed_before_its_first_word(tmp_path: Path, monkeypatch: pyt
     first, second = queue(tmp_path), queue(tmp_path)
     first.fill()
     first._study.ask()
-    assert claimed(second).run == second.specification.runs[1]
+    assert claimed(second).run == second.plan.runs[1]
     assert second.claim() is None
     assert second.unproven() == ["an unknown process"]
     assert [run.state for run in second.unfinished()] == ["running", "running"]
     while (claim := second.claim()) is None and clock.time < 100.0:
         clock.time += 10.0
     assert claim is not None
-    assert claim.run == second.specification.runs[0]
+    assert claim.run == second.plan.runs[0]
     assert 60.0 < clock.time < 90.0
 
 

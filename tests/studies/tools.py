@@ -7,19 +7,20 @@ import yaml
 
 from lightning_optreg.studies import Point, RunRecord
 from lightning_optreg.studies.ownership import this_process
+from lightning_optreg.studies.plan import Run, StudyPlan
+from lightning_optreg.studies.plan_file import read_plan
 from lightning_optreg.studies.run_queue import Claim, Queue
-from lightning_optreg.studies.specification import Run, Specification, read_specification
 
 
-def specification(folder: Path, **changes: Any) -> Specification:
+def plan(folder: Path, **changes: Any) -> StudyPlan:
     study = {"name": "small", "base": [{}], "epochs": 1, "seeds": [0], "values": [0.1, 0.2]}
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump({**study, "methods": {"SGD": {}}, **changes}))
-    return read_specification(path)
+    return read_plan(path)
 
 
 def queue(folder: Path, wait: float = 5.0) -> Queue:
-    return Queue(specification(folder), f"sqlite:///{folder / 'study.db'}", wait)
+    return Queue(plan(folder), f"sqlite:///{folder / 'study.db'}", wait)
 
 
 def record(run: Run, accuracy: float = 0.5) -> RunRecord:

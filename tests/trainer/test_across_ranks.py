@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -32,7 +31,7 @@ def test_gradients_of_sharded_parameters_are_left_out_with_a_word(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # a sharding strategy runs on GPUs only
-    monkeypatch.setattr(exact_resume, "SHARDING", (SingleDeviceStrategy,))
+    monkeypatch.setattr(exact_resume, "shards_parameters", lambda trainer: True)
     saver = SaveAlways(tmp_path)
     with pytest.warns(UserWarning, match="SingleDeviceStrategy shards gradients, and this checkpoint lacks"):
         run(tmp_path, Regression(), [saver], enable_checkpointing=True, accumulate_grad_batches=4)

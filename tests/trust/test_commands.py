@@ -467,6 +467,6 @@ def test_labels_of_methods_are_folders_of_their_own(
     ):
         file.write_text(yaml.safe_dump(study(tmp_path, methods={label: {} for label in labels})))
         assert message in refused(capsys, "compare", "--config", str(file), "--plan")
-    from lightning_optreg.studies.specification import Run
+    from lightning_optreg.studies.plan import Run
 
     assert Run("..", 0.1, 0).key == "__/0.1/seed0"

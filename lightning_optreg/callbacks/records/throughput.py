@@ -1,32 +1,32 @@
-"""How fast a fit ran: images a second of training, and the time that validation took."""
+"""Measure the speed of a fit: images per second of training, and the time of validation."""
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.data import extract_batch_size
 from typing_extensions import override
 
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.files import replacing
+from lightning_optreg.trainer.queries import validates_in_fit
+from lightning_optreg.trainer.stopwatch import Stopwatch
 
 __all__ = ["Throughput"]
 
 
 class Throughput(OfAKind):
-    """Times a fit, says the result at its end and writes it to `throughput.json` in the logger's folder.
+    """Times a fit, prints the result at its end and writes it to `throughput.json` in the logger's folder.
 
-    The clock runs from the first training step to the end of the fit and stands still during validation,
-    which is timed apart. Start-up and the sanity check are left out. A resumed run adds its time to what its
-    checkpoint brought. Nothing goes to the loggers: times differ from run to run, and what a run logs should
-    be the same whenever it is repeated.
+    The clock runs from the first training step to the end of the fit, without validation, which is timed
+    separately. Start-up and the sanity check are left out. A resumed run adds its time to that in the
+    checkpoint. Nothing is logged: times differ from run to run, and the logs of a repeated run should be the
+    same.
 
     Attributes:
-        images: Images trained on, as often as they were: this process's times the number of processes.
+        images: Images trained on, counting repetitions: those of this process times the number of processes.
         seconds: Seconds of training.
         validation_seconds: Seconds of validation.
 
@@ -43,17 +43,17 @@ class Throughput(OfAKind):
         self.images = 0
         self.seconds = 0.0
         self.validation_seconds = 0.0
-        self._since: float | None = None  # None: the clock stands still
+        self._watch = Stopwatch()
 
     @property
     def images_per_second(self) -> float:
-        """Images a second of training; 0 before the first step."""
+        """Images per second of training; 0 before the first step."""
         return self.images / self.seconds if self.seconds else 0.0
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        self._since = time.perf_counter()
+        self._watch.start()
 
     @override
     def on_train_batch_end(
@@ -64,21 +64,20 @@ class Throughput(OfAKind):
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Turn the clock over to validation."""
-        if _validates_within_fit(trainer):
-            self.seconds += self._lap()
+        """Switch the clock to validation."""
+        if validates_in_fit(trainer):
+            self.seconds += self._watch.lap()
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Turn the clock back to training."""
-        if _validates_within_fit(trainer):
-            self.validation_seconds += self._lap()
+        """Switch the clock back to training."""
+        if validates_in_fit(trainer):
+            self.validation_seconds += self._watch.lap()
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the clock; say and write the result."""
-        self.seconds += self._lap()
-        self._since = None
+        """Stop the clock; print and write the result."""
+        self.seconds += self._watch.stop()
         folder = trainer.log_dir  # asks all processes
         if not trainer.is_global_zero:
             return
@@ -99,8 +98,8 @@ class Throughput(OfAKind):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """What was counted so far."""
-        self.seconds += self._lap()
+        """Return the counts so far."""
+        self.seconds += self._watch.lap()
         return {
             "images": self.images,
             "seconds": self.seconds,
@@ -109,19 +108,7 @@ class Throughput(OfAKind):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint's count."""
+        """Restore the counts."""
         self.images = state_dict["images"]
         self.seconds = state_dict["seconds"]
         self.validation_seconds = state_dict["validation_seconds"]
-
-    def _lap(self) -> float:
-        """Seconds since the last call; 0 while the clock stands still."""
-        if self._since is None:
-            return 0.0
-        now = time.perf_counter()
-        lap, self._since = now - self._since, now
-        return lap
-
-
-def _validates_within_fit(trainer: Trainer) -> bool:
-    return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import suppress
 from typing import Any
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Subset
@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Subset
 from lightning_optreg.data.loader import BatchLoader
 from lightning_optreg.randomness.own_generators import collect_generator_states, restore_generator_states
 from lightning_optreg.randomness.state import collect_random_state, restore_random_state
+from lightning_optreg.trainer.queries import callbacks_of, datamodule_of, reload_cadence
 
 __all__ = [
     "before_first_batch",
@@ -58,7 +59,7 @@ def _owners(trainer: Trainer) -> dict[str, Any]:
         "train": _training_loaders(trainer),
         "val": _validation_loaders(trainer),
         "module": trainer.lightning_module,
-        "datamodule": trainer.datamodule,  # type: ignore[attr-defined]  # a connector sets it
+        "datamodule": datamodule_of(trainer),
     }
 
 
@@ -198,7 +199,7 @@ def inexact(trainer: Trainer, *, mid_epoch: bool, data: list[str] | None = None)
     """
     reasons = []
     # loaders that are made anew may have other data each time
-    made_once = not trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]  # a connector's
+    made_once = not reload_cadence(trainer)
     here = describe_data(trainer)
     if made_once and data is not None and data != here and "?" not in "".join([*data, *here]):
         reasons.append(
@@ -223,7 +224,7 @@ def inexact(trainer: Trainer, *, mid_epoch: bool, data: list[str] | None = None)
             reasons.append(
                 f"random numbers that the {kind}'s workers draw, such as those of augmentation, begin anew"
             )
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+    callbacks = callbacks_of(trainer)
     if mid_epoch and any(isinstance(callback, StochasticWeightAveraging) for callback in callbacks):
         reasons.append(
             "Lightning's StochasticWeightAveraging prepares itself as an epoch starts, not within one: "
@@ -237,8 +238,7 @@ def inexact(trainer: Trainer, *, mid_epoch: bool, data: list[str] | None = None)
             "numbers that its workers draw, such as those of augmentation, begin anew: leave it out to have "
             "them exact"
         )
-    # a connector sets it
-    every: int = trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]
+    every = reload_cadence(trainer)
     if every > 1 or (every == 1 and not all(isinstance(each, BatchLoader) for each in everyone)):
         reasons.append(
             f"reload_dataloaders_every_n_epochs={every}: loaders are made at other epochs, and their orders "

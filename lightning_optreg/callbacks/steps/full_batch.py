@@ -12,13 +12,14 @@ from typing import Any, NoReturn
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.utilities.data import extract_batch_size
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_optreg.callbacks._let_go import LetsGo
 from lightning_optreg.callbacks.batches.changed_batch import ChangedBatch
 from lightning_optreg.callbacks.records.throughput import Throughput
 from lightning_optreg.callbacks.steps._running_gradient import RunningMean, with_gradients
@@ -26,11 +27,13 @@ from lightning_optreg.callbacks.steps.noise_free import NoiseFree
 from lightning_optreg.optimizers import Newton
 from lightning_optreg.trainer.moved_batch import move_batch
 from lightning_optreg.trainer.noise_left import compares_losses
+from lightning_optreg.trainer.queries import callbacks_of, has_gradient_scaler
+from lightning_optreg.trainer.refusals import refuse_manual_optimization
 
 __all__ = ["FullBatch"]
 
 
-class FullBatch(NoiseFree):
+class FullBatch(NoiseFree, LetsGo):
     """One step an epoch, on loss and gradient of the whole training set, and without noise.
 
     The loader's batches are the chunks that have to fit in memory; the last may be smaller, and they are
@@ -92,20 +95,21 @@ class FullBatch(NoiseFree):
         super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
-        if not pl_module.automatic_optimization:
-            _refuse("needs automatic optimization, since it makes the closure that the optimizer gets")
+        refuse_manual_optimization(
+            pl_module, "FullBatch", "since it makes the closure that the optimizer gets"
+        )
         interval = trainer.val_check_interval
         if isinstance(interval, int) and interval > 1 and trainer.check_val_every_n_epoch is not None:
             _refuse(
                 f"an epoch has one step, so val_check_interval must be 1.0, got {interval}; or count steps "
                 "through all epochs by check_val_every_n_epoch=None"
             )
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+        callbacks = callbacks_of(trainer)
         if any(isinstance(each, LearningRateFinder) for each in callbacks):
             _refuse("LearningRateFinder tries a rate a batch, of which an epoch has one: leave it out")
         if trainer.accumulate_grad_batches != 1:
             _refuse("accumulates over the whole set itself: set accumulate_grad_batches to 1")
-        if getattr(trainer.precision_plugin, "scaler", None) is not None:
+        if has_gradient_scaler(trainer):
             _refuse("does not work with a gradient scaler: use precision 32-true or bf16-mixed")
         if is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True):
             _refuse(
@@ -216,7 +220,7 @@ class FullBatch(NoiseFree):
             stop = self._limit
         elif self._limit is not None and self._limit < 1.0:
             stop = int(len(loader) * self._limit)
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+        callbacks = callbacks_of(trainer)
         changes = [callback for callback in callbacks if isinstance(callback, ChangedBatch)]
         for index, batch in enumerate(islice(iter(loader), stop)):
             moved = move_batch(trainer, module, batch)
@@ -242,7 +246,7 @@ class FullBatch(NoiseFree):
             named = {f"optreg/full_batch/{name}": value for name, value in values.items()}
             pl_module.log_dict(named, batch_size=1)
             passes = self._evaluations * self._images - extract_batch_size(batch)
-            for callback in trainer.callbacks:  # type: ignore[attr-defined]  # a connector sets it
+            for callback in callbacks_of(trainer):
                 if isinstance(callback, Throughput):  # which counts the one batch that it hears of
                     callback.images += passes * trainer.world_size
 
@@ -258,17 +262,8 @@ class FullBatch(NoiseFree):
                 optimizer.objective = None
 
     @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def let_go(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the trainer its limit back."""
-        self._restore_limit(trainer)
-
-    @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Put everything back."""
-        super().on_exception(trainer, pl_module, exception)
-        self._restore_limit(trainer)
-
-    def _restore_limit(self, trainer: Trainer) -> None:
         if self._limit is not None:
             trainer.limit_train_batches = self._limit
             self._limit = None

@@ -26,13 +26,10 @@ from lightning_optreg.trainer.noise_left import (
     shuffles,
     warn_of_noise,
 )
+from lightning_optreg.trainer.queries import datamodule_of
 from lightning_optreg.trainer.roles import TurnsNoiseOff
 
 __all__ = ["NoiseFree"]
-
-
-def _data(trainer: Trainer) -> Any:
-    return trainer.datamodule  # type: ignore[attr-defined]  # a connector sets it
 
 
 class NoiseFree(OfAKind, TurnsNoiseOff):
@@ -83,9 +80,9 @@ class NoiseFree(OfAKind, TurnsNoiseOff):
         off: list[str] = []
         if self.layers:
             off += by_class(pl_module, self._silence_new(pl_module))
-        augmentation = augmentation_of(_data(trainer)) if self.augmentation else ""
+        augmentation = augmentation_of(datamodule_of(trainer)) if self.augmentation else ""
         if augmentation:
-            self._turn_off(_data(trainer), "augmenting")
+            self._turn_off(datamodule_of(trainer), "augmenting")
             off.append(augmentation)
         if self._stop_shuffling(trainer):
             off.append("shuffling")
@@ -154,3 +151,4 @@ class NoiseFree(OfAKind, TurnsNoiseOff):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Put everything back."""
         self.on_train_end(trainer, pl_module)
+        super().on_exception(trainer, pl_module, exception)

@@ -3,10 +3,11 @@
 Its first word says which picture; each kind is a module of its own, imported when it is asked for.
 """
 
-import difflib
 import importlib
 import sys
 from collections.abc import Sequence
+
+from lightning_optreg._nearest import close_names, nearest
 
 __all__ = ["main"]
 
@@ -56,8 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if kind in _KINDS:  # imported only now: each kind needs other, heavy libraries
         status: int = importlib.import_module(f"lightning_optreg.commands.plot.{kind}").main(argv[1:])
         return status
-    near = difflib.get_close_matches(kind, ["--help"], n=1)
-    if near:
+    if close_names(kind, ["--help"]):
         print(f"error: unknown option {kind!r}; did you mean --help?", file=sys.stderr)
         return 2
     if kind.startswith("-"):
@@ -66,7 +66,5 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    near = difflib.get_close_matches(kind.lower(), _KINDS, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(_KINDS)}"
-    print(f"error: unknown kind of picture {kind!r}; {hint}", file=sys.stderr)
+    print(f"error: unknown kind of picture {kind!r}{nearest(kind, _KINDS)}", file=sys.stderr)
     return 2

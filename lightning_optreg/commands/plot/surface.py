@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _run(argv: Sequence[str]) -> None:
     from lightning_optreg.analysis.surfaces import SURFACES
-    from lightning_optreg.commands.plot.specification import METHODS, STEPS, read_specification
+    from lightning_optreg.commands.plot.named_optimizer import METHODS, STEPS, read_optimizer
 
     parser = OptionParser(
         prog="lightning-optreg plot surface",
@@ -87,11 +87,11 @@ def _run(argv: Sequence[str]) -> None:
     ways = {}
     for text in options.optimizers:
         try:
-            specification = read_specification(text, surface.name)
+            optimizer = read_optimizer(text, surface.name)
         except ValueError as error:
             raise UsageError(f"--optimizers: {error}") from error
         try:  # what optimizers raise at wrong settings, or at what they cannot do
-            ways[specification.label] = follow(surface, specification, steps)
+            ways[optimizer.label] = follow(surface, optimizer, steps)
         except (TypeError, ValueError, RuntimeError) as error:
             raise UsageError(f"--optimizers {text}: {error}") from error
     usual: View = "contours" if surface.minima else "3d"

@@ -1,4 +1,4 @@
-"""Augmentation and normalisation of whole batches, each image with random choices of its own."""
+"""Augmentation and normalisation of whole batches, with independent random choices for each image."""
 
 from lightning_optreg.data.transforms.base import BatchTransform, ColorShift
 from lightning_optreg.data.transforms.color_jitter import ColorJitter

@@ -1,8 +1,8 @@
-"""What every transform has in common: it takes a whole batch, and each image gets random choices of its own.
+"""The base of all transforms: they take a whole batch, with independent random choices for each image.
 
-torchvision's transforms, given a batch, draw once and treat every image alike; called image by image they
-cost more than a small network's training step. Here a transform is a few tensor operations on the batch,
-wherever the batch lies, and all its randomness comes from the `Draws` it is given.
+torchvision's transforms, given a batch, draw once and treat all images alike; called image by image they cost
+more than a training step of a small network. Here a transform is a few tensor operations on the batch, on its
+device, and all its randomness comes from the `Draws` it is given.
 """
 
 from abc import ABC, abstractmethod
@@ -18,14 +18,14 @@ __all__ = ["BatchTransform", "ColorShift", "image_size", "is_pair", "to_unit_ran
 
 
 class BatchTransform(nn.Module, ABC):
-    """A transform of a batch of images; subclasses say in `forward` what happens in training.
+    """A transform of a batch of images; subclasses implement `forward` for training.
 
-    At a setting without effect (p = 0, no padding, ...) `forward` returns its input and draws nothing. How
-    many numbers are drawn never depends on the numbers drawn before, so the draws of later transforms stay
-    in place.
+    With a setting that has no effect (p = 0, no padding, ...) `forward` returns its input and draws nothing.
+    How many numbers are drawn never depends on numbers drawn before, so the draws of later transforms do not
+    shift.
 
     Example:
-        A transform of your own, usable in a datamodule's `augment` beside the others:
+        A transform of your own, for a datamodule's `augment`:
 
         >>> import torch
         >>> class Invert(BatchTransform):
@@ -35,32 +35,32 @@ class BatchTransform(nn.Module, ABC):
     """
 
     needs_float: ClassVar[bool] = False
-    """Whether images must be floating-point, made from pixels on [0, 1]. If not, uint8 is taken as well."""
+    """Whether images must be floating-point, made from pixels on [0, 1]. If not, uint8 is accepted too."""
     needs_unit_range: ClassVar[bool] = False
-    """Whether [0, 1] must be the range of a pixel still, so that no mean may have been subtracted before."""
+    """Whether pixels must still be on [0, 1], so that no mean may have been subtracted before."""
     moves_pixels: ClassVar[bool] = False
-    """Whether content changes its place. A mean image must be subtracted before that."""
+    """Whether pixels move. A mean image must be subtracted before that."""
 
     @abstractmethod
     def forward(self, images: Tensor, draws: Draws) -> Tensor:
         """Transform images (N, C, H, W) for training, with random numbers from `draws`."""
 
     def evaluate(self, images: Tensor) -> Tensor:
-        """Transform images (N, C, H, W) for validation, test and prediction: nothing happens by default."""
+        """Transform images (N, C, H, W) for validation, test and prediction; does nothing by default."""
         return images
 
     def output_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Give the shape (C, H, W) of an image that had `shape` before: the same by default."""
+        """Return the shape (C, H, W) of an image that had `shape` before; the same by default."""
         return shape
 
     def fit(self, statistics: Statistics) -> None:
-        """Take what the transform needs from the statistics of the training images: nothing by default."""
+        """Read what the transform needs from the statistics of the training images; nothing by default."""
 
 
 class ColorShift(BatchTransform):
-    """A transform that adds one number per image and channel; subclasses say in `shift` which.
+    """A transform that adds one number per image and channel; subclasses draw it in `shift`.
 
-    As it is known before the images are touched, a `Pipeline` adds it while normalising, which saves a pass
+    It is known before the images are touched, so a `Pipeline` adds it while normalising, which saves a pass
     over the batch.
     """
 
@@ -68,7 +68,7 @@ class ColorShift(BatchTransform):
 
     @abstractmethod
     def shift(self, draws: Draws) -> Tensor | None:
-        """Draw the numbers to add, (N, C) in units of a pixel on [0, 1]; None for nothing."""
+        """Draw the numbers to add, (N, C), for pixels on [0, 1]; None for nothing."""
 
     def forward(self, images: Tensor, draws: Draws) -> Tensor:
         """Add the shift to every pixel of images (N, C, H, W)."""
@@ -102,15 +102,15 @@ def to_unit_range(images: Tensor) -> Tensor:
 def image_size(
     owner: str, size: int | Sequence[int] | None, shape: Sequence[int] | None = None
 ) -> tuple[int, int]:
-    """Give height and width for the argument `size` of a transform, checked.
+    """Check the argument `size` of a transform and return height and width.
 
     Args:
         owner: Name of the class, for the error message.
         size: One number for both, (height, width), or None for those of `shape`.
-        shape: A shape that ends with height and width; needed where `size` may be None.
+        shape: A shape that ends with height and width; needed if `size` may be None.
 
     Returns:
-        Height and width; (0, 0) if neither argument says.
+        Height and width; (0, 0) if both arguments are None.
 
     Raises:
         ValueError: If `size` is neither a positive number nor two of them.
@@ -128,7 +128,7 @@ def image_size(
 
 
 def is_pair(value: object) -> bool:
-    """Tell whether an argument is two values, as (low, high) is."""
+    """Return whether an argument is a pair, such as (low, high)."""
     return isinstance(value, (tuple, list)) and len(value) == 2
 
 

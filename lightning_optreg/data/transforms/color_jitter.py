@@ -1,4 +1,4 @@
-"""Random brightness and contrast, each image with factors of its own."""
+"""Random brightness and contrast, with separate factors for each image."""
 
 from torch import Tensor
 
@@ -46,7 +46,7 @@ def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
     """
     if images.shape[1] not in (1, 3):
         raise ValueError(f"ColorJitter: contrast needs images of 1 or 3 channels, got {images.shape[1]}")
-    grey = images.mean((2, 3), keepdim=True)  # (N, C, 1, 1); mean and weighting may be exchanged
+    grey = images.mean((2, 3), keepdim=True)  # (N, C, 1, 1); mean and weighting commute
     if images.shape[1] == 3:
         red, green, blue = (grey[:, i : i + 1] for i in range(3))
         grey = 0.2989 * red + 0.587 * green + 0.114 * blue  # (N, 1, 1, 1); ITU-R BT.601, as torchvision's
@@ -57,17 +57,17 @@ def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
 class ColorJitter(BatchTransform):
     """Change the brightness, then the contrast, of each image by random factors.
 
-    The factors are uniform on [1 - brightness, 1 + brightness) and [1 - contrast, 1 + contrast). What they
-    do is what torchvision's `adjust_brightness` and `adjust_contrast` do; the order is fixed here and random
+    The factors are uniform on [1 - brightness, 1 + brightness) and [1 - contrast, 1 + contrast). The effect
+    is that of torchvision's `adjust_brightness` and `adjust_contrast`; the order is fixed here and random
     there.
 
     Args:
-        brightness: Half the width of the factor's range, in [0, 1]; 0 leaves the brightness alone.
-        contrast: Half the width of the factor's range, in [0, 1]; 0 leaves the contrast alone.
+        brightness: Half the width of the factor's range, in [0, 1]; 0 keeps the brightness.
+        contrast: Half the width of the factor's range, in [0, 1]; 0 keeps the contrast.
 
     Raises:
-        ValueError: If an argument is out of its range, or contrast is asked of images that have neither 1
-            nor 3 channels.
+        ValueError: If an argument is out of its range, or the contrast of images with neither 1 nor 3
+            channels is to be changed.
         TypeError: If the images are not floating-point.
 
     Shape:

@@ -1,6 +1,6 @@
-"""Centring and scaling of pixels, from 8 bits to the network's float32 in as few passes as there are.
+"""Centring and scaling of pixels, from 8 bits to the network's float32 in as few passes as possible.
 
-All modes are x a + b with numbers known beforehand; 8-bit pixels take their division by 255 in a too.
+All modes are x a + b with known numbers; for 8-bit pixels, a includes the division by 255.
 """
 
 from typing import Literal
@@ -25,15 +25,16 @@ class Normalize(nn.Module):
         mean_image    x - mean image, per channel and place: AlexNet
         none          x on [0, 1]
 
-    `Pipeline` puts it in its place; it is not one of the transforms that a user lists.
+    `Pipeline` adds it at the right place; it is not one of the transforms that a user lists.
 
     Args:
-        mode: As above.
-        statistics: Of the training images; may be given later by `fit`. `none` needs none.
+        mode: One of the above.
+        statistics: Statistics of the training images, or None if `fit` gets them later. Not needed for
+            `none`.
 
     Raises:
         ValueError: If the mode is unknown, a channel's standard deviation is 0, or images do not have the
-            shape that the statistics are of.
+            shape of the statistics.
         RuntimeError: If it is used before `fit`.
 
     Shape:
@@ -64,7 +65,7 @@ class Normalize(nn.Module):
             self.fit(statistics)
 
     def fit(self, statistics: Statistics) -> None:
-        """Take mean and standard deviation."""
+        """Read mean and standard deviation."""
         if self.mode == "mean_std" and not statistics.std.min() > 0.0:
             raise ValueError(
                 f"Normalize: std must be > 0 in every channel for mean_std, got {statistics.std.tolist()}"
@@ -96,8 +97,8 @@ class Normalize(nn.Module):
                 f"got images of {tuple(images.shape[1:])}"
             )
         offset = self.offset if shift is None else self.offset + shift[:, :, None, None] * self.scale
-        # Convert first, then work in place: uint8 times float32 would make a float32 copy of the operand as
-        # well, and the one expression addcmul is not vectorised when it broadcasts (3.5 x the time).
+        # Convert first, then work in place: uint8 times float32 would also make a float32 copy of the
+        # operand, # and a single addcmul is not vectorised when it broadcasts (3.5 x the time).
         if images.dtype == torch.uint8:
             return images.float().mul_(self.scale_8bit).add_(offset)
         return (images.float() * self.scale).add_(offset)

@@ -1,7 +1,7 @@
 """AlexNet's colour augmentation: shifts along the principal components of the training set's colours.
 
-Light that is brighter, dimmer or of another colour moves all pixels of a picture together, mostly along the
-direction in which colours vary most anyway (Krizhevsky et al. 2012, section 4.1).
+Light that is brighter, dimmer or of another colour shifts all pixels of a picture together, mostly along the
+direction in which colours vary most (Krizhevsky et al. 2012, section 4.1).
 """
 
 import math
@@ -26,19 +26,19 @@ class PCAColorJitter(ColorShift):
         sum_j alpha_j sqrt(lambda_j) p_j    (form `std`: the author's cuda-convnet)
         alpha_j ~ N(0, std^2), independent for each image and component.
 
-    The two differ in more than a factor. On CIFAR-10 the shift along p_1 has a standard deviation of 4.4 of
-    255 in the first and 10.6 in the second. cuda-convnet also divides the result by 1 + std, which is left
-    out here. Pixels may leave [0, 1]. With one channel it is a random change of brightness.
+    The two differ by more than a factor. On CIFAR-10 the shift along p_1 has a standard deviation of 4.4 of
+    255 in the first form and 10.6 in the second. cuda-convnet also divides the result by 1 + std, which is
+    left out here. Pixels may leave [0, 1]. With one channel it is a random change of brightness.
 
-    Needs `fit` with the statistics of the training images before the first batch; a datamodule calls it.
+    It needs `fit` with the statistics of the training images before the first batch; a datamodule calls it.
 
     Args:
-        std: Standard deviation of alpha, at least 0; the paper's 0.1 by default.
+        std: Standard deviation of alpha, at least 0. Default: 0.1, as in the paper.
         form: `eigenvalue` or `std`, as above.
 
     Raises:
-        ValueError: If an argument is out of its range, or the images have another number of channels than
-            the statistics.
+        ValueError: If an argument is out of its range, or the images and the statistics have different
+            numbers of channels.
         RuntimeError: If it is used before `fit`.
 
     Shape:
@@ -73,7 +73,7 @@ class PCAColorJitter(ColorShift):
         self.register_buffer("basis", None, persistent=False)  # (C, C), row j: std lambda_j p_j
 
     def fit(self, statistics: Statistics) -> None:
-        """Take eigenvalues and eigenvectors."""
+        """Read eigenvalues and eigenvectors."""
         spread = statistics.eigenvalues if self.form == "eigenvalue" else statistics.eigenvalues.sqrt()
         self.basis = (self.std * spread * statistics.eigenvectors).T.contiguous()
 
@@ -84,7 +84,7 @@ class PCAColorJitter(ColorShift):
         if self.basis is None:
             raise RuntimeError("PCAColorJitter: fit(statistics) must be called before the first batch")
         alpha = draws.normal(len(self.basis), 1)  # (N, C, 1)
-        # Not a matrix product, which may round otherwise for another batch size, or in lower precision.
+        # Not a matrix product, which may round differently for another batch size or in lower precision.
         return (alpha * self.basis).sum(1)
 
     def extra_repr(self) -> str:

@@ -1,4 +1,4 @@
-"""Each image centred and scaled by its own mean and standard deviation."""
+"""Centre and scale each image by its own mean and standard deviation."""
 
 from torch import Tensor
 from typing_extensions import override
@@ -12,9 +12,9 @@ __all__ = ["PerImageStandardization"]
 class PerImageStandardization(BatchTransform):
     """Give each image mean 0 and variance 1: (x - mean) / max(std, 1 / (255 sqrt(D))), in evaluation too.
 
-    Mean and standard deviation are over all D = C H W numbers of an image. The bound keeps uniform images
-    finite; it is that of TensorFlow's `per_image_standardization`, whose pixels are on [0, 255]. To be the
-    last of the transforms, with `normalize: none`.
+    Mean and standard deviation are taken over all D = C H W numbers of an image. The bound keeps uniform
+    images finite; it is that of TensorFlow's `per_image_standardization`, whose pixels are on [0, 255]. Use
+    it as the last transform, with `normalize: none`.
 
     Raises:
         TypeError: If the images are not floating-point.

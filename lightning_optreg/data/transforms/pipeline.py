@@ -1,7 +1,7 @@
-"""From a batch of 8-bit images to what the network gets: the transforms in order, then normalisation.
+"""From a batch of 8-bit images to the network's input: the transforms in order, then normalisation.
 
-Images stay in 8 bits for as long as the transforms can use them and become float32 once. Colour shifts at the
-end of the list are added in the passes that normalisation makes anyway.
+Images stay in 8 bits as long as the transforms can use them, and are converted to float32 once. Colour shifts
+at the end of the list are added in the passes of the normalisation.
 """
 
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ __all__ = ["Pipeline"]
 
 
 class Pipeline:
-    """Transforms in the order given, and normalisation after them.
+    """Transforms in the order given, followed by normalisation.
 
-    A mean image belongs to the places of the dataset's images, so `mean_image` is subtracted before the first
-    transform that moves pixels, and what that pads with zeros is padded with the mean. A transform that
-    needs pixels on [0, 1] cannot come after that.
+    A mean image has one value per place, so `mean_image` is subtracted before the first transform that moves
+    pixels, and zero padding then pads with the mean. A transform that needs pixels on [0, 1] can't come after
+    that.
 
-    The order in which numbers are drawn is that of the list.
+    Random numbers are drawn in the order of the list.
 
     Args:
         transforms: Transforms of whole batches.
@@ -32,7 +32,8 @@ class Pipeline:
 
     Raises:
         TypeError: If one of the transforms is not a `BatchTransform`.
-        ValueError: If the mode is unknown, or a transform needs [0, 1] where it cannot have it.
+        ValueError: If the mode is unknown, or a transform needs pixels on [0, 1] after the mean image is
+            subtracted.
 
     Example:
         >>> from lightning_optreg.randomness.draws import Place
@@ -55,7 +56,7 @@ class Pipeline:
                 )
         self.transforms = list(transforms)
         self.normalize = Normalize(normalize)
-        self._device: torch.device | None = None  # where the parts are; None: move them
+        self._device: torch.device | None = None  # the device of the parts; None: move them
         end = len(self.transforms)
         if normalize == "mean_image":
             end = next((i for i, t in enumerate(self.transforms) if t.moves_pixels), end)
@@ -92,20 +93,20 @@ class Pipeline:
         return self._evaluate(images, self._steps())
 
     def cuts(self, shape: tuple[int, int, int]) -> bool:
-        """Whether evaluation makes images of a shape (C, H, W) smaller, so that `uncropped` differs."""
+        """Return whether evaluation makes images of shape (C, H, W) smaller, so that `uncropped` differs."""
         return self._first_cut(shape) is not None
 
     def uncropped(
         self, images: Tensor, shape: tuple[int, int, int] | None = None, *, whole: bool = False
     ) -> Tensor:
-        """Normalise images (N, C, H, W), and leave what makes them smaller to `finish`.
+        """Normalise images (N, C, H, W), and leave the steps that make them smaller to `finish`.
 
-        What `finish` makes of views of them is what `evaluate` would have made of views of the pixels.
+        `finish` turns views of them into what `evaluate` would make of views of the pixels.
 
         Args:
             images: uint8, or floating-point on [0, 1].
-            shape: Shape (C, H, W) of the images that evaluation starts from. None: that of these.
-            whole: Whether these are more than that, so that even what keeps the size has to wait.
+            shape: Shape (C, H, W) of the images that evaluation starts from. None: the shape of `images`.
+            whole: Whether `images` are larger than `shape`, so that steps that keep the size must wait too.
         """
         first, _ = self._split(_shape(images) if shape is None else shape, whole)
         return to_unit_range(self._evaluate(images, first))
@@ -113,19 +114,19 @@ class Pipeline:
     def finish(
         self, views: Tensor, shape: tuple[int, int, int], *, sized: bool, whole: bool = False
     ) -> Tensor:
-        """Do what `uncropped` left out.
+        """Apply the steps that `uncropped` left out.
 
         Args:
-            views: (N, C, h, w), made of its images.
-            shape: As there.
-            sized: Whether the views have the size already that they are to have, so that nothing is cropped.
-            whole: As there.
+            views: (N, C, h, w), made from its images.
+            shape: As in `uncropped`.
+            sized: Whether the views already have their final size, so that nothing is cropped.
+            whole: As in `uncropped`.
         """
         _, rest = self._split(shape, whole)
         return self._evaluate(views, [step for step in rest if not (sized and _moves(step))])
 
     def _steps(self) -> list[nn.Module]:
-        return [*self._before, self.normalize, *self._after]  # shifts of colour are training's
+        return [*self._before, self.normalize, *self._after]  # colour shifts are for training only
 
     def _evaluate(self, images: Tensor, steps: Sequence[nn.Module]) -> Tensor:
         self._follow(images.device)
@@ -137,7 +138,7 @@ class Pipeline:
         return images
 
     def _first_cut(self, shape: tuple[int, int, int]) -> BatchTransform | None:
-        """The first transform that changes the size in evaluation, if it makes images smaller."""
+        """Return the first transform that changes the size in evaluation, if it makes images smaller."""
         for transform in self.transforms:
             before, shape = shape, transform.output_shape(shape)
             if shape[1:] != before[1:]:
@@ -145,24 +146,24 @@ class Pipeline:
         return None
 
     def _split(self, shape: tuple[int, int, int], whole: bool) -> tuple[list[nn.Module], list[nn.Module]]:
-        """What is done before the first cut, and from there on."""
+        """Return the steps before the first cut, and those from there on."""
         steps, cut = self._steps(), self._first_cut(shape)
         place = next((number for number, step in enumerate(steps) if step is cut), len(steps))
         first, rest = ([], steps) if whole else (steps[:place], steps[place:])
         acts = [_acts(step) for step in rest if isinstance(step, BatchTransform)]
-        if self.normalize in rest and not any(acts):  # views are of normalised images, where that is the same
+        if self.normalize in rest and not any(acts):  # the order does not matter then
             rest.remove(self.normalize)
             first.append(self.normalize)
         return first, rest
 
     def output_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Give the shape (C, H, W) that images of a shape will have, and refuse those that do not fit."""
+        """Return the shape (C, H, W) that images of `shape` become; ValueError if a transform refuses it."""
         for transform in self.transforms:
             shape = transform.output_shape(shape)
         return shape
 
     def fit(self, statistics: Statistics) -> None:
-        """Hand the statistics of the training images to all that needs them."""
+        """Pass the statistics of the training images to the transforms and the normalisation."""
         for transform in self.transforms:
             transform.fit(statistics)
         self.normalize.fit(statistics)
@@ -173,7 +174,7 @@ class Pipeline:
         return f"Pipeline({parts})"
 
     def evaluation(self) -> list[str]:
-        """Say what is done to images in evaluation beside normalisation, as one would write it in Python."""
+        """Return the transforms that act in evaluation, without normalisation, as Python expressions."""
         return [repr(t) for t in self.transforms if type(t).evaluate is not BatchTransform.evaluate]
 
     def _follow(self, device: torch.device) -> None:
@@ -192,7 +193,7 @@ def _moves(step: nn.Module) -> bool:
 
 
 def _acts(step: BatchTransform) -> bool:
-    """Whether it changes colours in evaluation."""
+    """Return whether a transform changes colours in evaluation."""
     return not step.moves_pixels and type(step).evaluate is not BatchTransform.evaluate
 
 

@@ -1,6 +1,6 @@
-"""Random crops of a padded image: the standard augmentation of small pictures.
+"""Random crops of a padded image: the standard augmentation for small images.
 
-Pad every side by p pixels, then cut out a window at a place uniform among all (Krizhevsky et al. 2012 crop
+Pad every side by p pixels, then cut out a window at a uniformly random place (Krizhevsky et al. 2012 crop
 224 x 224 out of 256 x 256; He et al. 2016, after Lee et al. 2015, pad CIFAR-10 by 4 and crop 32 x 32).
 """
 
@@ -49,10 +49,10 @@ def _take_by_index(images: Tensor, top: Tensor, left: Tensor, size: tuple[int, i
 
 
 def _take_by_copy(images: Tensor, top: Tensor, left: Tensor, size: tuple[int, int]) -> Tensor:
-    # A window is given by the place of its first pixel, so all conceivable windows are one strided view of
-    # the batch, and taking N of them copies rows instead of computing an address for each pixel: 16 x faster
-    # than _take_by_index at (128, 1, 28, 28) uint8, 40 x at (128, 3, 32, 32). A backend that makes views
-    # contiguous first would need a thousand times the memory; hence on the CPU only.
+    # A window is given by the place of its first pixel, so all possible windows are one strided view of the
+    # batch, and taking N of them copies rows instead of computing an address for each pixel: 16 x faster than
+    # _take_by_index at (128, 1, 28, 28) uint8, 40 x at (128, 3, 32, 32). A backend that makes views
+    # contiguous # first would need a thousand times the memory; hence on the CPU only.
     images = images.contiguous()
     _, channels, rows, columns = images.shape
     plane = rows * columns
@@ -63,9 +63,9 @@ def _take_by_copy(images: Tensor, top: Tensor, left: Tensor, size: tuple[int, in
 
 
 class RandomCrop(BatchTransform):
-    """Pad each image and cut out a window, each place being as likely as any other.
+    """Pad each image and cut out a window at a uniformly random place.
 
-    For evaluation the window in the middle is taken, which is the image itself at the default size.
+    For evaluation the middle window is taken, which is the image itself at the default size.
 
     Args:
         size: Height and width of the result in pixels, one number for both, or None for the image's own.
@@ -121,7 +121,7 @@ class RandomCrop(BatchTransform):
         return take_windows(padded, place // right, place % right, size)
 
     def evaluate(self, images: Tensor) -> Tensor:
-        """Take the middle of each image, rounded as torchvision's `center_crop` rounds."""
+        """Return the middle of each image, rounded as in torchvision's `center_crop`."""
         height, width = self._size(images.shape)
         if (height, width) == images.shape[-2:]:
             return images
@@ -130,7 +130,7 @@ class RandomCrop(BatchTransform):
         return self._pad(images)[..., top : top + height, left : left + width]
 
     def output_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Give the shape (C, height, width)."""
+        """Return the shape (C, height, width)."""
         return (shape[0], *self._size(shape))
 
     def extra_repr(self) -> str:

@@ -1,4 +1,4 @@
-"""Random erasing: a rectangle of each image is painted over, so that no single part of it is relied on.
+"""Random erasing: a rectangle of each image is painted over, so that the network can't rely on a single part.
 
 Zhong, Zheng, Kang, Li, Yang 2020, "Random erasing data augmentation" (arXiv:1708.04896); the same idea with a
 square of fixed size is cutout (DeVries and Taylor 2017, arXiv:1708.04552).
@@ -29,10 +29,10 @@ class Rectangles(NamedTuple):
 
 
 def inside(rectangles: Rectangles, size: tuple[int, int]) -> Tensor:
-    """Tell which pixels lie in the rectangles.
+    """Return which pixels are inside the rectangles.
 
     Args:
-        rectangles: Of N images.
+        rectangles: The rectangles of N images.
         size: Height H and width W of the images.
 
     Returns:
@@ -55,18 +55,18 @@ def inside(rectangles: Rectangles, size: tuple[int, int]) -> Tensor:
 class RandomErasing(BatchTransform):
     """Paint over a random rectangle of each image with probability p.
 
-    The rectangle takes a part of the area uniform on `scale`, its ratio of height to width is log-uniform on
-    `ratio`, and it lies anywhere within the image. One that is as high or wide as the image, or more, is
-    drawn again, at most ten times; then the image stays as it is. Each image has its own rectangle, where
-    torchvision's transform gives a whole batch one. The defaults are torchvision's; the paper takes
-    scale (0.02, 0.4) and random values.
+    The rectangle covers a fraction of the area uniform on `scale`, its ratio of height to width is
+    log-uniform on `ratio`, and its place is uniform within the image. If it is at least as high or wide as
+    the image it is drawn again, up to ten draws in all; then the image stays unchanged. Each image has its
+    own rectangle, while torchvision's transform uses one for a whole batch. The defaults are torchvision's;
+    the paper uses scale (0.02, 0.4) and random values.
 
     Args:
         p: Probability in [0, 1].
-        scale: Smallest and largest part of the area, 0 < low <= high <= 1.
+        scale: Smallest and largest fraction of the area, 0 < low <= high <= 1.
         ratio: Smallest and largest ratio of height to width, 0 < low <= high.
-        value: What is painted: a number in [0, 1], 0 being black, or "random" for a uniform one in each
-            pixel and channel.
+        value: The new value of the pixels: a number in [0, 1], 0 being black, or "random" for a uniform one
+            in each pixel and channel.
 
     Raises:
         ValueError: If an argument is out of its range.

@@ -1,4 +1,4 @@
-"""Random mirror images: a picture of a shoe is a picture of a shoe from the other side too."""
+"""Random mirror images: a mirrored picture of a shoe is still a picture of a shoe."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ __all__ = ["RandomHorizontalFlip"]
 
 
 class RandomHorizontalFlip(BatchTransform):
-    """Mirror each image, left for right, with probability p.
+    """Mirror each image, left to right, with probability p.
 
     Args:
         p: Probability in [0, 1].

@@ -1,7 +1,7 @@
 """Random scale, rotation, shear and stretch of each image: one affine warp for the whole batch.
 
-Every geometric change here is affine, so whatever the number of changes, each image has one matrix that says
-where in the original each pixel of the result comes from, and the batch is sampled once, bilinearly.
+Every geometric change here is affine, so each image has a single matrix that maps each pixel of the result to
+its place in the original, and the batch is sampled once, bilinearly.
 """
 
 import math
@@ -18,7 +18,7 @@ __all__ = ["Boxes", "RandomResizedCrop", "affine_matrices", "warp"]
 
 
 class Boxes(NamedTuple):
-    """One box in each image, and what happens to the picture before the box is cut out; each field (N,)."""
+    """One box per image, and how the image is warped before the box is cut out; each field (N,)."""
 
     x: Tensor
     """Centre in pixels from the left edge: the image covers [0, W], pixel j of a row covers [j, j + 1]."""
@@ -33,11 +33,11 @@ class Boxes(NamedTuple):
     shear: Tensor
     """Angle along x in degrees, between -90 and 90."""
     stretch: Tensor
-    """Factor of the ratio of width to height, more than 0; areas stay as they are."""
+    """Factor of the ratio of width to height, more than 0; areas do not change."""
 
 
 def affine_matrices(boxes: Boxes, image: tuple[int, int]) -> Tensor:
-    r"""Give the matrix of each warp, from places in the result to places in the original.
+    r"""Return the matrix of each warp, from places in the result to places in the original.
 
     About the centre c of a box, the picture is stretched by S, sheared by K and rotated by R; then the box
     is cut out. With u in [-1, 1]^2 for places in the result and the box's width w and height h, the place in
@@ -80,16 +80,16 @@ def affine_matrices(boxes: Boxes, image: tuple[int, int]) -> Tensor:
 
 
 def warp(images: Tensor, matrices: Tensor, size: tuple[int, int], padding_mode: str) -> Tensor:
-    """Sample images bilinearly at the places that the matrices give.
+    """Sample images bilinearly at the places given by the matrices.
 
     Args:
         images: (N, C, H, W), floating-point; less than float32 is computed in float32.
-        matrices: (N, 2, 3), as `affine_matrices` gives them.
+        matrices: (N, 2, 3), as returned by `affine_matrices`.
         size: Height and width of the result in pixels.
         padding_mode: What lies beyond the image: `zeros`, `border` or `reflection`.
 
     Returns:
-        (N, C, height, width) of the images' dtype.
+        (N, C, height, width), with the images' dtype.
 
     Example:
         >>> mirror = torch.tensor([[[-1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
@@ -115,32 +115,32 @@ def warp(images: Tensor, matrices: Tensor, size: tuple[int, int], padding_mode: 
 
 
 class RandomResizedCrop(BatchTransform):
-    """Cut a random box out of each image, turned, sheared and stretched, and resize it.
+    """Cut a random box out of each image, rotated, sheared and stretched, and resize it.
 
     Each image has its own box and angles, all drawn independently:
 
-    1. The box takes a part of the image's area uniform on `scale`. Its ratio of width to height, in units of
-       the image's own, is log-uniform on `ratio`. A side longer than the image's is shortened to it. The
-       place is uniform among those where the box lies within the image, at fractions of a pixel too.
-    2. About the box's centre, the picture is stretched, then sheared along x, then rotated, before the
-       box is cut out. The angles are uniform on [-shear, shear) and [-rotation, rotation) degrees, the
-       stretch log-uniform on [1 / stretch, stretch].
+    1. The box covers a fraction of the image's area uniform on `scale`. Its ratio of width to height,
+       relative to the image's, is log-uniform on `ratio`. A side longer than the image's is shortened to it.
+       The place is uniform among those with the box inside the image, not rounded to whole pixels.
+    2. About the box's centre, the image is stretched, then sheared along x, then rotated, before the box is
+       cut out. The angles are uniform on [-shear, shear) and [-rotation, rotation) degrees, the stretch
+       log-uniform on [1 / stretch, stretch].
 
-    For evaluation the image is resized, if it has to be. Sampling is bilinear without antialiasing in
-    training and evaluation alike: images more than twice as large as the result had better be shrunk before.
+    For evaluation the image is only resized. Sampling is bilinear without antialiasing both in training and
+    in evaluation: images more than twice as large as the result should be shrunk first.
 
-    Torchvision's transform rounds boxes to whole pixels, draws a box again if it does not fit, measures
-    `ratio` in pixels, and at a box's edge interpolates as if there were nothing beyond it.
+    torchvision's transform rounds boxes to whole pixels, draws a box again if it does not fit, measures
+    `ratio` in pixels, and interpolates at a box's edge as if there were nothing beyond it.
 
     Args:
         size: Height and width of the result in pixels, one number for both, or None for the image's own.
-        scale: Smallest and largest part of the area, 0 < low <= high <= 1.
+        scale: Smallest and largest fraction of the area, 0 < low <= high <= 1.
         ratio: Smallest and largest ratio of width to height, 0 < low <= high.
         rotation: Largest angle in degrees, in [0, 180].
         shear: Largest angle in degrees, in [0, 90).
-        stretch: Largest factor by which the ratio of width to height changes, at least 1.
-        padding_mode: What turned boxes find beyond the image: `reflection` repeats it mirrored, `border`
-            repeats its outermost pixels, `zeros` is black.
+        stretch: Largest factor of the ratio of width to height, at least 1.
+        padding_mode: How the image continues beyond its edge, for rotated boxes: `reflection` mirrors it,
+            `border` repeats its outermost pixels, `zeros` is black.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -214,10 +214,10 @@ class RandomResizedCrop(BatchTransform):
 
     def draw(self, draws: Draws, image: tuple[int, int]) -> Boxes:
         """Draw a box for each image of (height, width)."""
-        u = draws.uniform(7).unbind(1)  # seven of (N,), whatever the settings
+        u = draws.uniform(7).unbind(1)  # seven tensors (N,), whatever the settings
         area = u[0] * (self.scale[1] - self.scale[0]) + self.scale[0]
         ratio = _log_uniform(u[1], *self.ratio)
-        width = (area * ratio).sqrt().clamp(max=1.0)  # in units of the image's
+        width = (area * ratio).sqrt().clamp(max=1.0)  # relative to the image's
         height = (area / ratio).sqrt().clamp(max=1.0)
         return Boxes(
             x=(width / 2 + u[2] * (1 - width)) * image[1],
@@ -230,7 +230,7 @@ class RandomResizedCrop(BatchTransform):
         )
 
     def evaluate(self, images: Tensor) -> Tensor:
-        """Resize images (N, C, H, W); nothing happens if they have the size already."""
+        """Resize images (N, C, H, W); does nothing if they already have the size."""
         size = image_size("RandomResizedCrop", self.size, images.shape)
         if size == images.shape[-2:]:
             return images
@@ -238,7 +238,7 @@ class RandomResizedCrop(BatchTransform):
         return F.interpolate(images, size, mode="bilinear", align_corners=False)
 
     def output_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Give the shape (C, height, width)."""
+        """Return the shape (C, height, width)."""
         return (shape[0], *image_size("RandomResizedCrop", self.size, shape))
 
     def extra_repr(self) -> str:

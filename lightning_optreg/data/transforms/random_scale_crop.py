@@ -1,7 +1,7 @@
 """Scale augmentation: resize each image to a random short side, then cut a window out of it.
 
-Simonyan and Zisserman 2015 (arXiv:1409.1556, section 3.1) train VGG so, He et al. 2016 ResNet. The scale is
-uniform in the side's length; that of `RandomResizedCrop` is uniform in the part of the area.
+Simonyan and Zisserman 2015 (arXiv:1409.1556, section 3.1) train VGG this way, He et al. 2016 ResNet. The
+scale is uniform in the side's length; that of `RandomResizedCrop` is uniform in the fraction of the area.
 """
 
 import torch
@@ -16,19 +16,19 @@ __all__ = ["RandomScaleCrop"]
 
 
 class RandomScaleCrop(BatchTransform):
-    """Resize each image until its short side is L pixels, and cut a window out at a random place.
+    """Resize each image to a random short side of L pixels, and cut out a window at a random place.
 
-    L is a whole number uniform on `scale`, both ends included, and each image has its own. The long side
-    becomes floor(L long / short). The place of the window is uniform among all, whole pixels of the resized
-    image. For evaluation L is `evaluation_scale`, and the window is the middle.
+    L is an integer uniform on `scale`, both ends included, drawn for each image. The long side becomes
+    floor(L long / short). The place of the window is uniform, in whole pixels of the resized image. For
+    evaluation L is `evaluation_scale`, and the window is the middle.
 
-    Both steps are one bilinear sampling of the window, without antialiasing, in training and evaluation
-    alike: images whose short side is above twice the lowest scale had better be shrunk before.
+    Both steps are one bilinear sampling of the window, without antialiasing, both in training and in
+    evaluation: images whose short side is above twice the lowest scale should be shrunk first.
 
     Args:
         size: Height and width of the window in pixels, or one number for both; at least 1. Default: 224.
-        scale: Smallest and largest short side in pixels, 1 <= low <= high; the window has to fit at the
-            lowest. Default: (256, 480), ResNet's.
+        scale: Smallest and largest short side in pixels, 1 <= low <= high; the window must fit at the
+            lowest. Default: (256, 480), as for ResNet.
         evaluation_scale: Short side for evaluation in pixels, at least 1. None: the lowest of `scale`.
 
     Raises:
@@ -87,7 +87,7 @@ class RandomScaleCrop(BatchTransform):
         if self.scale[0] == self.scale[1] == min(image) and self.size == image:
             return images
         require_float(self, images)
-        # As at an image's edge when it is resized: what is beyond repeats the outermost pixels.
+        # As in resizing, the outermost pixels are repeated beyond the edge.
         return warp(images, affine_matrices(self.draw(draws, image), image), self.size, "border")
 
     def draw(self, draws: Draws, image: tuple[int, int]) -> Boxes:
@@ -99,7 +99,7 @@ class RandomScaleCrop(BatchTransform):
         for length, window, u in zip(image, self.size, places, strict=True):
             resized = side * length // min(image)
             room = resized - window + 1
-            # float32 rounds u * room up to room itself at times
+            # float32 sometimes rounds u * room up to room itself
             start = torch.minimum((u * room).floor(), room - 1)
             pixel = length / resized
             centres.append((start + window / 2) * pixel)
@@ -108,7 +108,7 @@ class RandomScaleCrop(BatchTransform):
         return Boxes(centres[1], centres[0], lengths[1], lengths[0], nothing, nothing, nothing + 1.0)
 
     def evaluate(self, images: Tensor) -> Tensor:
-        """Resize images (N, C, H, W) to the scale of evaluation and take the middle."""
+        """Resize images (N, C, H, W) to the scale of evaluation and return the middle."""
         image = (images.shape[-2], images.shape[-1])
         self._check(image, self.evaluation_scale)
         resized = self._resized(image, self.evaluation_scale)
@@ -121,7 +121,7 @@ class RandomScaleCrop(BatchTransform):
         return images[..., top : top + self.size[0], left : left + self.size[1]]
 
     def output_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Give the shape (C, height, width)."""
+        """Return the shape (C, height, width)."""
         for side in (self.scale[0], self.evaluation_scale):
             self._check((shape[1], shape[2]), side)
         return (shape[0], *self.size)

@@ -1,4 +1,4 @@
-"""Random colours as TensorFlow's image operations change them, for recipes that were published with those."""
+"""Random colour changes like those of TensorFlow, for recipes that were published with them."""
 
 import torch
 from torch import Tensor
@@ -12,12 +12,12 @@ __all__ = ["TFColorJitter", "adjust_saturation"]
 def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
     """Multiply the saturation S of HSV by a factor f, up to 1: c' = V - (V - c) min(f, 1 / S).
 
-    V is the largest channel of a pixel and S = (V - smallest) / V. Hue and V stay, so each channel c keeps
-    its share of the distance to V, and the conversion to HSV and back is not needed.
+    V is the largest channel of a pixel and S = (V - smallest) / V. Hue and V do not change, so each channel c
+    keeps its share of the distance to V, and no conversion to HSV and back is needed.
 
     Args:
-        images: (N, C, H, W), floating-point, C = 3; with one channel nothing changes. A pixel whose V is not
-            above 0 becomes grey.
+        images: (N, C, H, W), floating-point, C = 3; with one channel nothing changes. A pixel with V <= 0
+            becomes grey.
         factor: (N,), f, at least 0; 0 gives grey images of brightness V.
 
     Returns:
@@ -36,28 +36,28 @@ def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
 
 
 class TFColorJitter(BatchTransform):
-    """Change brightness, saturation and contrast of each image as TensorFlow's `tf.image.random_*` do.
+    """Change brightness, saturation and contrast of each image like TensorFlow's `tf.image.random_*`.
 
-    In this order, x on [0, 1], without clamping (`ColorJitter` has torchvision's operations instead):
+    In this order, x on [0, 1], without clamping (`ColorJitter` has torchvision's operations):
 
         x = x + delta                     delta uniform on [-brightness, brightness)
         S = min(f S, 1) of HSV            f uniform on [saturation[0], saturation[1])
         x = mean + c (x - mean)           c uniform on [contrast[0], contrast[1]); the mean of each channel
 
     Args:
-        brightness: Largest shift, in units of a pixel on [0, 1], in [0, 1]; 0 leaves the brightness alone.
-        saturation: Smallest and largest factor, at least 0; (1, 1) leaves the saturation alone.
-        contrast: Smallest and largest factor, at least 0; (1, 1) leaves the contrast alone.
+        brightness: Largest shift of pixels on [0, 1], in [0, 1]; 0 keeps the brightness.
+        saturation: Smallest and largest factor, at least 0; (1, 1) keeps the saturation.
+        contrast: Smallest and largest factor, at least 0; (1, 1) keeps the contrast.
 
     Raises:
         ValueError: If an argument is out of its range.
         TypeError: If the images are not floating-point.
 
     Shape:
-        (N, C, H, W) floating-point on [0, 1] -> the same, partly outside of [0, 1].
+        (N, C, H, W) floating-point on [0, 1] -> the same, possibly outside [0, 1].
 
     Source:
-        TensorFlow's tf.image; used so by Schneider, Balles and Hennig 2019 (arXiv:1903.05499).
+        TensorFlow's tf.image; used in this way by Schneider, Balles and Hennig 2019 (arXiv:1903.05499).
 
     Example:
         >>> from lightning_optreg.randomness.draws import Draws, Place

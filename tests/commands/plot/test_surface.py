@@ -14,7 +14,7 @@ from lightning_optreg.__main__ import main as program
 from lightning_optreg.analysis.surfaces import SURFACES, Surface
 from lightning_optreg.analysis.trajectories import follow, is_cut
 from lightning_optreg.commands import plot
-from lightning_optreg.commands.plot.specification import METHODS, STEPS, known_optimizers, read_specification
+from lightning_optreg.commands.plot.named_optimizer import METHODS, STEPS, known_optimizers, read_optimizer
 from lightning_optreg.figures import animate_surface, draw_surface
 from lightning_optreg.figures.optimizer_paths import _cut_to_window
 
@@ -77,7 +77,7 @@ def test_of_nesterovs_method_theta_is_followed_not_the_point_ahead(name: str) ->
         v = gamma * v + eta * gradient(surface, (float(ahead[0]), float(ahead[1])))
         theta = theta - v
         wanted.append(theta)
-    got = follow(surface, read_specification(f"NAG:lr={eta},momentum={gamma}", name), 30)
+    got = follow(surface, read_optimizer(f"NAG:lr={eta},momentum={gamma}", name), 30)
     torch.testing.assert_close(got, torch.stack(wanted), rtol=1e-10, atol=1e-10)
 
 
@@ -91,7 +91,7 @@ def test_gradient_descent_on_a_quadratic_is_the_closed_form() -> None:
 
 
 def test_a_newton_step_solves_a_quadratic() -> None:
-    points = follow(SURFACES["ravine"], read_specification("Newton:damping=0.0", "ravine"), 2)
+    points = follow(SURFACES["ravine"], read_optimizer("Newton:damping=0.0", "ravine"), 2)
     torch.testing.assert_close(points[-1], torch.zeros(2, dtype=torch.float64), rtol=0, atol=1e-10)
 
 
@@ -111,17 +111,17 @@ def test_a_diverging_run_is_cut_where_it_left() -> None:
 def test_default_rates_reach_what_the_pictures_show() -> None:
     for surface, steps in STEPS.items():
         for method in METHODS:
-            points = follow(SURFACES[surface], read_specification(method, surface), steps)
+            points = follow(SURFACES[surface], read_optimizer(method, surface), steps)
             assert is_cut(points) <= (surface == "saddle"), (surface, method)
     beale = {
-        method: follow(SURFACES["beale"], read_specification(method, "beale"), STEPS["beale"])
+        method: follow(SURFACES["beale"], read_optimizer(method, "beale"), STEPS["beale"])
         for method in METHODS
     }
     # As in the lecture's figure: momentum is led astray below, the adaptive methods are not.
     lowest = {method: points[:, 1].min().item() for method, points in beale.items()}
     assert max(lowest["Momentum"], lowest["NAG"]) < -0.5 < 0.0 < min(lowest["Adagrad"], lowest["RMSprop"])
     left = {
-        method: bool((follow(SURFACES["saddle"], read_specification(method, "saddle"), 100)[:, 1] < -2).any())
+        method: bool((follow(SURFACES["saddle"], read_optimizer(method, "saddle"), 100)[:, 1] < -2).any())
         for method in METHODS
     }
     assert left == {method: method != "SGD" for method in METHODS}
@@ -133,17 +133,17 @@ def test_steps_must_be_positive() -> None:
 
 
 def test_words_name_optimizers() -> None:
-    assert read_specification("momentum", "beale").options == {"momentum": 0.9, "lr": 2e-3}
+    assert read_optimizer("momentum", "beale").options == {"momentum": 0.9, "lr": 2e-3}
     for text in (
         "Adam:lr=0.5,betas=(0.5,0.9)",
         "adam(lr=0.5, betas=(0.5, 0.9))",
         "Adam:lr=0.5, betas=(0.5,0.9)",
     ):
-        read = read_specification(text, "saddle")
+        read = read_optimizer(text, "saddle")
         assert read.make is torch.optim.Adam
         assert read.options == {"lr": 0.5, "betas": (0.5, 0.9)}
         assert read.label == text
-    assert read_specification("Adam", "saddle").label == "Adam"
+    assert read_optimizer("Adam", "saddle").label == "Adam"
     assert set(METHODS) <= set(known_optimizers())
 
 
@@ -163,7 +163,7 @@ def test_words_name_optimizers() -> None:
 )
 def test_wrong_words(text: str, message: str) -> None:
     with pytest.raises(ValueError, match="^" + message.replace("(", r"\(")):
-        read_specification(text, "beale")
+        read_optimizer(text, "beale")
 
 
 def test_figure_shows_the_ways() -> None:

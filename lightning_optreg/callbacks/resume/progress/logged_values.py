@@ -18,6 +18,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_optreg.callbacks.resume.progress.loop_progress import Moment
+from lightning_optreg.trainer.queries import log_cadence
 
 __all__ = [
     "RunningSums",
@@ -171,7 +172,7 @@ def collect_pending_log(trainer: Trainer, checkpoint: dict[str, Any], *, on_step
         The arguments of a logger's `log_metrics`; none where nothing is about to be logged.
     """
     stepped = checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"]
-    every_n_steps: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
+    every_n_steps = log_cadence(trainer)
     if on_step and not every_n_steps:
         return {}
     if on_step and (stepped + 1) % every_n_steps != 0 and not trainer.should_stop:

@@ -22,6 +22,7 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.trainer.states import TrainerStatus
 
 from lightning_optreg.callbacks.resume.signals._signal_watch import SignalWatch
+from lightning_optreg.trainer.queries import callbacks_of, datamodule_of
 
 __all__ = ["Interrupt", "is_launched", "pass_on_sigterm", "wind_up"]
 
@@ -38,9 +39,9 @@ def is_launched(trainer: Trainer) -> bool:
 def wind_up(trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
     """Tell all parts that the run ends here, as Lightning does where it catches exceptions itself."""
     trainer.state.status = TrainerStatus.INTERRUPTED
-    for callback in list(trainer.callbacks):  # type: ignore[attr-defined]  # a connector sets it
+    for callback in list(callbacks_of(trainer)):
         callback.on_exception(trainer, pl_module, exception)
-    datamodule = trainer.datamodule  # type: ignore[attr-defined]  # a connector sets it
+    datamodule = datamodule_of(trainer)
     if datamodule is not None:
         datamodule.on_exception(exception)
     trainer.strategy.on_exception(exception)

@@ -1,21 +1,17 @@
-"""The YAML of a study: what is compared, on which problem, over which values and seeds."""
+"""The YAML of a study: read, checked, and made its plan."""
 
-import copy
-import difflib
-import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
-from lightning_optreg.cli.messages import nearest
+from lightning_optreg._nearest import nearest
 from lightning_optreg.cli.monitors import LOGGED, LOGGED_IN_TEST, OURS, check_metric
 from lightning_optreg.cli.yaml_mapping import read_mapping
 from lightning_optreg.files import check_name
 from lightning_optreg.studies.direction import better
+from lightning_optreg.studies.plan import StudyPlan, folder_name, merge
 
-__all__ = ["Run", "Specification", "read_specification"]
+__all__ = ["read_plan"]
 
 _KEYS = {
     "name": (str, None),
@@ -39,106 +35,7 @@ _REQUIRED = ("name", "base", "methods", "epochs")
 _PLAIN_KINDS = {str: "text", list: "a list", dict: "a mapping", int: "a whole number", bool: "true or false"}
 
 
-class Run(NamedTuple):
-    """One training run: a method at a value of the tuned setting, with a seed."""
-
-    method: str
-    value: float
-    seed: int
-
-    @property
-    def key(self) -> str:
-        """Text that tells runs of a study apart, and serves as the name of a folder."""
-        return f"{_folder(self.method)}/{self.value:g}/seed{self.seed}"
-
-
-def _folder(method: str) -> str:
-    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in method)
-    return safe.replace(".", "_") if set(safe) <= {"."} else safe
-
-
-@dataclass(frozen=True)
-class Specification:
-    """A study, as its YAML says.
-
-    Attributes:
-        name: Name of the study, also in its storage.
-        title: Heading of the report.
-        base: Settings of `fit` that all methods share, merged.
-        methods: For each label, settings of `fit` that are laid over the base.
-        tune: For each label, the dotted key of the setting that is tuned, or None if nothing is.
-        tuned: What it is called in the report.
-        values: For each label, the values that are tried.
-        seeds: Seeds that each value is run with.
-        epochs: Budget of a run, in passes over the training data.
-        metric: What values are chosen by.
-        mode: "max" or "min": which value of `metric` is the better one.
-        test_metric: What is reported of the chosen ones.
-        target: Value of `metric` to be timed, or None.
-        reference: Label of the method that the others are compared with in the ranking, or None.
-        diverged_above: Training loss above which a run has diverged; None: only one that is not finite.
-    """
-
-    name: str
-    title: str
-    base: dict[str, Any]
-    methods: dict[str, dict[str, Any]]
-    tune: dict[str, str | None]
-    tuned: str
-    values: dict[str, tuple[float, ...]]
-    seeds: tuple[int, ...]
-    epochs: int
-    metric: str
-    mode: Literal["max", "min"]
-    test_metric: str
-    target: float | None
-    reference: str | None
-    diverged_above: float | None
-
-    def describe(self, run: Run) -> str:
-        """Name a run: its method, what it is tuned by and the value, its seed."""
-        key = self.tune[run.method]
-        shared = len(set(self.tune.values())) == 1
-        name = self.tuned if shared else str(key).rpartition(".")[2]
-        value = "" if key is None else f", {name} {run.value:g}"
-        return f"{run.method}{value}, seed {run.seed}"
-
-    @property
-    def runs(self) -> list[Run]:
-        """All runs, those of the first seed first, so that a study that is broken off has all methods."""
-        return [
-            Run(method, value, seed)
-            for seed in self.seeds
-            for method, values in self.values.items()
-            for value in values
-        ]
-
-    def settings(self, run: Run) -> dict[str, Any]:
-        """Give the settings of `fit` for a run."""
-        settings = _merge(self.base, self.methods[run.method])
-        key = self.tune[run.method]
-        if key is not None:
-            whole = run.value.is_integer()
-            try:
-                _put(settings, key.split("."), int(run.value) if whole else run.value)
-            except KeyError as error:
-                raise ValueError(f"methods.{run.method}: tune: {error.args[0]}") from None
-        settings["seed_everything"] = run.seed
-        settings.setdefault("trainer", {})["max_epochs"] = self.epochs
-        return settings
-
-    def fingerprint(self) -> str:
-        """Give what makes two studies the same, as JSON."""
-        same = ("base", "methods", "epochs", "metric", "mode", "test_metric")
-        parts = {name: getattr(self, name) for name in same}
-        keys = set(self.tune.values())
-        parts["tune"] = keys.pop() if len(keys) == 1 else self.tune
-        if self.diverged_above is not None:
-            parts["diverged_above"] = self.diverged_above
-        return json.dumps(parts, sort_keys=True)
-
-
-def read_specification(path: Path) -> Specification:
+def read_plan(path: Path) -> StudyPlan:
     """Read and check a study's YAML; recipes it names are looked for from here, then beside it.
 
     Args:
@@ -150,7 +47,7 @@ def read_specification(path: Path) -> Specification:
     """
     what = f"config file {str(path)!r}"
     if not path.exists():
-        others = [other.name for other in path.parent.glob("*.y*ml")]
+        others = sorted(other.name for other in path.parent.glob("*.y*ml"))
         raise FileNotFoundError(f"config: {str(path)!r} does not exist{nearest(path.name, others, few=0)}")
     given = read_mapping(path, what)
     try:
@@ -159,13 +56,10 @@ def read_specification(path: Path) -> Specification:
         raise ValueError(f"{error} (in {path})") from None
 
 
-def _checked(given: dict[str, Any], path: Path) -> Specification:
+def _checked(given: dict[str, Any], path: Path) -> StudyPlan:
     for key, value in given.items():
         if key not in _KEYS:
-            near = difflib.get_close_matches(str(key), _KEYS, n=1)
-            raise ValueError(
-                f"{key}: unknown key; {f'did you mean {near[0]}?' if near else 'known: ' + ', '.join(_KEYS)}"
-            )
+            raise ValueError(f"{key}: unknown key{nearest(str(key), _KEYS, few=len(_KEYS))}")
         kind = _KEYS[key][0]
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):  # type: ignore[arg-type]
             wanted = _PLAIN_KINDS.get(kind, "a number")  # type: ignore[call-overload]
@@ -199,7 +93,9 @@ def _checked(given: dict[str, Any], path: Path) -> Specification:
         own, name = dict(overlay), str(label)
         if not name.strip() or not name.isprintable():
             raise ValueError(f"methods: labels must be text that can be printed, got {name!r}")
-        same = next((other for other in methods if _folder(other).lower() == _folder(name).lower()), None)
+        same = next(
+            (other for other in methods if folder_name(other).lower() == folder_name(name).lower()), None
+        )
         if same is not None:
             raise ValueError(f"methods: {same!r} and {name!r} would share a folder; give one another label")
         tune[name] = own.pop("tune", settings["tune"])
@@ -228,7 +124,7 @@ def _checked(given: dict[str, Any], path: Path) -> Specification:
         of_epochs = [name for name in LOGGED if not name.endswith("_step")]
         check_metric(settings["metric"], "metric", of_epochs)
         check_metric(settings["test_metric"], "test_metric", LOGGED_IN_TEST, stage="test")
-    return Specification(
+    return StudyPlan(
         name=settings["name"],
         title=settings["title"] or settings["name"],
         base=base,
@@ -275,28 +171,6 @@ def _has_own_callbacks(parts: list[dict[str, Any]]) -> bool:
     return False
 
 
-def _put(settings: Any, path: list[str], value: float) -> None:
-    """Set the value at a place; a list's items are named by their index or by their class."""
-    key, *rest = path
-    if isinstance(settings, list):
-        names = [_class_name(item) for item in settings]
-        known = {name: item for i, item in enumerate(settings) for name in (str(i), names[i])}
-        if key not in known or not rest:
-            raise KeyError(f"{'.'.join(path)!r} is not in a list of {', '.join(names) or 'nothing'}")
-        _put(known[key], rest, value)
-    elif not isinstance(settings, dict):
-        raise KeyError(f"{'.'.join(path)!r} is not in {settings!r}")
-    elif rest:
-        _put(settings.setdefault(key, {}), rest, value)
-    else:
-        settings[key] = value
-
-
-def _class_name(item: Any) -> str:
-    path = item.get("class_path", "") if isinstance(item, dict) else item
-    return str(path).rpartition(".")[2]
-
-
 def _values(values: Any, key: str) -> tuple[float, ...]:
     # YAML 1.1 reads 1e-3 as text
     try:
@@ -316,25 +190,10 @@ def _base(parts: list[Any], path: Path) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for part in parts:
         if isinstance(part, dict):
-            merged = _merge(merged, part)
+            merged = merge(merged, part)
             continue
         found = next((p for p in (Path(str(part)), path.parent / str(part)) if p.is_file()), None)
         if found is None:
             raise FileNotFoundError(f"base: {str(part)!r} exists neither here nor beside {path}")
-        merged = _merge(merged, read_mapping(found, f"base: {str(found)!r}"))
-    return merged
-
-
-def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay settings over others: mappings merge, another class_path drops the old one's init_args."""
-    merged = copy.deepcopy(dict(under))
-    for key, value in over.items():
-        old = merged.get(key)
-        if isinstance(value, dict) and isinstance(old, dict):
-            changed = "class_path" in value and value["class_path"] != old.get("class_path")
-            merged[key] = copy.deepcopy(value) if changed else _merge(old, value)
-        elif key.endswith("+"):
-            merged[key] = [*merged.get(key, []), *copy.deepcopy(value)]
-        else:
-            merged[key] = copy.deepcopy(value)
+        merged = merge(merged, read_mapping(found, f"base: {str(found)!r}"))
     return merged

@@ -5,7 +5,6 @@ surface's picture shows what the method does; on two variables that is often far
 """
 
 import ast
-import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
@@ -15,7 +14,9 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-__all__ = ["METHODS", "STEPS", "Specification", "known_optimizers", "read_specification"]
+from lightning_optreg._nearest import nearest
+
+__all__ = ["METHODS", "STEPS", "NamedOptimizer", "known_optimizers", "read_optimizer"]
 
 METHODS = ("SGD", "Momentum", "NAG", "Adagrad", "Adadelta", "RMSprop", "Adam")
 """The lecture's methods, which a picture shows unless others are named."""
@@ -43,7 +44,7 @@ _LIKE = {
 
 
 @dataclass(frozen=True)
-class Specification:
+class NamedOptimizer:
     """An optimizer as a command line names it.
 
     Args:
@@ -52,8 +53,8 @@ class Specification:
         options: The class's arguments but the parameters.
 
     Example:
-        >>> read_specification("Adam:lr=0.1,betas=(0.9,0.99)", "beale")
-        Specification(label='Adam:lr=0.1,betas=(0.9,0.99)', make=<class 'torch.optim.adam.Adam'>, \
+        >>> read_optimizer("Adam:lr=0.1,betas=(0.9,0.99)", "beale")
+        NamedOptimizer(label='Adam:lr=0.1,betas=(0.9,0.99)', make=<class 'torch.optim.adam.Adam'>, \
 options={'lr': 0.1, 'betas': (0.9, 0.99)})
     """
 
@@ -66,7 +67,7 @@ options={'lr': 0.1, 'betas': (0.9, 0.99)})
         return self.make(params, **self.options)
 
 
-def read_specification(text: str, surface: str) -> Specification:
+def read_optimizer(text: str, surface: str) -> NamedOptimizer:
     """Read an optimizer and its options.
 
     Args:
@@ -86,22 +87,18 @@ def read_specification(text: str, surface: str) -> Specification:
     by_lower_case = {other.lower(): other for other in known}
     found = by_lower_case.get(name.lower())
     if found is None:
-        near = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
-        hint = f"did you mean {by_lower_case[near[0]]}?" if near else f"known: {', '.join(known)}"
-        raise ValueError(f"unknown optimizer {name!r}; {hint}")
+        raise ValueError(f"unknown optimizer {name!r}{nearest(name, known, few=len(known))}")
     make = known[found]
     accepted = [key for key in inspect.signature(make).parameters if key != "params"]
     for key in given:
         if key not in accepted:
-            near = difflib.get_close_matches(key, accepted, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(accepted)}"
-            raise ValueError(f"{found} has no option {key!r}; {hint}")
+            raise ValueError(f"{found} has no option {key!r}{nearest(key, accepted, few=len(accepted))}")
     options = dict(_ALIASES[found][1]) if found in _ALIASES else {}
     rate = _rate(found, surface)
     if rate is not None and "lr" in accepted:
         options["lr"] = rate
     options |= given
-    return Specification(text if given else found, make, options)
+    return NamedOptimizer(text if given else found, make, options)
 
 
 def known_optimizers() -> dict[str, Callable[..., Optimizer]]:

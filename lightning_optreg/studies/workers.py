@@ -1,0 +1,71 @@
+"""The processes on this machine that share the runs of a study."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from lightning_optreg.studies.stop import StopRequest, run_processes
+
+__all__ = ["STORAGE", "UNAVAILABLE", "Broken", "default_workers", "run_workers"]
+
+STORAGE = "LIGHTNING_OPTREG_STORAGE"
+"""Environment variable with the database's URL: everybody can read a command line, only the user this."""
+UNAVAILABLE = 69
+"""Exit status of a worker that gave up waiting for the database: EX_UNAVAILABLE of sysexits.h."""
+
+
+class Broken(NamedTuple):
+    """Processes that ended before the study did.
+
+    Attributes:
+        how: How many of them, and how.
+        status: Exit status of the command.
+    """
+
+    how: str
+    status: int
+
+
+def run_workers(
+    options: Sequence[str], storage: str, wait: float, count: int, stop: StopRequest
+) -> Broken | None:
+    """Run a study in several processes of the command `compare`.
+
+    Args:
+        options: Options of `compare` that all of them get.
+        storage: URL of the database.
+        wait: Seconds that each waits for a database that does not answer.
+        count: Number of processes.
+        stop: Tells when to stop.
+
+    Returns:
+        How processes broke off; None if all reached the end.
+
+    Raises:
+        Stopped: When told to stop, after they have ended.
+    """
+    from lightning_optreg.cli.processes import count_cores  # imports Lightning
+
+    threads = max(1, count_cores() // count)
+    command = [sys.executable, "-m", "lightning_optreg", "compare", "--worker"]
+    command += [*options, "--storage_wait", str(wait)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), STORAGE: storage}
+    statuses = run_processes(command, count, environment, stop)
+    broken = [status for status in statuses if status != 0]
+    if not broken:
+        return None
+    if broken[0] == UNAVAILABLE:
+        how = f"because the database had not answered for {wait:g} s"
+    else:
+        how = f"with signal {-broken[0]}" if broken[0] < 0 else f"with status {broken[0]}"
+    return Broken(f"{len(broken)} of {count} processes ended {how}", 2 if 2 in broken else 1)
+
+
+def default_workers() -> int:
+    """Return how many processes share a study by default: one per core, or one if there is a GPU."""
+    import torch
+
+    from lightning_optreg.cli.processes import count_cores
+
+    return 1 if torch.cuda.is_available() else count_cores()

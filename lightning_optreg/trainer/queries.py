@@ -1,0 +1,83 @@
+"""What parts ask of Lightning's Trainer.
+
+Lightning's connectors set some attributes of the trainer that its class does not declare, so type checkers
+don't know them. They are read here and nowhere else.
+"""
+
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+from torch.optim import Optimizer
+
+__all__ = [
+    "callbacks_of",
+    "datamodule_of",
+    "has_gradient_scaler",
+    "is_dry_run",
+    "is_fused",
+    "is_logging_step",
+    "log_cadence",
+    "reload_cadence",
+    "shards_parameters",
+    "validates_in_fit",
+]
+
+
+def callbacks_of(trainer: Trainer) -> list[Callback]:
+    """Return the trainer's own list of callbacks, not a copy."""
+    return trainer.callbacks  # type: ignore[attr-defined,no-any-return]
+
+
+def datamodule_of(trainer: Trainer) -> Any:
+    """Return the datamodule; None if loaders come from elsewhere."""
+    return trainer.datamodule  # type: ignore[attr-defined]
+
+
+def is_dry_run(trainer: Trainer) -> bool:
+    """Return whether the trainer only tries out a few batches (`fast_dev_run`)."""
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+
+
+def log_cadence(trainer: Trainer) -> int:
+    """Return `log_every_n_steps`; 0 if values of steps are not logged."""
+    return trainer.log_every_n_steps  # type: ignore[attr-defined,no-any-return]
+
+
+def is_logging_step(trainer: Trainer, step: int | None = None) -> bool:
+    """Return whether the values of a step are logged.
+
+    Args:
+        trainer: The trainer.
+        step: Number of the step, counted from 1. None: the last one that was made.
+    """
+    every_n_steps = log_cadence(trainer)
+    number = trainer.global_step if step is None else step
+    return every_n_steps > 0 and number % every_n_steps == 0
+
+
+def reload_cadence(trainer: Trainer) -> int:
+    """Return `reload_dataloaders_every_n_epochs`; 0 if loaders are made once."""
+    return trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined,no-any-return]
+
+
+def validates_in_fit(trainer: Trainer) -> bool:
+    """Return whether a running validation is one of a fit, and not its sanity check."""
+    return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+
+
+def has_gradient_scaler(trainer: Trainer) -> bool:
+    """Return whether losses are scaled before the backward pass, as with precision 16-mixed."""
+    return getattr(trainer.precision_plugin, "scaler", None) is not None
+
+
+def is_fused(optimizer: Optimizer) -> bool:
+    """Return whether an optimizer unscales gradients itself, within its step."""
+    # Private in torch 2.14: a gradient scaler reads it too, and there is no public name for it.
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
+def shards_parameters(trainer: Trainer) -> bool:
+    """Return whether no process has whole parameters and gradients."""
+    return isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy))

@@ -1,0 +1,83 @@
+"""Trainers, modules and optimizers that a part cannot work with, refused before the first step."""
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+
+from lightning_optreg.trainer.queries import has_gradient_scaler, is_fused, shards_parameters
+
+__all__ = [
+    "refuse_barebones",
+    "refuse_fused_under_scaler",
+    "refuse_manual_optimization",
+    "refuse_sharding",
+]
+
+
+def refuse_barebones(trainer: Trainer, owner: str, monitor: str) -> None:
+    """Refuse `Trainer(barebones=True)`, before the value is missed at the end of the first epoch.
+
+    Args:
+        trainer: The trainer.
+        owner: Name of the class that asks, for the error.
+        monitor: The value that it looks at.
+
+    Raises:
+        MisconfigurationException: If the trainer is a barebones one.
+    """
+    if trainer.barebones:
+        raise MisconfigurationException(
+            f"{owner}: a barebones trainer logs nothing, so there is no {monitor!r} to look at; set "
+            "barebones to false"
+        )
+
+
+def refuse_sharding(trainer: Trainer, owner: str, reason: str) -> None:
+    """Refuse strategies with which no process has whole parameters (FSDP, DeepSpeed, ModelParallel).
+
+    Args:
+        trainer: The trainer.
+        owner: Name of the class that asks, for the error.
+        reason: What cannot be done then, as the end of a sentence that begins "FSDPStrategy shards
+            parameters, ".
+
+    Raises:
+        MisconfigurationException: If the strategy is one of these.
+    """
+    if shards_parameters(trainer):
+        raise MisconfigurationException(
+            f"{owner}: {type(trainer.strategy).__name__} shards parameters, {reason}"
+        )
+
+
+def refuse_manual_optimization(pl_module: LightningModule, owner: str, reason: str) -> None:
+    """Refuse modules with manual optimization.
+
+    Args:
+        pl_module: The module.
+        owner: Name of the class that asks, for the error.
+        reason: Why it is not possible, as the end of a sentence that begins "needs automatic
+            optimization, ".
+
+    Raises:
+        MisconfigurationException: If the module makes its own steps.
+    """
+    if not pl_module.automatic_optimization:
+        raise MisconfigurationException(f"{owner}: needs automatic optimization, {reason}")
+
+
+def refuse_fused_under_scaler(trainer: Trainer, owner: str, addition: str) -> None:
+    """Refuse a fused optimizer beside a gradient scaler: what is added to scaled gradients is wrong.
+
+    Args:
+        trainer: The trainer, from `on_fit_start` on.
+        owner: Name of the class that asks, for the error.
+        addition: What it adds to the gradients.
+
+    Raises:
+        MisconfigurationException: If there are both.
+    """
+    if has_gradient_scaler(trainer) and any(is_fused(optimizer) for optimizer in trainer.optimizers):
+        raise MisconfigurationException(
+            f"{owner}: a fused optimizer unscales its gradients within its step, after the {addition}; set "
+            "fused to false, or use precision bf16-mixed"
+        )
