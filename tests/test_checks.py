@@ -13,7 +13,7 @@ from lightning_optreg.checks import check_choice, check_range
     [
         ("[0, 1)", (0, 0.5), (-1e-9, 1, math.nan, math.inf)),
         ("(0, 1]", (1e-9, 1), (0, 1.1, math.nan)),
-        ("[0, inf)", (0, 1e300), (-1, math.inf, math.nan)),
+        ("[0, inf)", (0, 1e30), (-1, math.inf, math.nan)),
         ("(1, inf)", (1.1,), (1, math.inf)),
         (">= 1", (1, 2, math.inf), (0, 0.9, math.nan)),
     ],

@@ -66,9 +66,6 @@ class PreactBasicBlock(PreactBlock):
         activate: See `PreactBlock`. Default: auto.
         dropout: Probability to drop an activation before W2, in [0, 1). Default: 0.
 
-    Shape:
-        (N, in_channels, H, W) -> (N, out_channels, H/stride, W/stride), rounded up.
-
     Raises:
         ValueError: If a number is out of range or an option is unknown.
 
@@ -121,9 +118,6 @@ class PreactBottleneck(PreactBlock):
         stride: Stride of the 3x3 convolution, 1 or 2. Default: 1.
         shortcut: See `PreactBlock`. Default: B.
         activate: See `PreactBlock`. Default: auto.
-
-    Shape:
-        (N, in_channels, H, W) -> (N, out_channels, H/stride, W/stride), rounded up.
 
     Raises:
         ValueError: If an option is unknown.

@@ -75,9 +75,6 @@ class BasicBlock(ResidualBlock):
         shortcut: What the shortcut does where shapes differ, see `make_shortcut`; where they don't, it is the
             identity. `none` leaves it out everywhere. Default: A.
 
-    Shape:
-        (N, in_channels, H, W) -> (N, out_channels, H/stride, W/stride), rounded up.
-
     Example:
         >>> import torch
         >>> from lightning_optreg.nets._residual_blocks import BasicBlock
@@ -120,9 +117,6 @@ class Bottleneck(ResidualBlock):
         stride: Stride of the 3x3 convolution, 1 or 2. Default: 1.
         groups: Groups of the 3x3 convolution, ResNeXt's cardinality, at least 1. Default: 1.
         shortcut: See `BasicBlock`. Default: B.
-
-    Shape:
-        (N, in_channels, H, W) -> (N, out_channels, H/stride, W/stride), rounded up.
 
     Example:
         >>> import torch

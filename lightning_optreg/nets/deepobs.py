@@ -28,9 +28,6 @@ class DeepOBS2c2d(Network):
         input_shape: Channels, height and width (C, H, W) of one image; height and width at least 4. Default:
             (1, 28, 28), which gives 3,274,634 parameters.
 
-    Shape:
-        images (N, C, H, W) -> scores (N, K).
-
     Raises:
         ValueError: If a number is out of range.
 
@@ -75,9 +72,6 @@ class DeepOBS3c3d(Network):
         num_classes: Number of classes K, at least 2. Default: 10.
         input_shape: Channels, height and width (C, H, W) of one image; height and width at least 14.
             Default: (3, 32, 32), which gives 895,210 parameters.
-
-    Shape:
-        images (N, C, H, W) -> scores (N, K).
 
     Raises:
         ValueError: If a number is out of range.

@@ -48,9 +48,6 @@ class EnResNet(Network):
             True, as in the authors' code.
         width: Channels of the first stage, at least 1. Default: 16.
 
-    Shape:
-        images (N, C, H, W) -> scores (N, K).
-
     Raises:
         ValueError: If a number is out of range or an option is unknown.
 
@@ -126,9 +123,6 @@ class NoisyBlock(PreactBasicBlock):
         stride: Stride of the first convolution, 1 or 2. Default: 1.
         noise: Noise coefficient c, at least 0. Default: 0.1.
         std: `image` or `batch`, see `EnResNet`. Default: image.
-
-    Shape:
-        (N, in_channels, H, W) -> (N, out_channels, H/stride, W/stride), rounded up.
 
     Raises:
         ValueError: If a number is out of range or an option is unknown.

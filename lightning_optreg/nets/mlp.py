@@ -48,9 +48,6 @@ class MLP(Network):
         batch_norm: Whether Wh is normalised over the batch before phi, as by Ioffe and Szegedy 2015
             (arXiv:1502.03167); b is then that of the normalisation. Default: False.
 
-    Shape:
-        images (N, C, H, W) -> scores (N, K).
-
     Raises:
         ValueError: If a number is out of range, torch.nn has no such activation, or drop_connect has no
             layer to work on or comes with batch_norm.

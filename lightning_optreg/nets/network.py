@@ -18,6 +18,9 @@ class Network(nn.Module):
         num_classes: Number of classes K, at least 2.
         input_shape: Channels, height and width (C, H, W) of one image, each at least 1.
 
+    Shape:
+        images (N, C, H, W) -> scores (N, K), here and in all subclasses that do not say otherwise.
+
     Raises:
         ValueError: If a number is out of range.
 

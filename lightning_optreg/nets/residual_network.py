@@ -43,9 +43,6 @@ class ResidualNetwork(Network):
         zero_init_residual: Whether the last weights of each block start at zero, so that at first every
             block passes on its shortcut.
 
-    Shape:
-        images (N, C, H, W) -> scores (N, K).
-
     Raises:
         ValueError: If a number is out of range or an option is unknown.
 

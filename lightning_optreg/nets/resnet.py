@@ -69,9 +69,6 @@ class ResNet(ResidualNetwork):
         survival_mode: `block` draws once for a mini-batch and does not compute a dropped branch, which saves
             its time (the paper's); `sample` draws for every image. Default: block.
 
-    Shape:
-        images (N, C, H, W) -> scores (N, K).
-
     Raises:
         ValueError: If a number is out of range or an option is unknown.
 

@@ -43,9 +43,6 @@ class ResNeXt(ResidualNetwork):
         zero_init_residual: Whether the last batch normalisation of each branch starts with weight 0.
             Default: False.
 
-    Shape:
-        images (N, C, H, W) -> scores (N, K).
-
     Raises:
         ValueError: If a number is out of range or an option is unknown.
 

@@ -59,9 +59,6 @@ class VGG(Network):
             of H and W is below 96. Here they differ at the network's end; the option has the same
             name in all networks. Default: auto.
 
-    Shape:
-        images (N, C, H, W) -> scores (N, K).
-
     Raises:
         ValueError: If a number is out of range or an option is unknown.
 

@@ -38,9 +38,6 @@ class WideResNet(ResidualNetwork):
         form: `cifar` or `imagenet`. Default: cifar.
         stem: See `ResNet`. Default: auto.
 
-    Shape:
-        images (N, C, H, W) -> scores (N, K).
-
     Raises:
         ValueError: If a number is out of range or an option is unknown.
 

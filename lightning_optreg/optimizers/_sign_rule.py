@@ -1,13 +1,10 @@
 """The base of PowerSign and AddSign: the gradient's moving average, the internal decay and their settings."""
 
-from typing import Any
-
 from torch import Tensor
-from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
 from lightning_optreg.checks import check_choice, check_range
-from lightning_optreg.optimizers._sign_decay import Decay, sign_decay
+from lightning_optreg.optimizers._sign_decay import sign_decay
 from lightning_optreg.optimizers.update_rule import Group, State, UpdateRule, zeros
 
 __all__ = ["SignRule"]
@@ -16,38 +13,9 @@ __all__ = ["SignRule"]
 class SignRule(UpdateRule):
     """A rule that steps further where gradient and moving average m agree in sign.
 
-    Args:
-        params: Parameters, or groups of them.
-        defaults: Settings of the subclass, `lr` among them.
-        beta: Decay rate of m_t = beta m_{t-1} + (1 - beta) g, in [0, 1).
-        decay: Internal decay f.
-        decay_steps: T of the decay, at least 1; None only with "none".
-        periods: n of the decay, above 0. None: its default.
-        maximize: Climb instead of descend.
-        foreach: Use multi-tensor operations.
-        differentiable: Let gradients flow through the step.
-
-    Raises:
-        ValueError: If a value is out of range.
+    A subclass's settings are `beta`, the decay rate of m_t = beta m_{t-1} + (1 - beta) g, in [0, 1); `decay`,
+    the internal decay f, with its T `decay_steps` and its n `periods`; and `steps`, which counts from 0.
     """
-
-    def __init__(
-        self,
-        params: ParamsT,
-        defaults: dict[str, Any],
-        *,
-        beta: float,
-        decay: Decay,
-        decay_steps: int | None,
-        periods: float | None,
-        maximize: bool,
-        foreach: bool | None,
-        differentiable: bool,
-    ) -> None:
-        ours = {"beta": beta, "decay": decay, "decay_steps": decay_steps, "periods": periods, "steps": 0}
-        super().__init__(
-            params, {**defaults, **ours}, maximize=maximize, foreach=foreach, differentiable=differentiable
-        )
 
     @override
     def check_group(self, group: Group) -> None:

@@ -3,6 +3,8 @@
 Bello, Zoph, Vasudevan and Le 2017, "Neural Optimizer Search with Reinforcement Learning" (arXiv:1709.07417).
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -43,7 +45,6 @@ class AddSign(SignRule):
 
     Raises:
         ValueError: If a value is out of range.
-        RuntimeError: In a step, if a gradient is sparse.
 
     Example:
         >>> theta = torch.tensor([8.0], requires_grad=True)
@@ -69,17 +70,15 @@ class AddSign(SignRule):
         foreach: bool | None = None,
         differentiable: bool = False,
     ) -> None:
-        super().__init__(
-            params,
-            {"lr": lr, "alpha": alpha, "weight_decay": weight_decay},
-            beta=beta,
-            decay=decay,
-            decay_steps=decay_steps,
-            periods=periods,
-            maximize=maximize,
-            foreach=foreach,
-            differentiable=differentiable,
-        )
+        defaults: dict[str, Any] = {
+            "lr": lr,
+            "alpha": alpha,
+            "beta": beta,
+            "decay": decay,
+            "decay_steps": decay_steps,
+        }
+        defaults |= {"periods": periods, "weight_decay": weight_decay, "steps": 0}
+        super().__init__(params, defaults, maximize=maximize, foreach=foreach, differentiable=differentiable)
 
     @override
     def check_group(self, group: Group) -> None:

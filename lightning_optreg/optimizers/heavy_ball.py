@@ -5,18 +5,17 @@ Polyak 1964, "Some methods of speeding up the convergence of iteration methods".
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
-from lightning_optreg.checks import check_range
 from lightning_optreg.optimizers._blocks import in_blocks
+from lightning_optreg.optimizers._momentum import Momentum
 from lightning_optreg.optimizers.rates import add_scaled_, rate_of
-from lightning_optreg.optimizers.update_rule import Group, State, States, Tensors, UpdateRule, zeros
+from lightning_optreg.optimizers.update_rule import Group, State, States, Tensors, zeros
 
 __all__ = ["HeavyBall"]
 
 
-class HeavyBall(UpdateRule):
+class HeavyBall(Momentum):
     """Polyak's method, x_{k+1} = x_k + alpha (x_k - x_{k-1}) - s grad f(x_k), with x_{-1} = x_0.
 
     It keeps the displacement d_k = x_k - x_{k-1}: d_{k+1} = alpha d_k - s grad f(x_k). At a constant rate
@@ -39,7 +38,6 @@ class HeavyBall(UpdateRule):
 
     Raises:
         ValueError: If a value is out of range.
-        RuntimeError: In a step, if a gradient is sparse.
 
     Example:
         >>> x = torch.tensor([1.0], requires_grad=True)
@@ -51,25 +49,6 @@ class HeavyBall(UpdateRule):
         >>> x
         tensor([0.], requires_grad=True)
     """
-
-    def __init__(
-        self,
-        params: ParamsT,
-        lr: float = 0.01,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        *,
-        maximize: bool = False,
-        foreach: bool | None = None,
-        differentiable: bool = False,
-    ) -> None:
-        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
-        super().__init__(params, defaults, maximize=maximize, foreach=foreach, differentiable=differentiable)
-
-    @override
-    def check_group(self, group: Group) -> None:
-        """Refuse a momentum that is out of range."""
-        check_range("HeavyBall", "[0, 1)", momentum=group["momentum"])
 
     @override
     def start_state(self, group: Group, parameter: Tensor) -> State:

@@ -109,7 +109,6 @@ class LectureRMSprop(UpdateRule):
 
     Raises:
         ValueError: If a value is out of range.
-        RuntimeError: In a step, if a gradient is sparse.
 
     Example:
         >>> theta = torch.tensor([1.0], requires_grad=True)

@@ -18,36 +18,8 @@ from lightning_optreg.optimizers.update_rule import Group, State, States, Tensor
 __all__ = ["LectureAMSGrad", "LectureAdam", "LectureNAdam"]
 
 
-class LectureAdam(Moments):
-    """Adam with epsilon inside the root: theta = theta - eta / sqrt(v_hat + epsilon) m_hat.
-
-    m = beta1 m + (1 - beta1) g, v = beta2 v + (1 - beta2) g^2, m_hat = m / (1 - beta1^t) and
-    v_hat = v / (1 - beta2^t). This is the form of the lecture's table of methods. Its equation, the paper and
-    `torch.optim.Adam` divide by sqrt(v_hat) + epsilon. Inside the root, epsilon bounds the divisor by
-    sqrt(epsilon), 1e-4 at the default: gradients far below that make steps in proportion to them.
-
-    Args:
-        params: Parameters, or groups of them.
-        lr: Learning rate eta, at least 0. Default: 0.001.
-        betas: beta1 and beta2, decay rates of the moments, in [0, 1). Default: (0.9, 0.999).
-        eps: epsilon, at least 0. Default: 1e-8.
-        weight_decay: Factor lambda of the L2 term lambda/2 |theta|^2, at least 0 (coupled). Default: 0.
-        maximize: Climb instead of descend.
-        foreach: Use multi-tensor operations. None: yes, unless `differentiable`.
-        differentiable: Let gradients flow through the step.
-
-    Raises:
-        ValueError: If a value is out of range.
-        RuntimeError: In a step, if a gradient is sparse.
-
-    Example:
-        >>> theta = torch.tensor([1.0], requires_grad=True)
-        >>> optimizer = LectureAdam([theta], lr=0.5, eps=12.0)
-        >>> theta.square().sum().backward()
-        >>> optimizer.step()  # 1 - 0.5 * 2 / sqrt(4 + 12)
-        >>> theta
-        tensor([0.7500], requires_grad=True)
-    """
+class _WithTwoMoments(Moments):
+    """Base of the classes below: their settings and both moments."""
 
     def __init__(
         self,
@@ -69,14 +41,59 @@ class LectureAdam(Moments):
         """Begin both moments at 0."""
         return {"step": 0, **zeros(parameter, "exp_avg", "exp_avg_sq")}
 
+
+def _average(m: Tensor, v: Tensor, g: Tensor, betas: tuple[float, float]) -> None:
+    """Set m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2."""
+    beta1, beta2 = betas
+    m.lerp_(g, 1 - beta1)
+    v.mul_(beta2).add_((1 - beta2) * g * g)
+
+
+def _average_lists(m: Tensors, v: Tensors, g: Tensors, betas: tuple[float, float]) -> None:
+    """Do the same to lists."""
+    beta1, beta2 = betas
+    torch._foreach_lerp_(m, g, 1 - beta1)
+    torch._foreach_mul_(v, beta2)
+    torch._foreach_addcmul_(v, g, g, value=1 - beta2)
+
+
+class LectureAdam(_WithTwoMoments):
+    """Adam with epsilon inside the root: theta = theta - eta / sqrt(v_hat + epsilon) m_hat.
+
+    m = beta1 m + (1 - beta1) g, v = beta2 v + (1 - beta2) g^2, m_hat = m / (1 - beta1^t) and
+    v_hat = v / (1 - beta2^t). This is the form of the lecture's table of methods. Its equation, the paper and
+    `torch.optim.Adam` divide by sqrt(v_hat) + epsilon. Inside the root, epsilon bounds the divisor by
+    sqrt(epsilon), 1e-4 at the default: gradients far below that make steps in proportion to them.
+
+    Args:
+        params: Parameters, or groups of them.
+        lr: Learning rate eta, at least 0. Default: 0.001.
+        betas: beta1 and beta2, decay rates of the moments, in [0, 1). Default: (0.9, 0.999).
+        eps: epsilon, at least 0. Default: 1e-8.
+        weight_decay: Factor lambda of the L2 term lambda/2 |theta|^2, at least 0 (coupled). Default: 0.
+        maximize: Climb instead of descend.
+        foreach: Use multi-tensor operations. None: yes, unless `differentiable`.
+        differentiable: Let gradients flow through the step.
+
+    Raises:
+        ValueError: If a value is out of range.
+
+    Example:
+        >>> theta = torch.tensor([1.0], requires_grad=True)
+        >>> optimizer = LectureAdam([theta], lr=0.5, eps=12.0)
+        >>> theta.square().sum().backward()
+        >>> optimizer.step()  # 1 - 0.5 * 2 / sqrt(4 + 12)
+        >>> theta
+        tensor([0.7500], requires_grad=True)
+    """
+
     @override
     def update_tensor(self, group: Group, parameter: Tensor, gradient: Tensor, state: State) -> None:
         """Set theta = theta - eta / sqrt(v_hat + epsilon) m_hat."""
         (beta1, beta2), m, v = group["betas"], state["exp_avg"], state["exp_avg_sq"]
         state["step"] += 1
         of_m, of_v = 1 - beta1 ** state["step"], 1 - beta2 ** state["step"]
-        m.lerp_(gradient, 1 - beta1)
-        v.mul_(beta2).add_((1 - beta2) * gradient * gradient)
+        _average(m, v, gradient, group["betas"])
         parameter.sub_(rate_of(group) * (m / of_m / (v / of_v + group["eps"]).sqrt()))
 
     @override
@@ -86,16 +103,14 @@ class LectureAdam(Moments):
             of_m, of_v = 1 - beta1**t, 1 - beta2**t
             kept = ([state[name] for state in same] for name in ("exp_avg", "exp_avg_sq"))
             for theta, g, m, v in in_blocks(thetas, gs, *kept):
-                torch._foreach_lerp_(m, g, 1 - beta1)
-                torch._foreach_mul_(v, beta2)
-                torch._foreach_addcmul_(v, g, g, value=1 - beta2)
+                _average_lists(m, v, g, group["betas"])
                 root = torch._foreach_div(v, of_v)
                 torch._foreach_add_(root, group["eps"])
                 torch._foreach_sqrt_(root)
                 add_quotients_(theta, m, root, -lr / of_m)
 
 
-class LectureAMSGrad(Moments):
+class LectureAMSGrad(_WithTwoMoments):
     """AMSGrad: theta = theta - eta m / (sqrt(v_hat) + epsilon), where v_hat is the largest v so far.
 
     m = beta1 m + (1 - beta1) g and v = beta2 v + (1 - beta2) g^2 are not corrected for their start at 0.
@@ -114,7 +129,6 @@ class LectureAMSGrad(Moments):
 
     Raises:
         ValueError: If a value is out of range.
-        RuntimeError: In a step, if a gradient is sparse.
 
     Example:
         >>> theta = torch.tensor([1.0], requires_grad=True)
@@ -125,21 +139,6 @@ class LectureAMSGrad(Moments):
         tensor([0.7500], requires_grad=True)
     """
 
-    def __init__(
-        self,
-        params: ParamsT,
-        lr: float = 0.001,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        *,
-        maximize: bool = False,
-        foreach: bool | None = None,
-        differentiable: bool = False,
-    ) -> None:
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, defaults, maximize=maximize, foreach=foreach, differentiable=differentiable)
-
     @override
     def start_state(self, group: Group, parameter: Tensor) -> State:
         """Begin m, v and the largest v at 0."""
@@ -148,30 +147,25 @@ class LectureAMSGrad(Moments):
     @override
     def update_tensor(self, group: Group, parameter: Tensor, gradient: Tensor, state: State) -> None:
         """Set theta = theta - eta m / (sqrt(v_hat) + epsilon)."""
-        (beta1, beta2), m, v = group["betas"], state["exp_avg"], state["exp_avg_sq"]
-        largest = state["max_exp_avg_sq"]
-        m.lerp_(gradient, 1 - beta1)
-        v.mul_(beta2).add_((1 - beta2) * gradient * gradient)
+        m, v, largest = (state[name] for name in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"))
+        _average(m, v, gradient, group["betas"])
         largest.copy_(torch.where(v > largest, v, largest))
         direction = m.clone() / (largest.sqrt() + group["eps"])  # a graph keeps what it divides
         parameter.sub_(rate_of(group) * direction)
 
     @override
     def update_tensors(self, group: Group, parameters: Tensors, gradients: Tensors, states: States) -> None:
-        (beta1, beta2), lr = group["betas"], rate_of(group)
         names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
         kept = ([state[name] for state in states] for name in names)
         for theta, g, m, v, largest in in_blocks(parameters, gradients, *kept):
-            torch._foreach_lerp_(m, g, 1 - beta1)
-            torch._foreach_mul_(v, beta2)
-            torch._foreach_addcmul_(v, g, g, value=1 - beta2)
+            _average_lists(m, v, g, group["betas"])
             torch._foreach_maximum_(largest, v)
             root = torch._foreach_sqrt(largest)
             torch._foreach_add_(root, group["eps"])
-            add_quotients_(theta, m, root, -lr)
+            add_quotients_(theta, m, root, -rate_of(group))
 
 
-class LectureNAdam(Moments):
+class LectureNAdam(_WithTwoMoments):
     """NAdam: theta = theta - eta / (sqrt(v_hat) + epsilon) (beta1 m_hat + (1 - beta1) / (1 - beta1^t) g).
 
     m_hat = m / (1 - beta1^t) and v_hat = v / (1 - beta2^t) are Adam's corrected moments. This is the form
@@ -190,7 +184,6 @@ class LectureNAdam(Moments):
 
     Raises:
         ValueError: If a value is out of range.
-        RuntimeError: In a step, if a gradient is sparse.
 
     Example:
         >>> theta = torch.tensor([1.0], requires_grad=True)
@@ -213,13 +206,16 @@ class LectureNAdam(Moments):
         foreach: bool | None = None,
         differentiable: bool = False,
     ) -> None:
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, defaults, maximize=maximize, foreach=foreach, differentiable=differentiable)
-
-    @override
-    def start_state(self, group: Group, parameter: Tensor) -> State:
-        """Begin both moments at 0."""
-        return {"step": 0, **zeros(parameter, "exp_avg", "exp_avg_sq")}
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            maximize=maximize,
+            foreach=foreach,
+            differentiable=differentiable,
+        )
 
     @override
     def update_tensor(self, group: Group, parameter: Tensor, gradient: Tensor, state: State) -> None:
@@ -227,8 +223,7 @@ class LectureNAdam(Moments):
         (beta1, beta2), m, v = group["betas"], state["exp_avg"], state["exp_avg_sq"]
         state["step"] += 1
         of_m, of_v = 1 - beta1 ** state["step"], 1 - beta2 ** state["step"]
-        m.lerp_(gradient, 1 - beta1)
-        v.mul_(beta2).add_((1 - beta2) * gradient * gradient)
+        _average(m, v, gradient, group["betas"])
         direction = beta1 * m / of_m + (1 - beta1) / of_m * gradient
         parameter.sub_(rate_of(group) * direction / ((v / of_v).sqrt() + group["eps"]))
 
@@ -239,9 +234,7 @@ class LectureNAdam(Moments):
             of_m, of_v = 1 - beta1**t, 1 - beta2**t
             kept = ([state[name] for state in same] for name in ("exp_avg", "exp_avg_sq"))
             for theta, g, m, v in in_blocks(thetas, gs, *kept):
-                torch._foreach_lerp_(m, g, 1 - beta1)
-                torch._foreach_mul_(v, beta2)
-                torch._foreach_addcmul_(v, g, g, value=1 - beta2)
+                _average_lists(m, v, g, group["betas"])
                 root = torch._foreach_sqrt(v)
                 torch._foreach_div_(root, of_v**0.5)
                 torch._foreach_add_(root, group["eps"])

@@ -33,7 +33,6 @@ class LectureAdaMax(Moments):
 
     Raises:
         ValueError: If a value is out of range.
-        RuntimeError: In a step, if a gradient is sparse.
 
     Example:
         >>> theta = torch.tensor([1.0, 0.0], requires_grad=True)

@@ -9,18 +9,17 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
-from lightning_optreg.checks import check_range
 from lightning_optreg.optimizers._blocks import in_blocks
+from lightning_optreg.optimizers._momentum import Momentum
 from lightning_optreg.optimizers.rates import add_scaled_, rate_of
-from lightning_optreg.optimizers.update_rule import Group, State, States, Tensors, UpdateRule, as_real, zeros
+from lightning_optreg.optimizers.update_rule import Group, State, States, Tensors, as_real, zeros
 
 __all__ = ["NAG"]
 
 
-class NAG(UpdateRule):
+class NAG(Momentum):
     """Momentum that looks ahead: v = gamma v + eta grad J(theta - gamma v), theta = theta - v.
 
     Between steps the parameters are the look-ahead point theta - gamma v, so that whatever computes gradients
@@ -41,7 +40,6 @@ class NAG(UpdateRule):
 
     Raises:
         ValueError: If a value is out of range.
-        RuntimeError: In a step, if a gradient is sparse.
 
     Example:
         >>> theta = torch.tensor([1.0], requires_grad=True)
@@ -54,25 +52,6 @@ class NAG(UpdateRule):
         ...     print(theta)
         tensor([0.5000], requires_grad=True)
     """
-
-    def __init__(
-        self,
-        params: ParamsT,
-        lr: float = 0.01,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        *,
-        maximize: bool = False,
-        foreach: bool | None = None,
-        differentiable: bool = False,
-    ) -> None:
-        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
-        super().__init__(params, defaults, maximize=maximize, foreach=foreach, differentiable=differentiable)
-
-    @override
-    def check_group(self, group: Group) -> None:
-        """Refuse a momentum that is out of range."""
-        check_range("NAG", "[0, 1)", momentum=group["momentum"])
 
     @override
     def start_state(self, group: Group, parameter: Tensor) -> State:

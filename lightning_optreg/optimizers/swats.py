@@ -64,7 +64,6 @@ class SWATS(Moments):
 
     Raises:
         ValueError: If a value is out of range.
-        RuntimeError: In a step, if a gradient is sparse.
 
     Example:
         >>> theta = torch.tensor([1.0, -2.0], requires_grad=True)

@@ -76,6 +76,7 @@ class UpdateRule(Optimizer):
 
     Raises:
         ValueError: If a setting is out of range; a subclass checks its own in `check_group`.
+        RuntimeError: In a step, if a gradient is sparse and the rule needs dense ones.
 
     Example:
         >>> from lightning_optreg.optimizers.rates import add_scaled_, rate_of
