@@ -86,7 +86,7 @@ def export_onnx(
         )
     if any(map(torch.nn.parameter.is_lazy, net.parameters())):
         raise RuntimeError(
-            f"export_onnx: {type(net).__name__} has lazy layers without a size; call it on images first"
+            f"export_onnx: {type(net).__name__} has lazy layers without a size; call it once on images"
         )
     # A copy, since the network may be in training, on another device, in another precision or compiled.
     net = copy.deepcopy(net).cpu().float().eval()
