@@ -1,10 +1,12 @@
-"""How far a classifier's confidence is from the share of its predictions that are right."""
+"""How far a classifier's confidence is from its accuracy."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
 from typing_extensions import override
+
+from lightning_optreg.checks import check_range
 
 __all__ = ["CalibrationError", "calibration_gaps"]
 
@@ -13,7 +15,7 @@ def calibration_gaps(probabilities: Tensor, labels: Tensor, bins: int = 15) -> T
     """Sum confidence minus correctness over the predictions in each bin.
 
     The confidence of a prediction is its largest probability; bin k of B holds those in ((k - 1) / B, k / B].
-    A confidence of 1 is in the last one.
+    A confidence of 1 is in the last bin.
 
     Args:
         probabilities: (N, K), each row sums to 1.
@@ -31,23 +33,22 @@ def calibration_gaps(probabilities: Tensor, labels: Tensor, bins: int = 15) -> T
     edges = torch.linspace(0.0, 1.0, bins + 1, dtype=confidence.dtype, device=confidence.device)
     place = (torch.bucketize(confidence, edges) - 1).clamp(0, bins - 1)
     gap = confidence - (predicted == labels).to(confidence.dtype)
-    # No index_add, which adds in any order on a GPU, and no product of matrices, which may round to TF32.
+    # Neither index_add, which adds in any order on a GPU, nor a matrix product, which may round to TF32.
     return (F.one_hot(place, bins) * gap[:, None]).sum(dim=0)
 
 
 class CalibrationError(Metric):
     """Expected calibration error: sum over bins of n_b / N |confidence_b - accuracy_b|, in [0, 1].
 
-    n_b of the N predictions are in bin b, with the mean confidence confidence_b, and the share accuracy_b of
-    them is right. torchmetrics' `MulticlassCalibrationError` has its bins closed at the other end, and so a
-    further one for confidences of exactly 1, which saturated networks have: there, 0.99 and 1.0 are not
-    averaged.
+    n_b of the N predictions are in bin b; confidence_b is their mean confidence and accuracy_b the share that
+    is right. The bins of torchmetrics' `MulticlassCalibrationError` are closed at the other end, so it has an
+    extra bin for confidences of exactly 1, which saturated networks have: 0.99 and 1.0 are not averaged.
 
     Args:
         bins: Number of bins of equal width on [0, 1], at least 1. Default: 15.
 
     Raises:
-        ValueError: If there is no bin.
+        ValueError: If `bins` is below 1.
 
     Shape:
         Probabilities (N, K) and labels (N,) -> ().
@@ -72,19 +73,18 @@ class CalibrationError(Metric):
 
     def __init__(self, bins: int = 15) -> None:
         super().__init__()
-        if not bins >= 1:
-            raise ValueError(f"CalibrationError: bins must be >= 1, got {bins}")
+        check_range("CalibrationError", ">= 1", bins=bins)
         self.bins = bins
         self.add_state("gaps", torch.zeros(bins), dist_reduce_fx="sum")
         self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
 
     @override
     def update(self, probabilities: Tensor, labels: Tensor) -> None:
-        """Count predictions (N, K) of images with labels (N,)."""
+        """Add predictions (N, K) of images with labels (N,)."""
         self.gaps = self.gaps + calibration_gaps(probabilities, labels, self.bins).to(self.gaps.dtype)
         self.images = self.images + len(labels)
 
     @override
     def compute(self) -> Tensor:
-        """Return the error of all predictions that were counted."""
+        """Return the error over all predictions added so far."""
         return self.gaps.abs().sum() / self.images

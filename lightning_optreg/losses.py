@@ -5,12 +5,13 @@ and labels (N,). Sources: Weston and Watkins, "Multi-class support vector machin
 the lecture's worked example for its form.
 """
 
-import math
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from lightning_optreg.checks import check_choice, check_range
 
 __all__ = ["MulticlassHingeLoss", "ScoreLoss", "SquaredLoss", "multiclass_hinge", "squared_error"]
 
@@ -66,10 +67,10 @@ def squared_error(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 class ScoreLoss(nn.Module):
-    """A loss per example, computed at float32 or better, then reduced: what the losses here share.
+    """Base of the losses here: a loss per example, computed in float32 or better, then reduced.
 
-    A subclass says in `per_example` what it is. Once its module is imported, configurations know it by its
-    bare name, whatever other modules of that name there are (torchmetrics has a `MulticlassHingeLoss`).
+    A subclass defines `per_example`. Once its module is imported, configurations find it by its bare name,
+    even where another module has a class of that name (torchmetrics has a `MulticlassHingeLoss`).
 
     Args:
         reduction: `mean` or `sum` over the examples, or `none`.
@@ -87,10 +88,7 @@ class ScoreLoss(nn.Module):
 
     def __init__(self, reduction: Literal["mean", "sum", "none"] = "mean") -> None:
         super().__init__()
-        if reduction not in ("mean", "sum", "none"):
-            raise ValueError(
-                f"{type(self).__name__}: reduction must be 'mean', 'sum' or 'none', got {reduction!r}"
-            )
+        check_choice(type(self).__name__, ("mean", "sum", "none"), reduction=reduction)
         self.reduction = reduction
 
     def per_example(self, scores: Tensor, labels: Tensor) -> Tensor:
@@ -99,7 +97,7 @@ class ScoreLoss(nn.Module):
 
     def forward(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Map scores (N, K) and labels (N,) to a scalar, or to (N,) if the reduction is none."""
-        # Autocast hands over bfloat16, in which a sum over classes loses digits.
+        # Under autocast scores are bfloat16, in which a sum over classes loses digits.
         losses = self.per_example(scores.to(torch.promote_types(scores.dtype, torch.float32)), labels)
         if self.reduction == "mean":
             return losses.mean()
@@ -121,7 +119,7 @@ class MulticlassHingeLoss(ScoreLoss):
         scores (N, K), labels (N,) int64 in [0, K) -> scalar, or (N,) if reduction is none.
 
     Raises:
-        ValueError: If a number is out of its range or an option is unknown.
+        ValueError: If a number is out of range or an option is unknown.
 
     Example:
         The lecture's three images (cat, car, frog):
@@ -143,10 +141,8 @@ class MulticlassHingeLoss(ScoreLoss):
         reduction: Literal["mean", "sum", "none"] = "mean",
     ) -> None:
         super().__init__(reduction)
-        if not 0.0 <= delta < math.inf:
-            raise ValueError(f"MulticlassHingeLoss: delta must be in [0, inf), got {delta}")
-        if power not in (1, 2):
-            raise ValueError(f"MulticlassHingeLoss: power must be 1 or 2, got {power}")
+        check_range("MulticlassHingeLoss", "[0, inf)", delta=delta)
+        check_choice("MulticlassHingeLoss", (1, 2), power=power)
         self.delta = delta
         self.power = power
 

@@ -36,6 +36,7 @@ ROOMS = (
     "param_groups",
     "optimizers",
     "trust",
+    "checks",
     "files",
     "_nearest",
 )

@@ -1,4 +1,4 @@
-"""What is computed about a network or an optimizer, to be drawn or printed."""
+"""Quantities computed about a network or an optimizer, to be drawn or printed."""
 
 from lightning_optreg.analysis.deviations import Dynamics, compute_dynamics, deviation, fitted_order
 from lightning_optreg.analysis.directions import along, principal_directions, random_direction

@@ -101,7 +101,7 @@ def _unflatten(vector: Tensor, like: Weights) -> dict[str, Tensor]:
 
 
 def along(weights: Weights, directions: Sequence[Weights], place: Sequence[float]) -> dict[str, Tensor]:
-    """Give theta + a d_1 + b d_2.
+    """Return theta + a d_1 + b d_2.
 
     Args:
         weights: theta by name.

@@ -1,4 +1,4 @@
-"""What a network is made of, layer by layer: output size, memory, parameters and multiply-adds.
+"""A network layer by layer: output size, memory, parameters and multiply-adds.
 
 The table is the lecture's for VGG. The network runs once on the meta device, which computes shapes and no
 numbers, so that ResNet-1202 needs a few seconds and no memory. Multiply-adds are counted by torch's
@@ -29,8 +29,8 @@ class LayerRow:
         name: Where the layer is in the network, as in `state_dict`.
         kind: Its class.
         output: Shape of its output; empty if it was not called.
-        activations: How many numbers it writes into memory of its own: none if it works in place or returns
-            a view of its input.
+        activations: How many numbers it writes to new memory: none if it works in place or returns a view
+            of its input.
         parameters: Weights and biases, counted at the first call of the first layer that has them.
         multiply_adds: Multiplications that are followed by an addition: half of torch's floating-point
             operations. Biases, normalisation, pooling and nonlinearities are not counted.
@@ -79,7 +79,7 @@ def describe(net: nn.Module, input_shape: Sequence[int], batch_size: int = 1) ->
         The rows; the first is the input.
 
     Raises:
-        ValueError: If a number is out of its range, if the network uses layers or parameters that are not
+        ValueError: If a number is out of range, if the network uses layers or parameters that are not
             part of it, as in a plain list, if a lazy layer is never called, or if it is a `ScriptModule`.
         RuntimeError: If a layer fails, by an input of a wrong shape for example, or because what it does
             depends on the numbers in it. The message names it.
@@ -107,7 +107,7 @@ multiply_adds=117600, biases=6)
     try:
         return _rows(net, input_shape, batch_size, nullcontext())
     except _ForwardError as failure:
-        try:  # it may make tensors of its own on the way, without saying where
+        try:  # the network may create tensors without naming a device
             return _rows(net, input_shape, batch_size, torch.device("meta"))
         except _ForwardError:
             raise RuntimeError(str(failure)) from failure.__cause__

@@ -1,4 +1,4 @@
-"""Loss and accuracy of a network at weights that are not its own, on a fixed set of images."""
+"""Loss and accuracy of a network with given weights, on a fixed set of images."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lightning_optreg.analysis.directions import along
+from lightning_optreg.layers.modes import evaluating
 
 __all__ = ["evaluate", "loss_grid"]
 
@@ -16,26 +17,21 @@ Batches = Sequence[tuple[Tensor, Tensor]]
 def evaluate(
     net: nn.Module, loss: nn.Module, batches: Batches, weights: Mapping[str, Tensor]
 ) -> tuple[float, float]:
-    """Give the mean loss and the accuracy of a network with other weights, in evaluation mode.
+    """Return the mean loss and the accuracy of a network with other weights, in evaluation mode.
 
     Args:
         net: The network; its own weights stay as they are.
         loss: Maps scores (n, K) and labels (n,) to their mean loss.
         batches: Images (n, C, H, W) and labels (n,), on the weights' device.
-        weights: Parameters, and buffers if they are others too, by name.
+        weights: Parameters by name, and buffers if they differ too.
     """
     total, right, images = 0.0, 0, 0
-    training = net.training
-    net.eval()
-    try:
-        with torch.no_grad():
-            for x, y in batches:
-                scores = functional_call(net, dict(weights), (x,))
-                total += float(loss(scores, y)) * len(y)
-                right += int((scores.argmax(1) == y).sum())
-                images += len(y)
-    finally:
-        net.train(training)
+    with evaluating(net), torch.no_grad():
+        for x, y in batches:
+            scores = functional_call(net, dict(weights), (x,))
+            total += float(loss(scores, y)) * len(y)
+            right += int((scores.argmax(1) == y).sum())
+            images += len(y)
     return total / images, right / images
 
 

@@ -38,7 +38,7 @@ class Problem:
         start: x_0, of the same length.
 
     Raises:
-        ValueError: If an eigenvalue or a coordinate is out of its range, or the lengths differ.
+        ValueError: If an eigenvalue or a coordinate is out of range, or the lengths differ.
 
     Example:
         >>> problem = Problem((0.1, 2.0), (1.0, 1.0))

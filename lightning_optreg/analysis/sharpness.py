@@ -1,4 +1,4 @@
-"""How sharp a minimum is: the largest curvature, and the worst rise of the loss nearby.
+"""How sharp a minimum is: the largest curvature, and the largest rise of the loss nearby.
 
 Neither says by itself how well a network generalises: Dinh, Pascanu, Bengio and Bengio 2017, "Sharp minima
 can generalize for deep nets" (arXiv:1703.04933), scale one ReLU layer up and the next one down, which leaves
@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
+
+from lightning_optreg.optimizers.derivatives import hessian_product
 
 __all__ = ["keskar_sharpness", "largest_eigenvalue"]
 
@@ -21,18 +23,17 @@ def largest_eigenvalue(
     """Find the eigenvalue of the loss's Hessian with the largest absolute value, by power iteration.
 
     Args:
-        loss: Of weights by name, twice differentiable.
-        weights: Where.
-        iterations: At most so many products with the Hessian, at least 1.
-        tolerance: Relative change at which it ends.
-        seed: Of the vector that it begins with.
+        loss: Maps weights by name to the loss; twice differentiable.
+        weights: The point at which the Hessian is taken.
+        iterations: Largest number of products with the Hessian, at least 1. Default: 50.
+        tolerance: Relative change at which the iteration ends. Default: 1e-4.
+        seed: Seed of the first vector. Default: 0.
 
     Example:
         >>> w = {"w": torch.ones(2)}
         >>> round(largest_eigenvalue(lambda w: (torch.tensor([1.0, 3.0]) * w["w"] ** 2).sum(), w), 3)
         6.0
     """
-    names = list(weights)
     leaves = {name: weight.detach().clone().requires_grad_() for name, weight in weights.items()}
     gradients = torch.autograd.grad(loss(leaves), list(leaves.values()), create_graph=True)
     generator = torch.Generator().manual_seed(seed)
@@ -41,13 +42,11 @@ def largest_eigenvalue(
     for _ in range(iterations):
         length = torch.stack([v.square().sum() for v in vector]).sum().sqrt()
         vector = [v / length for v in vector]
-        product = torch.autograd.grad(
-            gradients, [leaves[name] for name in names], vector, retain_graph=True, materialize_grads=True
-        )
+        product = hessian_product(gradients, list(leaves.values()), vector)
         found = float(sum((v * p).sum() for v, p in zip(vector, product, strict=True)))
         if abs(found - eigenvalue) <= tolerance * abs(found):
             return found
-        eigenvalue, vector = found, list(product)
+        eigenvalue, vector = found, product
         if not any(bool(p.any()) for p in product):
             return 0.0
     return eigenvalue
@@ -56,14 +55,14 @@ def largest_eigenvalue(
 def keskar_sharpness(
     loss: Loss, weights: Mapping[str, Tensor], *, epsilon: float = 1e-3, steps: int = 10
 ) -> float:
-    """Give the worst rise of the loss in a small box, in percent: 100 (max f - f) / (1 + f).
+    """Return the largest rise of the loss in a small box, in percent: 100 (max f - f) / (1 + f).
 
     The box is |z_i| <= epsilon (|theta_i| + 1); its maximum is sought by projected steps along the sign of
     the gradient.
 
     Args:
-        loss: Of weights by name, differentiable.
-        weights: Where.
+        loss: Maps weights by name to the loss; differentiable.
+        weights: The centre of the box.
         epsilon: Size of the box, above 0. Default: 0.001.
         steps: Gradient steps, at least 1.
 

@@ -1,4 +1,4 @@
-"""Loss surfaces of two variables, on which optimizers are watched.
+"""Loss surfaces of two variables, to watch optimizers on.
 
 Each is a pure function of tensors x and y of any shape, with a start for runs on it and with its minima in
 closed form, or to the last digit where they are roots of a polynomial.

@@ -1,4 +1,4 @@
-"""The way of an optimizer over a surface."""
+"""The path of an optimizer over a surface."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -13,15 +13,15 @@ from lightning_optreg.optimizers import NAG
 
 __all__ = ["follow", "is_cut"]
 
-_REACH = 100.0  # in half diagonals of the surface's window: what is farther off does not come back
+_REACH = 100.0  # in half diagonals of the surface's window; a run farther off does not come back
 
 
 def follow(surface: Surface, make_optimizer: Callable[[list[Tensor]], Optimizer], steps: int) -> Tensor:
     """Let an optimizer run over a surface, in float64.
 
-    What is followed is theta: of `NAG`, whose parameters are the look-ahead point between steps, what its
-    `at_theta` shows. Both coordinates are one parameter tensor. Every step is given a closure, so optimizers
-    that need one, such as LBFGS, work too; these may evaluate f several times in a step.
+    The path is that of theta; for `NAG`, whose parameters are the look-ahead point between steps, it is what
+    `at_theta` shows. Both coordinates are one parameter tensor. Every step gets a closure, so optimizers that
+    need one, such as LBFGS, work too; they may evaluate f several times in a step.
 
     Args:
         surface: The surface; the run begins at its start.
@@ -71,7 +71,7 @@ def follow(surface: Surface, make_optimizer: Callable[[list[Tensor]], Optimizer]
 
 
 def is_cut(points: Tensor) -> bool:
-    """Tell whether a run was cut because it diverged.
+    """Return whether a run was cut because it diverged.
 
     Args:
         points: What `follow` returned.

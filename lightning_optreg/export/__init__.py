@@ -1,4 +1,4 @@
-"""Networks for use without this package."""
+"""Export networks for use without this package."""
 
 from lightning_optreg.export.onnx_file import export_onnx
 

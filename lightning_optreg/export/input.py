@@ -21,7 +21,7 @@ def pixels_first(net: "nn.Module", channels: int, preprocessing: Mapping[str, An
     changes = [name for name in preprocessing["evaluation"] if name.startswith("PerImageStandardization")]
     if preprocessing["normalize"] == "mean_image" or changes:
         raise ValueError(
-            "export_onnx: from_pixels can't be had with "
+            "export_onnx: from_pixels does not work with "
             f"{changes[0] if changes else 'a mean image'}; export without it and normalise outside"
         )
     mean = torch.tensor(preprocessing.get("mean", [0.0] * channels)).view(-1, 1, 1)
@@ -44,7 +44,7 @@ def pixels_first(net: "nn.Module", channels: int, preprocessing: Mapping[str, An
 
 
 def metadata(preprocessing: Mapping[str, Any] | None, *, from_pixels: bool) -> dict[str, str]:
-    """Say the same in the words of a file's metadata."""
+    """Return the same as a file's metadata."""
     if preprocessing is None:
         return {}
     values = {key: value for key, value in preprocessing.items() if key != "mean_image"}  # as large as images
@@ -55,7 +55,7 @@ def metadata(preprocessing: Mapping[str, Any] | None, *, from_pixels: bool) -> d
 
 
 def drawing_layer(net: "nn.Module", images: "Tensor") -> str | None:
-    """Name the layer that draws random numbers in evaluation, in a sentence; None if there is none."""
+    """Return a sentence that names the layer drawing random numbers in evaluation; None if there is none."""
     import torch
 
     calls: list[list[_Call]] = [[], []]
@@ -80,14 +80,14 @@ def drawing_layer(net: "nn.Module", images: "Tensor") -> str | None:
                 while hooks:
                     hooks.pop().remove()
     except (RuntimeError, TypeError, ValueError):
-        return None  # it does not take these images at all, which is another matter
+        return None  # it does not take these images at all, which is another error
     finally:
         while hooks:
             hooks.pop().remove()
     for first, second in zip(*calls, strict=False):
         if _same(first.inputs, second.inputs) and not _same(first.outputs, second.outputs):
             return (
-                f"{first.name} draws random numbers in evaluation, and a file holds one answer to an image; "
+                f"{first.name} draws random numbers in evaluation, and a file gives one answer for an image; "
                 "switch that off"
             )
     return None
@@ -104,9 +104,9 @@ def _same(one: "list[Tensor]", other: "list[Tensor]") -> bool:
 
 
 def in_words(preprocessing: Mapping[str, Any] | None, *, from_pixels: bool) -> str:
-    """What the images are to be, in a line."""
+    """Return one line that says how images must be prepared."""
     if preprocessing is None:
-        how = "images normalised as in training, of which the checkpoint does not say how"
+        how = "images normalised as in training (the checkpoint does not say how)"
     else:
         numbers = ", ".join(f"{key} {preprocessing[key]}" for key in ("mean", "std") if key in preprocessing)
         how = f"normalize {preprocessing['normalize']} of pixels on [0, 1]{': ' if numbers else ''}{numbers}"

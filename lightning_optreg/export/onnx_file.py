@@ -1,7 +1,7 @@
-"""Networks for use without this package: ONNX files, checked against the network they were made from.
+"""Export networks to ONNX files, checked against the network they were made from.
 
 The file maps images (N, C, H, W) to scores (N, K) for any N, as the module's `forward` does: the images are
-normalised already, as batches reach the module, or that is a part of the file. The softmax of the scores are
+normalised already, as batches reach the module, or that is a part of the file. The softmax of the scores is
 the probabilities.
 """
 
@@ -40,7 +40,7 @@ def export_onnx(
     Its input is named `images` and its output `scores`; the number of images is free. The module stays as it
     is, wherever it is.
 
-    The images are to be normalised as in training. With `preprocessing` the file's metadata say how, as JSON:
+    The images must be normalised as in training. With `preprocessing` the file's metadata say how, as JSON:
     `normalize` (the datamodule's mode), `mean` and `std` for pixels on [0, 1], and `evaluation` (what else is
     done in evaluation, such as a crop). With `from_pixels` the file does it, and takes bytes.
 
@@ -48,7 +48,7 @@ def export_onnx(
         module: An `ImageClassifier` or a network: images (N, C, H, W) to scores (N, K).
         path: The file to write. It appears whole or, after an error, not at all.
         input_shape: Shape (C, H, W) of one image. None: the network's own `input_shape`.
-        preprocessing: What `preprocessing()` of the datamodule says, after its `setup`. None: not known.
+        preprocessing: What `preprocessing()` of the datamodule returns, after its `setup`. None: unknown.
             Default: None.
         from_pixels: Take images as uint8, 0 to 255, and normalise them in the file, which needs
             `preprocessing`; cropping and resizing stay outside. Default: False, normalised float32.
@@ -62,8 +62,8 @@ def export_onnx(
         ModuleNotFoundError: If onnx, onnxscript or (for the check) onnxruntime is missing.
         RuntimeError: If the network has an operation that can't be exported, draws random numbers in
             evaluation, or has lazy layers that were never called, or if the check fails.
-        ValueError: If nothing says what shape images have, or it is no shape; with `from_pixels`, if nothing
-            says how they are normalised, or by more than numbers a channel.
+        ValueError: If the shape of images is unknown or invalid; with `from_pixels`, if the normalisation is
+            unknown or is not one of numbers per channel.
 
     Example:
         >>> import tempfile
@@ -79,16 +79,14 @@ def export_onnx(
     net = getattr(module, "net", module)
     shape = getattr(net, "input_shape", None) if input_shape is None else tuple(input_shape)
     if shape is None:
-        raise ValueError(
-            f"export_onnx: {type(net).__name__} does not say what images it takes: give input_shape (C, H, W)"
-        )
+        raise ValueError(f"export_onnx: {type(net).__name__} has no input_shape; pass input_shape=(C, H, W)")
     if len(shape) != 3 or not min(shape) >= 1:
         raise ValueError(
             f"export_onnx: input_shape must be three numbers >= 1 (channels, height, width), got {shape}"
         )
     if any(map(torch.nn.parameter.is_lazy, net.parameters())):
         raise RuntimeError(
-            f"export_onnx: {type(net).__name__} has lazy layers without a size; call it once on images before"
+            f"export_onnx: {type(net).__name__} has lazy layers without a size; call it once on images"
         )
     # A copy, since the network may be in training, on another device, in another precision or compiled.
     net = copy.deepcopy(net).cpu().float().eval()
@@ -115,7 +113,7 @@ def export_onnx(
         except torch.onnx.OnnxExporterError as error:
             reason = drawing_layer(whole, images(2)) or str(error.__cause__ or error).strip().splitlines()[0]
             raise RuntimeError(f"export_onnx: {type(net).__name__} can't be exported: {reason}") from error
-        assert program is not None  # there is none of the older exporter only
+        assert program is not None  # only the older exporter returns None
         program.model.metadata_props.update(metadata(preprocessing, from_pixels=from_pixels))
         program.save(temporary, external_data=False)
         if not check:

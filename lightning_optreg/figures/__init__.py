@@ -1,12 +1,12 @@
-"""Pictures: pure functions from data to a matplotlib figure."""
+"""Figures: pure functions from data to a matplotlib figure."""
 
-from lightning_optreg.figures.curves import draw_curves
-from lightning_optreg.figures.dynamics import draw_dynamics
-from lightning_optreg.figures.landscape import draw_line, draw_plane
+from lightning_optreg.figures.accelerated_methods import draw_dynamics
+from lightning_optreg.figures.learning_curves import draw_curves
+from lightning_optreg.figures.loss_slices import draw_line, draw_plane
+from lightning_optreg.figures.optimizer_paths import animate_surface, draw_surface
 from lightning_optreg.figures.ranking import draw_ranking
 from lightning_optreg.figures.runs import draw_runs, read_metric
 from lightning_optreg.figures.study import Band, draw_bands, draw_sensitivity
-from lightning_optreg.figures.surface import animate_surface, draw_surface
 
 __all__ = [
     "Band",

@@ -1,7 +1,7 @@
-"""Films as GIF files with one palette for all pictures.
+"""Animated GIF files with one palette for all frames.
 
-A palette for each picture, as matplotlib's PillowWriter has them, spends its colours on large pale areas and
-gives thin lines the colour of another line, in one picture this and in the next that.
+A separate palette for each frame, as matplotlib's PillowWriter uses, spends its colours on large pale areas
+and gives thin lines the colours of other lines, which then change from frame to frame.
 """
 
 import io
@@ -14,13 +14,13 @@ __all__ = ["gif_writer"]
 
 
 def gif_writer(fps: int) -> "AbstractMovieWriter":
-    """Make a writer for `matplotlib.animation.Animation.save`.
+    """Return a writer for `matplotlib.animation.Animation.save`.
 
-    The palette is the last picture's: its most frequent colours as they are, then some that cover the range
-    of its colours, however few dots have them, and some for its large areas.
+    The palette is that of the last frame: its most frequent colours, then some that cover the range of its
+    colours, however few pixels have them, and some for its large areas.
 
     Args:
-        fps: Pictures a second.
+        fps: Frames per second.
     """
     from matplotlib.animation import AbstractMovieWriter
     from PIL import Image

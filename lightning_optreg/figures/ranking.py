@@ -1,10 +1,10 @@
-"""How methods rank: every run as a dot, their mean, and how sure it is."""
+"""How methods rank: every run as a dot, the mean, and its confidence interval."""
 
 from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import TYPE_CHECKING
 
-from lightning_optreg.figures._literal import literal
+from lightning_optreg.figures.style import BLUE, SKY_BLUE, VERMILION, literal, new_figure, prepare
 
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn: it takes a while
     from matplotlib.figure import Figure
@@ -21,9 +21,9 @@ def draw_ranking(
     """Draw a row for each method, the first on top: its runs, their mean, and an interval about it.
 
     Args:
-        runs: What the runs of each method reached; methods without a run get an empty row.
+        runs: The results of each method's runs; methods without a run get an empty row.
         intervals: A confidence interval of each method's mean, or None.
-        quantity: What was reached, such as "test/accuracy".
+        quantity: What the results are, such as "test/accuracy".
         reference: Method to compare with, whose mean is drawn through all rows; None for none.
 
     Returns:
@@ -34,29 +34,26 @@ def draw_ranking(
         >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
         ['L2', 'none']
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.2, 0.9 + 0.34 * len(runs)), layout="constrained", facecolor="white")
+    figure = new_figure(7.2, 0.9 + 0.34 * len(runs))
     axes = figure.subplots()
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.grid(axis="x", color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)
+    prepare(axes, grid="x")
+    axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel(literal(f"{quantity}: runs, their mean and its 95 % interval"))
     axes.set_yticks(range(len(runs)), list(map(literal, runs)))
     axes.set_ylim(len(runs) - 0.5, -0.5)
     if reference is not None and runs.get(reference):
-        axes.axvline(mean(runs[reference]), color="#D55E00", linewidth=1.2, linestyle="--")
+        axes.axvline(mean(runs[reference]), color=VERMILION, linewidth=1.2, linestyle="--")
     for row, (method, values) in enumerate(runs.items()):
         if not values:
             continue
         if (interval := intervals.get(method)) is not None:
-            axes.plot(interval, [row, row], color="#56B4E9", linewidth=5.0, solid_capstyle="butt", alpha=0.6)
+            axes.plot(interval, [row, row], color=SKY_BLUE, linewidth=5.0, solid_capstyle="butt", alpha=0.6)
         axes.plot(values, [row] * len(values), "o", color="0.45", markersize=4.0, markeredgewidth=0)
-        axes.plot([mean(values)], [row], "|", color="#0072B2", markersize=13.0, markeredgewidth=2.4)
+        axes.plot([mean(values)], [row], "|", color=BLUE, markersize=13.0, markeredgewidth=2.4)
     spread = [value for values in runs.values() for value in values]
     if spread:
-        # Three runs give wide intervals; they shall not push the runs themselves together.
+        # Three runs give wide intervals; they must not push the runs themselves together.
         margin = 0.35 * (max(spread) - min(spread)) or 0.01
         axes.set_xlim(min(spread) - margin, max(spread) + margin)
     return figure

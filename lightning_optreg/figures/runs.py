@@ -5,14 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lightning_optreg.figures.style import COLORS, MARKERS, new_figure, prepare
+
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn: it takes a while
     from matplotlib.figure import Figure
 
 __all__ = ["draw_runs", "read_metric"]
-
-# Okabe and Ito's palette without its yellow, told apart by people with any colour vision.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = "osD^vPX"
 
 
 def read_metric(path: str | Path, name: str) -> list[tuple[int, float]]:
@@ -40,7 +38,7 @@ def draw_runs(runs: Mapping[str, Sequence[tuple[int, float]]], quantity: str) ->
     """Draw a line for each run: a quantity over the epochs.
 
     Args:
-        runs: For each run, by the name that the legend shall have, epochs counted from 0 and values.
+        runs: For each run, by its name in the legend, epochs counted from 0 and values.
         quantity: What the values are, for the axis, such as `training loss (mean per image)`.
 
     Returns:
@@ -54,22 +52,19 @@ def draw_runs(runs: Mapping[str, Sequence[tuple[int, float]]], quantity: str) ->
         >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
         ['plain', 'residual']
     """
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     if not any(runs.values()):
         raise ValueError(f"draw_runs: no run among {list(runs)} has a value")
-    figure = Figure(figsize=(7.2, 4.2), layout="constrained", facecolor="white")
+    figure = new_figure(7.2, 4.2)
     axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)
+    prepare(axes)
     for i, (name, points) in enumerate(runs.items()):
         axes.plot(
             [epoch for epoch, _ in points],
             [value for _, value in points],
-            color=_COLORS[i % len(_COLORS)],
-            marker=_MARKERS[i % len(_MARKERS)],
+            color=COLORS[i % len(COLORS)],
+            marker=MARKERS[i % len(COLORS)],
             markersize=5,
             linewidth=1.8,
             label=name,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from lightning_optreg.figures._literal import literal
+from lightning_optreg.figures.style import GREY, literal, new_figure, prepare, style
 
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn: it takes a while
     from matplotlib.axes import Axes
@@ -13,18 +13,13 @@ if TYPE_CHECKING:  # matplotlib is imported when something is drawn: it takes a 
 
 __all__ = ["Band", "draw_bands", "draw_sensitivity", "style", "usual_range"]
 
-# Okabe and Ito's palette without its yellow; then again with other lines.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
-_LINES = ("-", "--", ":")
-_MARKERS = "osD^vPX<>*hp"
-
 
 @dataclass(frozen=True)
 class Band:
     """A line with a spread about it.
 
     Attributes:
-        x: Where; increasing.
+        x: Places on the axis, increasing.
         middle: Medians.
         low: Least values.
         high: Greatest values.
@@ -37,7 +32,7 @@ class Band:
 
     @classmethod
     def of(cls, curves: Sequence[Sequence[tuple[float, float]]]) -> "Band":
-        """Put curves of one kind together, point by point, as far as the shortest goes.
+        """Combine curves of one kind, point by point, as far as the shortest goes.
 
         Example:
             >>> Band.of([[(1, 2.0), (2, 1.0)], [(1, 4.0), (2, 2.0)]]).middle
@@ -53,17 +48,8 @@ class Band:
         )
 
 
-def style(index: int) -> dict[str, Any]:
-    """Give colour, line and marker of the method with this number: 21 are told apart."""
-    return {
-        "color": _COLORS[index % len(_COLORS)],
-        "linestyle": _LINES[index // len(_COLORS) % len(_LINES)],
-        "marker": _MARKERS[index % len(_MARKERS)],
-    }
-
-
 def usual_range(values: Iterable[float], of_methods: Sequence[float]) -> tuple[float, float]:
-    """Give a range for an axis in which a method that is far off does not flatten the others.
+    """Return a range for an axis in which a method that is far off does not flatten the others.
 
     It spans the values that are no further from the median method than 40 times the median distance of the
     methods from it.
@@ -98,14 +84,12 @@ def draw_bands(panels: Mapping[tuple[str, str], Mapping[str, Band]], methods: Se
         >>> figure.axes[0].get_xlabel()
         'epoch'
     """
-    from matplotlib.figure import Figure
-
     columns = 2 if len(panels) > 1 else 1
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(5.2 * columns + 1.6, 3.8 * rows), layout="constrained", facecolor="white")
+    figure = new_figure(5.2 * columns + 1.6, 3.8 * rows)
     grid = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes, ((x, y), bands) in zip(grid, panels.items(), strict=False):
-        _prepare(axes, x, y)
+        _label(axes, x, y)
         for index, method in enumerate(methods):
             if method in bands:
                 _draw_band(axes, bands[method], index, method)
@@ -128,14 +112,14 @@ def draw_sensitivity(
     *,
     ordinal: bool = False,
 ) -> "Figure":
-    """Draw what each method reached over the tuned setting, on a logarithmic axis if its values are positive.
+    """Draw each method's results over the tuned setting, on a logarithmic axis if its values are positive.
 
     Args:
         bands: For each method, over the values that were tried; empty if all its runs were lost.
         lost: For each method, values at which runs diverged or failed, marked at the bottom.
         tuned: Name of the setting.
-        quantity: What was reached.
-        ordinal: Whether the setting's values are places in an order: 1, 2, ...
+        quantity: What the results are.
+        ordinal: Whether the setting's values are ranks: 1, 2, ...
 
     Returns:
         The figure.
@@ -145,11 +129,9 @@ def draw_sensitivity(
         >>> draw_sensitivity({"SGD": band}, {}, "learning rate", "accuracy").axes[0].get_xscale()
         'log'
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.4, 4.8), layout="constrained", facecolor="white")
+    figure = new_figure(8.4, 4.8)
     axes = figure.subplots()
-    _prepare(axes, tuned, quantity)
+    _label(axes, tuned, quantity)
     for index, (method, band) in enumerate(bands.items()):
         if band.x:
             _draw_band(axes, band, index, method)
@@ -168,15 +150,13 @@ def draw_sensitivity(
     elif tried and min(tried) > 0:
         axes.set_xscale("log")
     if any(lost.values()):
-        axes.text(0.0, 1.06, "crosses: runs that diverged or failed", transform=axes.transAxes, color="0.35")
+        axes.text(0.0, 1.06, "crosses: runs that diverged or failed", transform=axes.transAxes, color=GREY)
     _add_legend(figure, [axes], list(bands))
     return figure
 
 
-def _prepare(axes: "Axes", x: str, y: str) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)
+def _label(axes: "Axes", x: str, y: str) -> None:
+    prepare(axes)
     axes.set_xlabel(literal(x))
     axes.set_ylabel(literal(y))
 
@@ -201,11 +181,11 @@ def _add_legend(figure: "Figure", grid: Any, methods: Sequence[str]) -> None:
 
 
 def _limit(axes: "Axes", shown: tuple[float, float], values: Mapping[str, Sequence[float]]) -> None:
-    """Show a range, and name what goes beyond it."""
+    """Show a range, and name the methods that go beyond it."""
     low, high = shown
     margin = 0.06 * (high - low) or 0.01
     axes.set_ylim(low - margin, high + margin)
     beyond = [m for m, ys in values.items() if min(ys) < low - margin or max(ys) > high + margin]
     if beyond:
         names = ", ".join(beyond) if len(beyond) <= 3 else f"{len(beyond)} methods"
-        axes.set_title(literal(f"partly outside: {names}"), fontsize=9, color="0.35", loc="left")
+        axes.set_title(literal(f"partly outside: {names}"), fontsize=9, color=GREY, loc="left")

@@ -1,4 +1,4 @@
-"""Layers with randomness, or that torch has in another form, one file each."""
+"""Layers that draw random numbers, or that torch has in another form; one file each."""
 
 from lightning_optreg.layers.batch_norm import BatchNorm
 from lightning_optreg.layers.drop_connect import DropConnect

@@ -7,6 +7,8 @@ shift", 2015 (arXiv:1502.03167), algorithms 1 and 2.
 import torch
 from torch import Tensor, nn
 
+from lightning_optreg.checks import check_range
+
 __all__ = ["BatchNorm", "batch_norm", "batch_statistics"]
 
 
@@ -39,7 +41,7 @@ def batch_norm(x: Tensor, mu: Tensor, sigma2: Tensor, gamma: Tensor, beta: Tenso
         sigma2: Variances (C,).
         gamma: Scales (C,).
         beta: Shifts (C,).
-        eps: What is added to the variance, above 0.
+        eps: Added to the variance, above 0.
 
     Returns:
         Activations of the same shape.
@@ -62,8 +64,8 @@ class BatchNorm(nn.Module):
     """Batch normalisation, step by step: mu, sigma^2, x_hat, y = gamma x_hat + beta, running averages.
 
     It computes what `torch.nn.BatchNorm1d`, `2d` and `3d` compute and has their parameters under their names,
-    so that weights load from one into the other. It is for reading and for checking; torch's is 2.5 times
-    as fast on a CPU.
+    so that weights load from one into the other. It is meant for reading and checking; torch's is 2.5
+    times as fast on a CPU.
 
     At test the running averages take the place of mu and sigma^2. Each training step moves them by
     r <- (1 - momentum) r + momentum (batch's), with the unbiased variance m / (m - 1) sigma^2, as in the
@@ -71,15 +73,15 @@ class BatchNorm(nn.Module):
 
     Args:
         num_features: Number of channels C, at least 1.
-        eps: What is added to the variance, above 0. Default: 1e-5, torch's.
+        eps: Added to the variance, above 0. Default: 1e-5, torch's.
         momentum: Weight of the newest batch in the running averages, in [0, 1]. Default: 0.1, torch's.
 
     Shape:
         (N, C, ...) -> the same. In training a channel needs at least two values.
 
     Raises:
-        ValueError: If a number is out of its range; in `forward`, if the shape is wrong or in training there
-            is but one value a channel.
+        ValueError: If a number is out of range; in `forward`, if the shape is wrong or, in training, a
+            channel has only one value.
 
     Example:
         >>> import torch
@@ -95,12 +97,9 @@ class BatchNorm(nn.Module):
 
     def __init__(self, num_features: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__()
-        if not num_features >= 1:
-            raise ValueError(f"BatchNorm: num_features must be >= 1, got {num_features}")
-        if not 0.0 < eps < float("inf"):
-            raise ValueError(f"BatchNorm: eps must be in (0, inf), got {eps}")
-        if not 0.0 <= momentum <= 1.0:
-            raise ValueError(f"BatchNorm: momentum must be in [0, 1], got {momentum}")
+        check_range("BatchNorm", ">= 1", num_features=num_features)
+        check_range("BatchNorm", "(0, inf)", eps=eps)
+        check_range("BatchNorm", "[0, 1]", momentum=momentum)
         self.num_features = num_features
         self.eps = eps
         self.momentum = momentum

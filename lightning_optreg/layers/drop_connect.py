@@ -1,8 +1,8 @@
-"""DropConnect: a fully connected layer of which each example sees its own random part of the weights.
+"""DropConnect: a fully connected layer in which each example sees its own random part of the weights.
 
 Wan, Zeiler, Zhang, LeCun, Fergus, "Regularization of neural networks using DropConnect", ICML 2013. Training
-computes r = a((M * W) v) with an own mask M for each example; at test u = (M * W) v is taken for Gaussian,
-with the mean and the variance that it has over the masks, and a(u) is averaged over it.
+computes r = a((M * W) v) with a separate mask M for each example; at test u = (M * W) v is approximated by a
+Gaussian with the same mean and variance over the masks, and a(u) is averaged over it.
 """
 
 import math
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from lightning_optreg.checks import check_choice, check_range
 from lightning_optreg.layers.noise import NoiseLayer
 
 __all__ = ["DropConnect", "gaussian_mean", "gaussian_relu", "masked_linear", "masked_moments"]
@@ -26,7 +27,7 @@ DRAWS_AT_A_TIME = 50  # at inference
 
 
 def masked_linear(v: Tensor, weight: Tensor, bias: Tensor | None, p: float) -> Tensor:
-    """Multiply by masked weights: u = (M * W) v + m * b, with other masks M and m for each example.
+    """Multiply by masked weights: u = (M * W) v + m * b, with separate masks M and m for each example.
 
     Args:
         v: Inputs (N, I).
@@ -118,7 +119,7 @@ def gaussian_mean(activation: nn.Module, mu: Tensor, s: Tensor, samples: int) ->
     """E[a(u)] for u ~ N(mu, s^2), as the mean over draws.
 
     All draws go through a as rows of one batch (draws N, O), as the examples of a linear layer do: a may have
-    something of its own for each of the O outputs, as `PReLU(O)` and batch normalisation have.
+    parameters for each of the O outputs, as `PReLU(O)` and batch normalisation have.
 
     Args:
         activation: The function a.
@@ -148,7 +149,7 @@ def gaussian_mean(activation: nn.Module, mu: Tensor, s: Tensor, samples: int) ->
 
 
 class DropConnect(NoiseLayer, nn.Linear):
-    """A fully connected layer with activation that drops weights, for each example others: r = a((M * W) v).
+    """A fully connected layer with an activation, which drops weights per example: r = a((M * W) v).
 
     The activation belongs to the layer because at test it is averaged over the random u = (M * W) v. u is a
     sum of many independent terms, hence about normal, N(mu, s^2) with mu = (1 - p) W v and s^2 = p (1 - p)
@@ -159,9 +160,9 @@ class DropConnect(NoiseLayer, nn.Linear):
         inference="mean":      a(mu), the approximation that dropout makes
 
     Biases are masked like weights, as in the paper. Nothing is divided by 1 - p in training. In training each
-    example has a mask of its own, as the paper found necessary: the time is that of as many weight matrices,
-    for 64 examples, 512 inputs and 512 outputs 70 times that of a linear layer. What is kept for the backward
-    pass is limited to 170 MB.
+    example has its own mask, as the paper found necessary, which takes the time of as many weight matrices:
+    for 64 examples, 512 inputs and 512 outputs, 70 times that of a linear layer. The memory kept for the
+    backward pass is limited to 170 MB.
 
     The parameters are those of `torch.nn.Linear`, with its names and its initialisation.
 
@@ -183,7 +184,7 @@ class DropConnect(NoiseLayer, nn.Linear):
         (*, in_features) -> (*, out_features); each row is an example.
 
     Raises:
-        ValueError: If a number is out of its range, the inference is unknown, or it is `relu` and the
+        ValueError: If a number is out of range, the inference is unknown, or it is `relu` and the
             activation is not a `torch.nn.ReLU`.
 
     Example:
@@ -208,23 +209,15 @@ class DropConnect(NoiseLayer, nn.Linear):
         inference: Literal["sampling", "relu", "mean"] = "sampling",
         samples: int = 1000,
     ) -> None:
-        if not in_features >= 1:
-            raise ValueError(f"DropConnect: in_features must be >= 1, got {in_features}")
-        if not out_features >= 1:
-            raise ValueError(f"DropConnect: out_features must be >= 1, got {out_features}")
-        if not 0.0 <= p < 1.0:
-            raise ValueError(f"DropConnect: p must be in [0, 1), got {p}")
-        if inference not in ("sampling", "relu", "mean"):
-            raise ValueError(
-                f"DropConnect: inference must be 'sampling', 'relu' or 'mean', got {inference!r}"
-            )
+        check_range("DropConnect", ">= 1", in_features=in_features, out_features=out_features)
+        check_range("DropConnect", "[0, 1)", p=p)
+        check_choice("DropConnect", ("sampling", "relu", "mean"), inference=inference)
         if inference == "relu" and not isinstance(activation, nn.ReLU | None):
             raise ValueError(
                 f"DropConnect: inference must be 'sampling' or 'mean' with the activation"
                 f" {type(activation).__name__}, got 'relu', which is the closed form for a ReLU"
             )
-        if not samples >= 1:
-            raise ValueError(f"DropConnect: samples must be >= 1, got {samples}")
+        check_range("DropConnect", ">= 1", samples=samples)
         super().__init__(in_features, out_features, bias)
         self.p = p
         self.activation = nn.ReLU() if activation is None else activation

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_optreg.checks import check_choice, check_range
 from lightning_optreg.layers.noise import NoiseLayer
 
 __all__ = ["Dropout", "vanilla_dropout"]
@@ -24,7 +25,7 @@ def vanilla_dropout(x: Tensor, p: float) -> Tensor:
         p: Probability to drop one, in [0, 1].
 
     Returns:
-        What is left of them, of the same shape.
+        The remaining activations, of the same shape.
 
     Example:
         >>> import torch
@@ -57,7 +58,7 @@ class Dropout(NoiseLayer):
         Any shape -> the same.
 
     Raises:
-        ValueError: If p is out of its range or the form is unknown.
+        ValueError: If p is out of range or the form is unknown.
 
     Example:
         >>> import torch
@@ -71,10 +72,8 @@ class Dropout(NoiseLayer):
 
     def __init__(self, p: float = 0.5, *, form: Literal["inverted", "vanilla"] = "inverted") -> None:
         super().__init__()
-        if not 0.0 <= p < 1.0:
-            raise ValueError(f"Dropout: p must be in [0, 1), got {p}")
-        if form not in ("inverted", "vanilla"):
-            raise ValueError(f"Dropout: form must be 'inverted' or 'vanilla', got {form!r}")
+        check_range("Dropout", "[0, 1)", p=p)
+        check_choice("Dropout", ("inverted", "vanilla"), form=form)
         self.p = p
         self.form = form
 

@@ -1,7 +1,7 @@
 """Fractional max-pooling: pooling by a factor between 1 and 2, with windows whose places are random.
 
 Graham, "Fractional max-pooling", 2014 (arXiv:1412.6071). N_in rows become N_out with 1 < N_in / N_out < 2:
-the edges a_0 < a_1 < ... of the windows lie one or two rows apart, in an order that is drawn anew for each
+the edges a_0 < a_1 < ... of the windows lie one or two rows apart, in an order that is drawn again for each
 forward pass, for rows and columns independently.
 """
 
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_optreg.checks import check_choice, check_range
 from lightning_optreg.layers.noise import NoiseLayer
 
 __all__ = ["FractionalMaxPool", "pool_windows", "random_edges"]
@@ -25,7 +26,7 @@ def random_edges(total: int, count: int, regions: Regions, device: torch.device)
     """Edges a_0 = 0 < a_1 < ... < a_count = total that lie 1 or 2 apart.
 
     `random`: ones and twos in an order drawn from all their orders. `pseudorandom`: evenly spread, a_i =
-    ceil(alpha (i + u)) - ceil(alpha u) with alpha = total / count and u ~ U(0, 1). `fixed`: so with u = 1/2.
+    ceil(alpha (i + u)) - ceil(alpha u) with alpha = total / count and u ~ U(0, 1). `fixed`: with u = 1/2.
 
     Args:
         total: The last edge, between `count` and twice `count`.
@@ -112,7 +113,7 @@ def _maximum_and_place(entries: list[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 class FractionalMaxPool(NoiseLayer):
-    """Max-pooling by a factor `ratio` between 1 and 2 over windows that are drawn anew in each forward pass.
+    """Max-pooling by a factor `ratio` between 1 and 2 over windows that are drawn again in each forward pass.
 
     With edges a_0, ..., a_n one or two rows apart (and b for columns), window i is, as in the paper,
 
@@ -135,13 +136,13 @@ class FractionalMaxPool(NoiseLayer):
         windows: `overlapping`, `disjoint`, `2x2` or `3x3`. Default: overlapping.
         at_test: `fixed`, evenly spread edges without randomness; `average`, the mean of the layer's output
             over `samples` draws; `random`, one draw, as in torch. Default: fixed.
-        samples: Number of draws of `average`, at least 1. Its cost is so many times that of one. Default: 10.
+        samples: Number of draws of `average`, at least 1; the cost is that many times as high. Default: 10.
 
     Shape:
         (N, C, H, W) -> (N, C, H / ratio, W / ratio), see `ratio`.
 
     Raises:
-        ValueError: If a number is out of its range or an option is unknown; in `forward`, if H or W is
+        ValueError: If a number is out of range or an option is unknown; in `forward`, if H or W is
             smaller than a window.
 
     Example:
@@ -162,23 +163,11 @@ class FractionalMaxPool(NoiseLayer):
         samples: int = 10,
     ) -> None:
         super().__init__()
-        if not 1.0 <= ratio <= 2.0:
-            raise ValueError(f"FractionalMaxPool: ratio must be in [1, 2], got {ratio}")
-        if regions not in ("random", "pseudorandom"):
-            raise ValueError(
-                f"FractionalMaxPool: regions must be 'random' or 'pseudorandom', got {regions!r}"
-            )
-        if windows not in ("overlapping", "disjoint", "2x2", "3x3"):
-            raise ValueError(
-                "FractionalMaxPool: windows must be 'overlapping', 'disjoint', '2x2' or '3x3',"
-                f" got {windows!r}"
-            )
-        if at_test not in ("fixed", "average", "random"):
-            raise ValueError(
-                f"FractionalMaxPool: at_test must be 'fixed', 'average' or 'random', got {at_test!r}"
-            )
-        if not samples >= 1:
-            raise ValueError(f"FractionalMaxPool: samples must be >= 1, got {samples}")
+        check_range("FractionalMaxPool", "[1, 2]", ratio=ratio)
+        check_choice("FractionalMaxPool", ("random", "pseudorandom"), regions=regions)
+        check_choice("FractionalMaxPool", ("overlapping", "disjoint", "2x2", "3x3"), windows=windows)
+        check_choice("FractionalMaxPool", ("fixed", "average", "random"), at_test=at_test)
+        check_range("FractionalMaxPool", ">= 1", samples=samples)
         self.ratio = ratio
         self.regions: Regions = regions
         self.windows: Windows = windows

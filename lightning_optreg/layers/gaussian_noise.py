@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lightning_optreg.checks import check_choice, check_range
 from lightning_optreg.layers.noise import NoiseLayer
 
 __all__ = ["GaussianNoise", "gaussian_noise", "relative_std"]
@@ -51,7 +52,7 @@ def relative_std(x: Tensor, relative_to: RelativeTo) -> Tensor:
         Standard deviations (N, 1, ..., 1), or one as (1, ..., 1).
 
     Raises:
-        ValueError: If there are less than two numbers to take it over.
+        ValueError: If there are fewer than two numbers to take it over.
 
     Example:
         >>> import torch
@@ -98,7 +99,7 @@ class GaussianNoise(NoiseLayer):
         (N, ...) -> the same; any shape with `relative_to=None`.
 
     Raises:
-        ValueError: If sigma is out of its range or `relative_to` is unknown; in `forward`, if there are less
+        ValueError: If sigma is out of range or `relative_to` is unknown; in `forward`, if there are fewer
             than two numbers to take a standard deviation over.
 
     Example:
@@ -115,12 +116,8 @@ class GaussianNoise(NoiseLayer):
 
     def __init__(self, sigma: float, *, relative_to: RelativeTo | None = None, detach: bool = False) -> None:
         super().__init__()
-        if not 0.0 <= sigma < float("inf"):
-            raise ValueError(f"GaussianNoise: sigma must be in [0, inf), got {sigma}")
-        if relative_to not in (None, "image", "batch"):
-            raise ValueError(
-                f"GaussianNoise: relative_to must be None, 'image' or 'batch', got {relative_to!r}"
-            )
+        check_range("GaussianNoise", "[0, inf)", sigma=sigma)
+        check_choice("GaussianNoise", (None, "image", "batch"), relative_to=relative_to)
         self.sigma = sigma
         self.relative_to = relative_to
         self.detach = detach

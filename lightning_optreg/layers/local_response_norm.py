@@ -7,6 +7,8 @@ section 3.3.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_optreg.checks import check_range
+
 __all__ = ["LocalResponseNorm", "local_response_norm"]
 
 
@@ -18,7 +20,7 @@ def local_response_norm(a: Tensor, size: int, alpha: float, beta: float, k: floa
         size: Number n of channels in the sum, at least 1.
         alpha: Weight of the sum, at least 0.
         beta: Exponent, at least 0.
-        k: What is added to the sum, above 0.
+        k: Added to the sum, above 0.
 
     Returns:
         Normalised activations of the same shape.
@@ -43,21 +45,21 @@ class LocalResponseNorm(nn.Module):
     """b_i = a_i / (k + alpha sum over the n channels j around i of a_j^2)^beta, at each pixel.
 
     The sum runs over channels i - n/2 to i + n/2 (rounded down), as far as they exist. torch's layer divides
-    alpha by n: the paper's alpha = 1e-4 with n = 5 is torch's 5e-4. With an even n one more channel before i
-    than after it is in the sum, as in torch; the paper's formula is for an odd one.
+    alpha by n: the paper's alpha = 1e-4 with n = 5 is torch's 5e-4. With an even n the sum has one more
+    channel before i than after it, as in torch; the paper's formula is for odd n.
 
     Args:
         size: Number n of channels in the sum, at least 1. Default: 5, the paper's.
         alpha: Weight of the sum, at least 0; with 0 and k = 1 the layer is the identity. Default: 1e-4, the
             paper's.
         beta: Exponent, at least 0. Default: 0.75, the paper's.
-        k: What is added to the sum, above 0. Default: 2, the paper's (1 in torch).
+        k: Added to the sum, above 0. Default: 2, the paper's (1 in torch).
 
     Shape:
         (N, C, ...) -> the same.
 
     Raises:
-        ValueError: If a number is out of its range.
+        ValueError: If a number is out of range.
 
     Example:
         >>> import torch
@@ -69,14 +71,9 @@ class LocalResponseNorm(nn.Module):
 
     def __init__(self, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0) -> None:
         super().__init__()
-        if not size >= 1:
-            raise ValueError(f"LocalResponseNorm: size must be >= 1, got {size}")
-        if not 0.0 <= alpha < float("inf"):
-            raise ValueError(f"LocalResponseNorm: alpha must be in [0, inf), got {alpha}")
-        if not 0.0 <= beta < float("inf"):
-            raise ValueError(f"LocalResponseNorm: beta must be in [0, inf), got {beta}")
-        if not 0.0 < k < float("inf"):
-            raise ValueError(f"LocalResponseNorm: k must be in (0, inf), got {k}")
+        check_range("LocalResponseNorm", ">= 1", size=size)
+        check_range("LocalResponseNorm", "[0, inf)", alpha=alpha, beta=beta)
+        check_range("LocalResponseNorm", "(0, inf)", k=k)
         self.size = size
         self.alpha = alpha
         self.beta = beta

@@ -1,4 +1,4 @@
-"""What all layers that draw random numbers share: when they draw."""
+"""The base of all layers that draw random numbers: when they draw."""
 
 from torch import nn
 
@@ -9,11 +9,11 @@ class NoiseLayer(nn.Module):
     """A layer y = f(x, z) with a random z in training, and usually something like E_z[f(x, z)] at test.
 
     A subclass asks `self.noisy` where it would ask `self.training`. It draws from torch's default generators,
-    which `ExactResume` saves and restores, and draws nothing at the setting at which it changes nothing.
+    which `ExactResume` saves and restores. Where its settings make it the identity it draws nothing.
 
     Attributes:
-        sampling: Whether the layer draws in evaluation too, as the average of f(x, z) over several draws
-            needs it. Not in the state dict. Default: False.
+        sampling: Whether the layer draws in evaluation too, as an average of f(x, z) over several draws
+            requires. Not in the state dict. Default: False.
 
     Example:
         >>> import torch

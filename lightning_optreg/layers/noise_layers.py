@@ -1,6 +1,6 @@
 """The noise layers of a network: this package's, torch's and torchvision's.
 
-Not among what `lightning_optreg.layers` imports, since torchvision takes a second.
+`lightning_optreg.layers` does not import this module, since torchvision takes a second to import.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from lightning_optreg.layers.noise import NoiseLayer
 
 __all__ = ["noise_layers"]
 
-# Of torch and torchvision: what draws random numbers in training mode. FractionalMaxPool always does.
+# Layers of torch and torchvision that draw random numbers in training mode. FractionalMaxPool always does.
 FOREIGN_NOISE = (
     nn.Dropout,
     nn.Dropout1d,

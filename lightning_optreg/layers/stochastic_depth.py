@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_optreg.checks import check_choice, check_range
 from lightning_optreg.layers.noise import NoiseLayer
 
 __all__ = [
@@ -56,9 +57,9 @@ def random_branch(
 ) -> Tensor:
     """Add a branch or leave it out: shortcut + b F(x) with one b; F is not computed if b = 0.
 
-    Then the parameters of F get zeros for gradients, not none. Under DDP each process waits for the gradients
-    of all parameters, whatever it dropped; and where all processes dropped a block, optimizers go on with
-    momentum and weight decay, as the authors' code does.
+    If b = 0 the parameters of F get zero gradients rather than None. Under DDP each process waits for the
+    gradients of all parameters, whatever it dropped; and where all processes drop a block, optimizers still
+    apply momentum and weight decay, as the authors' code does.
 
     Args:
         branch: The function F.
@@ -68,7 +69,7 @@ def random_branch(
         survival: Probability that b = 1, in [0, 1].
 
     Returns:
-        The sum, in memory of its own.
+        The sum, in new memory.
 
     Example:
         >>> import torch
@@ -94,7 +95,7 @@ def with_zero_gradients(x: Tensor, parameters: Iterable[Tensor]) -> Tensor:
         parameters: Tensors; those that need no gradient are left alone.
 
     Returns:
-        x, in memory of its own.
+        x, in new memory.
 
     Example:
         >>> import torch
@@ -127,8 +128,8 @@ class _WithZeroGradients(torch.autograd.Function):
 class StochasticDepth(NoiseLayer):
     """b F(x) in training with b ~ Bernoulli(survival), survival F(x) at test.
 
-    As a layer it is put behind a branch: y = x + StochasticDepth(0.8)(F(x)). That computes F(x) and then may
-    drop it. `add` computes only what is kept; `StochasticResidual` is a whole block made of it.
+    As a layer it follows a branch: y = x + StochasticDepth(0.8)(F(x)), which computes F(x) and may then drop
+    it. `add` computes F(x) only if it is kept; `StochasticResidual` is a whole block.
 
     As in the paper, and unlike in torchvision's `StochasticDepth`, nothing is divided by the survival
     probability in training. torchvision's modes `batch` and `row` are `block` and `sample` here.
@@ -143,7 +144,7 @@ class StochasticDepth(NoiseLayer):
         (N, ...) -> the same.
 
     Raises:
-        ValueError: If the survival is out of its range or the mode is unknown.
+        ValueError: If the survival is out of range or the mode is unknown.
 
     Example:
         >>> import torch
@@ -156,10 +157,8 @@ class StochasticDepth(NoiseLayer):
 
     def __init__(self, survival: float, *, mode: Mode = "block") -> None:
         super().__init__()
-        if not 0.0 <= survival <= 1.0:
-            raise ValueError(f"StochasticDepth: survival must be in [0, 1], got {survival}")
-        if mode not in ("block", "sample"):
-            raise ValueError(f"StochasticDepth: mode must be 'block' or 'sample', got {mode!r}")
+        check_range("StochasticDepth", "[0, 1]", survival=survival)
+        check_choice("StochasticDepth", ("block", "sample"), mode=mode)
         self.survival = survival
         self.mode: Mode = mode
 
@@ -185,7 +184,7 @@ class StochasticDepth(NoiseLayer):
             parameters: The parameters of F, which get zero gradients when it is dropped.
 
         Returns:
-            The sum, in memory of its own.
+            The sum, in new memory.
         """
         if self.noisy and self.mode == "block" and self.survival < 1.0:
             return random_branch(branch, x, shortcut, parameters, self.survival)
@@ -213,7 +212,7 @@ class StochasticResidual(nn.Module):
         That of the branch: (N, ...) -> (N, ...).
 
     Raises:
-        ValueError: If the survival is out of its range or the mode is unknown.
+        ValueError: If the survival is out of range or the mode is unknown.
 
     Example:
         >>> import torch

@@ -9,6 +9,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from lightning_optreg.checks import check_choice, check_range
 from lightning_optreg.nets._residual_blocks import ResidualBlock
 from lightning_optreg.nets._shortcuts import Shortcut, make_shortcut
 
@@ -26,8 +27,8 @@ class PreactBlock(ResidualBlock):
         stride: Stride of the block, 1 or 2.
         shortcut: What the shortcut does where shapes differ, see `make_shortcut`; `B` has no batch
             normalisation here.
-        activate: Who sees relu(BN(x)) in place of x: the `branch` alone; `both` branch and shortcut; `none`,
-            where x is activated already, as it comes from a network's stem. `auto` is `both` where shapes
+        activate: What takes relu(BN(x)) in place of x: the `branch` alone; `both` branch and shortcut; `none`
+            of them, where x is activated already, as after a network's stem. `auto` is `both` where shapes
             differ and `branch` elsewhere (the authors' code, github.com/KaimingHe/resnet-1k-layers).
 
     Raises:
@@ -42,11 +43,7 @@ class PreactBlock(ResidualBlock):
     def __init__(
         self, in_channels: int, out_channels: int, *, stride: int, shortcut: Shortcut, activate: Activate
     ) -> None:
-        if activate not in ("auto", "branch", "both", "none"):
-            raise ValueError(
-                f"{type(self).__name__}: activate must be 'auto', 'branch', 'both' or 'none', "
-                f"got {activate!r}"
-            )
+        check_choice(type(self).__name__, ("auto", "branch", "both", "none"), activate=activate)
         super().__init__(make_shortcut(shortcut, in_channels, out_channels, stride=stride, norm=False))
         if activate == "auto":
             activate = "branch" if stride == 1 and in_channels == out_channels else "both"
@@ -69,11 +66,8 @@ class PreactBasicBlock(PreactBlock):
         activate: See `PreactBlock`. Default: auto.
         dropout: Probability to drop an activation before W2, in [0, 1). Default: 0.
 
-    Shape:
-        (N, in_channels, H, W) -> (N, out_channels, H/stride, W/stride), rounded up.
-
     Raises:
-        ValueError: If a number is out of its range or an option is unknown.
+        ValueError: If a number is out of range or an option is unknown.
 
     Example:
         >>> import torch
@@ -92,8 +86,7 @@ class PreactBasicBlock(PreactBlock):
         activate: Activate = "auto",
         dropout: float = 0.0,
     ) -> None:
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"PreactBasicBlock: dropout must be in [0, 1), got {dropout}")
+        check_range("PreactBasicBlock", "[0, 1)", dropout=dropout)
         super().__init__(in_channels, out_channels, stride=stride, shortcut=shortcut, activate=activate)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
@@ -125,9 +118,6 @@ class PreactBottleneck(PreactBlock):
         stride: Stride of the 3x3 convolution, 1 or 2. Default: 1.
         shortcut: See `PreactBlock`. Default: B.
         activate: See `PreactBlock`. Default: auto.
-
-    Shape:
-        (N, in_channels, H, W) -> (N, out_channels, H/stride, W/stride), rounded up.
 
     Raises:
         ValueError: If an option is unknown.

@@ -37,11 +37,11 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.shortcut = shortcut
         self.stochastic_depth: StochasticDepth | None = None  # a network sets it
-        # In place: about 5 % off a training step of ResNet-20, and no memory of its own.
+        # In place: about 5 % off a training step of ResNet-20, and no memory.
         self.relu = nn.ReLU(inplace=True)
 
     def branch(self, x: Tensor) -> Tensor:
-        """The residual function F(x), in memory of its own."""
+        """The residual function F(x), in new memory."""
         raise NotImplementedError
 
     def zero_branch(self) -> None:
@@ -49,7 +49,7 @@ class ResidualBlock(nn.Module):
         raise NotImplementedError
 
     def add_branch(self, x: Tensor) -> Tensor:
-        """F(x) + shortcut(x), in memory of its own; with stochastic depth b F(x) + shortcut(x)."""
+        """F(x) + shortcut(x), in new memory; with stochastic depth b F(x) + shortcut(x)."""
         if self.stochastic_depth is not None and self.shortcut is not None:
             # A training step of ResNet-110 with p_L = 0.5 takes 0.81 times as long as without.
             own = (p for name, p in self.named_parameters() if not name.startswith("shortcut."))
@@ -74,9 +74,6 @@ class BasicBlock(ResidualBlock):
         stride: Stride of the first convolution, 1 or 2: y has the size of x, or half of it. Default: 1.
         shortcut: What the shortcut does where shapes differ, see `make_shortcut`; where they don't, it is the
             identity. `none` leaves it out everywhere. Default: A.
-
-    Shape:
-        (N, in_channels, H, W) -> (N, out_channels, H/stride, W/stride), rounded up.
 
     Example:
         >>> import torch
@@ -120,9 +117,6 @@ class Bottleneck(ResidualBlock):
         stride: Stride of the 3x3 convolution, 1 or 2. Default: 1.
         groups: Groups of the 3x3 convolution, ResNeXt's cardinality, at least 1. Default: 1.
         shortcut: See `BasicBlock`. Default: B.
-
-    Shape:
-        (N, in_channels, H, W) -> (N, out_channels, H/stride, W/stride), rounded up.
 
     Example:
         >>> import torch

@@ -8,6 +8,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_optreg.checks import check_choice
+
 __all__ = ["PaddedSubsampling", "Shortcut", "make_shortcut"]
 
 Shortcut = Literal["A", "B", "none"]
@@ -38,8 +40,7 @@ def make_shortcut(
         >>> make_shortcut("A", 16, 16), make_shortcut("A", 16, 32, stride=2)
         (Identity(), PaddedSubsampling(extra_channels=16, stride=2))
     """
-    if kind not in ("A", "B", "none"):
-        raise ValueError(f"make_shortcut: kind must be 'A', 'B' or 'none', got {kind!r}")
+    check_choice("make_shortcut", ("A", "B", "none"), kind=kind)
     if kind == "none":
         return None
     if stride == 1 and in_channels == out_channels:

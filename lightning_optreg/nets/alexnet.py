@@ -8,24 +8,20 @@ parallelizing convolutional neural networks" (Krizhevsky 2014): fewer channels, 
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import nn
 
-from lightning_optreg.layers import LocalResponseNorm
-from lightning_optreg.nets._sizes import map_size
-from lightning_optreg.nets.network import Network
-from lightning_optreg.nets.residual_network import SMALL_IMAGE, Stem
+from lightning_optreg.checks import check_choice
+from lightning_optreg.nets._five_convolutions import FiveConvolutions, Init, NormOrder, pool_and_norm
+from lightning_optreg.nets._forms import Stem, choose_stem
 
 __all__ = ["AlexNet"]
 
-NormOrder = Literal["pool_norm", "norm_pool"]
 ONE_BIAS = ("features.conv2", "features.conv4", "features.conv5", "classifier.fc6", "classifier.fc7")
-Init = Literal["auto", "normal", "he"]
 
 
-class AlexNet(Network):
+class AlexNet(FiveConvolutions):
     """AlexNet in one tower or two: five convolutions and three fully connected layers.
 
     For a 227x227 image the lecture lists, as height x width x channels:
@@ -76,7 +72,7 @@ class AlexNet(Network):
         images (N, C, H, W) -> scores (N, K). The size of FC6's input follows from `input_shape`.
 
     Raises:
-        ValueError: If a number is out of its range, an option is unknown or the image is too small.
+        ValueError: If a number is out of range, an option is unknown or the image is too small.
 
     Example:
         >>> import torch
@@ -104,23 +100,13 @@ class AlexNet(Network):
         stem: Stem = "auto",
     ) -> None:
         super().__init__(num_classes, input_shape)
-        if groups not in (1, 2):
-            raise ValueError(f"AlexNet: groups must be 1 or 2, got {groups}")
-        if order not in ("pool_norm", "norm_pool"):
-            raise ValueError(f"AlexNet: order must be 'pool_norm' or 'norm_pool', got {order!r}")
-        if len(channels) != 5 or not min(channels) >= 1:
-            raise ValueError(f"AlexNet: channels must be five numbers >= 1, got {channels}")
+        check_choice("AlexNet", (1, 2), groups=groups)
+        check_choice("AlexNet", ("pool_norm", "norm_pool"), order=order)
+        self.check_options(channels, hidden, dropout, init)
         if groups == 2 and any(count % 2 for count in channels):
             raise ValueError(f"AlexNet: with two groups, channels must be even, got {channels}")
-        if not hidden >= 1:
-            raise ValueError(f"AlexNet: hidden must be >= 1, got {hidden}")
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"AlexNet: dropout must be in [0, 1), got {dropout}")
-        if init not in ("auto", "normal", "he"):
-            raise ValueError(f"AlexNet: init must be 'auto', 'normal' or 'he', got {init!r}")
-        if stem not in ("auto", "imagenet", "small"):
-            raise ValueError(f"AlexNet: stem must be 'auto', 'imagenet' or 'small', got {stem!r}")
-        small = stem == "small" or (stem == "auto" and min(input_shape[1:]) < SMALL_IMAGE)
+        stem = choose_stem("AlexNet", stem, input_shape)
+        small = stem == "small"
 
         c1, c2, c3, c4, c5 = channels
         first = (
@@ -145,79 +131,5 @@ class AlexNet(Network):
                 pool3=nn.MaxPool2d(3, stride=2, ceil_mode=small),
             )
         )
-        rows, columns = map_size(self.features, input_shape[1:])
-        if not min(rows, columns) >= 1:
-            raise ValueError(
-                f"AlexNet: images of {input_shape[1]}x{input_shape[2]} are too small for stem "
-                f"{'small' if small else 'imagenet'!r}: nothing is left after POOL3"
-            )
-        self.classifier = fully_connected(c5 * rows * columns, hidden, num_classes, dropout)
-
-        initialise(self, ("he" if small else "normal") if init == "auto" else init, one_bias=ONE_BIAS)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map images (N, C, H, W) to scores (N, K)."""
-        self.check_images(x)
-        scores: Tensor = self.classifier(self.features(x).flatten(1))
-        return scores
-
-
-def pool_and_norm(number: int, order: NormOrder, *, ceil_mode: bool) -> dict[str, nn.Module]:
-    """Overlapping 3x3 max-pooling and local response normalisation, in one order or the other.
-
-    Args:
-        number: Ends their names: pool1 and norm1.
-        order: Which comes first.
-        ceil_mode: Whether pooling rounds sizes up.
-
-    Returns:
-        The two by name.
-    """
-    pool: dict[str, nn.Module] = {f"pool{number}": nn.MaxPool2d(3, stride=2, ceil_mode=ceil_mode)}
-    norm: dict[str, nn.Module] = {f"norm{number}": LocalResponseNorm(size=5, alpha=1e-4, beta=0.75, k=2.0)}
-    return pool | norm if order == "pool_norm" else norm | pool
-
-
-def fully_connected(inputs: int, hidden: int, num_classes: int, dropout: float) -> nn.Sequential:
-    """FC6, FC7 and FC8, with ReLU and dropout after the first two: (N, inputs) -> (N, num_classes).
-
-    Args:
-        inputs: Inputs of FC6.
-        hidden: Units of FC6 and FC7.
-        num_classes: Units of FC8.
-        dropout: Probability to drop an input of FC7 and FC8.
-
-    Returns:
-        The layers by name.
-    """
-    return nn.Sequential(
-        OrderedDict[str, nn.Module](
-            fc6=nn.Linear(inputs, hidden),
-            relu6=nn.ReLU(inplace=True),
-            drop6=nn.Dropout(dropout),
-            fc7=nn.Linear(hidden, hidden),
-            relu7=nn.ReLU(inplace=True),
-            drop7=nn.Dropout(dropout),
-            fc8=nn.Linear(hidden, num_classes),
-        )
-    )
-
-
-def initialise(net: nn.Module, init: Literal["normal", "he"], one_bias: Sequence[str] = ()) -> None:
-    """Draw the weights of a network that ends in FC8.
-
-    Args:
-        net: The network.
-        init: `normal`, N(0, 0.01^2); `he`, N(0, 2 / fan_in), in FC8 N(0, 1 / fan_in).
-        one_bias: Layers whose biases start at 1 if `init` is normal; all others start at 0.
-    """
-    for name, layer in net.named_modules():
-        if not isinstance(layer, nn.Conv2d | nn.Linear):
-            continue
-        if init == "he":
-            gain: Literal["linear", "relu"] = "linear" if name.endswith("fc8") else "relu"
-            nn.init.kaiming_normal_(layer.weight, nonlinearity=gain)
-        else:
-            nn.init.normal_(layer.weight, std=0.01)
-        if layer.bias is not None:
-            nn.init.constant_(layer.bias, 1.0 if init == "normal" and name in one_bias else 0.0)
+        self.add_classifier(c5, hidden, dropout, stem)
+        self.initialise(init, stem, one_bias=ONE_BIAS)

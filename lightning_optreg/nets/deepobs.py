@@ -28,11 +28,8 @@ class DeepOBS2c2d(Network):
         input_shape: Channels, height and width (C, H, W) of one image; height and width at least 4. Default:
             (1, 28, 28), which gives 3,274,634 parameters.
 
-    Shape:
-        images (N, C, H, W) -> scores (N, K).
-
     Raises:
-        ValueError: If a number is out of its range.
+        ValueError: If a number is out of range.
 
     Example:
         >>> sum(parameter.numel() for parameter in DeepOBS2c2d().parameters())
@@ -76,11 +73,8 @@ class DeepOBS3c3d(Network):
         input_shape: Channels, height and width (C, H, W) of one image; height and width at least 14.
             Default: (3, 32, 32), which gives 895,210 parameters.
 
-    Shape:
-        images (N, C, H, W) -> scores (N, K).
-
     Raises:
-        ValueError: If a number is out of its range.
+        ValueError: If a number is out of range.
 
     Example:
         >>> sum(parameter.numel() for parameter in DeepOBS3c3d().parameters())
@@ -127,7 +121,7 @@ def _pool_same(x: Tensor) -> Tensor:
     """
     height, width = x.shape[-2:]
     top, left = height % 2, width % 2
-    # What is padded must not be a maximum: after ReLU nothing is below 0.
+    # The padding must not become a maximum; after ReLU nothing is below 0.
     return F.max_pool2d(F.pad(x, (left, 1, top, 1)), 3, 2)
 
 

@@ -10,7 +10,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from lightning_optreg.checks import check_choice, check_range
 from lightning_optreg.layers import GaussianNoise
+from lightning_optreg.nets._forms import cifar_blocks
 from lightning_optreg.nets._preactivation_blocks import PreactBasicBlock
 from lightning_optreg.nets._residual_blocks import ResidualBlock
 from lightning_optreg.nets.network import Network
@@ -46,11 +48,8 @@ class EnResNet(Network):
             True, as in the authors' code.
         width: Channels of the first stage, at least 1. Default: 16.
 
-    Shape:
-        images (N, C, H, W) -> scores (N, K).
-
     Raises:
-        ValueError: If a number is out of its range or an option is unknown.
+        ValueError: If a number is out of range or an option is unknown.
 
     Example:
         >>> import torch
@@ -75,16 +74,10 @@ class EnResNet(Network):
         width: int = 16,
     ) -> None:
         super().__init__(num_classes, input_shape)
-        if not depth >= 8 or depth % 6 != 2:
-            raise ValueError(f"EnResNet: depth must be 6n + 2 with n >= 1 (8, 14, 20, 32, ...), got {depth}")
-        if not members >= 1:
-            raise ValueError(f"EnResNet: members must be >= 1, got {members}")
-        if not 0.0 <= noise < float("inf"):
-            raise ValueError(f"EnResNet: noise must be in [0, inf), got {noise}")
-        if std not in ("image", "batch"):
-            raise ValueError(f"EnResNet: std must be 'image' or 'batch', got {std!r}")
-        if not width >= 1:
-            raise ValueError(f"EnResNet: width must be >= 1, got {width}")
+        blocks = cifar_blocks("EnResNet", depth, 6, 2, "8, 14, 20, 32")
+        check_range("EnResNet", ">= 1", members=members, width=width)
+        check_range("EnResNet", "[0, inf)", noise=noise)
+        check_choice("EnResNet", ("image", "batch"), std=std)
 
         def make_block(
             in_channels: int, out_channels: int, *, stage: int, stride: int, first: bool
@@ -99,7 +92,7 @@ class EnResNet(Network):
                 input_shape,
                 stem="small",
                 stem_channels=width,
-                blocks=[(depth - 2) // 6] * 3,
+                blocks=blocks,
                 channels=[width, 2 * width, 4 * width],
                 make_block=make_block,
                 stem_norm=False,
@@ -131,11 +124,8 @@ class NoisyBlock(PreactBasicBlock):
         noise: Noise coefficient c, at least 0. Default: 0.1.
         std: `image` or `batch`, see `EnResNet`. Default: image.
 
-    Shape:
-        (N, in_channels, H, W) -> (N, out_channels, H/stride, W/stride), rounded up.
-
     Raises:
-        ValueError: If a number is out of its range or an option is unknown.
+        ValueError: If a number is out of range or an option is unknown.
 
     Example:
         >>> import torch

@@ -7,11 +7,12 @@ training two auxiliary heads bring gradients to the middle of the network.
 
 from torch import Tensor, nn
 
+from lightning_optreg.checks import check_choice, check_range
 from lightning_optreg.layers import LocalResponseNorm
+from lightning_optreg.nets._forms import Stem, choose_stem
 from lightning_optreg.nets._inception import AuxiliaryHead, ConvReLU, Form, Inception
 from lightning_optreg.nets._sizes import map_size
 from lightning_optreg.nets.network import Network
-from lightning_optreg.nets.residual_network import SMALL_IMAGE, Stem
 
 __all__ = ["GoogLeNet"]
 
@@ -76,7 +77,7 @@ class GoogLeNet(Network):
         images (N, C, H, W) -> scores (N, K), or three of them.
 
     Raises:
-        ValueError: If a number is out of its range, an option is unknown or the image is too small for the
+        ValueError: If a number is out of range, an option is unknown or the image is too small for the
             heads.
 
     Example:
@@ -108,18 +109,12 @@ class GoogLeNet(Network):
         stem: Stem = "auto",
     ) -> None:
         super().__init__(num_classes, input_shape)
-        if form not in ("paper", "batch_norm", "torchvision"):
-            raise ValueError(f"GoogLeNet: form must be 'paper', 'batch_norm' or 'torchvision', got {form!r}")
-        if not 0.0 < width < float("inf"):
-            raise ValueError(f"GoogLeNet: width must be in (0, inf), got {width}")
-        if not aux_hidden >= 1:
-            raise ValueError(f"GoogLeNet: aux_hidden must be >= 1, got {aux_hidden}")
-        for name, value in (("dropout", dropout), ("aux_dropout", aux_dropout)):
-            if not 0.0 <= value < 1.0:
-                raise ValueError(f"GoogLeNet: {name} must be in [0, 1), got {value}")
-        if stem not in ("auto", "imagenet", "small"):
-            raise ValueError(f"GoogLeNet: stem must be 'auto', 'imagenet' or 'small', got {stem!r}")
-        small = stem == "small" or (stem == "auto" and min(input_shape[1:]) < SMALL_IMAGE)
+        check_choice("GoogLeNet", ("paper", "batch_norm", "torchvision"), form=form)
+        check_range("GoogLeNet", "(0, inf)", width=width)
+        check_range("GoogLeNet", ">= 1", aux_hidden=aux_hidden)
+        check_range("GoogLeNet", "[0, 1)", dropout=dropout, aux_dropout=aux_dropout)
+        stem = choose_stem("GoogLeNet", stem, input_shape)
+        small = stem == "small"
 
         def scaled(count: int) -> int:
             return max(1, round(count * width))
@@ -164,7 +159,7 @@ class GoogLeNet(Network):
         if not min(map_size([self.maxpool4], size)) >= 1:
             raise ValueError(
                 f"GoogLeNet: images of {input_shape[1]}x{input_shape[2]} are too small for stem "
-                f"{'small' if small else 'imagenet'!r}: nothing is left after the last pooling"
+                f"{stem!r}: nothing is left after the last pooling"
             )
         self.aux1 = self.aux2 = None
         if aux:

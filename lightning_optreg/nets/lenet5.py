@@ -9,6 +9,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from lightning_optreg.checks import check_choice, check_range
 from lightning_optreg.nets.lenet5_units import C3_TABLE, CodeDistance, ScaledTanh, Subsampling, TableConv2d
 from lightning_optreg.nets.network import Network
 
@@ -45,7 +46,7 @@ class LeNet5(Network):
         at least 16 - 2 * padding.
 
     Raises:
-        ValueError: If a number is out of its range, an option is unknown or the image is too small.
+        ValueError: If a number is out of range, an option is unknown or the image is too small.
 
     Example:
         >>> import torch
@@ -70,18 +71,12 @@ class LeNet5(Network):
         init: Literal["normal", "uniform"] = "normal",
     ) -> None:
         super().__init__(num_classes, input_shape)
-        if activation not in ("relu", "tanh"):
-            raise ValueError(f"LeNet5: activation must be 'relu' or 'tanh', got {activation!r}")
-        if pool not in ("max", "average", "trainable"):
-            raise ValueError(f"LeNet5: pool must be 'max', 'average' or 'trainable', got {pool!r}")
-        if c3 not in ("full", "table"):
-            raise ValueError(f"LeNet5: c3 must be 'full' or 'table', got {c3!r}")
-        if output not in ("linear", "rbf"):
-            raise ValueError(f"LeNet5: output must be 'linear' or 'rbf', got {output!r}")
-        if init not in ("normal", "uniform"):
-            raise ValueError(f"LeNet5: init must be 'normal' or 'uniform', got {init!r}")
-        if not padding >= 0:
-            raise ValueError(f"LeNet5: padding must be >= 0, got {padding}")
+        check_choice("LeNet5", ("relu", "tanh"), activation=activation)
+        check_choice("LeNet5", ("max", "average", "trainable"), pool=pool)
+        check_choice("LeNet5", ("full", "table"), c3=c3)
+        check_choice("LeNet5", ("linear", "rbf"), output=output)
+        check_choice("LeNet5", ("normal", "uniform"), init=init)
+        check_range("LeNet5", ">= 0", padding=padding)
         channels, height, width = input_shape
         smallest = 16 - 2 * padding  # S4 is then 1x1
         if not min(height, width) >= smallest:

@@ -1,4 +1,4 @@
-"""The units of LeNet-5 that have gone out of use: LeCun, Bottou, Bengio, Haffner 1998, section II.B.
+"""The units of LeNet-5 that are no longer in use: LeCun, Bottou, Bengio, Haffner 1998, section II.B.
 
 Its squashing function, subsampling with a trainable coefficient, a convolution that sees only some of the
 maps before it, and an output layer that measures distances to fixed codes.
@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from lightning_optreg.checks import check_range
 
 __all__ = ["C3_TABLE", "CodeDistance", "ScaledTanh", "Subsampling", "TableConv2d"]
 
@@ -53,7 +55,7 @@ class Subsampling(nn.Module):
         (N, C, H, W) -> (N, C, H // 2, W // 2).
 
     Raises:
-        ValueError: If the number is out of its range.
+        ValueError: If the number is out of range.
 
     Example:
         >>> import torch
@@ -64,8 +66,7 @@ class Subsampling(nn.Module):
 
     def __init__(self, maps: int) -> None:
         super().__init__()
-        if not maps >= 1:
-            raise ValueError(f"Subsampling: maps must be >= 1, got {maps}")
+        check_range("Subsampling", ">= 1", maps=maps)
         self.weight = nn.Parameter(torch.full((maps,), 0.25))
         self.bias = nn.Parameter(torch.zeros(maps))
 
@@ -78,9 +79,9 @@ class Subsampling(nn.Module):
 class TableConv2d(nn.Module):
     """A convolution each of whose output maps sees only the input maps that a table lists for it.
 
-    Only the listed kernels exist: C3 of LeNet-5 has 60 of them, with 16 biases 1,516 parameters. For the
-    product they are put into a full kernel that is zero elsewhere; one grouped convolution cannot express
-    such a table.
+    Only the listed kernels exist: C3 of LeNet-5 has 60 of them, with 16 biases 1,516 parameters. To
+    convolve, they are copied into a full kernel that is zero elsewhere; a single grouped convolution cannot
+    express such a table.
 
     Args:
         in_channels: Number of input maps, at least 1.
@@ -91,7 +92,7 @@ class TableConv2d(nn.Module):
         (N, in_channels, H, W) -> (N, len(table), H - kernel_size + 1, W - kernel_size + 1).
 
     Raises:
-        ValueError: If a number is out of its range, or an output map has no or repeated inputs.
+        ValueError: If a number is out of range, or an output map has no or repeated inputs.
 
     Example:
         >>> from lightning_optreg.nets.lenet5_units import C3_TABLE, TableConv2d
@@ -159,7 +160,7 @@ class CodeDistance(nn.Module):
         (N, features) -> (N, K).
 
     Raises:
-        ValueError: If a number is out of its range.
+        ValueError: If a number is out of range.
 
     Example:
         >>> from lightning_optreg.nets.lenet5_units import CodeDistance
@@ -173,8 +174,7 @@ class CodeDistance(nn.Module):
 
     def __init__(self, features: int, num_classes: int) -> None:
         super().__init__()
-        if not features >= 1:
-            raise ValueError(f"CodeDistance: features must be >= 1, got {features}")
+        check_range("CodeDistance", ">= 1", features=features)
         if not 2 <= num_classes <= 2**features:
             raise ValueError(
                 f"CodeDistance: num_classes must be in [2, 2^features = {2**features}], got {num_classes}"

@@ -12,6 +12,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from lightning_optreg._nearest import nearest
+from lightning_optreg.checks import check_range
 from lightning_optreg.layers import DropConnect
 from lightning_optreg.nets.network import Network
 
@@ -47,11 +48,8 @@ class MLP(Network):
         batch_norm: Whether Wh is normalised over the batch before phi, as by Ioffe and Szegedy 2015
             (arXiv:1502.03167); b is then that of the normalisation. Default: False.
 
-    Shape:
-        images (N, C, H, W) -> scores (N, K).
-
     Raises:
-        ValueError: If a number is out of its range, torch.nn has no such activation, or drop_connect has no
+        ValueError: If a number is out of range, torch.nn has no such activation, or drop_connect has no
             layer to work on or comes with batch_norm.
 
     Example:
@@ -83,11 +81,7 @@ class MLP(Network):
                 f"MLP: activation must be an element-wise nonlinearity of torch.nn, got {activation!r}"
                 f"{nearest(activation, ACTIVATIONS, few=len(ACTIVATIONS))}"
             )
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"MLP: dropout must be in [0, 1), got {dropout}")
-
-        if not 0.0 <= drop_connect < 1.0:
-            raise ValueError(f"MLP: drop_connect must be in [0, 1), got {drop_connect}")
+        check_range("MLP", "[0, 1)", dropout=dropout, drop_connect=drop_connect)
         if drop_connect > 0.0 and (len(hidden) < 2 or batch_norm):
             raise ValueError(
                 "MLP: drop_connect must be 0 with batch_norm or fewer than two hidden layers, got "

@@ -2,22 +2,27 @@
 
 from torch import Tensor, nn
 
+from lightning_optreg.checks import check_range
+
 __all__ = ["Network"]
 
 
 class Network(nn.Module):
     """A network f(x; W) that maps images (N, C, H, W) to scores (N, K).
 
-    It checks and stores the two settings every network takes from the data. It also gives the networks
-    of this package a type of their own, so that the command line finds `ResNet` by its short name although
-    torchvision has a class of that name too. A network of your own may subclass it; nothing requires that.
+    It checks and stores the two settings that every network takes from the data. It also lets the command
+    line find the networks of this package by their short names: `ResNet` is this one, although torchvision
+    has a class of that name too. Your own networks may subclass it but need not.
 
     Args:
         num_classes: Number of classes K, at least 2.
         input_shape: Channels, height and width (C, H, W) of one image, each at least 1.
 
+    Shape:
+        images (N, C, H, W) -> scores (N, K), here and in all subclasses that do not say otherwise.
+
     Raises:
-        ValueError: If a number is out of its range.
+        ValueError: If a number is out of range.
 
     Example:
         >>> import torch
@@ -33,8 +38,7 @@ class Network(nn.Module):
     def __init__(self, num_classes: int, input_shape: tuple[int, int, int]) -> None:
         super().__init__()
         name = type(self).__name__
-        if not num_classes >= 2:
-            raise ValueError(f"{name}: num_classes must be >= 2, got {num_classes}")
+        check_range(name, ">= 2", num_classes=num_classes)
         if len(input_shape) != 3 or not min(input_shape) >= 1:
             raise ValueError(
                 f"{name}: input_shape must be three numbers >= 1 (channels, height, width), got {input_shape}"
@@ -45,7 +49,7 @@ class Network(nn.Module):
     def check_images(self, x: Tensor) -> None:
         """Refuse images of another size, for networks whose fully connected layers fix it.
 
-        It costs 0.2 us: a matrix product would fail too, but with sizes that tell a reader nothing.
+        It takes 0.2 us. The matrix product would fail too, but its message names sizes of flattened images.
 
         Args:
             x: Images (N, C, H, W).

@@ -1,17 +1,15 @@
-"""What the residual networks share: a stem, stages of blocks, global average pooling and one linear layer."""
+"""Base of the residual networks: a stem, stages of blocks, global average pooling and one linear layer."""
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 from torch import Tensor, nn
 
+from lightning_optreg.nets._forms import Stem, choose_stem
 from lightning_optreg.nets._residual_blocks import ResidualBlock
 from lightning_optreg.nets.network import Network
 
-__all__ = ["BlockMaker", "ResidualNetwork", "Stem", "survival_probabilities"]
-
-Stem = Literal["auto", "imagenet", "small"]
-SMALL_IMAGE = 96  # pixels; below it the ImageNet stem would leave stages of less than 3x3
+__all__ = ["BlockMaker", "ResidualNetwork", "survival_probabilities"]
 
 
 class BlockMaker(Protocol):
@@ -45,11 +43,8 @@ class ResidualNetwork(Network):
         zero_init_residual: Whether the last weights of each block start at zero, so that at first every
             block passes on its shortcut.
 
-    Shape:
-        images (N, C, H, W) -> scores (N, K).
-
     Raises:
-        ValueError: If a number is out of its range or an option is unknown.
+        ValueError: If a number is out of range or an option is unknown.
 
     Example:
         >>> import torch
@@ -79,12 +74,7 @@ class ResidualNetwork(Network):
         zero_init_residual: bool,
     ) -> None:
         super().__init__(num_classes, input_shape)
-        if stem not in ("auto", "imagenet", "small"):
-            raise ValueError(
-                f"{type(self).__name__}: stem must be 'auto', 'imagenet' or 'small', got {stem!r}"
-            )
-        if stem == "auto":
-            stem = "small" if min(input_shape[1:]) < SMALL_IMAGE else "imagenet"
+        stem = choose_stem(type(self).__name__, stem, input_shape)
 
         self.conv = (
             nn.Conv2d(input_shape[0], stem_channels, 3, padding=1, bias=False)

@@ -7,22 +7,24 @@ He, Zhang, Ren, Sun, "Identity mappings in deep residual networks", 2016 (arXiv:
 
 from typing import Literal
 
+from lightning_optreg.checks import check_choice, check_range
 from lightning_optreg.layers import StochasticDepth
+from lightning_optreg.nets._forms import BLOCKS_50, BLOCKS_101, BLOCKS_152, Stem, cifar_blocks
 from lightning_optreg.nets._preactivation_blocks import Activate, PreactBasicBlock, PreactBottleneck
 from lightning_optreg.nets._residual_blocks import BasicBlock, Bottleneck, ResidualBlock
 from lightning_optreg.nets._shortcuts import Shortcut
-from lightning_optreg.nets.residual_network import ResidualNetwork, Stem, survival_probabilities
+from lightning_optreg.nets.residual_network import ResidualNetwork, survival_probabilities
 
 __all__ = ["ResNet"]
 
 Block = Literal["auto", "basic", "bottleneck"]
-# Table 1 of the paper; 200 is from the pre-activation paper.
+# 200 is from the pre-activation paper.
 IMAGENET_BLOCKS = {
     18: [2, 2, 2, 2],
-    34: [3, 4, 6, 3],
-    50: [3, 4, 6, 3],
-    101: [3, 4, 23, 3],
-    152: [3, 8, 36, 3],
+    34: BLOCKS_50,
+    50: BLOCKS_50,
+    101: BLOCKS_101,
+    152: BLOCKS_152,
     200: [3, 24, 36, 3],
 }
 
@@ -67,11 +69,8 @@ class ResNet(ResidualNetwork):
         survival_mode: `block` draws once for a mini-batch and does not compute a dropped branch, which saves
             its time (the paper's); `sample` draws for every image. Default: block.
 
-    Shape:
-        images (N, C, H, W) -> scores (N, K).
-
     Raises:
-        ValueError: If a number is out of its range or an option is unknown.
+        ValueError: If a number is out of range or an option is unknown.
 
     Example:
         >>> import torch
@@ -103,21 +102,16 @@ class ResNet(ResidualNetwork):
         survival: float = 1.0,
         survival_mode: Literal["block", "sample"] = "block",
     ) -> None:
-        if form not in ("cifar", "imagenet"):
-            raise ValueError(f"ResNet: form must be 'cifar' or 'imagenet', got {form!r}")
-        if shortcut not in ("auto", "A", "B", "none"):
-            raise ValueError(f"ResNet: shortcut must be 'auto', 'A', 'B' or 'none', got {shortcut!r}")
-        if width is not None and not width >= 1:
-            raise ValueError(f"ResNet: width must be >= 1, got {width}")
-        if not 0.0 < survival <= 1.0:
-            raise ValueError(f"ResNet: survival must be in (0, 1], got {survival}")
-        if survival_mode not in ("block", "sample"):
-            raise ValueError(f"ResNet: survival_mode must be 'block' or 'sample', got {survival_mode!r}")
+        check_choice("ResNet", ("cifar", "imagenet"), form=form)
+        check_choice("ResNet", ("auto", "A", "B", "none"), shortcut=shortcut)
+        check_range("ResNet", "(0, 1]", survival=survival)
+        check_choice("ResNet", ("block", "sample"), survival_mode=survival_mode)
         if survival < 1.0 and shortcut == "none":
             raise ValueError(f"ResNet: without shortcuts, survival must be 1, got {survival}")
         cifar = form == "cifar"
         kind, blocks = _cifar_blocks(depth, block) if cifar else _imagenet_blocks(depth, block)
-        base = width or (16 if cifar else 64)
+        base = (16 if cifar else 64) if width is None else width
+        check_range("ResNet", ">= 1", width=base)
         widths = [base * 2**i for i in range(len(blocks))]
         option: Shortcut = ("A" if cifar else "B") if shortcut == "auto" else shortcut
 
@@ -156,25 +150,17 @@ class ResNet(ResidualNetwork):
         )
         if survival < 1.0:
             residual_blocks = self.blocks()
-            for module, p in zip(
-                residual_blocks, survival_probabilities(len(residual_blocks), survival), strict=True
-            ):
+            probabilities = survival_probabilities(len(residual_blocks), survival)
+            for module, p in zip(residual_blocks, probabilities, strict=True):
                 module.stochastic_depth = StochasticDepth(p, mode=survival_mode)
 
 
 def _cifar_blocks(depth: int, block: Block) -> tuple[Literal["basic", "bottleneck"], list[int]]:
     """Kind and numbers of the blocks of the CIFAR form."""
-    if block not in ("auto", "basic", "bottleneck"):
-        raise ValueError(f"ResNet: block must be 'auto', 'basic' or 'bottleneck', got {block!r}")
+    check_choice("ResNet", ("auto", "basic", "bottleneck"), block=block)
     if block == "bottleneck":
-        if not depth >= 11 or depth % 9 != 2:
-            raise ValueError(
-                f"ResNet: with bottlenecks, depth must be 9n + 2 with n >= 1 (11, 20, 29, ...), got {depth}"
-            )
-        return "bottleneck", [(depth - 2) // 9] * 3
-    if not depth >= 8 or depth % 6 != 2:
-        raise ValueError(f"ResNet: depth must be 6n + 2 with n >= 1 (8, 14, 20, 32, ...), got {depth}")
-    return "basic", [(depth - 2) // 6] * 3
+        return "bottleneck", cifar_blocks("ResNet: with bottlenecks", depth, 9, 2, "11, 20, 29")
+    return "basic", cifar_blocks("ResNet", depth, 6, 2, "8, 14, 20, 32")
 
 
 def _imagenet_blocks(depth: int, block: Block) -> tuple[Literal["basic", "bottleneck"], list[int]]:

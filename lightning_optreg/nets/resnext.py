@@ -7,12 +7,14 @@ Xie, Girshick, Dollár, Tu, He, "Aggregated residual transformations for deep ne
 
 from typing import Literal
 
+from lightning_optreg.checks import check_choice, check_range
+from lightning_optreg.nets._forms import BLOCKS_50, BLOCKS_101, BLOCKS_152, Stem, cifar_blocks
 from lightning_optreg.nets._residual_blocks import Bottleneck, ResidualBlock
-from lightning_optreg.nets.residual_network import ResidualNetwork, Stem
+from lightning_optreg.nets.residual_network import ResidualNetwork
 
 __all__ = ["ResNeXt"]
 
-IMAGENET_BLOCKS = {50: [3, 4, 6, 3], 101: [3, 4, 23, 3], 152: [3, 8, 36, 3]}
+IMAGENET_BLOCKS = {50: BLOCKS_50, 101: BLOCKS_101, 152: BLOCKS_152}
 
 
 class ResNeXt(ResidualNetwork):
@@ -41,11 +43,8 @@ class ResNeXt(ResidualNetwork):
         zero_init_residual: Whether the last batch normalisation of each branch starts with weight 0.
             Default: False.
 
-    Shape:
-        images (N, C, H, W) -> scores (N, K).
-
     Raises:
-        ValueError: If a number is out of its range or an option is unknown.
+        ValueError: If a number is out of range or an option is unknown.
 
     Example:
         >>> import torch
@@ -69,20 +68,18 @@ class ResNeXt(ResidualNetwork):
         stem: Stem = "auto",
         zero_init_residual: bool = False,
     ) -> None:
-        if form not in ("cifar", "imagenet"):
-            raise ValueError(f"ResNeXt: form must be 'cifar' or 'imagenet', got {form!r}")
-        if cardinality is not None and not cardinality >= 1:
-            raise ValueError(f"ResNeXt: cardinality must be >= 1, got {cardinality}")
-        if width is not None and not width >= 1:
-            raise ValueError(f"ResNeXt: width must be >= 1, got {width}")
+        check_choice("ResNeXt", ("cifar", "imagenet"), form=form)
         if not channels >= 4 or channels % 4:
             raise ValueError(f"ResNeXt: channels must be a multiple of 4, at least 4, got {channels}")
         cifar = form == "cifar"
         if depth is None:
             depth = 29 if cifar else 50
-        blocks = _cifar_blocks(depth) if cifar else _imagenet_blocks(depth)
-        groups = cardinality or (8 if cifar else 32)
-        group_width = width or (64 if cifar else 4)
+        if not cifar and depth not in IMAGENET_BLOCKS:
+            raise ValueError(f"ResNeXt: in the ImageNet form, depth must be one of 50, 101, 152, got {depth}")
+        blocks = cifar_blocks("ResNeXt", depth, 9, 2, "11, 20, 29") if cifar else IMAGENET_BLOCKS[depth]
+        groups = (8 if cifar else 32) if cardinality is None else cardinality
+        group_width = (64 if cifar else 4) if width is None else width
+        check_range("ResNeXt", ">= 1", cardinality=groups, width=group_width)
 
         def make_block(
             in_channels: int, out_channels: int, *, stage: int, stride: int, first: bool
@@ -103,17 +100,3 @@ class ResNeXt(ResidualNetwork):
             final_norm=False,
             zero_init_residual=zero_init_residual,
         )
-
-
-def _cifar_blocks(depth: int) -> list[int]:
-    """Numbers of blocks of the CIFAR form."""
-    if not depth >= 11 or depth % 9 != 2:
-        raise ValueError(f"ResNeXt: depth must be 9n + 2 with n >= 1 (11, 20, 29, ...), got {depth}")
-    return [(depth - 2) // 9] * 3
-
-
-def _imagenet_blocks(depth: int) -> list[int]:
-    """Numbers of blocks of the ImageNet form."""
-    if depth not in IMAGENET_BLOCKS:
-        raise ValueError(f"ResNeXt: in the ImageNet form, depth must be one of 50, 101, 152, got {depth}")
-    return IMAGENET_BLOCKS[depth]

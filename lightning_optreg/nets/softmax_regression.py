@@ -27,7 +27,7 @@ class SoftmaxRegression(Network):
         images (N, C, H, W) -> scores (N, K); W is (K, CHW), b is (K,).
 
     Raises:
-        ValueError: If a number is out of its range.
+        ValueError: If a number is out of range.
 
     Example:
         >>> import torch

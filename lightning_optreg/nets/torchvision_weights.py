@@ -1,4 +1,4 @@
-"""Weights of torchvision's networks, under this package's names, so that pretrained weights serve.
+"""Load the weights of torchvision's networks, pretrained ones included, into this package's networks.
 
 The networks of the same topology have the same tensors; only their names differ. A name is translated by
 rules, so that nothing depends on the order of a state dict.

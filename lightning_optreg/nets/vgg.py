@@ -9,8 +9,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from lightning_optreg.checks import check_choice, check_range
+from lightning_optreg.nets._forms import Stem, choose_stem
 from lightning_optreg.nets.network import Network
-from lightning_optreg.nets.residual_network import SMALL_IMAGE, Stem
 
 __all__ = ["VGG"]
 
@@ -36,7 +37,7 @@ class VGG(Network):
     The paper trained VGG-11 from normal weights of variance 0.01 and the deeper networks from its layers; its
     authors found later that `glorot` uniform weights (Glorot and Bengio 2010) make that unnecessary. With
     them the variance of the signal halves in each layer before a ReLU; `he` keeps it, and is the default
-    because it also trains where there is less patience than in the paper: N(0, 2 / fan_out) in convolutions
+    because it also trains in fewer epochs than the paper's: N(0, 2 / fan_out) in convolutions
     (He et al. 2015, arXiv:1502.01852) and N(0, 0.01^2) in linear layers, torchvision's choice; the only
     linear layer of the small form N(0, 1 / fan_in). Biases start at zero.
 
@@ -55,14 +56,11 @@ class VGG(Network):
             of the only one; in [0, 1). Default: 0.5.
         init: `he` or `glorot`, as above. Default: he.
         stem: `imagenet`, the paper's network; `small`, that for small images; `auto`, `small` if the smaller
-            of H and W is below 96. Here they differ at the network's end, the name is that of the other
-            networks' option. Default: auto.
-
-    Shape:
-        images (N, C, H, W) -> scores (N, K).
+            of H and W is below 96. Here they differ at the network's end; the option has the same
+            name in all networks. Default: auto.
 
     Raises:
-        ValueError: If a number is out of its range or an option is unknown.
+        ValueError: If a number is out of range or an option is unknown.
 
     Example:
         >>> import torch
@@ -90,19 +88,11 @@ class VGG(Network):
         stem: Stem = "auto",
     ) -> None:
         super().__init__(num_classes, input_shape)
-        if depth not in CONVOLUTIONS:
-            raise ValueError(f"VGG: depth must be 11, 13, 16 or 19, got {depth}")
-        for name, value in (("width", width), ("hidden", hidden)):
-            if not value >= 1:
-                raise ValueError(f"VGG: {name} must be >= 1, got {value}")
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"VGG: dropout must be in [0, 1), got {dropout}")
-        if init not in ("he", "glorot"):
-            raise ValueError(f"VGG: init must be 'he' or 'glorot', got {init!r}")
-        if stem not in ("auto", "imagenet", "small"):
-            raise ValueError(f"VGG: stem must be 'auto', 'imagenet' or 'small', got {stem!r}")
-        if stem == "auto":
-            stem = "small" if min(input_shape[1:]) < SMALL_IMAGE else "imagenet"
+        check_choice("VGG", (*CONVOLUTIONS,), depth=depth)
+        check_range("VGG", ">= 1", width=width, hidden=hidden)
+        check_range("VGG", "[0, 1)", dropout=dropout)
+        check_choice("VGG", ("he", "glorot"), init=init)
+        stem = choose_stem("VGG", stem, input_shape)
         self.places = 1 if stem == "small" else 7  # rows and columns of the last map
 
         self.features = _stages(

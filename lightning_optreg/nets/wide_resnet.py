@@ -6,13 +6,15 @@ times ResNet's channels.
 
 from typing import Literal
 
+from lightning_optreg.checks import check_choice, check_range
+from lightning_optreg.nets._forms import BLOCKS_50, BLOCKS_101, Stem, cifar_blocks
 from lightning_optreg.nets._preactivation_blocks import PreactBasicBlock
 from lightning_optreg.nets._residual_blocks import Bottleneck, ResidualBlock
-from lightning_optreg.nets.residual_network import ResidualNetwork, Stem
+from lightning_optreg.nets.residual_network import ResidualNetwork
 
 __all__ = ["WideResNet"]
 
-IMAGENET_BLOCKS = {50: [3, 4, 6, 3], 101: [3, 4, 23, 3]}
+IMAGENET_BLOCKS = {50: BLOCKS_50, 101: BLOCKS_101}
 
 
 class WideResNet(ResidualNetwork):
@@ -36,11 +38,8 @@ class WideResNet(ResidualNetwork):
         form: `cifar` or `imagenet`. Default: cifar.
         stem: See `ResNet`. Default: auto.
 
-    Shape:
-        images (N, C, H, W) -> scores (N, K).
-
     Raises:
-        ValueError: If a number is out of its range or an option is unknown.
+        ValueError: If a number is out of range or an option is unknown.
 
     Example:
         >>> import torch
@@ -62,19 +61,20 @@ class WideResNet(ResidualNetwork):
         form: Literal["cifar", "imagenet"] = "cifar",
         stem: Stem = "auto",
     ) -> None:
-        if form not in ("cifar", "imagenet"):
-            raise ValueError(f"WideResNet: form must be 'cifar' or 'imagenet', got {form!r}")
-        if widen_factor is not None and not widen_factor >= 1:
-            raise ValueError(f"WideResNet: widen_factor must be >= 1, got {widen_factor}")
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"WideResNet: dropout must be in [0, 1), got {dropout}")
+        check_choice("WideResNet", ("cifar", "imagenet"), form=form)
+        check_range("WideResNet", "[0, 1)", dropout=dropout)
         cifar = form == "cifar"
         if dropout and not cifar:
             raise ValueError(f"WideResNet: in the ImageNet form, dropout must be 0, got {dropout}")
+        factor = (10 if cifar else 2) if widen_factor is None else widen_factor
+        check_range("WideResNet", ">= 1", widen_factor=factor)
         if depth is None:
             depth = 28 if cifar else 50
-        blocks = _cifar_blocks(depth) if cifar else _imagenet_blocks(depth)
-        factor = widen_factor or (10 if cifar else 2)
+        if not cifar and depth not in IMAGENET_BLOCKS:
+            raise ValueError(f"WideResNet: in the ImageNet form, depth must be 50 or 101, got {depth}")
+        blocks = (
+            cifar_blocks("WideResNet", depth, 6, 4, "10, 16, 22, 28") if cifar else IMAGENET_BLOCKS[depth]
+        )
 
         def make_block(
             in_channels: int, out_channels: int, *, stage: int, stride: int, first: bool
@@ -102,17 +102,3 @@ class WideResNet(ResidualNetwork):
             final_norm=cifar,
             zero_init_residual=False,
         )
-
-
-def _cifar_blocks(depth: int) -> list[int]:
-    """Numbers of blocks of the CIFAR form."""
-    if not depth >= 10 or depth % 6 != 4:
-        raise ValueError(f"WideResNet: depth must be 6n + 4 with n >= 1 (10, 16, 22, 28, ...), got {depth}")
-    return [(depth - 4) // 6] * 3
-
-
-def _imagenet_blocks(depth: int) -> list[int]:
-    """Numbers of blocks of the ImageNet form."""
-    if depth not in IMAGENET_BLOCKS:
-        raise ValueError(f"WideResNet: in the ImageNet form, depth must be 50 or 101, got {depth}")
-    return IMAGENET_BLOCKS[depth]

@@ -6,17 +6,15 @@ stride 4 caught only high and low frequencies and aliased, so they became 7x7 wi
 
 from collections import OrderedDict
 
-from torch import Tensor, nn
+from torch import nn
 
-from lightning_optreg.nets._sizes import map_size
-from lightning_optreg.nets.alexnet import Init, fully_connected, initialise, pool_and_norm
-from lightning_optreg.nets.network import Network
-from lightning_optreg.nets.residual_network import SMALL_IMAGE, Stem
+from lightning_optreg.nets._five_convolutions import FiveConvolutions, Init, pool_and_norm
+from lightning_optreg.nets._forms import Stem, choose_stem
 
 __all__ = ["ZFNet"]
 
 
-class ZFNet(Network):
+class ZFNet(FiveConvolutions):
     """ZFNet: AlexNet with a 7x7 first convolution of stride 2 and a 5x5 second one of stride 2.
 
     For a 224x224 image, as height x width x channels:
@@ -59,7 +57,7 @@ class ZFNet(Network):
         images (N, C, H, W) -> scores (N, K). The size of FC6's input follows from `input_shape`.
 
     Raises:
-        ValueError: If a number is out of its range, an option is unknown or the image is too small.
+        ValueError: If a number is out of range, an option is unknown or the image is too small.
 
     Example:
         >>> import torch
@@ -85,22 +83,13 @@ class ZFNet(Network):
         stem: Stem = "auto",
     ) -> None:
         super().__init__(num_classes, input_shape)
-        if len(channels) != 5 or not min(channels) >= 1:
-            raise ValueError(f"ZFNet: channels must be five numbers >= 1, got {channels}")
-        if not hidden >= 1:
-            raise ValueError(f"ZFNet: hidden must be >= 1, got {hidden}")
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"ZFNet: dropout must be in [0, 1), got {dropout}")
-        if init not in ("auto", "normal", "he"):
-            raise ValueError(f"ZFNet: init must be 'auto', 'normal' or 'he', got {init!r}")
-        if stem not in ("auto", "imagenet", "small"):
-            raise ValueError(f"ZFNet: stem must be 'auto', 'imagenet' or 'small', got {stem!r}")
-        small = stem == "small" or (stem == "auto" and min(input_shape[1:]) < SMALL_IMAGE)
+        self.check_options(channels, hidden, dropout, init)
+        stem = choose_stem("ZFNet", stem, input_shape)
 
         c1, c2, c3, c4, c5 = channels
         first, second = (
             (nn.Conv2d(input_shape[0], c1, 3, padding=1), nn.Conv2d(c1, c2, 5, padding=2))
-            if small
+            if stem == "small"
             else (nn.Conv2d(input_shape[0], c1, 7, stride=2, padding=1), nn.Conv2d(c1, c2, 5, stride=2))
         )
         self.features = nn.Sequential(
@@ -120,18 +109,5 @@ class ZFNet(Network):
                 pool3=nn.MaxPool2d(3, stride=2, ceil_mode=True),
             )
         )
-        rows, columns = map_size(self.features, input_shape[1:])
-        if not min(rows, columns) >= 1:
-            raise ValueError(
-                f"ZFNet: images of {input_shape[1]}x{input_shape[2]} are too small for stem "
-                f"{'small' if small else 'imagenet'!r}: nothing is left after POOL3"
-            )
-        self.classifier = fully_connected(c5 * rows * columns, hidden, num_classes, dropout)
-
-        initialise(self, ("he" if small else "normal") if init == "auto" else init)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map images (N, C, H, W) to scores (N, K)."""
-        self.check_images(x)
-        scores: Tensor = self.classifier(self.features(x).flatten(1))
-        return scores
+        self.add_classifier(c5, hidden, dropout, stem)
+        self.initialise(init, stem)

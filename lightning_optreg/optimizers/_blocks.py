@@ -1,8 +1,8 @@
 """Go through large tensors in blocks that fit into a CPU's cache.
 
-A multi-tensor step of Adam's passes over all of memory once an operation, some eight times. In blocks, all
+A multi-tensor step of Adam passes over all of memory once per operation, some eight times. In blocks, all
 operations are done on a part of every tensor before the next part is touched. On other devices, whose kernels
-want long tensors, everything is one block.
+work best on long tensors, everything is one block.
 """
 
 from collections.abc import Iterator
@@ -20,8 +20,8 @@ def in_blocks(*columns: list[Tensor]) -> Iterator[list[list[Tensor]]]:
     """Cut lists of tensors into lists of views, all in the same way.
 
     Args:
-        columns: Lists of as many tensors, those of one place of the same shape, such as parameters, gradients
-            and velocities, all on one device.
+        columns: Lists of the same length, tensors at the same place having the same shape, such as
+            parameters, gradients and velocities, all on one device.
 
     Yields:
         For each block, a list for each column. On a CPU a block ends with the view that brings it to 262,144
@@ -51,7 +51,7 @@ def in_blocks(*columns: list[Tensor]) -> Iterator[list[list[Tensor]]]:
 
 
 def _flat(tensors: tuple[Tensor, ...]) -> list[Tensor]:
-    """Views of one dimension, if the tensors lie in memory in one and the same order; else the tensors."""
+    """One-dimensional views, if all tensors have the same order in memory; else the tensors."""
     if all(tensor.is_contiguous() for tensor in tensors):
         return [tensor.view(-1) for tensor in tensors]
     if all(t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last) for t in tensors):

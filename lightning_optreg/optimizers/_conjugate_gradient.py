@@ -16,7 +16,7 @@ __all__ = ["Solution", "conjugate_gradient"]
 
 
 class Solution(NamedTuple):
-    """What conjugate gradients found.
+    """The result of conjugate gradients.
 
     Attributes:
         x: (n,).

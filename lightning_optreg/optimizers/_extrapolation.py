@@ -1,4 +1,4 @@
-"""What Nesterov's two schemes for convex functions share: a gradient step, an extrapolation, and restarts.
+"""The base of Nesterov's two schemes for convex functions: a gradient step, an extrapolation, and restarts.
 
 Nesterov 1983 and 2004, "Introductory lectures on convex optimization"; restarts: O'Donoghue and Candes 2015,
 "Adaptive restart for accelerated gradient schemes" (arXiv:1204.3982).
@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
+from lightning_optreg.checks import check_choice
 from lightning_optreg.optimizers._blocks import in_blocks
 from lightning_optreg.optimizers.rate_estimate import inner_product
 from lightning_optreg.optimizers.rates import add_scaled_, rate_of
-from lightning_optreg.optimizers.update_rule import UpdateRule
+from lightning_optreg.optimizers.update_rule import Group, State, States, Tensors, UpdateRule, as_real
 
 __all__ = ["Extrapolation", "Restart"]
 
@@ -28,7 +29,7 @@ Restart = Literal["function", "gradient"]
 class Extrapolation(UpdateRule):
     """y_{k+1} = x_k - s grad f(x_k), x_{k+1} = y_{k+1} + c_k (y_{k+1} - y_k), y_0 = x_0.
 
-    The parameters are x, where gradients are taken. A subclass says what c_k is.
+    The parameters are x, where gradients are taken. A subclass defines c_k.
 
     Args:
         params: Parameters, or groups of them.
@@ -53,16 +54,15 @@ class Extrapolation(UpdateRule):
         foreach: bool | None,
         differentiable: bool,
     ) -> None:
-        # What belongs to all groups is kept in each: a state_dict has no other place for it.
+        # What all groups have in common is stored in each: a state_dict has no other place for it.
         defaults = {**defaults, "restart": restart, "k": 0, "last_value": None, "restarts": 0}
         super().__init__(params, defaults, maximize=maximize, foreach=foreach, differentiable=differentiable)
 
     @override
-    def check_group(self, group: dict[str, Any]) -> None:
-        """Refuse an unknown way to restart, and two of them."""
+    def check_group(self, group: Group) -> None:
+        """Refuse an unknown way to restart, and groups with different ones."""
         name, restart = type(self).__name__, group["restart"]
-        if restart not in (None, "function", "gradient"):
-            raise ValueError(f"{name}: restart must be None, function or gradient, got {restart!r}")
+        check_choice(name, (None, "function", "gradient"), restart=restart)
         if restart != self.param_groups[0]["restart"]:
             raise ValueError(f"{name}: restart must be the same in all groups, got {restart!r}")
 
@@ -73,36 +73,25 @@ class Extrapolation(UpdateRule):
         return count
 
     @abstractmethod
-    def coefficient(self, group: dict[str, Any]) -> float | Tensor:
-        """Give c_k of a group, whose number of steps since the start is `group["k"]`."""
+    def coefficient(self, group: Group) -> float | Tensor:
+        """Return c_k of a group, whose number of steps since the start is `group["k"]`."""
 
     @override
     def forget(self) -> None:
-        """Begin anew, with y = x and k = 0."""
+        """Start over, with y = x and k = 0."""
         super().forget()
         for group in self.param_groups:
             group.update(k=0, last_value=None)
 
     @override
-    def start_state(self, group: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
+    def start_state(self, group: Group, parameter: Tensor) -> State:
         """Begin with y = x."""
-        return {
-            "y": parameter.clone(memory_format=torch.preserve_format)
-        }  # differentiable: part of the graph
+        # With `differentiable` it is part of the graph.
+        return {"y": parameter.clone(memory_format=torch.preserve_format)}
 
     @override
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Make one step.
-
-        Args:
-            closure: Computes the loss anew, calls `backward` and returns the loss.
-
-        Returns:
-            The closure's loss; None without one.
-
-        Raises:
-            RuntimeError: If a gradient is sparse, or if restarts by the function have no closure to tell it.
-        """
+        """Make one step; with `restart="function"` it needs a closure."""
         loss = super().step(closure)
         for group in self.param_groups:
             group["k"] += 1
@@ -129,7 +118,7 @@ class Extrapolation(UpdateRule):
                 group["restarts"] += 1
                 for parameter in group["params"]:
                     if parameter in self.state:
-                        self.state[parameter]["y"].copy_(_real(parameter))
+                        self.state[parameter]["y"].copy_(as_real(parameter))
 
     def _objective(self, loss: Any) -> float:
         value = float(loss.detach() if isinstance(loss, Tensor) else loss)
@@ -137,10 +126,10 @@ class Extrapolation(UpdateRule):
             value = -value
         for group in self.param_groups:
             if group["weight_decay"] != 0.0:
-                x = [_real(parameter).detach() for parameter in group["params"]]
+                x = [as_real(parameter).detach() for parameter in group["params"]]
                 value += 0.5 * group["weight_decay"] * float(inner_product(x, x))
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            # Each process has the loss of its own batch: by itself it would start over at times of its own.
+            # Each process has the loss of its own batch, and by itself would start over at other times.
             device = self.param_groups[0]["params"][0].device
             total = torch.tensor(value, dtype=torch.float64, device=device)
             dist.all_reduce(total)
@@ -153,17 +142,15 @@ class Extrapolation(UpdateRule):
             for parameter in group["params"]:
                 if parameter.grad is None or parameter.grad.is_sparse or parameter not in self.state:
                     continue
-                x, y = _real(parameter).detach(), self.state[parameter]["y"].detach()
-                g = self._descent_direction(group, x, _real(parameter.grad).detach())
+                x, y = as_real(parameter).detach(), self.state[parameter]["y"].detach()
+                g = self._descent_direction(group, x, as_real(parameter.grad).detach())
                 movement = (x - y).sub_(g, alpha=float(group["lr"]))
                 products.append(inner_product([g], [movement]))
         return bool(products) and float(sum(product.cpu() for product in products)) > 0.0
 
     @override
-    def update_tensor(
-        self, group: dict[str, Any], parameter: Tensor, gradient: Tensor, state: dict[str, Any]
-    ) -> None:
-        """Change one parameter as the class says."""
+    def update_tensor(self, group: Group, parameter: Tensor, gradient: Tensor, state: State) -> None:
+        """Set y_{k+1} = x_k - s g; x_{k+1} = y_{k+1} + c_k (y_{k+1} - y_k)."""
         y = state["y"]
         parameter.sub_(rate_of(group) * gradient)  # y_{k+1}
         movement = parameter - y
@@ -171,20 +158,9 @@ class Extrapolation(UpdateRule):
         parameter.add_(self.coefficient(group) * movement)
 
     @override
-    def update_tensors(
-        self,
-        group: dict[str, Any],
-        parameters: list[Tensor],
-        gradients: list[Tensor],
-        states: list[dict[str, Any]],
-    ) -> None:
-        """Change a list of parameters as the class says."""
+    def update_tensors(self, group: Group, parameters: Tensors, gradients: Tensors, states: States) -> None:
         for x, g, y in in_blocks(parameters, gradients, [state["y"] for state in states]):
             add_scaled_(x, g, -rate_of(group))
             movement = torch._foreach_sub(x, y)
             torch._foreach_copy_(y, x)
             add_scaled_(x, movement, self.coefficient(group))
-
-
-def _real(tensor: Tensor) -> Tensor:
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor

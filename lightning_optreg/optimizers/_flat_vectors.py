@@ -1,4 +1,4 @@
-"""All parameters as one vector: what second-order methods compute with."""
+"""All parameters as one vector, as second-order methods need them."""
 
 from collections.abc import Sequence
 from math import inf
@@ -6,8 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
+from typing_extensions import override
 
-__all__ = ["flatten", "move", "only_group", "unflatten"]
+from lightning_optreg.optimizers.rates import add_missing, own_settings
+
+__all__ = ["OneVector", "flatten", "move", "only_group", "unflatten"]
 
 
 def flatten(tensors: Sequence[Tensor]) -> Tensor:
@@ -44,7 +49,7 @@ def move(parameters: Sequence[Tensor], start: Tensor, direction: Tensor, step: f
     """Set parameters to start + step * direction, in place.
 
     Args:
-        parameters: What is set.
+        parameters: Set in place.
         start: (n,).
         direction: (n,).
         step: Multiple of the direction; with 0 the parameters are the start to the last bit.
@@ -74,7 +79,9 @@ def only_group(groups: Sequence[dict[str, Any]], name: str, largest: float = inf
             several types or devices, or too many.
     """
     if len(groups) != 1:
-        raise ValueError(f"{name}: takes one parameter group, got {len(groups)}: all is one vector to it")
+        raise ValueError(
+            f"{name}: takes one parameter group, got {len(groups)}: it treats all parameters as one vector"
+        )
     parameters: list[Tensor] = groups[0]["params"]
     types = {parameter.dtype for parameter in parameters}
     if types not in ({torch.float32}, {torch.float64}):
@@ -89,3 +96,32 @@ def only_group(groups: Sequence[dict[str, Any]], name: str, largest: float = inf
     count = sum(parameter.numel() for parameter in parameters)
     if count > largest:
         raise ValueError(f"{name}: takes at most {largest} numbers, got {count}: {why}")
+
+
+class OneVector(Optimizer):
+    """A second-order optimizer, for which all parameters are one vector.
+
+    Args:
+        params: Parameters, in one group, all float32 or all float64.
+        settings: The group's settings, `lr` among them.
+        largest: Most numbers there may be in all.
+        why: What takes the memory and what to do about it, for the message.
+
+    Raises:
+        ValueError: As `only_group` says.
+    """
+
+    def __init__(self, params: ParamsT, settings: dict[str, Any], largest: float, why: str) -> None:
+        super().__init__(params, settings)
+        only_group(self.param_groups, type(self).__name__, largest, why)
+
+    @override
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add the group of all parameters, with its own copy of the learning rate."""
+        super().add_param_group(param_group)
+        own_settings(type(self).__name__, self.param_groups[-1])
+
+    @override
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        add_missing(self, but="differentiable")  # torch puts that among the defaults

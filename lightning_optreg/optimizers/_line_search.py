@@ -49,10 +49,10 @@ def armijo(
         evaluate: Maps t to the point; its gradient is not needed.
         start: The point at t = 0, with a slope below 0.
         step: The t to begin with.
-        c1: Share of the descent that the slope promises, in (0, 1).
+        c1: Required share of the descent that the slope predicts, in (0, 1).
         max_evaluations: Most points to try.
-        rounding: Error of phi, at least 0. Where the slope promises less than that over the whole step,
-            values cannot tell, and a phi(t) that is higher by this much is good enough.
+        rounding: Error of phi, at least 0. Where the slope predicts a smaller descent than that over the
+            whole step, values cannot decide, and a phi(t) higher by this much is accepted.
 
     Returns:
         The first such point; `start` if there is none.
@@ -84,19 +84,19 @@ def strong_wolfe(
 ) -> Point:
     """Find a t with phi(t) <= phi(0) + c1 * t * phi'(0) and |phi'(t)| <= c2 * |phi'(0)|.
 
-    The step grows until an interval must hold such a t; that interval is then narrowed by the minimum of the
-    cubic through values and slopes at its ends (their formula 3.59), kept off its ends by a tenth of it.
+    The step grows until an interval must contain such a t; that interval is then narrowed by the minimum of
+    the cubic through values and slopes at its ends (their formula 3.59), kept a tenth off either end.
 
     Args:
         evaluate: Maps t to the point, with gradient and slope.
         start: The point at t = 0, with a slope below 0.
         step: The t to begin with.
-        c1: Share of the descent that the slope promises, in (0, c2).
+        c1: Required share of the descent that the slope predicts, in (0, c2).
         c2: Share of the slope that may be left, in (c1, 1). The smaller, the more exact the search.
         max_evaluations: Most points to try.
 
     Returns:
-        The point; of the tried ones with enough descent the lowest, if no other holds; `start` if none has.
+        The point; if none was found, the lowest of those with enough descent; `start` if there is none.
 
     Example:
         >>> import torch

@@ -1,54 +1,43 @@
-"""What the relatives of Adam share: settings of two moments, their start, and steps counted by parameter."""
+"""What the relatives of Adam share: checks of their settings, and steps counted by parameter."""
 
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-from torch import Tensor
 from typing_extensions import override
 
-from lightning_optreg.optimizers.update_rule import UpdateRule
+from lightning_optreg.checks import check_range
+from lightning_optreg.optimizers.update_rule import Group, States, Tensors, UpdateRule
 
-__all__ = ["Moments", "by_step", "zeros"]
+__all__ = ["Moments", "by_step"]
 
 
 class Moments(UpdateRule):
     """A rule with two moments."""
 
     @override
-    def check_group(self, group: dict[str, Any]) -> None:
+    def check_group(self, group: Group) -> None:
         """Refuse settings that are out of range."""
         name = type(self).__name__
         if len(group["betas"]) != 2 or not all(0.0 <= beta < 1.0 for beta in group["betas"]):
             raise ValueError(f"{name}: betas must be two numbers in [0, 1), got {group['betas']}")
-        if "eps" in group and not 0.0 <= group["eps"] < float("inf"):
-            raise ValueError(f"{name}: eps must be in [0, inf), got {group['eps']}")
+        if "eps" in group:
+            check_range(name, "[0, inf)", eps=group["eps"])
         group["betas"] = tuple(group["betas"])
 
 
-def zeros(parameter: Tensor, *names: str) -> dict[str, Any]:
-    """Begin averages of a parameter's shape at 0.
-
-    Args:
-        parameter: The parameter, real.
-        names: Of the averages.
-    """
-    return {name: torch.zeros_like(parameter, memory_format=torch.preserve_format) for name in names}
-
-
 def by_step(
-    parameters: list[Tensor], gradients: list[Tensor], states: list[dict[str, Any]]
-) -> Iterator[tuple[int, tuple[list[Tensor], list[Tensor], list[dict[str, Any]]]]]:
-    """Count a step of each, and put together what has made as many: bias corrections are of each its own.
+    parameters: Tensors, gradients: Tensors, states: States
+) -> Iterator[tuple[int, tuple[Tensors, Tensors, States]]]:
+    """Count one more step of each parameter, and group them by their counts, which set bias corrections.
 
     Args:
-        parameters: Parameters.
-        gradients: Theirs.
-        states: Theirs, each with its `step`.
+        parameters: The parameters.
+        gradients: Their gradients.
+        states: Their states, each with its `step`.
 
     Yields:
-        The number of steps, this one included, and the parameters, gradients and states that have made it.
+        A number of steps, this one included, with the parameters that have made it, gradients and states.
     """
     found: dict[int, Any] = defaultdict(lambda: ([], [], []))
     for place in zip(parameters, gradients, states, strict=True):

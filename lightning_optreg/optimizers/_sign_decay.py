@@ -14,7 +14,7 @@ Decay = Literal["none", "linear", "cosine", "restart"]
 
 
 def linear_decay(t: float, total: float) -> float:
-    """Give f(t) = max(0, (T - t) / T).
+    """Return f(t) = max(0, (T - t) / T).
 
     Args:
         t: Steps made so far, 0 in the first.
@@ -28,7 +28,7 @@ def linear_decay(t: float, total: float) -> float:
 
 
 def cosine_decay(t: float, total: float, periods: float = 0.5) -> float:
-    """Give f(t) = (1 + cos(2 pi n t / T)) / 2; it goes on beyond T, and rises there again if n is 0.5.
+    """Return f(t) = (1 + cos(2 pi n t / T)) / 2; it goes on beyond T, and rises there again if n is 0.5.
 
     Args:
         t: Steps made so far, 0 in the first.
@@ -43,7 +43,7 @@ def cosine_decay(t: float, total: float, periods: float = 0.5) -> float:
 
 
 def restart_decay(t: float, total: float, periods: float = 1.0) -> float:
-    """Give f(t) = (1 + cos(pi ((n t) mod T) / T)) / 2, which falls to 0 n times in T steps.
+    """Return f(t) = (1 + cos(pi ((n t) mod T) / T)) / 2, which falls to 0 n times in T steps.
 
     Args:
         t: Steps made so far, 0 in the first.
@@ -58,7 +58,7 @@ def restart_decay(t: float, total: float, periods: float = 1.0) -> float:
 
 
 def sign_decay(decay: Decay, t: float, total: float | None, periods: float | None = None) -> float:
-    """Give f(t) of the decay named so.
+    """Return f(t) of the decay of this name.
 
     Args:
         decay: "none" is f = 1.

@@ -8,7 +8,7 @@ __all__ = ["update_touched"]
 
 
 def update_touched(gradient: Tensor, tensors: list[Tensor], update: Callable[..., None]) -> None:
-    """Run an update on the rows that a sparse gradient touches, and put them back.
+    """Run an update on the rows that a sparse gradient touches, and write them back.
 
     Args:
         gradient: Sparse (COO), of the tensors' shape; entries given twice are added up.

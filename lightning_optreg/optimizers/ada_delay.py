@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
+from lightning_optreg.checks import check_choice, check_range
 from lightning_optreg.optimizers._blocks import in_blocks
 from lightning_optreg.optimizers._touched_rows import update_touched
 from lightning_optreg.optimizers.rates import add_quotients_, add_scaled_, rate_of
-from lightning_optreg.optimizers.update_rule import UpdateRule
+from lightning_optreg.optimizers.update_rule import Group, State, States, Tensors, UpdateRule, zeros
 
 __all__ = ["AdaDelay"]
 
@@ -30,8 +31,8 @@ class AdaDelay(UpdateRule):
     - "adagrad": n = n + g^2; theta = theta - alpha / (beta + sqrt(n) sqrt((t + tau) / t)) g
 
     Used alone, tau is 0: "adagrad" is then `torch.optim.Adagrad(lr=alpha, eps=beta)`, and "sgd" is descent at
-    a rate that falls as 1 / sqrt(t). Who applies gradients that come late, such as a server of asynchronous
-    workers, says how late: `step(delay=tau)`, one step for each worker's gradient. The paper's variant that
+    a rate that falls as 1 / sqrt(t). A server of asynchronous workers, whose gradients come late, passes the
+    delay: `step(delay=tau)`, one step for each worker's gradient. The paper's variant that
     averages squared gradients weighted by their delays is not here.
 
     Args:
@@ -46,7 +47,7 @@ class AdaDelay(UpdateRule):
         differentiable: Let gradients flow through the step.
 
     Raises:
-        ValueError: If a value is out of its range.
+        ValueError: If a value is out of range.
         RuntimeError: In a step, if a gradient is sparse and there is weight decay.
 
     Example:
@@ -78,22 +79,20 @@ class AdaDelay(UpdateRule):
         super().__init__(params, defaults, maximize=maximize, foreach=foreach, differentiable=differentiable)
 
     @override
-    def check_group(self, group: dict[str, Any]) -> None:
+    def check_group(self, group: Group) -> None:
         """Refuse settings that are out of range."""
-        if not 0.0 < group["beta"] < float("inf"):
-            raise ValueError(f"AdaDelay: beta must be above 0, got {group['beta']}")
-        if group["variant"] not in ("adagrad", "sgd"):
-            raise ValueError(f"AdaDelay: variant must be adagrad or sgd, got {group['variant']!r}")
-        group["steps"] = self.param_groups[0]["steps"]  # one added later counts with the others
+        check_range("AdaDelay", "(0, inf)", beta=group["beta"])
+        check_choice("AdaDelay", ("adagrad", "sgd"), variant=group["variant"])
+        group["steps"] = self.param_groups[0]["steps"]  # a group added later counts with the others
 
     @override
     def step(self, closure: Callable[[], Any] | None = None, *, delay: int = 0) -> Any:
         """Make one step.
 
         Args:
-            closure: Computes the loss anew, calls `backward` and returns the loss.
-            delay: tau, how many steps were made since the parameters were read at which the gradients were
-                computed, at least 0.
+            closure: Computes the loss again, calls `backward` and returns the loss.
+            delay: tau, the number of steps since the worker read the parameters for these gradients, at
+                least 0.
 
         Returns:
             The closure's loss; None without one.
@@ -102,24 +101,24 @@ class AdaDelay(UpdateRule):
             ValueError: If the delay is below 0.
             RuntimeError: If a gradient is sparse and there is weight decay.
         """
-        if not 0 <= delay < float("inf"):
+        if not 0 <= delay < math.inf:
             raise ValueError(f"AdaDelay: delay must be at least 0, got {delay}")
         self._delay = delay
         return super().step(closure)
 
     @override
     def forget(self) -> None:
-        """Begin anew, with t = 0."""
+        """Start over, with t = 0."""
         super().forget()
         for group in self.param_groups:
             group["steps"] = 0
 
     @override
-    def start_state(self, group: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
+    def start_state(self, group: Group, parameter: Tensor) -> State:
         """Begin the sum of squared gradients at 0."""
         if group["variant"] == "sgd":
             return {}
-        return {"sum": torch.zeros_like(parameter, memory_format=torch.preserve_format)}
+        return zeros(parameter, "sum")
 
     @override
     def begin_step(self, loss: Tensor | float | None) -> None:
@@ -128,10 +127,8 @@ class AdaDelay(UpdateRule):
             group["steps"] += 1
 
     @override
-    def update_tensor(
-        self, group: dict[str, Any], parameter: Tensor, gradient: Tensor, state: dict[str, Any]
-    ) -> None:
-        """Change one parameter as the class says."""
+    def update_tensor(self, group: Group, parameter: Tensor, gradient: Tensor, state: State) -> None:
+        """Apply the variant's formula, to all elements or to those that a sparse gradient touches."""
         alpha, beta, t = rate_of(group), group["beta"], group["steps"]
         if group["variant"] == "sgd":
             parameter.sub_(alpha / (beta + math.sqrt(t + self._delay)) * gradient)
@@ -147,14 +144,7 @@ class AdaDelay(UpdateRule):
             update(gradient, parameter, state["sum"])
 
     @override
-    def update_tensors(
-        self,
-        group: dict[str, Any],
-        parameters: list[Tensor],
-        gradients: list[Tensor],
-        states: list[dict[str, Any]],
-    ) -> None:
-        """Change a list of parameters as the class says."""
+    def update_tensors(self, group: Group, parameters: Tensors, gradients: Tensors, states: States) -> None:
         alpha, beta, t = rate_of(group), group["beta"], group["steps"]
         if group["variant"] == "sgd":
             add_scaled_(parameters, gradients, -alpha / (beta + math.sqrt(t + self._delay)))

@@ -14,7 +14,7 @@ from typing_extensions import override
 from lightning_optreg.optimizers._blocks import in_blocks
 from lightning_optreg.optimizers._touched_rows import update_touched
 from lightning_optreg.optimizers.rates import add_quotients_, rate_of
-from lightning_optreg.optimizers.update_rule import UpdateRule
+from lightning_optreg.optimizers.update_rule import Group, State, States, Tensors, UpdateRule, as_real, zeros
 
 __all__ = ["AdaptiveRevision"]
 
@@ -29,10 +29,11 @@ class AdaptiveRevision(UpdateRule):
     - z = z + g (g + 2 gbck); eta_old = alpha / sqrt(z'); z' = max(z', z); eta = alpha / sqrt(z')
     - theta = theta - eta g + (eta_old - eta) gbck; gbar = gbar + g
 
-    Used alone, gbck is 0 and this is `torch.optim.Adagrad(lr=alpha, initial_accumulator_value=1, eps=0)`. A
-    server of asynchronous workers takes a `snapshot` when a worker reads the parameters, and gives it to the
-    `step` that applies that worker's gradient. The paper reports gains at delays of 1000 steps and more;
-    where delays do no harm to Adagrad, the revision only makes it slower.
+    In ordinary training gbck is 0 and this is
+    `torch.optim.Adagrad(lr=alpha, initial_accumulator_value=1, eps=0)`. A server of asynchronous workers
+    takes a `snapshot` when a worker reads the parameters, and passes it to the `step` that applies that
+    worker's gradient. The paper reports gains at delays of 1000 steps and more; where delays do Adagrad no
+    harm, the revision only makes it slower.
 
     Args:
         params: Parameters, or groups of them.
@@ -44,7 +45,7 @@ class AdaptiveRevision(UpdateRule):
         differentiable: Let gradients flow through the step.
 
     Raises:
-        ValueError: If a value is out of its range.
+        ValueError: If a value is out of range.
         RuntimeError: In a step, if a gradient is sparse and there is weight decay.
 
     Example:
@@ -86,7 +87,7 @@ class AdaptiveRevision(UpdateRule):
         return [
             self.state[p]["gbar"].detach().clone()
             if self.state.get(p)
-            else torch.zeros_like(_real(p.detach()))
+            else torch.zeros_like(as_real(p.detach()))
             for p in self._parameters()
         ]
 
@@ -97,21 +98,20 @@ class AdaptiveRevision(UpdateRule):
         """Make one step.
 
         Args:
-            closure: Computes the loss anew, calls `backward` and returns the loss.
-            gbar_old: The `snapshot` of when the parameters were read at which the gradients were computed.
-                None: just now.
+            closure: Computes the loss again, calls `backward` and returns the loss.
+            gbar_old: The `snapshot` taken when the worker read the parameters for these gradients. None: now.
 
         Returns:
             The closure's loss; None without one.
 
         Raises:
-            ValueError: If `gbar_old` is no snapshot of this optimizer's parameters.
+            ValueError: If `gbar_old` is not a snapshot of this optimizer's parameters.
             RuntimeError: If a gradient is sparse and there is weight decay.
         """
         self._read = None
         if gbar_old is not None:
             parameters = self._parameters()
-            if [g.shape for g in gbar_old] != [_real(p).shape for p in parameters]:
+            if [g.shape for g in gbar_old] != [as_real(p).shape for p in parameters]:
                 raise ValueError("AdaptiveRevision: gbar_old must be a snapshot() of the same parameters")
             self._read = {id(self.state[p]): g for p, g in zip(parameters, gbar_old, strict=True)}
         try:
@@ -123,16 +123,14 @@ class AdaptiveRevision(UpdateRule):
         return [parameter for group in self.param_groups for parameter in group["params"]]
 
     @override
-    def start_state(self, group: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
+    def start_state(self, group: Group, parameter: Tensor) -> State:
         """Begin gbar at 0, z and z' at 1."""
-        start = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-        return {"gbar": start, "z": torch.ones_like(start), "z_max": torch.ones_like(start)}
+        start = zeros(parameter, "gbar")
+        return {**start, **{name: torch.ones_like(start["gbar"]) for name in ("z", "z_max")}}
 
     @override
-    def update_tensor(
-        self, group: dict[str, Any], parameter: Tensor, gradient: Tensor, state: dict[str, Any]
-    ) -> None:
-        """Change one parameter as the class says."""
+    def update_tensor(self, group: Group, parameter: Tensor, gradient: Tensor, state: State) -> None:
+        """Set theta = theta - eta g + (eta_old - eta) gbck; gbar = gbar + g."""
         alpha = rate_of(group)
 
         def update(
@@ -155,14 +153,7 @@ class AdaptiveRevision(UpdateRule):
             update(gradient, *tensors)
 
     @override
-    def update_tensors(
-        self,
-        group: dict[str, Any],
-        parameters: list[Tensor],
-        gradients: list[Tensor],
-        states: list[dict[str, Any]],
-    ) -> None:
-        """Change a list of parameters as the class says."""
+    def update_tensors(self, group: Group, parameters: Tensors, gradients: Tensors, states: States) -> None:
         alpha = rate_of(group)
         kept = ([state[name] for state in states] for name in ("gbar", "z", "z_max"))
         if self._read is None:
@@ -182,7 +173,3 @@ class AdaptiveRevision(UpdateRule):
             torch._foreach_add_(between, g)
             add_quotients_(theta, between, torch._foreach_sqrt(z_max), -alpha)
             torch._foreach_add_(gbar, g)
-
-
-def _real(tensor: Tensor) -> Tensor:
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor

@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
-from lightning_optreg.optimizers._flat_vectors import flatten, move, only_group
+from lightning_optreg.checks import check_choice, check_range
+from lightning_optreg.optimizers._flat_vectors import OneVector, flatten, move, only_group
 from lightning_optreg.optimizers._line_search import Point, armijo, strong_wolfe
-from lightning_optreg.optimizers.rates import add_missing, check_rate, own_settings
+from lightning_optreg.optimizers.rates import check_rate
 
 __all__ = ["BFGS", "update_inverse"]
 
@@ -45,17 +45,17 @@ def update_inverse(inverse: Tensor, s: Tensor, y: Tensor) -> Tensor:
     return inverse - rho * (cross + cross.T) + (rho * rho * y.dot(hy) + rho) * torch.outer(s, s)
 
 
-class BFGS(Optimizer):
+class BFGS(OneVector):
     """BFGS, for losses without noise: d = -H g with an estimate H of the inverse Hessian.
 
     theta <- theta + t d with t from a line search; then H is updated by s = t d and y = g_new - g (see
     `update_inverse`). The closure is called several times in a step and must give the same loss each time: no
-    dropout, no augmentation, no other batch. Under a Lightning Trainer the callback `FullBatch` provides for
+    dropout, no augmentation, no other batch. Under a Lightning Trainer the callback `FullBatch` takes care of
     that, and adds up the gradient over batches that fit in memory.
 
     H starts as the identity, scaled by y^T s / y^T y before its first update. A pair with
     y^T s <= curvature_eps ||s|| ||y|| is left out, since H would cease to be positive definite. Where
-    rounding leaves no descent along d, H starts anew. H has n^2 entries: torch.optim.LBFGS is for more
+    rounding leaves no descent along d, H starts over. H has n^2 entries: torch.optim.LBFGS is for more
     parameters.
 
     Args:
@@ -65,19 +65,19 @@ class BFGS(Optimizer):
         line_search: "strong_wolfe"; "armijo", which halves the step; or None: t = lr.
         iterations: Iterations of a step, at least 1. Within one step each starts with the loss and gradient
             that the line search before it has left.
-        c1: Share of the promised descent that a step must bring, in (0, c2).
+        c1: Share of the predicted descent that a step must reach, in (0, c2).
         c2: Share of the slope that a strong Wolfe search may leave, in (c1, 1); 0.1 to 1e-6 for a search
             that is close to exact.
         max_evaluations: Most evaluations of a line search, at least 1.
         curvature_eps: See above, at least 0.
-        tolerance_grad: A step does nothing more once no entry of the gradient is larger, at least 0.
+        tolerance_grad: A step ends once no entry of the gradient is larger, at least 0.
         weight_decay: Coupled: weight_decay / 2 * ||theta||^2 is part of the loss, at least 0. Frozen
-            parameters are no part of it.
+            parameters are not part of it.
         maximize: Climb instead of descend.
         max_parameters: Most parameters, at least 1: 5,000 in float32 take 100 MB for H.
 
     Raises:
-        ValueError: If a setting is out of its range, if there are several groups, for parameters of other
+        ValueError: If a setting is out of range, if there are several groups, for parameters of other
             types, or for more than `max_parameters`.
         RuntimeError: In `step`, without a closure, or if a gradient is sparse.
 
@@ -110,28 +110,16 @@ class BFGS(Optimizer):
         maximize: bool = False,
         max_parameters: int = 5000,
     ) -> None:
-        infinity = float("inf")
         check_rate("BFGS", lr)
-        if not 0.0 < lr < infinity:
-            raise ValueError(f"BFGS: lr must be in (0, inf), got {lr}")
-        if line_search not in ("strong_wolfe", "armijo", None):
-            raise ValueError(f"BFGS: line_search must be strong_wolfe, armijo or None, got {line_search!r}")
-        for name, number in (("iterations", iterations), ("max_evaluations", max_evaluations)):
-            if not number >= 1:
-                raise ValueError(f"BFGS: {name} must be >= 1, got {number}")
-        if not 0.0 < c1 < 1.0:
-            raise ValueError(f"BFGS: c1 must be in (0, 1), got {c1}")
+        check_range("BFGS", "(0, inf)", lr=lr)
+        check_choice("BFGS", ("strong_wolfe", "armijo", None), line_search=line_search)
+        check_range("BFGS", ">= 1", iterations=iterations, max_evaluations=max_evaluations)
+        check_range("BFGS", "(0, 1)", c1=c1)
         if not c1 < c2 < 1.0:
             raise ValueError(f"BFGS: c2 must be in (c1, 1) = ({c1}, 1), got {c2}")
-        for name, value in (
-            ("curvature_eps", curvature_eps),
-            ("tolerance_grad", tolerance_grad),
-            ("weight_decay", weight_decay),
-        ):
-            if not 0.0 <= value < infinity:
-                raise ValueError(f"BFGS: {name} must be in [0, inf), got {value}")
-        if not max_parameters >= 1:
-            raise ValueError(f"BFGS: max_parameters must be >= 1, got {max_parameters}")
+        check_range("BFGS", "[0, inf)", curvature_eps=curvature_eps, tolerance_grad=tolerance_grad)
+        check_range("BFGS", "[0, inf)", weight_decay=weight_decay)
+        check_range("BFGS", ">= 1", max_parameters=max_parameters)
         settings = {
             "lr": lr,
             "line_search": line_search,
@@ -144,20 +132,8 @@ class BFGS(Optimizer):
             "weight_decay": weight_decay,
             "maximize": maximize,
         }
-        super().__init__(params, settings)
         why = "the inverse Hessian has their number squared entries; use LBFGS or raise max_parameters"
-        only_group(self.param_groups, "BFGS", max_parameters, why)
-
-    @override
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add the group of all parameters, with a learning rate of its own."""
-        super().add_param_group(param_group)
-        own_settings("BFGS", self.param_groups[-1])
-
-    @override
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        add_missing(self, but="differentiable")  # torch puts that among the defaults
+        super().__init__(params, settings, max_parameters, why)
 
     @override
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -171,7 +147,7 @@ class BFGS(Optimizer):
         """
         if closure is None:
             raise RuntimeError("BFGS: step needs a closure that computes the loss and calls backward")
-        only_group(self.param_groups, "BFGS")  # one may have been added since
+        only_group(self.param_groups, "BFGS")  # a group may have been added since
         group = self.param_groups[0]
         state = self.state[group["params"][0]]
         first = None
@@ -205,7 +181,7 @@ class BFGS(Optimizer):
         start: Tensor,
         state: dict[str, Any],
     ) -> tuple[Point, Tensor]:
-        """Go to a better point and learn from the way there."""
+        """Go to a better point and update H from the step."""
         group, g = self.param_groups[0], here.gradient
         inverse: Tensor | None = state.get("inverse")
         direction = -g if inverse is None else -inverse.mv(g)

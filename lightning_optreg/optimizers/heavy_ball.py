@@ -3,21 +3,19 @@
 Polyak 1964, "Some methods of speeding up the convergence of iteration methods".
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
 from lightning_optreg.optimizers._blocks import in_blocks
+from lightning_optreg.optimizers._momentum import Momentum
 from lightning_optreg.optimizers.rates import add_scaled_, rate_of
-from lightning_optreg.optimizers.update_rule import UpdateRule
+from lightning_optreg.optimizers.update_rule import Group, State, States, Tensors, zeros
 
 __all__ = ["HeavyBall"]
 
 
-class HeavyBall(UpdateRule):
+class HeavyBall(Momentum):
     """Polyak's method, x_{k+1} = x_k + alpha (x_k - x_{k-1}) - s grad f(x_k), with x_{-1} = x_0.
 
     It keeps the displacement d_k = x_k - x_{k-1}: d_{k+1} = alpha d_k - s grad f(x_k). At a constant rate
@@ -39,8 +37,7 @@ class HeavyBall(UpdateRule):
         differentiable: Let gradients flow through the step.
 
     Raises:
-        ValueError: If a value is out of its range.
-        RuntimeError: In a step, if a gradient is sparse.
+        ValueError: If a value is out of range.
 
     Example:
         >>> x = torch.tensor([1.0], requires_grad=True)
@@ -53,49 +50,20 @@ class HeavyBall(UpdateRule):
         tensor([0.], requires_grad=True)
     """
 
-    def __init__(
-        self,
-        params: ParamsT,
-        lr: float = 0.01,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        *,
-        maximize: bool = False,
-        foreach: bool | None = None,
-        differentiable: bool = False,
-    ) -> None:
-        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
-        super().__init__(params, defaults, maximize=maximize, foreach=foreach, differentiable=differentiable)
-
     @override
-    def check_group(self, group: dict[str, Any]) -> None:
-        """Refuse a momentum that is out of range."""
-        if not 0.0 <= group["momentum"] < 1.0:
-            raise ValueError(f"HeavyBall: momentum must be in [0, 1), got {group['momentum']}")
-
-    @override
-    def start_state(self, group: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
+    def start_state(self, group: Group, parameter: Tensor) -> State:
         """Begin at rest."""
-        return {"displacement": torch.zeros_like(parameter, memory_format=torch.preserve_format)}
+        return zeros(parameter, "displacement")
 
     @override
-    def update_tensor(
-        self, group: dict[str, Any], parameter: Tensor, gradient: Tensor, state: dict[str, Any]
-    ) -> None:
-        """Change one parameter as the class says."""
+    def update_tensor(self, group: Group, parameter: Tensor, gradient: Tensor, state: State) -> None:
+        """Set d = alpha d - s g; x = x + d."""
         d = state["displacement"]
         d.mul_(group["momentum"]).sub_(rate_of(group) * gradient)
         parameter.add_(d)
 
     @override
-    def update_tensors(
-        self,
-        group: dict[str, Any],
-        parameters: list[Tensor],
-        gradients: list[Tensor],
-        states: list[dict[str, Any]],
-    ) -> None:
-        """Change a list of parameters as the class says."""
+    def update_tensors(self, group: Group, parameters: Tensors, gradients: Tensors, states: States) -> None:
         displacements = [state["displacement"] for state in states]
         for x, g, d in in_blocks(parameters, gradients, displacements):
             torch._foreach_mul_(d, group["momentum"])

@@ -4,17 +4,16 @@ Duchi, Hazan and Singer 2011, "Adaptive Subgradient Methods for Online Learning 
 Tieleman and Hinton 2012, lecture 6.5 of "Neural Networks for Machine Learning".
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
+from lightning_optreg.checks import check_range
 from lightning_optreg.optimizers._blocks import in_blocks
 from lightning_optreg.optimizers._touched_rows import update_touched
 from lightning_optreg.optimizers.rates import add_quotients_, rate_of
-from lightning_optreg.optimizers.update_rule import UpdateRule
+from lightning_optreg.optimizers.update_rule import Group, State, States, Tensors, UpdateRule, zeros
 
 __all__ = ["LectureAdagrad", "LectureRMSprop"]
 
@@ -35,7 +34,7 @@ class LectureAdagrad(UpdateRule):
         differentiable: Let gradients flow through the step.
 
     Raises:
-        ValueError: If a value is out of its range.
+        ValueError: If a value is out of range.
         RuntimeError: In a step, if a gradient is sparse and there is weight decay.
 
     Example:
@@ -64,21 +63,18 @@ class LectureAdagrad(UpdateRule):
         super().__init__(params, defaults, maximize=maximize, foreach=foreach, differentiable=differentiable)
 
     @override
-    def check_group(self, group: dict[str, Any]) -> None:
+    def check_group(self, group: Group) -> None:
         """Refuse settings that are out of range."""
-        if not 0.0 < group["eps"] < float("inf"):
-            raise ValueError(f"LectureAdagrad: eps must be above 0, got {group['eps']}")
+        check_range("LectureAdagrad", "(0, inf)", eps=group["eps"])
 
     @override
-    def start_state(self, group: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
+    def start_state(self, group: Group, parameter: Tensor) -> State:
         """Begin the sum of squared gradients at 0."""
-        return {"sum": torch.zeros_like(parameter, memory_format=torch.preserve_format)}
+        return zeros(parameter, "sum")
 
     @override
-    def update_tensor(
-        self, group: dict[str, Any], parameter: Tensor, gradient: Tensor, state: dict[str, Any]
-    ) -> None:
-        """Change one parameter as the class says."""
+    def update_tensor(self, group: Group, parameter: Tensor, gradient: Tensor, state: State) -> None:
+        """Set G = G + g^2; theta = theta - eta / sqrt(G + epsilon) g."""
 
         def update(g: Tensor, theta: Tensor, total: Tensor) -> None:
             total.add_(g * g)
@@ -90,14 +86,7 @@ class LectureAdagrad(UpdateRule):
             update(gradient, parameter, state["sum"])
 
     @override
-    def update_tensors(
-        self,
-        group: dict[str, Any],
-        parameters: list[Tensor],
-        gradients: list[Tensor],
-        states: list[dict[str, Any]],
-    ) -> None:
-        """Change a list of parameters as the class says."""
+    def update_tensors(self, group: Group, parameters: Tensors, gradients: Tensors, states: States) -> None:
         for theta, g, total in in_blocks(parameters, gradients, [state["sum"] for state in states]):
             torch._foreach_addcmul_(total, g, g)
             _divide_by_root(theta, g, total, rate_of(group), group["eps"])
@@ -119,8 +108,7 @@ class LectureRMSprop(UpdateRule):
         differentiable: Let gradients flow through the step.
 
     Raises:
-        ValueError: If a value is out of its range.
-        RuntimeError: In a step, if a gradient is sparse.
+        ValueError: If a value is out of range.
 
     Example:
         >>> theta = torch.tensor([1.0], requires_grad=True)
@@ -147,36 +135,25 @@ class LectureRMSprop(UpdateRule):
         super().__init__(params, defaults, maximize=maximize, foreach=foreach, differentiable=differentiable)
 
     @override
-    def check_group(self, group: dict[str, Any]) -> None:
+    def check_group(self, group: Group) -> None:
         """Refuse settings that are out of range."""
-        if not 0.0 <= group["alpha"] < 1.0:
-            raise ValueError(f"LectureRMSprop: alpha must be in [0, 1), got {group['alpha']}")
-        if not 0.0 < group["eps"] < float("inf"):
-            raise ValueError(f"LectureRMSprop: eps must be above 0, got {group['eps']}")
+        check_range("LectureRMSprop", "[0, 1)", alpha=group["alpha"])
+        check_range("LectureRMSprop", "(0, inf)", eps=group["eps"])
 
     @override
-    def start_state(self, group: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
+    def start_state(self, group: Group, parameter: Tensor) -> State:
         """Begin the average of squared gradients at 0."""
-        return {"square_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format)}
+        return zeros(parameter, "square_avg")
 
     @override
-    def update_tensor(
-        self, group: dict[str, Any], parameter: Tensor, gradient: Tensor, state: dict[str, Any]
-    ) -> None:
-        """Change one parameter as the class says."""
+    def update_tensor(self, group: Group, parameter: Tensor, gradient: Tensor, state: State) -> None:
+        """Set E = gamma E + (1 - gamma) g^2; theta = theta - eta / sqrt(E + epsilon) g."""
         gamma, average = group["alpha"], state["square_avg"]
         average.mul_(gamma).add_((1 - gamma) * gradient * gradient)
         parameter.sub_(rate_of(group) * gradient / (average + group["eps"]).sqrt())
 
     @override
-    def update_tensors(
-        self,
-        group: dict[str, Any],
-        parameters: list[Tensor],
-        gradients: list[Tensor],
-        states: list[dict[str, Any]],
-    ) -> None:
-        """Change a list of parameters as the class says."""
+    def update_tensors(self, group: Group, parameters: Tensors, gradients: Tensors, states: States) -> None:
         gamma = group["alpha"]
         for theta, g, average in in_blocks(parameters, gradients, [state["square_avg"] for state in states]):
             torch._foreach_mul_(average, gamma)

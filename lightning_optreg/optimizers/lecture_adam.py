@@ -5,21 +5,59 @@ Kingma and Ba 2015, "Adam: A Method for Stochastic Optimization" (arXiv:1412.698
 into Adam".
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
 from lightning_optreg.optimizers._blocks import in_blocks
-from lightning_optreg.optimizers._moments import Moments, by_step, zeros
+from lightning_optreg.optimizers._moments import Moments, by_step
 from lightning_optreg.optimizers.rates import add_quotients_, rate_of
+from lightning_optreg.optimizers.update_rule import Group, State, States, Tensors, zeros
 
 __all__ = ["LectureAMSGrad", "LectureAdam", "LectureNAdam"]
 
 
-class LectureAdam(Moments):
+class _WithTwoMoments(Moments):
+    """Base of the classes below: their settings and both moments."""
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 0.001,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+    ) -> None:
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, defaults, maximize=maximize, foreach=foreach, differentiable=differentiable)
+
+    @override
+    def start_state(self, group: Group, parameter: Tensor) -> State:
+        """Begin both moments at 0."""
+        return {"step": 0, **zeros(parameter, "exp_avg", "exp_avg_sq")}
+
+
+def _average(m: Tensor, v: Tensor, g: Tensor, betas: tuple[float, float]) -> None:
+    """Set m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2."""
+    beta1, beta2 = betas
+    m.lerp_(g, 1 - beta1)
+    v.mul_(beta2).add_((1 - beta2) * g * g)
+
+
+def _average_lists(m: Tensors, v: Tensors, g: Tensors, betas: tuple[float, float]) -> None:
+    """Do the same to lists."""
+    beta1, beta2 = betas
+    torch._foreach_lerp_(m, g, 1 - beta1)
+    torch._foreach_mul_(v, beta2)
+    torch._foreach_addcmul_(v, g, g, value=1 - beta2)
+
+
+class LectureAdam(_WithTwoMoments):
     """Adam with epsilon inside the root: theta = theta - eta / sqrt(v_hat + epsilon) m_hat.
 
     m = beta1 m + (1 - beta1) g, v = beta2 v + (1 - beta2) g^2, m_hat = m / (1 - beta1^t) and
@@ -38,8 +76,7 @@ class LectureAdam(Moments):
         differentiable: Let gradients flow through the step.
 
     Raises:
-        ValueError: If a value is out of its range.
-        RuntimeError: In a step, if a gradient is sparse.
+        ValueError: If a value is out of range.
 
     Example:
         >>> theta = torch.tensor([1.0], requires_grad=True)
@@ -50,62 +87,30 @@ class LectureAdam(Moments):
         tensor([0.7500], requires_grad=True)
     """
 
-    def __init__(
-        self,
-        params: ParamsT,
-        lr: float = 0.001,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        *,
-        maximize: bool = False,
-        foreach: bool | None = None,
-        differentiable: bool = False,
-    ) -> None:
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, defaults, maximize=maximize, foreach=foreach, differentiable=differentiable)
-
     @override
-    def start_state(self, group: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
-        """Begin both moments at 0."""
-        return {"step": 0, **zeros(parameter, "exp_avg", "exp_avg_sq")}
-
-    @override
-    def update_tensor(
-        self, group: dict[str, Any], parameter: Tensor, gradient: Tensor, state: dict[str, Any]
-    ) -> None:
-        """Change one parameter as the class says."""
+    def update_tensor(self, group: Group, parameter: Tensor, gradient: Tensor, state: State) -> None:
+        """Set theta = theta - eta / sqrt(v_hat + epsilon) m_hat."""
         (beta1, beta2), m, v = group["betas"], state["exp_avg"], state["exp_avg_sq"]
         state["step"] += 1
         of_m, of_v = 1 - beta1 ** state["step"], 1 - beta2 ** state["step"]
-        m.lerp_(gradient, 1 - beta1)
-        v.mul_(beta2).add_((1 - beta2) * gradient * gradient)
+        _average(m, v, gradient, group["betas"])
         parameter.sub_(rate_of(group) * (m / of_m / (v / of_v + group["eps"]).sqrt()))
 
     @override
-    def update_tensors(
-        self,
-        group: dict[str, Any],
-        parameters: list[Tensor],
-        gradients: list[Tensor],
-        states: list[dict[str, Any]],
-    ) -> None:
-        """Change a list of parameters as the class says."""
+    def update_tensors(self, group: Group, parameters: Tensors, gradients: Tensors, states: States) -> None:
         (beta1, beta2), lr = group["betas"], rate_of(group)
         for t, (thetas, gs, same) in by_step(parameters, gradients, states):
             of_m, of_v = 1 - beta1**t, 1 - beta2**t
             kept = ([state[name] for state in same] for name in ("exp_avg", "exp_avg_sq"))
             for theta, g, m, v in in_blocks(thetas, gs, *kept):
-                torch._foreach_lerp_(m, g, 1 - beta1)
-                torch._foreach_mul_(v, beta2)
-                torch._foreach_addcmul_(v, g, g, value=1 - beta2)
+                _average_lists(m, v, g, group["betas"])
                 root = torch._foreach_div(v, of_v)
                 torch._foreach_add_(root, group["eps"])
                 torch._foreach_sqrt_(root)
                 add_quotients_(theta, m, root, -lr / of_m)
 
 
-class LectureAMSGrad(Moments):
+class LectureAMSGrad(_WithTwoMoments):
     """AMSGrad: theta = theta - eta m / (sqrt(v_hat) + epsilon), where v_hat is the largest v so far.
 
     m = beta1 m + (1 - beta1) g and v = beta2 v + (1 - beta2) g^2 are not corrected for their start at 0.
@@ -123,8 +128,7 @@ class LectureAMSGrad(Moments):
         differentiable: Let gradients flow through the step.
 
     Raises:
-        ValueError: If a value is out of its range.
-        RuntimeError: In a step, if a gradient is sparse.
+        ValueError: If a value is out of range.
 
     Example:
         >>> theta = torch.tensor([1.0], requires_grad=True)
@@ -135,62 +139,33 @@ class LectureAMSGrad(Moments):
         tensor([0.7500], requires_grad=True)
     """
 
-    def __init__(
-        self,
-        params: ParamsT,
-        lr: float = 0.001,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        *,
-        maximize: bool = False,
-        foreach: bool | None = None,
-        differentiable: bool = False,
-    ) -> None:
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, defaults, maximize=maximize, foreach=foreach, differentiable=differentiable)
-
     @override
-    def start_state(self, group: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
+    def start_state(self, group: Group, parameter: Tensor) -> State:
         """Begin m, v and the largest v at 0."""
         return zeros(parameter, "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
     @override
-    def update_tensor(
-        self, group: dict[str, Any], parameter: Tensor, gradient: Tensor, state: dict[str, Any]
-    ) -> None:
-        """Change one parameter as the class says."""
-        (beta1, beta2), m, v = group["betas"], state["exp_avg"], state["exp_avg_sq"]
-        largest = state["max_exp_avg_sq"]
-        m.lerp_(gradient, 1 - beta1)
-        v.mul_(beta2).add_((1 - beta2) * gradient * gradient)
+    def update_tensor(self, group: Group, parameter: Tensor, gradient: Tensor, state: State) -> None:
+        """Set theta = theta - eta m / (sqrt(v_hat) + epsilon)."""
+        m, v, largest = (state[name] for name in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"))
+        _average(m, v, gradient, group["betas"])
         largest.copy_(torch.where(v > largest, v, largest))
         direction = m.clone() / (largest.sqrt() + group["eps"])  # a graph keeps what it divides
         parameter.sub_(rate_of(group) * direction)
 
     @override
-    def update_tensors(
-        self,
-        group: dict[str, Any],
-        parameters: list[Tensor],
-        gradients: list[Tensor],
-        states: list[dict[str, Any]],
-    ) -> None:
-        """Change a list of parameters as the class says."""
-        (beta1, beta2), lr = group["betas"], rate_of(group)
+    def update_tensors(self, group: Group, parameters: Tensors, gradients: Tensors, states: States) -> None:
         names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
         kept = ([state[name] for state in states] for name in names)
         for theta, g, m, v, largest in in_blocks(parameters, gradients, *kept):
-            torch._foreach_lerp_(m, g, 1 - beta1)
-            torch._foreach_mul_(v, beta2)
-            torch._foreach_addcmul_(v, g, g, value=1 - beta2)
+            _average_lists(m, v, g, group["betas"])
             torch._foreach_maximum_(largest, v)
             root = torch._foreach_sqrt(largest)
             torch._foreach_add_(root, group["eps"])
-            add_quotients_(theta, m, root, -lr)
+            add_quotients_(theta, m, root, -rate_of(group))
 
 
-class LectureNAdam(Moments):
+class LectureNAdam(_WithTwoMoments):
     """NAdam: theta = theta - eta / (sqrt(v_hat) + epsilon) (beta1 m_hat + (1 - beta1) / (1 - beta1^t) g).
 
     m_hat = m / (1 - beta1^t) and v_hat = v / (1 - beta2^t) are Adam's corrected moments. This is the form
@@ -208,8 +183,7 @@ class LectureNAdam(Moments):
         differentiable: Let gradients flow through the step.
 
     Raises:
-        ValueError: If a value is out of its range.
-        RuntimeError: In a step, if a gradient is sparse.
+        ValueError: If a value is out of range.
 
     Example:
         >>> theta = torch.tensor([1.0], requires_grad=True)
@@ -232,44 +206,35 @@ class LectureNAdam(Moments):
         foreach: bool | None = None,
         differentiable: bool = False,
     ) -> None:
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, defaults, maximize=maximize, foreach=foreach, differentiable=differentiable)
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            maximize=maximize,
+            foreach=foreach,
+            differentiable=differentiable,
+        )
 
     @override
-    def start_state(self, group: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
-        """Begin both moments at 0."""
-        return {"step": 0, **zeros(parameter, "exp_avg", "exp_avg_sq")}
-
-    @override
-    def update_tensor(
-        self, group: dict[str, Any], parameter: Tensor, gradient: Tensor, state: dict[str, Any]
-    ) -> None:
-        """Change one parameter as the class says."""
+    def update_tensor(self, group: Group, parameter: Tensor, gradient: Tensor, state: State) -> None:
+        """Set theta = theta - eta / (sqrt(v_hat) + epsilon) (beta1 m_hat + (1 - beta1) / (1 - beta1^t) g)."""
         (beta1, beta2), m, v = group["betas"], state["exp_avg"], state["exp_avg_sq"]
         state["step"] += 1
         of_m, of_v = 1 - beta1 ** state["step"], 1 - beta2 ** state["step"]
-        m.lerp_(gradient, 1 - beta1)
-        v.mul_(beta2).add_((1 - beta2) * gradient * gradient)
+        _average(m, v, gradient, group["betas"])
         direction = beta1 * m / of_m + (1 - beta1) / of_m * gradient
         parameter.sub_(rate_of(group) * direction / ((v / of_v).sqrt() + group["eps"]))
 
     @override
-    def update_tensors(
-        self,
-        group: dict[str, Any],
-        parameters: list[Tensor],
-        gradients: list[Tensor],
-        states: list[dict[str, Any]],
-    ) -> None:
-        """Change a list of parameters as the class says."""
+    def update_tensors(self, group: Group, parameters: Tensors, gradients: Tensors, states: States) -> None:
         (beta1, beta2), lr = group["betas"], rate_of(group)
         for t, (thetas, gs, same) in by_step(parameters, gradients, states):
             of_m, of_v = 1 - beta1**t, 1 - beta2**t
             kept = ([state[name] for state in same] for name in ("exp_avg", "exp_avg_sq"))
             for theta, g, m, v in in_blocks(thetas, gs, *kept):
-                torch._foreach_lerp_(m, g, 1 - beta1)
-                torch._foreach_mul_(v, beta2)
-                torch._foreach_addcmul_(v, g, g, value=1 - beta2)
+                _average_lists(m, v, g, group["betas"])
                 root = torch._foreach_sqrt(v)
                 torch._foreach_div_(root, of_v**0.5)
                 torch._foreach_add_(root, group["eps"])

@@ -3,16 +3,15 @@
 Kingma and Ba 2015, "Adam: A Method for Stochastic Optimization" (arXiv:1412.6980), section 7.1.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
 from lightning_optreg.optimizers._blocks import in_blocks
-from lightning_optreg.optimizers._moments import Moments, by_step, zeros
+from lightning_optreg.optimizers._moments import Moments, by_step
 from lightning_optreg.optimizers.rates import add_quotients_, rate_of
+from lightning_optreg.optimizers.update_rule import Group, State, States, Tensors, zeros
 
 __all__ = ["LectureAdaMax"]
 
@@ -33,8 +32,7 @@ class LectureAdaMax(Moments):
         differentiable: Let gradients flow through the step.
 
     Raises:
-        ValueError: If a value is out of its range.
-        RuntimeError: In a step, if a gradient is sparse.
+        ValueError: If a value is out of range.
 
     Example:
         >>> theta = torch.tensor([1.0, 0.0], requires_grad=True)
@@ -60,15 +58,13 @@ class LectureAdaMax(Moments):
         super().__init__(params, defaults, maximize=maximize, foreach=foreach, differentiable=differentiable)
 
     @override
-    def start_state(self, group: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
+    def start_state(self, group: Group, parameter: Tensor) -> State:
         """Begin m and u at 0."""
         return {"step": 0, **zeros(parameter, "exp_avg", "exp_inf")}
 
     @override
-    def update_tensor(
-        self, group: dict[str, Any], parameter: Tensor, gradient: Tensor, state: dict[str, Any]
-    ) -> None:
-        """Change one parameter as the class says."""
+    def update_tensor(self, group: Group, parameter: Tensor, gradient: Tensor, state: State) -> None:
+        """Set u = max(beta2 u, |g|); theta = theta - alpha / (1 - beta1^t) m / u."""
         (beta1, beta2), m, u = group["betas"], state["exp_avg"], state["exp_inf"]
         state["step"] += 1
         m.lerp_(gradient, 1 - beta1)
@@ -79,14 +75,7 @@ class LectureAdaMax(Moments):
         parameter.sub_(rate * direction)
 
     @override
-    def update_tensors(
-        self,
-        group: dict[str, Any],
-        parameters: list[Tensor],
-        gradients: list[Tensor],
-        states: list[dict[str, Any]],
-    ) -> None:
-        """Change a list of parameters as the class says."""
+    def update_tensors(self, group: Group, parameters: Tensors, gradients: Tensors, states: States) -> None:
         (beta1, beta2), lr = group["betas"], rate_of(group)
         for t, (thetas, gs, same) in by_step(parameters, gradients, states):
             kept = ([state[name] for state in same] for name in ("exp_avg", "exp_inf"))

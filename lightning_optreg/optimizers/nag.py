@@ -6,21 +6,20 @@ Sutskever, Martens, Dahl and Hinton 2013, "On the importance of initialization a
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
 from lightning_optreg.optimizers._blocks import in_blocks
+from lightning_optreg.optimizers._momentum import Momentum
 from lightning_optreg.optimizers.rates import add_scaled_, rate_of
-from lightning_optreg.optimizers.update_rule import UpdateRule
+from lightning_optreg.optimizers.update_rule import Group, State, States, Tensors, as_real, zeros
 
 __all__ = ["NAG"]
 
 
-class NAG(UpdateRule):
+class NAG(Momentum):
     """Momentum that looks ahead: v = gamma v + eta grad J(theta - gamma v), theta = theta - v.
 
     Between steps the parameters are the look-ahead point theta - gamma v, so that whatever computes gradients
@@ -40,8 +39,7 @@ class NAG(UpdateRule):
         differentiable: Let gradients flow through the step.
 
     Raises:
-        ValueError: If a value is out of its range.
-        RuntimeError: In a step, if a gradient is sparse.
+        ValueError: If a value is out of range.
 
     Example:
         >>> theta = torch.tensor([1.0], requires_grad=True)
@@ -55,36 +53,14 @@ class NAG(UpdateRule):
         tensor([0.5000], requires_grad=True)
     """
 
-    def __init__(
-        self,
-        params: ParamsT,
-        lr: float = 0.01,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        *,
-        maximize: bool = False,
-        foreach: bool | None = None,
-        differentiable: bool = False,
-    ) -> None:
-        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
-        super().__init__(params, defaults, maximize=maximize, foreach=foreach, differentiable=differentiable)
-
     @override
-    def check_group(self, group: dict[str, Any]) -> None:
-        """Refuse a momentum that is out of range."""
-        if not 0.0 <= group["momentum"] < 1.0:
-            raise ValueError(f"NAG: momentum must be in [0, 1), got {group['momentum']}")
-
-    @override
-    def start_state(self, group: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
+    def start_state(self, group: Group, parameter: Tensor) -> State:
         """Begin at rest, where theta and the look-ahead point are the same."""
-        return {"velocity": torch.zeros_like(parameter, memory_format=torch.preserve_format)}
+        return zeros(parameter, "velocity")
 
     @override
-    def update_tensor(
-        self, group: dict[str, Any], parameter: Tensor, gradient: Tensor, state: dict[str, Any]
-    ) -> None:
-        """Change one parameter as the class says."""
+    def update_tensor(self, group: Group, parameter: Tensor, gradient: Tensor, state: State) -> None:
+        """Set v = gamma v + eta g; theta = theta - v; then look gamma v ahead."""
         gamma, v = group["momentum"], state["velocity"]
         v.mul_(gamma)
         parameter.add_(v)  # theta
@@ -92,14 +68,7 @@ class NAG(UpdateRule):
         parameter.add_(v, alpha=-(1 + gamma))  # theta - v, and gamma v further ahead
 
     @override
-    def update_tensors(
-        self,
-        group: dict[str, Any],
-        parameters: list[Tensor],
-        gradients: list[Tensor],
-        states: list[dict[str, Any]],
-    ) -> None:
-        """Change a list of parameters as the class says."""
+    def update_tensors(self, group: Group, parameters: Tensors, gradients: Tensors, states: States) -> None:
         gamma = group["momentum"]
         for theta, g, v in in_blocks(parameters, gradients, [state["velocity"] for state in states]):
             torch._foreach_mul_(v, gamma)
@@ -116,8 +85,8 @@ class NAG(UpdateRule):
                 for group in self.param_groups:
                     for parameter in group["params"]:
                         if parameter in self.state:
-                            value = torch.view_as_real(parameter) if parameter.is_complex() else parameter
-                            value.add_(self.state[parameter]["velocity"], alpha=group["momentum"])
+                            v = self.state[parameter]["velocity"]
+                            as_real(parameter).add_(v, alpha=group["momentum"])
             yield
         finally:
             with torch.no_grad():

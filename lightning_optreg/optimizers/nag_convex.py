@@ -4,12 +4,11 @@ Nesterov 1983; in this form Su, Boyd and Candes 2016, "A differential equation f
 accelerated gradient method" (arXiv:1503.01243), and the lecture's NAG-C.
 """
 
-from typing import Any
-
 from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
 from lightning_optreg.optimizers._extrapolation import Extrapolation, Restart
+from lightning_optreg.optimizers.update_rule import Group
 
 __all__ = ["NAGConvex"]
 
@@ -34,7 +33,7 @@ class NAGConvex(Extrapolation):
         differentiable: Let gradients flow through the step.
 
     Raises:
-        ValueError: If a value is out of its range.
+        ValueError: If a value is out of range.
         RuntimeError: In a step, if a gradient is sparse, or if restarts by the function have no closure.
 
     Example:
@@ -65,7 +64,7 @@ class NAGConvex(Extrapolation):
         super().__init__(params, defaults, restart, foreach=foreach, **options)
 
     @override
-    def coefficient(self, group: dict[str, Any]) -> float:
-        """Give k / (k + 3)."""
+    def coefficient(self, group: Group) -> float:
+        """Return k / (k + 3)."""
         k: int = group["k"]
         return k / (k + 3)

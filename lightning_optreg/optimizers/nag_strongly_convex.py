@@ -3,14 +3,13 @@
 Nesterov 2004, "Introductory lectures on convex optimization", section 2.2; the lecture's NAG-SC.
 """
 
-from typing import Any
-
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
 from lightning_optreg.optimizers._extrapolation import Extrapolation, Restart
 from lightning_optreg.optimizers.rates import rate_of
+from lightning_optreg.optimizers.update_rule import Group
 
 __all__ = ["NAGStronglyConvex"]
 
@@ -40,7 +39,7 @@ class NAGStronglyConvex(Extrapolation):
         differentiable: Let gradients flow through the step.
 
     Raises:
-        ValueError: If a value is out of its range.
+        ValueError: If a value is out of range.
         RuntimeError: In a step, if a gradient is sparse, or if restarts by the function have no closure.
 
     Example:
@@ -70,7 +69,7 @@ class NAGStronglyConvex(Extrapolation):
         super().__init__(params, defaults, restart, foreach=foreach, **options)
 
     @override
-    def check_group(self, group: dict[str, Any]) -> None:
+    def check_group(self, group: Group) -> None:
         """Refuse settings that are out of range."""
         super().check_group(group)
         if not (group["mu"] >= 0.0 and group["mu"] * group["lr"] <= 1.0):
@@ -80,7 +79,7 @@ class NAGStronglyConvex(Extrapolation):
             )
 
     @override
-    def coefficient(self, group: dict[str, Any]) -> float | Tensor:
-        """Give (1 - sqrt(mu s)) / (1 + sqrt(mu s)), with the present s."""
+    def coefficient(self, group: Group) -> float | Tensor:
+        """Return (1 - sqrt(mu s)) / (1 + sqrt(mu s)), with the present s."""
         root: float | Tensor = (group["mu"] * rate_of(group)) ** 0.5
         return (1 - root) / (1 + root)

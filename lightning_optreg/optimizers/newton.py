@@ -7,45 +7,46 @@ Levenberg-Marquardt algorithm: implementation and theory", 1978. Hessian-free: J
 Hessian-free optimization", 2010.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
+from lightning_optreg.checks import check_choice, check_range
 from lightning_optreg.optimizers._conjugate_gradient import conjugate_gradient
-from lightning_optreg.optimizers._derivatives import (
+from lightning_optreg.optimizers._flat_vectors import OneVector, flatten, move, only_group
+from lightning_optreg.optimizers._line_search import Point, armijo
+from lightning_optreg.optimizers._minres import minres
+from lightning_optreg.optimizers.derivatives import (
     Objective,
     hessian,
     hessian_products,
     loss_and_gradient,
     loss_value,
 )
-from lightning_optreg.optimizers._flat_vectors import flatten, move, only_group
-from lightning_optreg.optimizers._line_search import Point, armijo
-from lightning_optreg.optimizers._minres import minres
-from lightning_optreg.optimizers.rates import add_missing, check_rate, own_settings
+from lightning_optreg.optimizers.rates import check_rate
 
 __all__ = ["Newton"]
 
 _TRIES = 40
-"""Dampings that a step tries at most; each is 10 times the one before, unless told otherwise."""
+"""Largest number of dampings that a step tries; each is `damping_up` times the one before."""
 
 
-class Newton(Optimizer):
+class Newton(OneVector):
     """Damped Newton, for losses without noise: (H + lambda I) d = -g; theta <- theta + lr * d.
 
     The closure given to `step` differs from that of other optimizers: it returns the loss and does **not**
     call `backward`, since second derivatives need the graph. It may also return an iterable of parts that
     add up to the loss, such as chunks of the training set, each freed before the next is computed. It is
     called several times in a step and must give the same loss each time: no dropout, no augmentation. Under
-    a Lightning Trainer the callback `FullBatch` provides all this; with manual optimization give such a
+    a Lightning Trainer the callback `FullBatch` provides all this; with manual optimization, pass such a
     closure yourself.
 
-    `globalization` is what is done far from a minimum, where H need not be positive definite:
+    `globalization` says how it proceeds far from a minimum, where H need not be positive definite:
 
     - "trust_region": Levenberg and Marquardt's. lambda grows until H + lambda I is positive definite and the
       loss falls by at least 1e-4 of what the quadratic model predicts. Where it falls by more than 3/4 of
@@ -74,10 +75,10 @@ class Newton(Optimizer):
         cg_iterations: Most products H v for one direction, at least 1.
 
     Raises:
-        ValueError: If a setting is out of its range, if there are several groups, or for parameters of other
+        ValueError: If a setting is out of range, if there are several groups, or for parameters of other
             types.
         RuntimeError: In `step`, without a closure, if the closure has called `backward`, if a gradient is
-            sparse, or if H + lambda I is singular and nothing is done about it.
+            sparse, or if H + lambda I is singular with `globalization=None`.
 
     Example:
         >>> theta = torch.tensor([3.0, -2.0], dtype=torch.float64, requires_grad=True)
@@ -106,30 +107,16 @@ class Newton(Optimizer):
         cg_tolerance: float | None = None,
         cg_iterations: int = 250,
     ) -> None:
-        infinity = float("inf")
         check_rate("Newton", lr)
-        if not 0.0 < lr < infinity:
-            raise ValueError(f"Newton: lr must be in (0, inf), got {lr}")
-        if hessian not in ("exact", "free"):
-            raise ValueError(f"Newton: hessian must be exact or free, got {hessian!r}")
-        if globalization not in ("trust_region", "line_search", None):
-            raise ValueError(
-                f"Newton: globalization must be trust_region, line_search or None, got {globalization!r}"
-            )
-        if not 0.0 <= damping < infinity:
-            raise ValueError(f"Newton: damping must be in [0, inf), got {damping}")
-        if not 1.0 < damping_up < infinity:
-            raise ValueError(f"Newton: damping_up must be in (1, inf), got {damping_up}")
-        if not 0.0 < damping_down < 1.0:
-            raise ValueError(f"Newton: damping_down must be in (0, 1), got {damping_down}")
-        if not 0.0 <= weight_decay < infinity:
-            raise ValueError(f"Newton: weight_decay must be in [0, inf), got {weight_decay}")
-        if not max_exact >= 1:
-            raise ValueError(f"Newton: max_exact must be >= 1, got {max_exact}")
-        if not (cg_tolerance is None or 0.0 <= cg_tolerance < 1.0):
-            raise ValueError(f"Newton: cg_tolerance must be in [0, 1), got {cg_tolerance}")
-        if not cg_iterations >= 1:
-            raise ValueError(f"Newton: cg_iterations must be >= 1, got {cg_iterations}")
+        check_range("Newton", "(0, inf)", lr=lr)
+        check_choice("Newton", ("exact", "free"), hessian=hessian)
+        check_choice("Newton", ("trust_region", "line_search", None), globalization=globalization)
+        check_range("Newton", "[0, inf)", damping=damping, weight_decay=weight_decay)
+        check_range("Newton", "(1, inf)", damping_up=damping_up)
+        check_range("Newton", "(0, 1)", damping_down=damping_down)
+        check_range("Newton", ">= 1", max_exact=max_exact, cg_iterations=cg_iterations)
+        if cg_tolerance is not None:
+            check_range("Newton", "[0, 1)", cg_tolerance=cg_tolerance)
         settings = {
             "lr": lr,
             "hessian": hessian,
@@ -142,21 +129,9 @@ class Newton(Optimizer):
             "cg_tolerance": cg_tolerance,
             "cg_iterations": cg_iterations,
         }
-        super().__init__(params, settings)
-        largest = max_exact if hessian == "exact" else 2**62
+        largest = max_exact if hessian == "exact" else math.inf
         why = "the exact Hessian has their number squared entries; use hessian='free' or raise max_exact"
-        only_group(self.param_groups, "Newton", largest, why)
-
-    @override
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add the group of all parameters, with a learning rate of its own."""
-        super().add_param_group(param_group)
-        own_settings("Newton", self.param_groups[-1])
-
-    @override
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        add_missing(self, but="differentiable")  # torch puts that among the defaults
+        super().__init__(params, settings, largest, why)
 
     @override
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -170,7 +145,7 @@ class Newton(Optimizer):
         """
         if closure is None:
             raise RuntimeError("Newton: step needs a closure that returns the loss without calling backward")
-        only_group(self.param_groups, "Newton")  # one may have been added since
+        only_group(self.param_groups, "Newton")  # a group may have been added since
         objective: Objective = closure
         if self.objective is not None:
             objective = self.objective
@@ -216,7 +191,7 @@ def _trust_region(problem: "_Problem", group: dict[str, Any], damping: float) ->
             predicted = -float(problem.gradient.dot(step) + 0.5 * step.dot(problem.multiply(step)))
             problem.go(step, 1.0)
             actual = problem.loss - problem.value()
-            # At the minimum both are rounding errors of the loss, and their ratio says nothing.
+            # At the minimum both are rounding errors of the loss, and their ratio is meaningless.
             if predicted <= problem.rounding and abs(actual) <= problem.rounding:
                 return damping
             if predicted > 0.0 and actual >= 1e-4 * predicted:
@@ -277,7 +252,7 @@ class _Problem:
         return self.sign * self._products(v) + self.decay * v
 
     def direction(self, damping: float) -> Tensor | None:
-        """Solve (H + lambda I) d = -g; None if the matrix is not as the method needs it."""
+        """Solve (H + lambda I) d = -g; None if the matrix is not positive definite, or singular."""
         g, method = self.gradient, self.group["globalization"]
         if self._matrix is None:
             tolerance = self.group["cg_tolerance"]

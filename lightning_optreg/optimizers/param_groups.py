@@ -22,7 +22,7 @@ NORMALISATIONS = (
 
 
 def biases_and_norms(module: nn.Module) -> set[int]:
-    """Give the `id` of each bias, and of each parameter of a normalisation layer.
+    """Return the `id` of every bias and of every parameter of a normalisation layer.
 
     A bias is a parameter named `bias`, or with that word in its name as in `in_proj_bias`.
 
@@ -50,11 +50,11 @@ def param_groups(module: nn.Module, *, no_decay: bool) -> list[dict[str, Any]]:
 
     Args:
         module: Any module.
-        no_decay: Put the biases of all layers and all parameters of normalisation layers into a group of
-            their own with `weight_decay` 0. False: one group with everything.
+        no_decay: Put the biases of all layers and all parameters of normalisation layers into another group,
+            with `weight_decay` 0. False: one group with everything.
 
     Returns:
-        The group that decays as the optimizer says, and that which doesn't; none that is empty.
+        The group with the optimizer's weight decay, then the one without; empty groups are left out.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))

@@ -11,10 +11,12 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
+from lightning_optreg.checks import check_range
 from lightning_optreg.optimizers._blocks import in_blocks
 from lightning_optreg.optimizers._sign_decay import Decay
 from lightning_optreg.optimizers._sign_rule import SignRule
 from lightning_optreg.optimizers.rates import add_products_, rate_of
+from lightning_optreg.optimizers.update_rule import Group, State, States, Tensors
 
 __all__ = ["PowerSign"]
 
@@ -42,8 +44,7 @@ class PowerSign(SignRule):
         differentiable: Let gradients flow through the step.
 
     Raises:
-        ValueError: If a value is out of its range.
-        RuntimeError: In a step, if a gradient is sparse.
+        ValueError: If a value is out of range.
 
     Example:
         >>> theta = torch.tensor([8.0], requires_grad=True)
@@ -69,44 +70,32 @@ class PowerSign(SignRule):
         foreach: bool | None = None,
         differentiable: bool = False,
     ) -> None:
-        super().__init__(
-            params,
-            {"lr": lr, "base": base, "weight_decay": weight_decay},
-            beta=beta,
-            decay=decay,
-            decay_steps=decay_steps,
-            periods=periods,
-            maximize=maximize,
-            foreach=foreach,
-            differentiable=differentiable,
-        )
+        defaults: dict[str, Any] = {
+            "lr": lr,
+            "base": base,
+            "beta": beta,
+            "decay": decay,
+            "decay_steps": decay_steps,
+        }
+        defaults |= {"periods": periods, "weight_decay": weight_decay, "steps": 0}
+        super().__init__(params, defaults, maximize=maximize, foreach=foreach, differentiable=differentiable)
 
     @override
-    def check_group(self, group: dict[str, Any]) -> None:
+    def check_group(self, group: Group) -> None:
         """Refuse settings that are out of range."""
         super().check_group(group)
-        if not 0.0 < group["base"] < float("inf"):
-            raise ValueError(f"PowerSign: base must be above 0, got {group['base']}")
+        check_range("PowerSign", "(0, inf)", base=group["base"])
 
     @override
-    def update_tensor(
-        self, group: dict[str, Any], parameter: Tensor, gradient: Tensor, state: dict[str, Any]
-    ) -> None:
-        """Change one parameter as the class says."""
+    def update_tensor(self, group: Group, parameter: Tensor, gradient: Tensor, state: State) -> None:
+        """Set theta = theta - eta base^(f(t) sign(g) sign(m)) g."""
         m = state["exp_avg"].lerp_(gradient, 1 - group["beta"])
         exponent = self.decay_now(group) * m.sign() * gradient.sign()
         factor = (math.log(group["base"]) * exponent).exp()
         parameter.sub_(rate_of(group) * factor * gradient)
 
     @override
-    def update_tensors(
-        self,
-        group: dict[str, Any],
-        parameters: list[Tensor],
-        gradients: list[Tensor],
-        states: list[dict[str, Any]],
-    ) -> None:
-        """Change a list of parameters as the class says."""
+    def update_tensors(self, group: Group, parameters: Tensors, gradients: Tensors, states: States) -> None:
         power, rate = group["base"] ** self.decay_now(group), rate_of(group)
         low, high = sorted((power, 1 / power))
         for theta, g, m in in_blocks(parameters, gradients, [state["exp_avg"] for state in states]):

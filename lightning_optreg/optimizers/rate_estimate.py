@@ -65,7 +65,7 @@ class RateEstimate:
         return self.average / (1.0 - beta2**self.steps) if self.steps > 0 else 0.0
 
     def has_settled(self, gamma: float | None, *, beta2: float, tolerance: float) -> bool:
-        """Tell whether to switch: k > 1, |Lambda_k - gamma_k| < tolerance and Lambda_k > 0.
+        """Return whether to switch: k > 1, |Lambda_k - gamma_k| < tolerance and Lambda_k > 0.
 
         Args:
             gamma: What `update` returned.
@@ -84,7 +84,7 @@ def inner_product(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
         b: As many, each of the same shape.
 
     Returns:
-        A tensor without dimensions.
+        A scalar tensor.
 
     Example:
         >>> inner_product([torch.ones(2), torch.ones(1)], [torch.full((2,), 3.0), torch.ones(1)])
@@ -107,12 +107,12 @@ class StepMeter:
 
     A step is what the parameters move by. Groups keep the ratios of their rates: in p.g the part of a group
     whose `lr` is r times the largest has the factor r. Weight decay that is coupled is part of the gradient,
-    decay that is decoupled (AdamW) is no part of the step. Gradients are those that the optimizer saw:
+    decay that is decoupled (AdamW) is not part of the step. Gradients are those that the optimizer saw:
     clipped, unscaled, accumulated. It holds a copy of the parameters.
 
     Args:
-        optimizer: Followed from now on; its groups have `betas`.
-        estimate: Counts the steps.
+        optimizer: The optimizer to follow; its groups have `betas`.
+        estimate: Updated after each step.
         tolerance: For `settled`.
 
     Attributes:
@@ -140,7 +140,7 @@ class StepMeter:
         return self.estimate.rate(beta2=self.beta2)
 
     def close(self) -> None:
-        """Follow no longer."""
+        """Stop following the optimizer."""
         for hook in self._hooks:
             hook.remove()
         self._before = []
@@ -149,7 +149,7 @@ class StepMeter:
         # A closure has not been run yet, but it changes gradients only.
         parameters = [parameter.detach() for group in optimizer.param_groups for parameter in group["params"]]
         if [old.shape for old in self._before] != [parameter.shape for parameter in parameters]:
-            # The first step, or the first with parameters that were added in mid-run.
+            # The first step, or the first after parameters were added.
             self._before = [torch.empty_like(parameter) for parameter in parameters]
         torch._foreach_copy_(self._before, parameters)
 

@@ -22,7 +22,7 @@ __all__ = [
     "set_rate",
 ]
 
-_Tensors = list[Tensor] | tuple[Tensor, ...]  # as torch's multi-tensor operations take and give them
+_Tensors = list[Tensor] | tuple[Tensor, ...]  # as torch's multi-tensor operations take and return them
 
 
 def check_rate(name: str, rate: Any) -> None:
@@ -33,18 +33,18 @@ def check_rate(name: str, rate: Any) -> None:
         rate: What was given.
 
     Raises:
-        ValueError: If it is a tensor and has not one element.
+        ValueError: If it is a tensor with more or fewer elements than one.
     """
     if isinstance(rate, Tensor) and rate.numel() != 1:
         raise ValueError(f"{name}: Tensor lr must be 1-element, got {rate.numel()}")
 
 
 def add_missing(optimizer: Optimizer, *, but: str | None = None) -> None:
-    """Give the groups the settings that a loaded state lacks: checkpoints of plainer classes know less.
+    """Add the settings that a loaded state lacks, as a checkpoint of a plainer class does.
 
     Args:
-        optimizer: Its defaults are taken.
-        but: A default that is left out.
+        optimizer: The optimizer, whose defaults are used.
+        but: A default to leave out.
     """
     for group in optimizer.param_groups:
         for setting, value in optimizer.defaults.items():
@@ -54,7 +54,7 @@ def add_missing(optimizer: Optimizer, *, but: str | None = None) -> None:
 
 
 def own_settings(name: str, group: dict[str, Any]) -> None:
-    """Check the tensors among a group's settings, and give the group a learning rate of its own.
+    """Check the tensors among a group's settings, and copy its learning rate.
 
     Schedules write into a tensor, and groups that share a default share its tensor: it is copied, so that
     they write neither into each other's nor into that of the caller. Other settings that are tensors become
@@ -65,7 +65,8 @@ def own_settings(name: str, group: dict[str, Any]) -> None:
         group: The group, changed in place.
 
     Raises:
-        ValueError: If a tensor has not one element, or asks for a gradient and is not the learning rate.
+        ValueError: If a tensor does not have one element, or one other than the learning rate requires a
+            gradient.
     """
     for setting, value in group.items():
         if setting in ("params", "param_names"):
@@ -77,7 +78,7 @@ def own_settings(name: str, group: dict[str, Any]) -> None:
             group[setting] = _number(name, setting, value)
         elif isinstance(value, Tensor):
             check_rate(name, value)
-            # What is differentiated through a step may be differentiated by its rate as well.
+            # A step that is differentiated may be differentiated with respect to the rate as well.
             group["lr"] = value.clone() if group.get("differentiable") else value.detach().clone()
 
 
@@ -92,7 +93,7 @@ def _number(name: str, setting: str, value: Any) -> Any:
 
 
 def rate_of(group: dict[str, Any]) -> float | Tensor:
-    """Give a group's learning rate to compute with: a number where one is at hand, else a tensor ().
+    """Return a group's learning rate: a number unless that would wait for a device, then a tensor ().
 
     Args:
         group: An optimizer's parameter group.

@@ -14,15 +14,17 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
+from lightning_optreg.checks import check_range
 from lightning_optreg.optimizers._blocks import in_blocks
+from lightning_optreg.optimizers._moments import Moments
 from lightning_optreg.optimizers.rate_estimate import RateEstimate, inner_product
 from lightning_optreg.optimizers.rates import add_scaled_, rate_of
-from lightning_optreg.optimizers.update_rule import UpdateRule
+from lightning_optreg.optimizers.update_rule import Group, State, States, Tensors, zeros
 
 __all__ = ["SWATS"]
 
 
-class SWATS(UpdateRule):
+class SWATS(Moments):
     """Adam until the rate that SGD would need settles, then SGD with momentum at that rate.
 
     While phi = Adam, with g = grad J(theta) and k the number of steps:
@@ -40,12 +42,12 @@ class SWATS(UpdateRule):
     from there. The products p.p and p.g are over all parameters of all groups: there is one switch. Groups
     keep the ratios of their rates, before the switch and after it: with r the group's `lr` as a multiple of
     the largest, its part of p.g has the factor r, and its SGD has the rate r Lambda; with one `lr` that is
-    the paper's. A schedule goes on: SGD's rate changes by the factors by which `lr` changes. Deciding needs
-    one number from the device in each step until the switch. Weight decay is coupled: lambda * theta is added
+    the paper's. Schedules continue: SGD's rate changes by the same factors as `lr`. Until the switch, each
+    step reads numbers back from the device to decide. Weight decay is coupled: lambda * theta is added
     to g, in both phases, before everything else. Under DDP all ranks decide alike, as their gradients are
     equal; with sharded parameters (FSDP) the products would be of the shards: use it without.
 
-    Differences from the paper: `switch_eps` is a setting of its own, since the paper's 1e-9, which is also
+    Differences from the paper: `switch_eps` is a separate setting, since the paper's 1e-9, which is also
     Adam's eps there, is below float32's resolution of a learning rate of 0.01; and Lambda has to be above 0.
 
     Args:
@@ -61,8 +63,7 @@ class SWATS(UpdateRule):
         foreach: Use multi-tensor operations; None: yes.
 
     Raises:
-        ValueError: If a value is out of its range.
-        RuntimeError: In a step, if a gradient is sparse.
+        ValueError: If a value is out of range.
 
     Example:
         >>> theta = torch.tensor([1.0, -2.0], requires_grad=True)
@@ -93,7 +94,7 @@ class SWATS(UpdateRule):
             "eps": eps,
             "switch_eps": switch_eps,
             "weight_decay": weight_decay,
-            # What all groups have in common is kept in each: a state_dict has no other place for it.
+            # What all groups have in common is stored in each: a state_dict has no other place for it.
             "phase": "adam",
             "average": 0.0,
             "steps": 0,
@@ -114,34 +115,20 @@ class SWATS(UpdateRule):
         return RateEstimate(first["average"], first["steps"]).rate(beta2=first["betas"][1])
 
     @override
-    def check_group(self, group: dict[str, Any]) -> None:
+    def check_group(self, group: Group) -> None:
         """Refuse settings that are out of range."""
-        if len(group["betas"]) != 2 or not all(0.0 <= beta < 1.0 for beta in group["betas"]):
-            raise ValueError(f"SWATS: betas must be two numbers in [0, 1), got {group['betas']}")
-        for name in ("eps", "switch_eps"):
-            if not 0.0 <= group[name] < math.inf:
-                raise ValueError(f"SWATS: {name} must be in [0, inf), got {group[name]}")
-        group["betas"] = tuple(group["betas"])
+        super().check_group(group)
+        check_range("SWATS", "[0, inf)", switch_eps=group["switch_eps"])
         first = self.param_groups[0]
         for name in ("betas", "switch_eps"):
             if group[name] != first[name]:
                 raise ValueError(f"SWATS: {name} must be the same in all groups, got {group[name]}")
-        if group is not first:  # added later: it joins the phase of the others
+        if group is not first:  # added later: it joins the others' phase
             group.update({name: first[name] for name in ("phase", "average", "steps", "sgd_per_lr")})
 
     @override
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Make one step, and switch to SGD if the rate has settled.
-
-        Args:
-            closure: Computes the loss anew, calls `backward` and returns the loss.
-
-        Returns:
-            The closure's loss; None without one.
-
-        Raises:
-            RuntimeError: If a gradient is sparse.
-        """
+        """Make one step, and switch to SGD if the rate has settled."""
         if self.phase == "sgd":
             return super().step(closure)
         self._products: list[Tensor] = []  # of p.p and p.g, on their devices
@@ -154,25 +141,22 @@ class SWATS(UpdateRule):
 
     @override
     def forget(self) -> None:
-        """Begin anew, Adam's estimate of SGD's rate too; SGD keeps its rate."""
+        """Start over, with a new estimate of SGD's rate; SGD keeps the rate it has."""
         super().forget()
         if self.phase == "adam":
             for group in self.param_groups:
                 group.update(average=0.0, steps=0)
 
     @override
-    def start_state(self, group: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
+    def start_state(self, group: Group, parameter: Tensor) -> State:
         """Begin the moments, or after the switch the velocity, at 0."""
-        adam = group["phase"] == "adam"
-        names = ("exp_avg", "exp_avg_sq") if adam else ("momentum_buffer",)
-        start = {name: torch.zeros_like(parameter, memory_format=torch.preserve_format) for name in names}
-        return {"step": 0, **start} if adam else start
+        if group["phase"] == "sgd":
+            return zeros(parameter, "momentum_buffer")
+        return {"step": 0, **zeros(parameter, "exp_avg", "exp_avg_sq")}
 
     @override
-    def update_tensor(
-        self, group: dict[str, Any], parameter: Tensor, gradient: Tensor, state: dict[str, Any]
-    ) -> None:
-        """Change one parameter as the class says."""
+    def update_tensor(self, group: Group, parameter: Tensor, gradient: Tensor, state: State) -> None:
+        """Take Adam's step p, or after the switch theta = theta - (1 - beta1) Lambda v."""
         beta1, beta2 = group["betas"]
         if group["phase"] == "sgd":
             v = state["momentum_buffer"].mul_(beta1).add_(gradient)
@@ -190,14 +174,7 @@ class SWATS(UpdateRule):
         self._products.append(torch.stack((inner_product([p], [p]), ratio * inner_product([p], [gradient]))))
 
     @override
-    def update_tensors(
-        self,
-        group: dict[str, Any],
-        parameters: list[Tensor],
-        gradients: list[Tensor],
-        states: list[dict[str, Any]],
-    ) -> None:
-        """Change a list of parameters as the class says."""
+    def update_tensors(self, group: Group, parameters: Tensors, gradients: Tensors, states: States) -> None:
         beta1 = group["betas"][0]
         if group["phase"] == "sgd":
             v = [state["momentum_buffer"] for state in states]
@@ -218,7 +195,7 @@ class SWATS(UpdateRule):
 
     def _step_adam(
         self,
-        group: dict[str, Any],
+        group: Group,
         t: int,
         parameters: list[Tensor],
         gradients: list[Tensor],
@@ -264,15 +241,15 @@ class SWATS(UpdateRule):
         self.state.clear()  # the velocity begins at 0
 
 
-def _count(group: dict[str, Any], state: dict[str, Any]) -> int:
-    """Count a step of Adam's; a state that was saved without such a count has had all of the group's."""
+def _count(group: Group, state: State) -> int:
+    """Count a step of Adam; a state saved without a count has made all steps of the group."""
     t: int = state.get("step", group["steps"] - 1) + 1
     state["step"] = t
     return t
 
 
-def _adam_rate(group: dict[str, Any], t: int) -> float:
-    """Give alpha with the corrections of both moments, which begin at 0, in their step t."""
+def _adam_rate(group: Group, t: int) -> float:
+    """Return alpha with the bias corrections of both moments in step t."""
     beta1, beta2 = group["betas"]
     rate: float = float(group["lr"]) * math.sqrt(1 - beta2**t) / (1 - beta1**t)
     return rate

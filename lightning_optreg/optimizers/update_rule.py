@@ -1,8 +1,8 @@
-"""What the update rules of this package share: groups, closures, weight decay, and two paths through a step.
+"""The base of this package's update rules: groups, closures, weight decay, and two paths through a step.
 
-A rule states its mathematics twice: for one tensor, as it stands in the paper (the plain path), and for lists
-of tensors with torch's multi-tensor operations (the `foreach` path, fewer and larger kernels). Both compute
-the same; the tests hold them to it.
+A rule states its mathematics twice: for one tensor, as in the paper (the plain path), and for lists of
+tensors with torch's multi-tensor operations (the `foreach` path, fewer and larger kernels). Both compute the
+same, as the tests check.
 """
 
 from abc import abstractmethod
@@ -16,23 +16,55 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
+from lightning_optreg.checks import check_range
 from lightning_optreg.optimizers.rates import add_missing, own_settings
 
-__all__ = ["UpdateRule"]
+__all__ = ["Group", "State", "States", "Tensors", "UpdateRule", "as_real", "zeros"]
 
-_State = dict[str, Any]
+Group = dict[str, Any]
+"""A parameter group: `params` and the settings, by name."""
+State = dict[str, Any]
+"""What a rule keeps for one parameter."""
+Tensors = list[Tensor]
+States = list[State]
+
+
+def zeros(parameter: Tensor, *names: str) -> State:
+    """Return a state of zeros of a parameter's shape.
+
+    Args:
+        parameter: The parameter, real.
+        names: The names of the tensors in the state.
+
+    Example:
+        >>> zeros(torch.ones(2), "exp_avg")
+        {'exp_avg': tensor([0., 0.])}
+    """
+    return {name: torch.zeros_like(parameter, memory_format=torch.preserve_format) for name in names}
+
+
+def as_real(tensor: Tensor) -> Tensor:
+    """View complex numbers as pairs of real ones; a real tensor is returned as it is.
+
+    Args:
+        tensor: Any dense tensor.
+
+    Example:
+        >>> as_real(torch.tensor([1.0 + 2.0j]))
+        tensor([[1., 2.]])
+    """
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 class UpdateRule(Optimizer):
     """A first-order optimizer, given how one parameter changes.
 
     A subclass defines `start_state`, `update_tensor` and `update_tensors`. Gradients reach these with the
-    sign of a minimisation, with weight decay added, and complex numbers seen as pairs of real ones, so that
-    real and imaginary part are treated as two parameters, as torch's optimizers do.
+    sign of a minimisation, with weight decay added, and complex numbers viewed as pairs of real ones, so that
+    real and imaginary parts are separate parameters, as in torch's optimizers.
 
     A learning rate may be a tensor with one element, as with torch's optimizers; each group has a copy of it,
-    which schedules write into. `lightning_optreg.optimizers.rates` has what a rule needs to compute with
-    either.
+    which schedules write into. `lightning_optreg.optimizers.rates` has functions to compute with either.
 
     Args:
         params: Parameters, or groups of them with settings of their own.
@@ -43,7 +75,8 @@ class UpdateRule(Optimizer):
         differentiable: Let gradients flow through the step; it then takes the plain path.
 
     Raises:
-        ValueError: If a setting is out of its range; a subclass checks its own in `check_group`.
+        ValueError: If a setting is out of range; a subclass checks its own in `check_group`.
+        RuntimeError: In a step, if a gradient is sparse and the rule needs dense ones.
 
     Example:
         >>> from lightning_optreg.optimizers.rates import add_scaled_, rate_of
@@ -63,7 +96,7 @@ class UpdateRule(Optimizer):
     """
 
     takes_sparse_gradients: bool = False
-    """Whether the rule leaves alone what a sparse gradient does not touch; `update_tensor` gets it so."""
+    """Whether the rule updates only what a sparse gradient touches; `update_tensor` then gets it sparse."""
 
     def __init__(
         self,
@@ -78,7 +111,7 @@ class UpdateRule(Optimizer):
         super().__init__(params, settings)
 
     @override
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
+    def add_param_group(self, param_group: Group) -> None:
         """Add a group of parameters, whose settings are checked like those of the first."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
@@ -86,9 +119,8 @@ class UpdateRule(Optimizer):
         if group["foreach"] and group["differentiable"]:
             raise ValueError(f"{name}: foreach must be None or False with differentiable, got True")
         own_settings(name, group)
-        for setting in ("lr", "weight_decay"):
-            if setting in group and not 0.0 <= group[setting] < float("inf"):
-                raise ValueError(f"{name}: {setting} must be in [0, inf), got {group[setting]}")
+        checked = {name: group[name] for name in ("lr", "weight_decay") if name in group}
+        check_range(type(self).__name__, "[0, inf)", **checked)
         self.check_group(group)
 
     @override
@@ -98,15 +130,15 @@ class UpdateRule(Optimizer):
 
     # ---- what a subclass defines ---------------------------------------------------------------------------
 
-    def check_group(self, group: dict[str, Any]) -> None:
+    def check_group(self, group: Group) -> None:
         """Refuse settings of a group that are out of range; `lr` and `weight_decay` are checked already.
 
         Args:
             group: The group with all its settings.
         """
 
-    def start_state(self, group: dict[str, Any], parameter: Tensor) -> _State:
-        """Make what a parameter's first step finds, such as a velocity of zeros.
+    def start_state(self, group: Group, parameter: Tensor) -> State:
+        """Return a parameter's state before its first step, such as a velocity of zeros.
 
         Args:
             group: Its group.
@@ -115,9 +147,9 @@ class UpdateRule(Optimizer):
         return {}
 
     def forget(self) -> None:
-        """Begin anew: drop what earlier steps left, as if the next were the first; rates stay.
+        """Start over: drop the state of earlier steps, as if the next step were the first; rates stay.
 
-        A subclass that counts in its groups begins these counts anew too.
+        A subclass that counts in its groups resets these counts too.
         """
         self.state.clear()
 
@@ -129,22 +161,18 @@ class UpdateRule(Optimizer):
         """
 
     @abstractmethod
-    def update_tensor(
-        self, group: dict[str, Any], parameter: Tensor, gradient: Tensor, state: _State
-    ) -> None:
+    def update_tensor(self, group: Group, parameter: Tensor, gradient: Tensor, state: State) -> None:
         """Change one parameter, in place, and its state.
 
         Args:
             group: The settings.
             parameter: The parameter, real.
             gradient: Of its shape; not to be changed in place.
-            state: What `start_state` made and earlier steps left.
+            state: As `start_state` made it, or the previous step left it.
         """
 
     @abstractmethod
-    def update_tensors(
-        self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor], states: list[_State]
-    ) -> None:
+    def update_tensors(self, group: Group, parameters: Tensors, gradients: Tensors, states: States) -> None:
         """Do the same to a list of parameters of one device and type.
 
         Args:
@@ -161,13 +189,13 @@ class UpdateRule(Optimizer):
         """Make one step.
 
         Args:
-            closure: Computes the loss anew, calls `backward` and returns the loss.
+            closure: Computes the loss again, calls `backward` and returns the loss.
 
         Returns:
             The closure's loss; None without one.
 
         Raises:
-            RuntimeError: If a gradient is sparse and the rule cannot leave the rest alone.
+            RuntimeError: If a gradient is sparse and the rule needs dense ones.
         """
         loss = None
         if closure is not None:
@@ -179,10 +207,8 @@ class UpdateRule(Optimizer):
                 self._step_group(group)
         return loss
 
-    def _step_group(self, group: dict[str, Any]) -> None:
-        buckets: dict[Any, tuple[list[Tensor], list[Tensor], list[_State]]] = defaultdict(
-            lambda: ([], [], [])
-        )
+    def _step_group(self, group: Group) -> None:
+        buckets: dict[Any, tuple[Tensors, Tensors, States]] = defaultdict(lambda: ([], [], []))
         one_by_one = group["differentiable"] or group["foreach"] is False
         for parameter in group["params"]:
             if parameter.grad is None:
@@ -194,12 +220,10 @@ class UpdateRule(Optimizer):
                     f"{' together with weight_decay' if self.takes_sparse_gradients else ''}; "
                     "use dense ones (Embedding(sparse=False)) or torch.optim.SparseAdam"
                 )
-            value = torch.view_as_real(parameter) if parameter.is_complex() else parameter
+            value, gradient = as_real(parameter), as_real(gradient)
             state = self.state[parameter]
             if not state:
                 state.update(self.start_state(group, value))
-            if gradient.is_complex():
-                gradient = torch.view_as_real(gradient)
             if one_by_one or gradient.is_sparse:
                 self.update_tensor(group, value, self._descent_direction(group, value, gradient), state)
                 continue
@@ -215,10 +239,10 @@ class UpdateRule(Optimizer):
                 gradients = list(torch._foreach_add(gradients, values, alpha=decay))
             self.update_tensors(group, values, gradients, states)
 
-    def _takes(self, gradient: Tensor, group: dict[str, Any]) -> bool:
+    def _takes(self, gradient: Tensor, group: Group) -> bool:
         return self.takes_sparse_gradients and group.get("weight_decay", 0.0) == 0.0
 
-    def _descent_direction(self, group: dict[str, Any], value: Tensor, gradient: Tensor) -> Tensor:
+    def _descent_direction(self, group: Group, value: Tensor, gradient: Tensor) -> Tensor:
         if group["maximize"]:
             gradient = -gradient
         decay = group.get("weight_decay", 0.0)

@@ -1,4 +1,4 @@
-"""Learning-rate schedules that torch has not got in a form a configuration can name.
+"""Learning-rate schedules that torch lacks, or that a configuration cannot name in torch's form.
 
 They chain (`torch.optim.lr_scheduler.ChainedScheduler`) and follow each other (`SequentialLR`) as torch's do.
 """

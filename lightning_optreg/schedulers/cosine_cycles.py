@@ -12,7 +12,7 @@ __all__ = ["cosine_factor", "cycle_ends"]
 
 
 def cycle_ends(total_steps: int, cycles: int) -> list[int]:
-    """Give the numbers of steps after which the cycles end: ceil(k T / M) for k = 1, ..., M.
+    """Return the steps after which the cycles end: ceil(k T / M) for k = 1, ..., M.
 
     Args:
         total_steps: T, at least `cycles`.
@@ -29,11 +29,11 @@ def cosine_factor(step: int, ends: Sequence[int]) -> float:
     """Factor of the rate in a step: 1/2 (cos(pi s / C) + 1), s steps into a cycle of length C.
 
     With cycles of one length C it is the paper's alpha(t) = alpha_0 / 2 (cos(pi mod(t - 1, C) / C) + 1), t
-    counted from 1. In the authors' code the last cycle begins in its middle if T is no multiple of M.
+    counted from 1. In the authors' code the last cycle begins in its middle if M does not divide T.
 
     Args:
         step: Steps made before, at least 0.
-        ends: See `cycle_ends`; after the last one the last cycle's end is kept.
+        ends: See `cycle_ends`; after the last one the factor stays at 0.
 
     Example:
         >>> [round(cosine_factor(step, [2, 4]), 2) for step in range(5)]

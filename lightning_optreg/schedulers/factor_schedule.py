@@ -1,4 +1,4 @@
-"""What the schedules share: each multiplies the rate by a factor of its own, whatever others make of it."""
+"""The base of the schedules: each multiplies the rate by its own factor, whatever others do to it."""
 
 import math
 from abc import abstractmethod
@@ -15,7 +15,7 @@ __all__ = ["FactorSchedule", "full_rate", "full_rates", "rates"]
 
 
 def rates(optimizer: Optimizer) -> list[float | Tensor]:
-    """Give the rate of each parameter group; those that are tensors are copied.
+    """Return the rate of each parameter group; tensors are copied.
 
     Args:
         optimizer: Any optimizer.
@@ -30,7 +30,7 @@ def rates(optimizer: Optimizer) -> list[float | Tensor]:
 
 
 def full_rate(rate: float | Tensor, factor: float, largest: float = math.inf) -> float | Tensor:
-    """Give the full rate of a parameter group that is added while a schedule has the others at factor * full.
+    """Return the full rate of a parameter group that is added while the others are at factor * full rate.
 
     Args:
         rate: What the group is added with: its rate at that time.
@@ -52,7 +52,7 @@ def full_rate(rate: float | Tensor, factor: float, largest: float = math.inf) ->
 def full_rates(
     optimizer: Optimizer, rates: Sequence[float | Tensor], factor: float, *, rises: bool
 ) -> list[float | Tensor]:
-    """Give the full rates of an optimizer's groups, those that were added and those that others changed too.
+    """Return the full rates of an optimizer's groups, including those added or changed since.
 
     Args:
         optimizer: Its groups should be at factor * full rate.
@@ -74,7 +74,7 @@ def full_rates(
         if index >= len(rates):
             full.append(full_rate(rate, factor, largest))
             group["initial_lr"] = full[index]
-        # To compare a tensor would mean to wait for its device.
+        # Comparing a tensor would wait for its device.
         elif not isinstance(rate, Tensor) and rate != rates[index] * factor:
             full[index] = full_rate(rate, factor, largest)
     return full
@@ -88,8 +88,8 @@ class FactorSchedule(LRScheduler):
     that they have (see `full_rate`). `SequentialLR` begins it with eta f(0), eta being what the optimizer
     began with.
 
-    After a time with f = 0 nothing is left to be multiplied: it goes on from eta f(t), and what others have
-    made of the rate is lost.
+    After a time with f = 0 there is nothing left to multiply: it continues from eta f(t), and changes that
+    others made to the rate are lost.
 
     Args:
         optimizer: Its learning rates are scheduled; numbers stay numbers and tensors the same tensors.
@@ -100,14 +100,14 @@ class FactorSchedule(LRScheduler):
     def __init__(self, optimizer: Optimizer) -> None:
         self._starts = True
         super().__init__(optimizer)
-        del self._starts  # no part of the state
+        del self._starts  # not part of the state
 
     @abstractmethod
     def multiple(self, time: int) -> float:
-        """Give f(t) of a time t = 0, 1, ..., at least 0."""
+        """Return f(t) for a time t = 0, 1, ...."""
 
     def rises(self, time: int) -> bool:
-        """Tell whether the factor rises again after a time, at least 0."""
+        """Return whether the factor rises again after a time t >= 0."""
         return False
 
     @override
@@ -125,7 +125,7 @@ class FactorSchedule(LRScheduler):
     def _take_in_new_groups(self, time: int) -> None:
         firsts, factor = self.first_rates(), self.multiple(time)
         if len(firsts) >= len(self.optimizer.param_groups):
-            return  # before a rate that is a tensor is asked for its value: a device would be waited for
+            return  # before the value of a rate that is a tensor is read, which would wait for its device
         largest = max(map(float, firsts)) if firsts and self.rises(time) else math.inf
         for group in self.optimizer.param_groups[len(firsts) :]:
             first = full_rate(group["lr"], factor, largest)
@@ -140,5 +140,5 @@ class FactorSchedule(LRScheduler):
         return [rate * self.multiple(self.last_epoch) for rate in self.first_rates()]
 
     def first_rates(self) -> list[float | Tensor]:
-        """Give eta of each group that the schedule has met, in a list that later ones are added to."""
+        """Return eta of each group known so far, in a list that is extended for later groups."""
         return self.base_lrs

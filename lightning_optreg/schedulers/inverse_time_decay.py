@@ -25,7 +25,7 @@ class InverseTimeDecay(FactorSchedule):
         power: Above 0. Default: 1.
 
     Raises:
-        ValueError: If a value is out of its range.
+        ValueError: If a value is out of range.
 
     Source:
         Robbins and Monro 1951, "A stochastic approximation method"; Bottou 2012, "Stochastic gradient descent
@@ -52,5 +52,5 @@ class InverseTimeDecay(FactorSchedule):
 
     @override
     def multiple(self, time: int) -> float:
-        """Give the multiple of eta_0 at a time."""
+        """Return the multiple of eta_0 at a time."""
         return float((1.0 + time / self.t0) ** -self.power)

@@ -5,6 +5,7 @@ import math
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from lightning_optreg.checks import check_range
 from lightning_optreg.schedulers.cosine_cycles import cosine_factor, cycle_ends
 from lightning_optreg.schedulers.factor_schedule import FactorSchedule
 
@@ -14,19 +15,19 @@ __all__ = ["SnapshotCosine"]
 class SnapshotCosine(FactorSchedule):
     """Cosine annealing in M cycles: eta_t = eta_0 / 2 (cos(pi s / C) + 1), s steps into a cycle of C.
 
-    To be stepped by iterations (`lr_interval: step`), as in the paper: the first of a cycle has the full
-    rate, the last is near 0, and there the weights are worth a snapshot (`is_cycle_end`). Cycle k ends with
+    Step it every iteration (`lr_interval: step`), as in the paper: the first of a cycle has the full
+    rate, the last is near 0, and there a snapshot of the weights is taken (`is_cycle_end`). Cycle k ends with
     iteration ceil(k T / M): there are M, and where M does not divide T they differ by one iteration at most.
     (The paper's cycles are of ceil(T / M), which are fewer than M for many T: three of four for T = 9.)
-    torch's `CosineAnnealingWarmRestarts` has the same cosine for cycles of a length that one has to work out.
+    torch's `CosineAnnealingWarmRestarts` has the same cosine, with cycles of a length you work out.
 
     Args:
-        optimizer: Its learning rates are scheduled; eta_0 are those that it has.
+        optimizer: Its learning rates are scheduled; eta_0 are its present ones.
         total_steps: Iterations in all, T, at least `cycles`. `ImageClassifier` fills in the run's.
         cycles: Number of cycles M, at least 1. Default: 5.
 
     Raises:
-        ValueError: If a value is out of its range.
+        ValueError: If a value is out of range.
 
     Source:
         Huang, Li, Pleiss, Liu, Hopcroft and Weinberger 2017, "Snapshot ensembles: train 1, get M for free"
@@ -45,8 +46,7 @@ class SnapshotCosine(FactorSchedule):
     """
 
     def __init__(self, optimizer: Optimizer, total_steps: int | None = None, cycles: int = 5) -> None:
-        if not cycles >= 1:
-            raise ValueError(f"SnapshotCosine: cycles must be >= 1, got {cycles}")
+        check_range("SnapshotCosine", ">= 1", cycles=cycles)
         if total_steps is None:
             raise ValueError("SnapshotCosine: total_steps must be given outside of ImageClassifier, got None")
         if not total_steps >= cycles:
@@ -60,7 +60,7 @@ class SnapshotCosine(FactorSchedule):
         return math.ceil(self.total_steps / self.cycles)
 
     def is_cycle_end(self, steps: int) -> bool:
-        """Tell whether a cycle is complete after so many iterations.
+        """Return whether a cycle is complete after a number of iterations.
 
         Args:
             steps: Iterations made, at least 1.
@@ -69,10 +69,10 @@ class SnapshotCosine(FactorSchedule):
 
     @override
     def multiple(self, time: int) -> float:
-        """Give the multiple of eta_0 at a time; what is stepped beyond T goes on in cycles."""
+        """Return the multiple of eta_0 at a time; beyond T the cycles repeat."""
         return cosine_factor(time % self.total_steps, cycle_ends(self.total_steps, self.cycles))
 
     @override
     def rises(self, time: int) -> bool:
-        """Tell that another cycle follows."""
+        """Return True: another cycle follows."""
         return True

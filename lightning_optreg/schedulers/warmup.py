@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from typing_extensions import override
 
+from lightning_optreg.checks import check_range
 from lightning_optreg.optimizers.rates import set_rate
 from lightning_optreg.schedulers.factor_schedule import FactorSchedule, rates
 
@@ -21,17 +22,17 @@ class Warmup(FactorSchedule):
     schedule begins when the warm-up is over. torch's `SequentialLR` needs the number of steps twice and both
     schedules on one optimizer, cannot be written as a configuration's argument, and cannot hold
     `ReduceLROnPlateau`; here that works too: during the warm-up it sees no values. Within a `SequentialLR` or
-    a `ChainedScheduler` its goal is the rate that the optimizer began with, not what schedules made before it
-    have lowered that to; there, nothing can tell a plateau schedule its values.
+    a `ChainedScheduler` its goal is the rate that the optimizer began with, not one lowered by earlier
+    schedules; there, a plateau schedule cannot get its values.
 
     Args:
         optimizer: Its learning rates are scheduled.
-        schedule: Makes the other schedule from the optimizer. None: a constant rate.
+        schedule: Builds the other schedule, given the optimizer. None: a constant rate.
         warmup: Length n of the warm-up (epochs, or steps with `lr_interval: step`), at least 0. Default: 5.
         factor: Where it starts, f, in [0, 1]; 0 leaves the first step without effect. Default: 0.1.
 
     Raises:
-        ValueError: If a value is out of its range.
+        ValueError: If a value is out of range.
 
     Source:
         Goyal et al. 2017, "Accurate, large minibatch SGD" (arXiv:1706.02677), section 2.2.
@@ -56,10 +57,8 @@ class Warmup(FactorSchedule):
         warmup: int = 5,
         factor: float = 0.1,
     ) -> None:
-        if not warmup >= 0:
-            raise ValueError(f"Warmup: warmup must be >= 0, got {warmup}")
-        if not 0.0 <= factor <= 1.0:
-            raise ValueError(f"Warmup: factor must be in [0, 1], got {factor}")
+        check_range("Warmup", ">= 0", warmup=warmup)
+        check_range("Warmup", "[0, 1]", factor=factor)
         self.warmup, self.factor = warmup, factor
         # Schedules that were made before, to be chained with this one or to come before it, have changed the
         # rates; the goal is that of the rates that the optimizer began with.
@@ -71,7 +70,7 @@ class Warmup(FactorSchedule):
         for group, start in zip(optimizer.param_groups, begun, strict=True):
             set_rate(group, start)
         self.schedule = None if schedule is None else schedule(optimizer)
-        # What the other schedule begins with: not always the optimizer's rate (OneCycleLR, its own warm-ups).
+        # The other schedule need not begin with the optimizer's rate (OneCycleLR, its own warm-ups).
         self._goal = rates(optimizer)
         for group, rate, others in zip(optimizer.param_groups, self._goal, before, strict=True):
             set_rate(group, rate * others)
@@ -79,31 +78,31 @@ class Warmup(FactorSchedule):
 
     @override
     def first_rates(self) -> list[float | Tensor]:
-        """Give the rates that the other schedule begins with."""
+        """Return the rates that the other schedule begins with."""
         return self._goal
 
     @override
     def multiple(self, time: int) -> float:
-        """Give the multiple of the other schedule's first rate at a time; 1 when the warm-up is over."""
+        """Return the multiple of the other schedule's first rate at a time; 1 when the warm-up is over."""
         if time >= self.warmup:
             return 1.0
         return self.factor + (1.0 - self.factor) * time / self.warmup
 
     @override
     def rises(self, time: int) -> bool:
-        """Tell whether the warm-up lasts."""
+        """Return whether the warm-up is still going on."""
         return time < self.warmup
 
     @override
     def step(self, metrics: Any = None, epoch: int | None = None) -> None:  # type: ignore[override]
-        """Go a step further.
+        """Make one step.
 
         Args:
-            metrics: What `ReduceLROnPlateau` watches.
+            metrics: The value that `ReduceLROnPlateau` watches.
             epoch: As torch's schedules have it; not used here.
 
         Raises:
-            ValueError: If there is a plateau schedule and no value for it.
+            ValueError: If there is a plateau schedule and no `metrics`.
         """
         if self.last_epoch < self.warmup:
             super().step()
@@ -126,7 +125,7 @@ class Warmup(FactorSchedule):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up such a state."""
+        """Restore the state of both schedules."""
         state = dict(state_dict)
         inner = state.pop("schedule")
         if self.schedule is not None:

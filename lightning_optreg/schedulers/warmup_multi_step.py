@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from lightning_optreg.checks import check_range
 from lightning_optreg.schedulers.factor_schedule import FactorSchedule
 
 __all__ = ["WarmupMultiStepLR"]
@@ -30,7 +31,7 @@ class WarmupMultiStepLR(FactorSchedule):
         warmup_factor: Factor of the low rate, in (0, 1]. Default: 0.1.
 
     Raises:
-        ValueError: If a value is out of its range.
+        ValueError: If a value is out of range.
 
     Example:
         >>> import torch
@@ -52,16 +53,12 @@ class WarmupMultiStepLR(FactorSchedule):
         warmup: int = 1,
         warmup_factor: float = 0.1,
     ) -> None:
-        if not warmup >= 0:
-            raise ValueError(f"WarmupMultiStepLR: warmup must be >= 0, got {warmup}")
+        check_range("WarmupMultiStepLR", ">= 0", warmup=warmup)
         if not (list(milestones) == sorted(milestones) and all(m >= warmup for m in milestones)):
             raise ValueError(
                 f"WarmupMultiStepLR: milestones must increase and be >= warmup ({warmup}), got {milestones}"
             )
-        if not 0.0 < gamma <= 1.0:
-            raise ValueError(f"WarmupMultiStepLR: gamma must be in (0, 1], got {gamma}")
-        if not 0.0 < warmup_factor <= 1.0:
-            raise ValueError(f"WarmupMultiStepLR: warmup_factor must be in (0, 1], got {warmup_factor}")
+        check_range("WarmupMultiStepLR", "(0, 1]", gamma=gamma, warmup_factor=warmup_factor)
         self.milestones = list(milestones)
         self.gamma = gamma
         self.warmup = warmup
@@ -70,12 +67,12 @@ class WarmupMultiStepLR(FactorSchedule):
 
     @override
     def multiple(self, time: int) -> float:
-        """Give the multiple of eta at a time."""
+        """Return the multiple of eta at a time."""
         if time < self.warmup:
             return self.warmup_factor
         return float(self.gamma ** bisect_right(self.milestones, time))
 
     @override
     def rises(self, time: int) -> bool:
-        """Tell whether the warm-up lasts."""
+        """Return whether the warm-up is still going on."""
         return time < self.warmup

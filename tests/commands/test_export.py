@@ -196,7 +196,7 @@ def test_the_file_says_how_images_are_normalised_and_can_do_it(tmp_path: Path) -
     ("said", "message"),
     [
         (None, "from_pixels needs preprocessing"),
-        ({"normalize": "mean_image", "evaluation": []}, "from_pixels can't be had with a mean image"),
+        ({"normalize": "mean_image", "evaluation": []}, "from_pixels does not work with a mean image"),
         (
             {"normalize": "none", "evaluation": ["PerImageStandardization()"]},
             "had with PerImageStandardization",

@@ -328,7 +328,7 @@ def test_trains_a_network_hessian_free() -> None:
     [
         ({"lr": 0.0}, "lr must be in"),
         ({"lr": float("nan")}, "lr must be in"),
-        ({"hessian": "gauss"}, "hessian must be exact or free"),
+        ({"hessian": "gauss"}, "hessian must be 'exact' or 'free'"),
         ({"globalization": "dogleg"}, "globalization must be"),
         ({"damping": -1.0}, "damping must be in"),
         ({"damping_up": 1.0}, "damping_up must be in"),

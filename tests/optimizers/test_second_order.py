@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from lightning_optreg.optimizers._conjugate_gradient import conjugate_gradient
-from lightning_optreg.optimizers._derivatives import (
+from lightning_optreg.optimizers._flat_vectors import flatten, move, unflatten
+from lightning_optreg.optimizers._line_search import Point, armijo, strong_wolfe
+from lightning_optreg.optimizers.derivatives import (
     hessian,
     hessian_products,
     loss_and_gradient,
     loss_value,
 )
-from lightning_optreg.optimizers._flat_vectors import flatten, move, unflatten
-from lightning_optreg.optimizers._line_search import Point, armijo, strong_wolfe
 from tests.optimizers.problems import PROBLEMS
 
 

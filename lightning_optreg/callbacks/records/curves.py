@@ -8,7 +8,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
 from lightning_optreg.callbacks._of_a_kind import OfAKind
-from lightning_optreg.figures.curves import draw_curves, is_accuracy, is_loss, is_validation
+from lightning_optreg.figures.learning_curves import draw_curves, is_accuracy, is_loss, is_validation
 from lightning_optreg.files import check_inside, replacing
 from lightning_optreg.trainer.queries import is_dry_run, validates_in_fit
 

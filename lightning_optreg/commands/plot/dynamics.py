@@ -61,7 +61,7 @@ def _run(argv: Sequence[str]) -> None:
 
     from lightning_optreg.analysis.deviations import compute_dynamics
     from lightning_optreg.analysis.odes import Method, Problem
-    from lightning_optreg.figures.dynamics import draw_dynamics
+    from lightning_optreg.figures.accelerated_methods import draw_dynamics
 
     problem = Problem(tuple(options.eigenvalues), tuple(options.start))
     methods: tuple[Method, ...] = ("heavy_ball", "nag_sc", "nag_c")

@@ -198,7 +198,7 @@ def _draw_plane(
 
     from lightning_optreg.analysis.directions import principal_directions, random_direction
     from lightning_optreg.analysis.loss_grid import loss_grid
-    from lightning_optreg.figures.landscape import draw_plane
+    from lightning_optreg.figures.loss_slices import draw_plane
 
     path = None
     if options.trajectory is None:
@@ -233,7 +233,7 @@ def _draw_line(
 
     from lightning_optreg.analysis.directions import random_direction
     from lightning_optreg.analysis.loss_grid import loss_grid
-    from lightning_optreg.figures.landscape import draw_line
+    from lightning_optreg.figures.loss_slices import draw_line
 
     module = modules[0]
     caption = _sharpness(module, splits["training"], weights)

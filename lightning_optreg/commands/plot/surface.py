@@ -81,7 +81,7 @@ def _run(argv: Sequence[str]) -> None:
             raise UsageError(f"--{name} must be >= 1, got {number}")
 
     from lightning_optreg.analysis.trajectories import follow
-    from lightning_optreg.figures.surface import View, animate_surface, draw_surface
+    from lightning_optreg.figures.optimizer_paths import View, animate_surface, draw_surface
 
     surface = SURFACES[options.surface]
     ways = {}

@@ -16,7 +16,7 @@ from lightning_optreg.analysis.trajectories import follow, is_cut
 from lightning_optreg.commands import plot
 from lightning_optreg.commands.plot.named_optimizer import METHODS, STEPS, known_optimizers, read_optimizer
 from lightning_optreg.figures import animate_surface, draw_surface
-from lightning_optreg.figures.surface import _cut_to_window
+from lightning_optreg.figures.optimizer_paths import _cut_to_window
 
 ALL = sorted(SURFACES)
 

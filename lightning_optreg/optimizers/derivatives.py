@@ -1,7 +1,7 @@
-"""First and second derivatives of a loss that is given whole or as a sum of parts.
+"""First and second derivatives of a loss, which is given whole or as a sum of parts.
 
-A part is what fits in memory at once, such as the loss of one chunk of the training set divided by the number
-of all images. Derivatives are added up over the parts, each of whose graphs lives only while it is its turn.
+A part fits in memory, such as the loss of one chunk of the training set divided by the number of all images.
+Derivatives are added up over the parts, and only one part's graph exists at a time.
 Products with the Hessian are exact, by differentiating twice: B. A. Pearlmutter, "Fast exact multiplication
 by the Hessian", 1994.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_optreg.optimizers._flat_vectors import flatten, unflatten
 
-__all__ = ["Objective", "hessian", "hessian_products", "loss_and_gradient", "loss_value"]
+__all__ = ["Objective", "hessian", "hessian_product", "hessian_products", "loss_and_gradient", "loss_value"]
 
 Objective = Callable[[], Tensor | Iterable[Tensor]]
 """Computes the loss without calling `backward`: one number, or parts that add up to it."""
@@ -61,20 +61,20 @@ def _differentiate(part: Tensor, parameters: Sequence[Tensor], *, again: bool = 
     if not (isinstance(part, Tensor) and part.requires_grad):
         raise RuntimeError(
             "the closure must return the loss with its graph, without calling backward: second derivatives "
-            "need it; under a Lightning Trainer add the callback FullBatch, which gives it"
+            "need it; under a Lightning Trainer add the callback FullBatch, which passes such a closure"
         )
     gradients = torch.autograd.grad(part, parameters, create_graph=again, materialize_grads=True)
     if any(g.is_sparse for g in gradients):
         raise RuntimeError("sparse gradients are not supported; use dense ones (Embedding(sparse=False))")
-    # What torch 2.9 fills in for a parameter that is not reached requires a gradient.
+    # torch 2.9 fills in a tensor that requires a gradient for a parameter the loss does not depend on.
     return list(gradients) if again else [g.detach() for g in gradients]
 
 
 def hessian_products(objective: Objective, parameters: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
-    """Make a function that multiplies vectors by the Hessian at the present parameters.
+    """Return a function that multiplies vectors by the Hessian at the present parameters.
 
-    A loss given whole is computed once, and its graph kept for all products; of parts it is computed for each
-    product anew.
+    A loss given whole is computed once and its graph kept for all products; parts are computed again for
+    each product.
 
     Args:
         objective: See `Objective`.
@@ -104,13 +104,35 @@ def hessian_products(objective: Objective, parameters: Sequence[Tensor]) -> Call
     return multiply
 
 
-def _product(gradient: Sequence[Tensor], parameters: Sequence[Tensor], v: Tensor) -> Tensor:
-    pairs = [(g, u) for g, u in zip(gradient, unflatten(v, parameters), strict=True) if g.requires_grad]
-    if not pairs:  # of a loss that is linear in all parameters
-        return torch.zeros_like(v)
+def hessian_product(
+    gradient: Sequence[Tensor], parameters: Sequence[Tensor], vector: Sequence[Tensor]
+) -> list[Tensor]:
+    """Compute H v, the derivative of gradient^T v.
+
+    Args:
+        gradient: Of each parameter, with its graph (`create_graph=True`), which is kept.
+        parameters: The parameters.
+        vector: v, in the parameters' shapes.
+
+    Returns:
+        H v, in the parameters' shapes.
+
+    Example:
+        >>> theta = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> gradient = torch.autograd.grad(theta.pow(3).sum(), theta, create_graph=True)
+        >>> hessian_product(gradient, [theta], [torch.tensor([1.0, 1.0])])
+        [tensor([ 6., 12.])]
+    """
+    pairs = [(g, u) for g, u in zip(gradient, vector, strict=True) if g.requires_grad]
+    if not pairs:  # the loss is linear in all parameters
+        return [torch.zeros_like(u) for u in vector]
     outputs, vectors = zip(*pairs, strict=True)
     products = torch.autograd.grad(outputs, parameters, vectors, retain_graph=True, materialize_grads=True)
-    return flatten([product.detach() for product in products])
+    return [product.detach() for product in products]
+
+
+def _product(gradient: Sequence[Tensor], parameters: Sequence[Tensor], v: Tensor) -> Tensor:
+    return flatten(hessian_product(gradient, parameters, unflatten(v, parameters)))
 
 
 def hessian(objective: Objective, parameters: Sequence[Tensor], chunk_size: int = 64) -> Tensor:

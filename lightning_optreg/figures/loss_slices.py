@@ -3,13 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lightning_optreg.figures.style import BLUE, GREEN, GREY, VERMILION, new_figure
+
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn: it takes a while
     from matplotlib.figure import Figure
     from torch import Tensor
 
 __all__ = ["draw_line", "draw_plane"]
 
-_TRAINING, _VALIDATION, _PATH = "#0072B2", "#D55E00", "#D55E00"
+_COLORS = {"training": BLUE, "validation": VERMILION}
 
 
 def draw_line(
@@ -26,7 +28,7 @@ def draw_line(
         x: Distances, (n,).
         values: For "training" and "validation", losses and accuracies, each (n,).
         label: Of the axis x.
-        marks: Places to be marked, with their names.
+        marks: Places to mark, with their names.
         caption: Text below.
 
     Example:
@@ -36,20 +38,17 @@ def draw_line(
         >>> [axes.get_ylabel() for axes in figure.axes]
         ['loss', 'accuracy (%)']
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.2, 4.4), layout="constrained", facecolor="white")
+    figure = new_figure(7.2, 4.4)
     axes = figure.subplots()
     right = axes.twinx()
-    colors = {"training": _TRAINING, "validation": _VALIDATION}
     for name, (losses, accuracies) in values.items():
-        color = colors.get(name, "#009E73")
+        color = _COLORS.get(name, GREEN)
         axes.plot(x, losses, color=color, linewidth=1.9, label=f"{name}: loss")
         right.plot(x, 100 * accuracies, color=color, linewidth=1.3, ls="--", label=f"{name}: accuracy")
     for place, name in (marks or {}).items():
         axes.axvline(place, color="0.6", linewidth=0.9, ls=":")
         top = axes.get_xaxis_transform()
-        axes.text(place, 0.98, f" {name}", transform=top, va="top", color="0.35")
+        axes.text(place, 0.98, f" {name}", transform=top, va="top", color=GREY)
     lowest = min(float(losses.min()) for losses, _ in values.values())
     highest = max(float(losses.max()) for losses, _ in values.values())
     if lowest > 0 and highest > 50 * lowest:
@@ -96,12 +95,11 @@ def draw_plane(
     """
     import numpy as np
     from matplotlib.colors import LogNorm
-    from matplotlib.figure import Figure
 
     a, b = (axis.numpy() for axis in axes_values)
     z = np.ma.masked_invalid(losses.numpy().T)
     low, high = max(float(z.min()), 1e-12), float(z.max())
-    figure = Figure(figsize=(6.8, 5.8), layout="constrained", facecolor="white")
+    figure = new_figure(6.8, 5.8)
     if view == "3d":
         space: Any = figure.add_subplot(projection="3d")
         grid_a, grid_b = np.meshgrid(a, b)
@@ -123,7 +121,7 @@ def draw_plane(
                 places[:, 0],
                 places[:, 1],
                 "-o",
-                color=_PATH,
+                color=VERMILION,
                 mec="white",
                 mew=0.4,
                 markersize=4,
@@ -141,4 +139,4 @@ def draw_plane(
 
 def _caption(figure: "Figure", text: str) -> None:
     if text:
-        figure.supxlabel(text, fontsize=8, color="0.35")
+        figure.supxlabel(text, fontsize=8, color=GREY)

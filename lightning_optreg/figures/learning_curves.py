@@ -4,19 +4,19 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lightning_optreg.figures.style import COLORS, GREY, new_figure, prepare
+
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn: it takes a while
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["draw_curves", "is_accuracy", "is_loss", "is_validation"]
 
-# Okabe and Ito's palette, told apart by people with any colour vision: training, validation, then others.
-_TRAINING, _VALIDATION = "#0072B2", "#D55E00"
-_OTHERS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_TRAINING, _VALIDATION, *_OTHERS = COLORS
 
 
 def is_loss(name: str) -> bool:
-    """Tell whether a logged metric is a loss over an epoch, by its name.
+    """Return whether a logged metric is a loss over an epoch, by its name.
 
     Example:
         >>> [is_loss(name) for name in ("train/loss", "val_loss", "train/loss_step", "val/accuracy")]
@@ -26,7 +26,7 @@ def is_loss(name: str) -> bool:
 
 
 def is_accuracy(name: str) -> bool:
-    """Tell whether a logged metric is an accuracy over an epoch, by its name.
+    """Return whether a logged metric is an accuracy over an epoch, by its name.
 
     Example:
         >>> [is_accuracy(name) for name in ("val/accuracy", "train_acc", "train_acc_step", "val/top5")]
@@ -36,7 +36,7 @@ def is_accuracy(name: str) -> bool:
 
 
 def is_validation(name: str) -> bool:
-    """Tell whether a logged metric comes from validation, by its name.
+    """Return whether a logged metric comes from validation, by its name.
 
     Example:
         >>> [is_validation(name) for name in ("val/loss", "valid_acc", "train/loss")]
@@ -46,7 +46,7 @@ def is_validation(name: str) -> bool:
 
 
 def draw_curves(history: Sequence[Mapping[str, float]]) -> "Figure":
-    """Draw what was logged in each epoch: a panel of losses, one of accuracies, one of the learning rate.
+    """Draw the values logged in each epoch: a panel of losses, one of accuracies, one of the learning rate.
 
     A star marks the best epoch of the validation, or of the training if nothing was validated. Panels without
     values are left out.
@@ -66,8 +66,6 @@ def draw_curves(history: Sequence[Mapping[str, float]]) -> "Figure":
         >>> [axes.get_ylabel() for axes in figure.axes]
         ['loss (mean per image)']
     """
-    from matplotlib.figure import Figure
-
     names = sorted(
         {name for point in history for name in point}, key=lambda name: (is_validation(name), name)
     )
@@ -83,10 +81,11 @@ def draw_curves(history: Sequence[Mapping[str, float]]) -> "Figure":
         raise ValueError(f"draw_curves: no loss, accuracy or learning rate among {names}")
 
     heights = [height for height, _ in draw]
-    figure = Figure(figsize=(7.2, 1.0 + 0.85 * sum(heights)), layout="constrained", facecolor="white")
+    figure = new_figure(7.2, 1.0 + 0.85 * sum(heights))
     panels = figure.subplots(len(draw), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     for axes, (_, paint) in zip(panels, draw, strict=True):
-        _prepare(axes)
+        prepare(axes)
+        axes.margins(x=0.02)
         paint(axes)
     figure.align_ylabels()
     panels[-1].set_xlabel("epoch (counted from 0)")
@@ -94,13 +93,6 @@ def draw_curves(history: Sequence[Mapping[str, float]]) -> "Figure":
     if len(history) == 1:  # the axis would span fractions of an epoch
         panels[-1].set_xticks([history[0]["epoch"]])
     return figure
-
-
-def _prepare(axes: "Axes") -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.margins(x=0.02)
 
 
 def _draw_losses(axes: "Axes", history: Sequence[Mapping[str, float]], names: list[str]) -> None:
@@ -121,7 +113,7 @@ def _draw_accuracies(axes: "Axes", history: Sequence[Mapping[str, float]], names
 
 def _draw_learning_rate(axes: "Axes", history: Sequence[Mapping[str, float]]) -> None:
     epochs, rates = _series(history, "learning_rate")
-    axes.plot(epochs, rates, color="0.35", linewidth=1.5, drawstyle="steps-mid", **_markers(epochs, "o"))
+    axes.plot(epochs, rates, color=GREY, linewidth=1.5, drawstyle="steps-mid", **_markers(epochs, "o"))
     if _spans(rates, 99.0):
         axes.set_yscale("log")
     else:
@@ -185,6 +177,6 @@ def _markers(epochs: Sequence[float], marker: str) -> dict[str, Any]:
 
 
 def _spans(values: Sequence[float], ratio: float) -> bool:
-    """Tell whether positive values reach so far apart that only a logarithmic axis shows them all."""
+    """Return whether positive values are so far apart that only a logarithmic axis shows them all."""
     finite = [value for value in values if math.isfinite(value)]
     return bool(finite) and min(finite) > 0 and max(finite) > ratio * min(finite)

@@ -1,4 +1,4 @@
-"""Optimizers on a loss surface: their ways over contours or over the surface in space, at rest or moving.
+"""Optimizers on a loss surface: their paths over contours or over the surface in space, still or animated.
 
 After two well-known animations by Alec Radford (2014), which lectures on optimizers show: the contours of
 Beale's function and a saddle point.
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_optreg.analysis.surfaces import Surface
+from lightning_optreg.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY_BLUE, VERMILION, new_figure
 
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn: it takes a while
     from matplotlib.animation import FuncAnimation
@@ -20,8 +21,7 @@ __all__ = ["View", "animate_surface", "draw_surface"]
 
 View = Literal["contours", "3d"]
 
-# Okabe and Ito's palette, told apart by people with any colour vision; then the same dashed.
-_COLORS = ("#D55E00", "#009E73", "#CC79A7", "#0072B2", "#E69F00", "#56B4E9", "#000000")
+_COLORS = (VERMILION, GREEN, PURPLE, BLUE, ORANGE, SKY_BLUE, BLACK)  # then the same dashed
 _DASHES = ("-", (0, (4, 1.2)), (0, (1.2, 1.2)))
 _PALE = ("#8fa9c4", "#c9d6e3", "#f4f1ea", "#fbf7ee")  # low to high; all colours above stand out from it
 _FINE = 301  # points a side of the grid under contours
@@ -29,9 +29,9 @@ _COARSE = 81  # and under the surface in space
 
 
 def draw_surface(surface: Surface, trajectories: Mapping[str, Tensor], view: View = "contours") -> "Figure":
-    """Draw the ways of optimizers over a surface.
+    """Draw the paths of optimizers over a surface.
 
-    The start is a circle, minima are stars, saddle points crosses; a dot marks where each way ends. Contours
+    The start is a circle, minima are stars, saddle points crosses; a dot marks where each path ends. Contours
     of a surface with a minimum have levels at equal ratios, those of others at equal distances.
 
     Args:
@@ -64,16 +64,16 @@ def animate_surface(
     *,
     frames: int | None = None,
 ) -> "FuncAnimation":
-    """Draw the same as a film, in which all optimizers step at the same time; the last picture stays a while.
+    """Animate the same: all optimizers step at the same time, and the last frame stays for a while.
 
     Args:
         surface: The surface.
         trajectories: As `draw_surface` takes them.
         view: From above with contours, or the surface in space.
-        frames: At most so many pictures of the movement, >= 2; steps are left out evenly. None: one a step.
+        frames: Largest number of frames, >= 2; steps are left out evenly. None: one a step.
 
     Returns:
-        The film; `film.save("surface.gif", writer="pillow")` writes it.
+        The animation; `film.save("surface.gif", writer="pillow")` writes it.
 
     Raises:
         ValueError: If there is nothing to draw, a trajectory has another shape, or `frames` is less than 2.
@@ -96,9 +96,7 @@ def animate_surface(
 def _scene(
     surface: Surface, trajectories: Mapping[str, Tensor], view: View
 ) -> tuple["Figure", Callable[[int], Sequence[Any]]]:
-    """The figure, and what makes it show the first k steps."""
-    from matplotlib.figure import Figure
-
+    """The figure, and a function that makes it show the first k steps."""
     if not trajectories:
         raise ValueError("draw_surface: there are no trajectories")
     for label, points in trajectories.items():
@@ -106,7 +104,7 @@ def _scene(
             raise ValueError(
                 f"draw_surface: points of {label!r} must be (steps + 1, 2), got {tuple(points.shape)}"
             )
-    figure = Figure(figsize=(7.0, 6.4), layout="constrained", facecolor="white")
+    figure = new_figure(7.0, 6.4)
     paint = _contours if view == "contours" else _space
     plot = paint(figure, surface)
     tracks = []
@@ -189,7 +187,7 @@ def _contours(figure: "Figure", surface: Surface) -> Callable[..., tuple[Any, An
 def _space(figure: "Figure", surface: Surface) -> Callable[..., tuple[Any, Any]]:
     from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
 
-    # Ways lie on the surface and would flicker in and out of it: they are drawn after it, in the given order.
+    # Paths lie on the surface and would flicker in and out of it: they are drawn after it, in their order.
     axes: Any = figure.add_subplot(projection="3d", computed_zorder=False)
     x, y, values = _grid(surface, _COARSE)
     low, high = values.min(), values.max()
@@ -238,7 +236,7 @@ def _grid(surface: Surface, count: int) -> Any:
 
 
 def _cut_to_window(points: Tensor, window: tuple[float, float, float, float]) -> Tensor:
-    """The points until the way first leaves the window, ending on its border: axes in space don't clip."""
+    """The points until the path first leaves the window, ending on its border: 3D axes don't clip."""
     low, high = torch.tensor(window, dtype=points.dtype).view(2, 2).T
     inside = ((points >= low) & (points <= high)).all(dim=1)
     if bool(inside.all()):

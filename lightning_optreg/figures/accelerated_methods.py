@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lightning_optreg.analysis.deviations import Dynamics, fitted_order
+from lightning_optreg.figures.style import BLUE, ORANGE, PURPLE, new_figure
 
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn: it takes a while
     from matplotlib.axes import Axes
@@ -14,18 +15,17 @@ if TYPE_CHECKING:  # matplotlib is imported when something is drawn: it takes a 
 
 __all__ = ["draw_dynamics"]
 
-# Okabe and Ito's palette, told apart by people with any colour vision.
-_LOW, _HIGH = "#E69F00", "#0072B2"
+_LOW, _HIGH = ORANGE, BLUE
 _STYLES = {  # colour, marker, dash of each equation's deviations
     "low resolution": (_LOW, "s", "-"),
     "high resolution": (_HIGH, "o", "-"),
     "same, velocity matched": (_HIGH, "D", "--"),
 }
-_OTHER = ("#CC79A7", "^", "-")
+_OTHER = (PURPLE, "^", "-")
 
 
 def draw_dynamics(dynamics: Sequence[Dynamics]) -> "Figure":
-    """Draw a row for each method: its way in the plane, f - f* over time, and deviations over the step.
+    """Draw a row for each method: its path in the plane, f - f* over time, and deviations over the step.
 
     Args:
         dynamics: What `lightning_optreg.analysis.deviations.compute_dynamics` returned for each method.
@@ -37,11 +37,9 @@ def draw_dynamics(dynamics: Sequence[Dynamics]) -> "Figure":
     Raises:
         ValueError: If there is nothing to draw.
     """
-    from matplotlib.figure import Figure
-
     if not dynamics:
         raise ValueError("draw_dynamics: there is nothing to draw")
-    figure = Figure(figsize=(13.0, 3.9 * len(dynamics) + 0.5), layout="constrained", facecolor="white")
+    figure = new_figure(13.0, 3.9 * len(dynamics) + 0.5)
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)  # type: ignore[union-attr, call-arg]
     panels = figure.subplots(len(dynamics), 3, squeeze=False, width_ratios=(1.0, 1.0, 1.1))
     for row, method in zip(panels, dynamics, strict=True):

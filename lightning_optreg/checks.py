@@ -1,0 +1,57 @@
+"""Checks of arguments; their messages name the owner, the argument, what is allowed and what was given."""
+
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["check_choice", "check_range"]
+
+
+def check_range(owner: str, allowed: str, **values: Any) -> None:
+    """Refuse numbers that are out of their range; NaN is always out.
+
+    Args:
+        owner: Class or function whose arguments they are, for the message.
+        allowed: An interval such as `[0, 1)` or `(0, inf)`, or a least value such as `>= 1`.
+        values: The numbers, by the arguments' names.
+
+    Raises:
+        ValueError: If a number is out of the range.
+
+    Example:
+        >>> check_range("Dropout", "[0, 1)", p=0.5)
+        >>> check_range("MLP", ">= 1", hidden=0)
+        Traceback (most recent call last):
+        ValueError: MLP: hidden must be >= 1, got 0
+    """
+    for name, value in values.items():
+        if allowed.startswith(">="):
+            holds = value >= float(allowed[2:])
+        else:
+            low, high = map(float, allowed[1:-1].split(","))
+            above = value >= low if allowed[0] == "[" else value > low
+            holds = above and (value <= high if allowed[-1] == "]" else value < high)
+        if not holds:
+            article = "" if allowed.startswith(">=") else "in "
+            raise ValueError(f"{owner}: {name} must be {article}{allowed}, got {value}")
+
+
+def check_choice(owner: str, choices: Sequence[Any], **values: Any) -> None:
+    """Refuse values that are not among the choices.
+
+    Args:
+        owner: Class or function whose arguments they are, for the message.
+        choices: All that is allowed, at least two.
+        values: The values, by the arguments' names.
+
+    Raises:
+        ValueError: If a value is not a choice.
+
+    Example:
+        >>> check_choice("Dropout", ("inverted", "vanilla"), form="scaled")
+        Traceback (most recent call last):
+        ValueError: Dropout: form must be 'inverted' or 'vanilla', got 'scaled'
+    """
+    for name, value in values.items():
+        if value not in choices:
+            *first, last = map(repr, choices)
+            raise ValueError(f"{owner}: {name} must be {', '.join(first)} or {last}, got {value!r}")
