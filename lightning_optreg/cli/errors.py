@@ -34,7 +34,7 @@ from lightning_optreg.trust import why_unreadable
 __all__ = ["run_guarded"]
 
 _STEPS = {"training_step", "validation_step", "test_step", "predict_step", "backward"}
-# Of Lightning's trainer: it validates two batches before training.
+# Private in Lightning 2.6: the trainer's method that validates two batches before training.
 _SANITY_CHECK = "_run_sanity_check"
 _OPTIMIZERS = Path(torch.optim.__file__).parent
 _OURS = tuple(str(Path(str(package.__file__)).parent) + os.sep for package in (lightning_optreg, lightning))

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_optreg._nearest import nearest
+from lightning_optreg.cli.actions import actions_of
 from lightning_optreg.cli.given import chosen, file_of, typed
 from lightning_optreg.cli.messages import Cause, cause, kind_of
 
@@ -133,8 +134,7 @@ class _Explanation:
 
     def _command(self, name: str) -> ArgumentParser:
         """The parser of a command."""
-        # argparse has no public way from a parser to those of its subcommands.
-        commands = [action.choices for action in self.parser._actions if isinstance(action.choices, dict)]
+        commands = [action.choices for action in actions_of(self.parser) if isinstance(action.choices, dict)]
         parser: ArgumentParser = next(parsers[name] for parsers in commands if name in parsers)
         return parser
 

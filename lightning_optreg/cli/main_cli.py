@@ -126,6 +126,7 @@ class CLI(LightningCLI):
         if names_class(words, "optimizer"):
             # jsonargparse would hand the default's rate on to it: 0.1 to Adam
             for command in self.subcommands():
+                # Private in Lightning 2.6: there is no public way to the parser of a subcommand.
                 self._parser(command).set_defaults({"optimizer": None})
         if any(word.partition("=")[0] == "--print_config" for word in words):  # it prints, and ends
             check_overlays(words)

@@ -14,6 +14,7 @@ from jsonargparse import Namespace, set_dumper
 from lightning.pytorch.cli import LightningArgumentParser, ReduceLROnPlateau
 from typing_extensions import override
 
+from lightning_optreg.cli.actions import actions_of
 from lightning_optreg.cli.config_files import check_config
 from lightning_optreg.cli.explain import explain, sections
 from lightning_optreg.cli.given import config_files, file_of
@@ -105,7 +106,7 @@ class Parser(LightningArgumentParser):
         if name is not None:
             kwargs["skip"] = {*(kwargs.get("skip") or ()), name}
         added: list[str] = super().add_class_arguments(class_type, nested_key, *args, **kwargs)
-        put_ints_first(self._actions)
+        put_ints_first(actions_of(self))
         if name is None:
             return added
         key = name if nested_key is None else f"{nested_key}.{name}"
@@ -126,14 +127,14 @@ class Parser(LightningArgumentParser):
         classes, but its own doesn't take that argument. It looks after those targets itself afterwards.
         """
         added: list[str] = super().add_function_arguments(function, *args, **kwargs)
-        put_ints_first(self._actions)
+        put_ints_first(actions_of(self))
         return added
 
     @override
     def add_subclass_arguments(self, *args: Any, **kwargs: Any) -> None:
         """Add an argument that takes a class and its arguments."""
         super().add_subclass_arguments(*args, **kwargs)
-        put_ints_first(self._actions)
+        put_ints_first(actions_of(self))
 
     @override
     def add_argument(self, *args: Any, **kwargs: Any) -> Any:

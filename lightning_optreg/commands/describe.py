@@ -19,6 +19,7 @@ from torch import nn
 from lightning_optreg import nets
 from lightning_optreg._nearest import nearest
 from lightning_optreg.analysis.layers import describe, format_table
+from lightning_optreg.cli.actions import actions_of
 from lightning_optreg.cli.messages import cause, kind_of
 from lightning_optreg.cli.option_parser import is_too_large, unknown_word
 from lightning_optreg.cli.whole_numbers import put_ints_first
@@ -204,7 +205,7 @@ def _net_options(make: Callable[..., Any]) -> jsonargparse.ArgumentParser:
         parser.add_class_arguments(make, "net", fail_untyped=False)
     else:
         parser.add_function_arguments(make, "net", fail_untyped=False)
-    put_ints_first(parser._actions)
+    put_ints_first(actions_of(parser))
     return parser
 
 

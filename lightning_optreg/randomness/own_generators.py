@@ -48,6 +48,7 @@ _FOREIGN = (
 )
 _OTHERS = (Trainer, Logger, Optimizer)
 # DataLoader's running iterator is made anew; of what torch keeps in a module only its parts count.
+# The names are private in torch 2.14 (_iterator, _modules) and Lightning 2.6 (_trainer, _fabric).
 _SKIPPED = {"_iterator", "trainer", "_trainer", "_fabric", *vars(nn.Module())} - {"_modules"}
 
 

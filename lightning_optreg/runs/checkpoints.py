@@ -75,6 +75,7 @@ def _check_parts(checkpoint: Mapping[str, Any], source: str) -> None:
     wrong = next((name for name, state in states.items() if not isinstance(state, dict)), None)
     if wrong is not None:
         raise ValueError(f"{source}: {wrong} must be a dict, got {type(states[wrong]).__name__}")
+    # "_extra_state" is torch 2.14's key of what `Module.get_extra_state` returns, which may be anything.
     for name, weight in checkpoint["state_dict"].items():
         if not (isinstance(name, str) and (isinstance(weight, torch.Tensor) or "_extra_state" in name)):
             raise ValueError(f"{source}: state_dict.{name} must be a tensor, got {type(weight).__name__}")

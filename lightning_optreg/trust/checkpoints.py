@@ -110,6 +110,7 @@ def check_hyperparameters(
             raise UntrustedError(f"{source}: {name} must be a mapping, got {type(part).__name__}")
         values.update(part)
     values = {name: value for name, value in values.items() if name not in (given or {})}
+    # Lightning 2.6 keeps its own notes of how a module was built among the hyperparameters.
     builder = values.pop("_instantiator", None)
     if builder not in (None, _BUILDER):
         raise UntrustedError(f"{source}: _instantiator must be {_BUILDER}, got {builder!r}")

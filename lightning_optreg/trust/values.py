@@ -41,7 +41,7 @@ class Place(enum.Enum):
 
 
 _DOTTED_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
-_PATHS = ("class_path", "_class_path")
+_PATHS = ("class_path", "_class_path")  # the second is what Lightning 2.6 writes to checkpoints
 _DOWNLOADS = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")  # of torchvision's makers
 _COLLECTIONS = (list, tuple, set, frozenset, dict, Mapping, Sequence, Iterable)
 

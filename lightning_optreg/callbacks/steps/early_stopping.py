@@ -251,7 +251,8 @@ class EarlyStopping(OfAKind, lightning_callbacks.EarlyStopping):
 
     @override
     def _run_early_stopping_check(self, trainer: Trainer) -> None:
-        # Private, but between the monitored value and the decision Lightning 2.6 has no public hook.
+        # Private in Lightning 2.6, as what it calls of its base and `_should_skip_check`: there is no public
+        # hook between the monitored value and the decision.
         logs = trainer.callback_metrics
         may_come = trainer.enable_validation and not self._has_validated
         if self.monitor not in logs and may_come:

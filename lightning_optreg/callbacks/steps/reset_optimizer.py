@@ -88,6 +88,7 @@ def _place(checkpoint: dict[str, Any], config: LRSchedulerConfig, state: dict[st
         epochs: int = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
         done = epochs if config.interval == "epoch" else int(checkpoint["global_step"])
         return done // config.frequency
+    # Private in torch 2.14: states of schedules have no public keys.
     while "last_epoch" not in state:  # torch's ChainedScheduler has none, but those that it chains have
         state = state["schedule"] if "schedule" in state else state["_schedulers"][0]  # or is carried on
     return int(state["last_epoch"])
