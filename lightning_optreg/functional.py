@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lightning_optreg.callbacks.evaluation.batch_norm_recalibration import recalibrate
     from lightning_optreg.callbacks.evaluation.noise_marginalization import spread
     from lightning_optreg.callbacks.steps.batch_size_growth import noise_scale
-    from lightning_optreg.callbacks.steps.early_stopping import generalization_loss, training_progress
+    from lightning_optreg.callbacks.steps.prechelt import generalization_loss, training_progress
     from lightning_optreg.callbacks.weights.gradient_noise import noise_std
     from lightning_optreg.callbacks.weights.max_norm import project, unit_norms
     from lightning_optreg.callbacks.weights.penalties import add_penalty_gradient, penalty, proximal_map
@@ -104,7 +104,7 @@ _HOMES = {
     "callbacks.evaluation.batch_norm_recalibration": ("recalibrate",),
     "callbacks.evaluation.noise_marginalization": ("spread",),
     "callbacks.steps.batch_size_growth": ("noise_scale",),
-    "callbacks.steps.early_stopping": ("generalization_loss", "training_progress"),
+    "callbacks.steps.prechelt": ("generalization_loss", "training_progress"),
     "callbacks.weights.gradient_noise": ("noise_std",),
     "callbacks.weights.max_norm": ("project", "unit_norms"),
     "callbacks.weights.penalties": ("add_penalty_gradient", "penalty", "proximal_map"),

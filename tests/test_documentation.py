@@ -20,7 +20,7 @@ from lightning_optreg.commands import COMMANDS
 from lightning_optreg.nets import SoftmaxRegression
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def hook() -> Any:
@@ -65,12 +65,22 @@ def commands() -> list[str]:
     return [line.partition("#")[0].removeprefix(program) for line in lines if line.startswith(program)]
 
 
-# These have no settings to print, or need a data base; their own tests run them.
-_OTHERS = ("export", "plot", "compare.*--storage")
+# How a command shows that it understands its words without running. Other commands have tests that run what
+# is documented, and so has compare with --storage, which needs a database.
+_UNDERSTOOD = {
+    **{
+        each.name: (["--print_config"], "default_root_dir:")
+        for each in COMMANDS
+        if each.entry.startswith("cli.")
+    },
+    "describe": ([], "multiply-adds"),
+    "compare": (["--plan"], "passes over the training data"),
+}
 
 
 @pytest.mark.parametrize(
-    "command", sorted({command for command in commands() if re.match("|".join(_OTHERS), command) is None})
+    "command",
+    sorted({line for line in commands() if line.split()[0] in _UNDERSTOOD and "--storage" not in line}),
 )
 def test_commands_are_understood(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -80,10 +90,7 @@ def test_commands_are_understood(
     my_package.MyNet = MyNet  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "my_package", my_package)
     words = shlex.split(command)
-    more, shown = {
-        "describe": ([], "multiply-adds"),
-        "compare": (["--plan"], "passes over the training data"),
-    }.get(words[0], (["--print_config"], "default_root_dir:"))
+    more, shown = _UNDERSTOOD[words[0]]
     assert main([*words, *more]) == 0
     assert shown in capsys.readouterr().out
 
@@ -202,8 +209,32 @@ def test_every_command_is_listed() -> None:
     assert listed == names
 
 
+def test_every_room_is_in_the_readmes_table() -> None:
+    rooms = {each.name for each in pkgutil.iter_modules(lightning_optreg.__path__) if each.name[0] != "_"}
+    (table,) = (
+        table for table in tables((ROOT / "README.md").read_text()) if "`lightning_optreg/`" in table[0][0]
+    )
+    listed = {name for row in table[1:] for name in re.findall(r"`(\w+)(?:\.py)?`", row[0])}
+    old_paths = {"param_groups"}
+    assert listed == rooms - old_paths
+
+
+def test_the_files_that_contributing_names_are_there() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    (table,) = tables(text)
+    paths = re.findall(r"`((?:tests|scripts|docs|configs)/[\w./]+)`", text)
+    paths += [
+        f"lightning_optreg/{path}" for row in table[1:] for path in re.findall(r"`([\w/]+\.py)`", row[2])
+    ]
+    paths = [path for path in paths if not re.search(r"[A-Z]{4}", path)]  # NAME, FAMILY, DATASET
+    assert len(paths) > 15
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    for name, path in re.findall(r"`([A-Z_]+)` (?:and `[A-Z_]+` )?in `(tests/[\w./]+)`", text):
+        assert re.search(rf"^{name}\b", (ROOT / path).read_text(), re.M), f"{name} in {path}"
+
+
 def test_every_page_is_in_the_navigation_and_can_be_reached_from_the_readme() -> None:
-    docs = {page.name for page in PAGES} - {"README.md"}
+    docs = {page.name for page in PAGES} - {"README.md", "CONTRIBUTING.md"}
     assert set(re.findall(r": (\w+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M)) == docs
     reached, links = set(), {"README.md"}
     while links:

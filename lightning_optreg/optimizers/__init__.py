@@ -1,4 +1,8 @@
-"""Update rules: `torch.optim.Optimizer`s that torch has not got, or not as the lecture writes them."""
+"""Update rules: `torch.optim.Optimizer`s that torch lacks, or that the lecture writes differently.
+
+Names that begin with `Lecture` follow Yuan Yao, "An Introduction to Optimization and Regularization Methods in
+Deep Learning", lecture at HKUST, where its equations differ from torch's.
+"""
 
 from lightning_optreg.optimizers.ada_delay import AdaDelay
 from lightning_optreg.optimizers.adaptive_revision import AdaptiveRevision

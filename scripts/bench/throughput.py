@@ -13,7 +13,7 @@
 
 All take turns for some rounds of an equal number of steps; a round's ratio compares neighbours in time, so it
 holds on a machine whose speed drifts. Printed are medians over the rounds. All keep freed memory
-(lightning_optreg/cli/memory.py), or chance would decide between them.
+(lightning_optreg/runs/memory.py), or chance would decide between them.
 """
 
 import argparse

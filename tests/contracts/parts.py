@@ -186,7 +186,7 @@ CALLBACKS: dict[str, Part] = {
         lambda _: callbacks.Curriculum(),
         on_images=lambda _: callbacks.Curriculum(min_images=16),
         on_kinds=lambda _: callbacks.Curriculum(order="random", min_images=4),
-        refuses="the training loader, a .*, cannot be told which images to show: use a data module",
+        refuses="the training loader must be a BatchLoader, as from a data module",
         own_loader=True,
         alone="one of them only",
         wrong=(

@@ -142,8 +142,14 @@ def test_two_of_a_kind_draw_other_numbers(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("build", "says"),
     [
-        (lambda: [callbacks.Curves(), callbacks.Curves()], "Curves: .* filename of its own"),
-        (lambda: [callbacks.PredictionWriter(), callbacks.PredictionWriter()], "path of its own"),
+        (
+            lambda: [callbacks.Curves(), callbacks.Curves()],
+            "Curves: two of them would draw .*; use different filenames",
+        ),
+        (
+            lambda: [callbacks.PredictionWriter(), callbacks.PredictionWriter()],
+            "two of them would write .*; use different paths",
+        ),
         (
             lambda: [callbacks.EarlyStopping("val_loss", mode=m, restore_best=True) for m in ("min", "max")],
             "EarlyStopping: two .* restore_best to true in one only",

@@ -263,7 +263,7 @@ def test_scores_from_files(tmp_path: Path):
     [
         ("a.csv", "1\n2\n", r"scores of shape \(2,\), expected \(3,\)"),
         ("a.csv", "1\nnan\n2\n", "must be finite, number 1 is nan"),
-        ("a.csv", "score\n1\n2\n", "expected one number a line"),
+        ("a.csv", "score\n1\n2\n", "expected one number per line"),
         ("a.txt", "1\n2\n3\n", "must be a .pt, .npy or .csv file, got .txt"),
     ],
 )

@@ -72,8 +72,8 @@ HEADER = bytes([0, 0, 8, 1]) + struct.pack(">I", 4)
         (bytes([0, 0, 8, 3]) + b"0" * 20, "first bytes are 00 00 08 03, expected 00 00 08 01"),
         (bytes([0, 0, 9, 1]) + b"0" * 20, "first bytes are 00 00 09 01, expected 00 00 08 01"),
         (HEADER[:6], "6 bytes, expected a header of 8"),
-        (HEADER + b"123", "11 bytes, expected 12 for the 4 values it names"),
-        (HEADER + b"12345", "13 bytes, expected 12 for the 4 values it names"),
+        (HEADER + b"123", "11 bytes, expected 12 for 4 values"),
+        (HEADER + b"12345", "13 bytes, expected 12 for 4 values"),
     ],
 )
 def test_wrong_idx_content(tmp_path, content, message):

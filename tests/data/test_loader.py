@@ -345,12 +345,12 @@ def test_there_and_back_again(data):
         (
             {},
             {"batch_size": 16},
-            "took 8 images a batch .* would take 16: set batch_size .* to 8 with 1 process,",
+            "took 8 images per batch .* would take 16: set batch_size .* to 8 with 1 process,",
         ),
         (
             {},
             {"world_size": 2},
-            "took 8 images a batch .* would take 16: set batch_size .* to 4 with 2 processes",
+            "took 8 images per batch .* would take 16: set batch_size .* to 4 with 2 processes",
         ),
         ({}, {"world_size": 3}, "would take 24: use a number of processes that divides 8, or continue from"),
         (
@@ -390,7 +390,7 @@ def test_another_order_cannot_be_continued(data, before, now, message):
 
 def said_of_seeds(change):
     if "seed" in change:
-        return pytest.warns(UserWarning, match="order of seed 2, as given, .* in that of 1")
+        return pytest.warns(UserWarning, match="order of seed 2, as given; .* run had seed 1")
     return nullcontext()
 
 

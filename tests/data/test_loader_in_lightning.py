@@ -127,7 +127,7 @@ def test_another_batch_size_in_mid_epoch_is_refused_and_at_its_end_taken(tmp_pat
     saver = Saver(tmp_path)
     run(tmp_path, callbacks=[saver], max_epochs=1)
     middle, end = tmp_path / "batch-3.ckpt", tmp_path / "epoch-6.ckpt"
-    with pytest.raises(ValueError, match=r"took 4 images a batch .* would take 8"):
+    with pytest.raises(ValueError, match=r"took 4 images per batch .* would take 8"):
         run(tmp_path, ckpt_path=middle, batch_size=8)
     assert [len(index) for *_, index in run(tmp_path, ckpt_path=end, batch_size=8)] == [8, 8, 6] * 2
 

@@ -81,7 +81,7 @@ def rename(folder: Path) -> None:
 def test_other_classes_are_refused(stage: str, folder: Path, checkpoint: Path, tmp_path: Path) -> None:
     rename(folder)
     says = (
-        "^ImageFolderDataModule: the checkpoint's network was trained on the classes ant, bee and the data "
+        "^ImageFolderDataModule: the checkpoint's network was trained on the classes ant, bee, but the data "
         "have the classes bee, cat$"
     )
     with pytest.raises(MisconfigurationException, match=says):
@@ -105,7 +105,9 @@ def test_the_command_line_says_it_in_a_line(
 
 def test_of_many_classes_those_that_differ_are_named() -> None:
     names = [f"c{k}" for k in range(100)]
-    with pytest.raises(MisconfigurationException, match="100 classes, with c7 as class 7, c9 as class 9 and"):
+    with pytest.raises(
+        MisconfigurationException, match="100 classes, with c7 as class 7, c9 as class 9, but"
+    ):
         check_classes(names, [*names[:7], "x", "c8", "y", *names[10:]], "Data")
     with pytest.raises(
         MisconfigurationException, match=r"with the same first ones, but the data have 101 classes"

@@ -1,1 +1,1 @@
-"""What a batch becomes before the training step."""
+"""Callbacks that change training batches."""

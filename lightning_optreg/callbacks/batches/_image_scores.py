@@ -1,4 +1,4 @@
-"""How hard each training image is for a network: its loss or margin, without a trace in the run."""
+"""Score each training image by a network's loss or margin, without side effects on the run."""
 
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from lightning_optreg.data.batch import Batch
 from lightning_optreg.data.datamodule import ImageDataModule
 from lightning_optreg.data.loader import BatchLoader
 from lightning_optreg.data.scores import QUANTITIES, Quantity
+from lightning_optreg.layers.modes import evaluating
 from lightning_optreg.randomness.draws import Place
 from lightning_optreg.randomness.kept_generators import kept_generators
 from lightning_optreg.trainer.queries import datamodule_of
@@ -28,19 +29,19 @@ def load_reference(path: str | Path, module: nn.Module, network: nn.Module, part
         path: A Lightning checkpoint, or a file with the network's own `state_dict`.
         module: The LightningModule.
         network: The network in it.
-        part: Name of the class that asks, for the errors.
+        part: Name of the calling class, for the errors.
 
     Returns:
         Its parameters and buffers, on the CPU.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        MisconfigurationException: If it holds another network.
-        ValueError: If it cannot be read, or holds more than tensors and plain values.
+        MisconfigurationException: If it is of another network.
+        ValueError: If it can't be read, or contains more than tensors and plain values.
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"{part}: {path}: no such checkpoint of a reference")
+        raise FileNotFoundError(f"{part}: reference must be a file, {path} does not exist")
     saved: Any = read_plain(path, what=part)
     if isinstance(saved, dict) and "state_dict" in saved:
         name = next(name for name, other in module.named_modules() if other is network)
@@ -54,7 +55,7 @@ def load_reference(path: str | Path, module: nn.Module, network: nn.Module, part
         shape = tuple(found[key].shape) if isinstance(found.get(key), Tensor) else "missing"
         if shape != tuple(value.shape):
             raise MisconfigurationException(
-                f"{part}: the reference must be of the same network: {key} is {shape} in {path}, expected "
+                f"{part}: reference must be the same network: {key} is {shape} in {path}, expected "
                 f"{tuple(value.shape)}"
             )
     return {key: found[key] for key in expected}
@@ -68,64 +69,61 @@ def score_images(
     quantity: Quantity,
     part: str,
 ) -> Tensor:
-    """Score the images of a loader as evaluation shows them: not augmented, the network in evaluation mode.
+    """Score the images of a loader as in evaluation: not augmented, the network in evaluation mode.
 
-    Each process scores its share. Generators, modes and running averages are as before when it is done.
+    Each process scores its share. Generators, modes and running averages are unchanged afterwards.
 
     Args:
         trainer: The trainer, whose data module prepares the images.
-        network: Gives (n, K) scores for (n, C, H, W) images.
-        weights: Parameters and buffers used in place of its own. None: its own, the buffers of rank 0.
-        loader: Which images, `loader.indices`.
-        quantity: What is computed of each image.
-        part: Name of the class that asks, for the errors.
+        network: Returns (n, K) scores for (n, C, H, W) images.
+        weights: Parameters and buffers used instead of its own. None: its own, with the buffers of rank 0.
+        loader: The loader of the images `loader.indices`.
+        quantity: The quantity computed for each image.
+        part: Name of the calling class, for the errors.
 
     Returns:
         float32 (N,), on the CPU, in the order of `loader.indices`; equal on all processes.
 
     Raises:
-        MisconfigurationException: If there is no data module of this package, or the network gives something
-            else than scores.
+        MisconfigurationException: If there is no data module of this package, or the network does not return
+            scores.
+        ValueError: If a score is not finite.
     """
     data = datamodule_of(trainer)
     if not isinstance(data, ImageDataModule):
         raise MisconfigurationException(
-            f"{part}: to score images by a network it needs a data module of lightning_optreg.data, which "
-            "prepares them; or give a file of scores"
+            f"{part}: scoring images by a network needs a data module of lightning_optreg.data; use one, or "
+            "pass scores=<file>"
         )
     device = trainer.strategy.root_device
     count, ranks = len(loader.indices), trainer.world_size
     share = -(-count // ranks)  # rounded up; the last process may have fewer
     begin, end = trainer.global_rank * share, min((trainer.global_rank + 1) * share, count)
     result = torch.zeros(count, device=device)
-    modes = [(layer, layer.training) for layer in network.modules()]
     if weights is None and ranks > 1:
-        # Each process has running averages of its own batches, and a checkpoint has the first one's only.
+        # Each process has running averages of its own batches, and a checkpoint has only those of rank 0.
         buffers = {name: buffer.cpu() for name, buffer in network.named_buffers()}
         weights = trainer.strategy.broadcast(buffers)
     if weights is not None:
         weights = {key: value.to(device) for key, value in weights.items()}
-    network.eval()
-    try:
-        with torch.no_grad(), kept_generators(device, network=network):
-            for start in range(begin, end, _CHUNK):
-                index = loader.indices[start : min(start + _CHUNK, end)]
-                images, labels = loader.images.index_select(0, index), loader.labels.index_select(0, index)
-                batch = Batch(images, labels, index, Place(0, 0, 0, len(index)))
-                batch = data.transfer_batch_to_device(batch, device, 0)
-                x = trainer.precision_plugin.convert_input(data.transform(batch, training=False))
-                with trainer.precision_plugin.forward_context():
-                    outputs = network(x) if weights is None else functional_call(network, weights, (x,))
-                _check(outputs, batch.labels, part)
-                result[start : start + len(index)] = QUANTITIES[quantity](outputs.float(), batch.labels)
-    finally:
-        for layer, training in modes:
-            layer.training = training
+    with evaluating(network), torch.no_grad(), kept_generators(device, network=network):
+        for start in range(begin, end, _CHUNK):
+            index = loader.indices[start : min(start + _CHUNK, end)]
+            images, labels = loader.images.index_select(0, index), loader.labels.index_select(0, index)
+            batch = Batch(images, labels, index, Place(0, 0, 0, len(index)))
+            batch = data.transfer_batch_to_device(batch, device, 0)
+            x = trainer.precision_plugin.convert_input(data.transform(batch, training=False))
+            with trainer.precision_plugin.forward_context():
+                outputs = network(x) if weights is None else functional_call(network, weights, (x,))
+            _check(outputs, batch.labels, part)
+            result[start : start + len(index)] = QUANTITIES[quantity](outputs.float(), batch.labels)
     if ranks > 1:
-        result = trainer.strategy.reduce(result, reduce_op="sum")  # others have zeros here: an exact sum
+        result = trainer.strategy.reduce(
+            result, reduce_op="sum"
+        )  # the others have zeros there, so the sum is exact
     scores = result.cpu()
     if not scores.isfinite().all():
-        raise ValueError(f"{part}: the network gives scores that are not finite, so images cannot be ranked")
+        raise ValueError(f"{part}: scores of images must be finite, got nan or inf from the network")
     return scores
 
 
@@ -140,6 +138,6 @@ def _check(outputs: Any, labels: Tensor, part: str) -> None:
             else type(outputs).__name__
         )
         raise MisconfigurationException(
-            f"{part}: to score images the network must give a score for each class, (n, K), got {found}; "
-            "say by net=... which module does, or give a file of scores"
+            f"{part}: to score images the network must return a score per class, (n, K), got {found}; "
+            "pass net=<name of the module that does>, or scores=<file>"
         )

@@ -1,4 +1,4 @@
-"""Training loaders that can be told which images to show, and how long a run will show them."""
+"""Find a training loader whose order can be set, and the number of batches of a run."""
 
 from typing import Any, NoReturn
 
@@ -13,42 +13,40 @@ __all__ = ["batches_of_run", "told_loader"]
 
 
 def told_loader(trainer: Trainer, part: str) -> BatchLoader:
-    """Return the training loader, if it shuffles and can be told its order.
+    """Return the training loader, if it shuffles and its order can be set.
 
     Args:
         trainer: The trainer, from `on_train_start` on.
-        part: Name of the class that asks, for the errors.
+        part: Name of the calling class, for the errors.
 
     Raises:
-        MisconfigurationException: If not, or if a callback turns shuffling off.
+        MisconfigurationException: If it does not, or if a callback turns shuffling off.
     """
     for callback in callbacks_of(trainer):
         if isinstance(callback, TurnsNoiseOff) and (callback.whole_set or callback.shuffling):
             name = type(callback).__name__
-            _refuse(part, f"it shuffles the images that it chooses, which {name} excludes; leave one out")
+            _refuse(part, f"it shuffles images, which {name} turns off; remove one of the two")
     loader: Any = trainer.train_dataloader
     if not isinstance(loader, BatchLoader):
         _refuse(
             part,
-            f"the training loader, a {type(loader).__name__}, cannot be told which images to show: use a "
-            "data module of lightning_optreg.data or its BatchLoader, or, instead of this callback, a "
-            "CurriculumSampler in a DataLoader of your own",
+            f"the training loader must be a BatchLoader, as from a data module of lightning_optreg.data, got "
+            f"{type(loader).__name__}; for your own DataLoader use CurriculumSampler instead",
         )
     if not loader.shuffle:
         _refuse(
             part,
-            "it shuffles the images that it chooses, and the training loader is told not to: set its shuffle "
-            "to every_epoch, and no overfit_batches",
+            "the training loader must shuffle: set its shuffle to every_epoch, and no overfit_batches",
         )
     return loader
 
 
 def batches_of_run(trainer: Trainer, part: str) -> float:
-    """Give the number of training batches of a whole run.
+    """Return the number of training batches of a whole run.
 
     Args:
         trainer: The trainer, from `on_train_start` on.
-        part: Name of the class that asks, for the error.
+        part: Name of the calling class, for the error.
 
     Raises:
         MisconfigurationException: If neither epochs nor steps are limited.
@@ -59,7 +57,7 @@ def batches_of_run(trainer: Trainer, part: str) -> float:
     if trainer.max_steps >= 0:
         ends.append(float(trainer.max_steps * trainer.accumulate_grad_batches))
     if not ends:
-        _refuse(part, "the run has no end, of which full_at is a share: set max_epochs or max_steps")
+        _refuse(part, "full_at is a share of the run, which has no end: set max_epochs or max_steps")
     return max(min(ends), 1.0)
 
 

@@ -1,4 +1,4 @@
-"""This package's transforms of whole batches, for any module and any loader."""
+"""Augment whole batches with this package's transforms, for any module and any loader."""
 
 from collections.abc import Sequence
 
@@ -15,28 +15,29 @@ __all__ = ["BatchAugmentation"]
 
 
 class BatchAugmentation(ChangedBatch):
-    """Augment training batches on the device, each image by random choices of its own.
+    """Augment training batches on the device, with independent random choices for each image.
 
-    For modules whose images come from other loaders than this package's; those of an `ImageDataModule` are
-    augmented by its own `augment`. Applied one by one on the way from a dataset, such transforms often take
-    longer than the network. What is drawn is a function of the seed, the epoch, the batch and the image's
-    row, so a resumed run sees the images that the uninterrupted one would have seen, and two processes with
-    batches of n those of one with 2n. The batch is changed right before the module's `training_step`, under
-    automatic and manual optimization alike.
+    It is for images from other loaders than this package's; an `ImageDataModule` has its own `augment`.
+    Applied image by image in a dataset, such transforms often take longer than the network. Random numbers
+    are a function of the seed, the epoch, the batch and the image's row, so a resumed run sees the same
+    images as an uninterrupted one, and two processes with batches of n the same as one with 2n. The batch is
+    changed right before the module's `training_step`, with automatic and manual optimization.
 
-    Images come as the module gets them, normalised perhaps: numbers of a transform that speak of pixels on
-    [0, 1], such as what `RandomErasing` paints, are in the units of these images then.
+    The transforms get the images that the module gets. If these are normalised, arguments for pixels on
+    [0, 1], such as the value that `RandomErasing` paints, are in the units of the normalised images.
 
     Args:
-        transforms: In the order in which they are applied. They must need no statistics of a dataset
-            (`PCAColorJitter` does). Empty: nothing happens.
+        transforms: The transforms, in order. They must not need statistics of a dataset (as `PCAColorJitter`
+            does). Empty: nothing happens.
         images: Where in a batch the images (N, C, H, W) are: an index in a list, or a key of a dictionary.
             Default: 0.
-        seed: Seed of what is drawn. None: the number given to `seed_everything`, else 0.
+        seed: Seed of the random numbers. None: the number given to `seed_everything`, else 0.
 
     Raises:
-        TypeError: If a transform is no `BatchTransform`, or images neither an index nor a key.
-        MisconfigurationException: In the first step, if the batch is not as told.
+        TypeError: If a transform is not a `BatchTransform`, images is neither an index nor a key, or seed is
+            not an integer.
+        MisconfigurationException: Before the first step, if `training_step` takes a `dataloader_iter`; in the
+            first step, if the batch has no such images.
 
     Example:
         >>> from lightning.pytorch import Trainer

@@ -1,8 +1,8 @@
-"""Inputs and labels of a training batch, changed on the device right before the training step.
+"""Change inputs and labels of a training batch on the device, right before the training step.
 
-What `MixUp`, `CutMix`, `LabelSmoothing` and `BatchAugmentation` share. Lightning hands the batch that it has
-brought to the device to `on_train_batch_start` first and then to the module's `training_step`; a list or a
-dictionary can be changed in between, whatever the module and the loader.
+The base of `MixUp`, `CutMix`, `LabelSmoothing` and `BatchAugmentation`. Lightning passes the batch, already
+on the device, to `on_train_batch_start` and then to the module's `training_step`; a list or a dictionary can
+be changed in between, with any module and loader.
 """
 
 from abc import abstractmethod
@@ -25,13 +25,13 @@ __all__ = ["ChangedBatch", "soft_labels"]
 
 
 def soft_labels(labels: Tensor, num_classes: int | None, dtype: torch.dtype, owner: str) -> Tensor:
-    """Turn classes into probabilities of classes; probabilities stay as they are.
+    """Turn classes into probabilities of classes; probabilities are returned unchanged.
 
     Args:
         labels: Classes, integers (N,), or probabilities, floating-point (N, K).
         num_classes: K, for classes.
-        dtype: Of the result if it is floating-point, else the default one. A loss compares them with scores.
-        owner: Who asks, for the message.
+        dtype: Dtype of the result if it is floating-point, else the default dtype is used.
+        owner: Name of the calling class, for the errors.
 
     Returns:
         (N, K).
@@ -54,7 +54,7 @@ def soft_labels(labels: Tensor, num_classes: int | None, dtype: torch.dtype, own
         )
     if num_classes is None:
         raise MisconfigurationException(
-            f"{owner}: neither the module nor the datamodule has num_classes: give num_classes=..."
+            f"{owner}: neither the module nor the datamodule has num_classes; pass num_classes=..."
         )
     return F.one_hot(labels.long(), num_classes).to(dtype)
 
@@ -67,7 +67,13 @@ class ChangedBatch(SeededCallback):
             LightningModule, or of its datamodule.
         images: Where in a batch the inputs are: an index in a list, or a key of a dictionary.
         labels: Where the labels are.
-        seed: Seed of what is drawn. None: the number given to `seed_everything`, else 0.
+        seed: Seed of the random numbers. None: the number given to `seed_everything`, else 0.
+
+    Raises:
+        ValueError: If num_classes is out of its range.
+        TypeError: If images or labels is neither an index nor a key, or seed is not an integer.
+        MisconfigurationException: Before the first step, if `training_step` takes a `dataloader_iter`; in the
+            first step, if the batch has no such inputs or labels.
     """
 
     def __init__(
@@ -84,7 +90,7 @@ class ChangedBatch(SeededCallback):
             if isinstance(place, bool) or not isinstance(place, (int, str)):
                 raise TypeError(f"{name}: {argument} must be an index or a key, got {place!r}")
         if seed is not None and not isinstance(seed, int):
-            raise TypeError(f"{name}: seed must be a whole number, got {seed!r}")
+            raise TypeError(f"{name}: seed must be an integer, got {seed!r}")
         super().__init__(seed)
         self.num_classes, self.images, self.labels, self.seed = num_classes, images, labels, seed
         self._classes: int | None = None
@@ -93,37 +99,37 @@ class ChangedBatch(SeededCallback):
 
     @property
     def active(self) -> bool:
-        """Whether anything happens at these settings."""
+        """Whether the callback changes anything with these settings."""
         return True
 
     @property
     @override
     def is_noise(self) -> bool:
-        """Whether it changes batches by chance."""
+        """Whether it changes batches at random."""
         return self.active
 
     @abstractmethod
     def change(self, images: Tensor, labels: Tensor, place: Place) -> tuple[Tensor, Tensor]:
-        """Return new inputs and labels. Labels are an empty tensor where they aren't needed."""
+        """Return new inputs and labels; labels are an empty tensor if they aren't needed."""
 
     def seed_of(self, place: Place) -> int:
-        """Seed of a batch, the same on all processes; classes of callbacks have different ones."""
+        """Return the seed of a batch, the same on all processes and different for each class."""
         return mix(self.seed_of_draws, *type(self).__name__.encode(), place.epoch, place.step)
 
     def draws(self, place: Place, tensor: Tensor) -> Draws:
-        """Random numbers for the images of a batch, row by row."""
+        """Return random numbers for the images of a batch, row by row."""
         return Draws(self.seed_of(place), place, len(tensor), tensor.device)
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Agree on a seed, and see how many classes there are."""
+        """Agree on a seed, and find the number of classes."""
         super().on_fit_start(trainer, pl_module)
         if self.active and is_param_in_hook_signature(
             pl_module.training_step, "dataloader_iter", explicit=True
         ):
             raise MisconfigurationException(
-                f"{type(self).__name__}: changes a batch before training_step gets it, so that must take a "
-                "batch, not dataloader_iter"
+                f"{type(self).__name__}: training_step must take a batch, not dataloader_iter, as the batch "
+                "is changed before"
             )
         datamodule = datamodule_of(trainer)
         found = (getattr(owner, "num_classes", None) for owner in (self, pl_module, datamodule))
@@ -140,8 +146,8 @@ class ChangedBatch(SeededCallback):
         """Change a training batch in place.
 
         Args:
-            trainer: The trainer, in a fit.
-            batch: On its device.
+            trainer: The trainer, during a fit.
+            batch: The batch, on its device.
             batch_idx: Its number in the epoch.
         """
         if not self.active:
@@ -158,8 +164,8 @@ class ChangedBatch(SeededCallback):
         name = type(self).__name__
         if not isinstance(batch, (list, dict)):
             raise MisconfigurationException(
-                f"{name}: a training batch must be a list or a dictionary, which can be changed, got "
-                f"{type(batch).__name__}: let the loader's collate function return one"
+                f"{name}: a training batch must be a list or a dictionary, got {type(batch).__name__}; let "
+                "the loader's collate function return one"
             )
         known = list(batch) if isinstance(batch, dict) else list(range(len(batch)))
         if place not in known:

@@ -1,4 +1,4 @@
-"""Training that begins with some of the images and takes in the others later, by their difficulty.
+"""Train on a part of the images first, and add the others later, by difficulty.
 
 Bengio, Louradour, Collobert and Weston 2009, "Curriculum learning" (ICML). The mathematics is in
 `lightning_optreg.data.curriculum`.
@@ -14,6 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_optreg.callbacks._let_go import LetsGo
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.callbacks.batches._image_scores import load_reference, score_images
 from lightning_optreg.callbacks.batches._told_loader import batches_of_run, told_loader
@@ -29,67 +30,68 @@ __all__ = ["Curriculum", "Scoring"]
 Scoring = Literal["loss", "margin", "self_paced", "file"]
 
 
-class Curriculum(OfAKind):
+class Curriculum(OfAKind, LetsGo):
     """Show the easy images first: after t batches, batches come from the first g(t) images of a ranking.
 
-    Every epoch has as many batches as without, so budgets are equal; it goes through the pool of g(t) images
-    once, in random order, then through the pool as large as it is by then, and so on (see `epoch_passes`).
-    Images outside the pool are not touched. The order is a function of seed, epoch and scores, and scores are
-    part of a checkpoint, so a resumed run is exact at any batch, and with the same scores one process with
-    batches of 2 B sees what two with B each see. With `start=1` training is, bit for bit, what it is without.
+    Every epoch has as many batches as without the callback, so budgets are equal. It goes through the pool of
+    g(t) images once, in random order, then through the pool with its new size, and so on (see
+    `epoch_passes`). Images outside the pool are not read. The order is a function of seed, epoch and scores,
+    and scores are part of a checkpoint, so a resumed run is exact at any batch; with the same scores one
+    process with batches of 2 B sees the same as two with B each. With `start=1` training is, bit for bit, the
+    same as without the callback.
 
-    The score of an image says how hard it is:
+    The score of an image is its difficulty:
 
-    - `self_paced`: the loss of the network as it then is, -ln p_y, computed anew every `rescore_every` epochs
+    - `self_paced`: the loss of the current network, -ln p_y, computed again every `rescore_every` epochs
       (Kumar, Packer and Koller 2010, "Self-paced learning for latent variable models"; they take images whose
-      loss is under a threshold that rises, here pacing says how many are taken).
-    - `loss`: the loss of a reference network, that of the checkpoint `reference`, computed once.
-    - `margin`: the highest probability of a wrong class minus the probability of the right one, of the
-      reference, or, without one, of the network as it then is, as with `self_paced`.
-    - `file`: numbers of your own, from the file `scores`.
+      loss is below a rising threshold, here pacing sets the number of images).
+    - `loss`: the loss of a reference network, the checkpoint `reference`, computed once.
+    - `margin`: the largest probability of a wrong class minus the probability of the right one, of the
+      reference, or, without one, of the current network, as with `self_paced`.
+    - `file`: your own numbers, from the file `scores`.
 
-    Networks are asked in evaluation mode, for images as in evaluation, by each process for its share; for the
-    54,000 of Fashion-MNIST that takes 0.2 s with an MLP and 1.1 s with LeNet-5 on two CPU cores. It leaves no
-    trace in generators and running averages.
+    The network is in evaluation mode and gets images as in evaluation, each process its share. For the 54,000
+    images of Fashion-MNIST that takes 0.2 s with an MLP and 1.1 s with LeNet-5 on two CPU cores. Generators
+    and running averages don't change.
 
-    Compare with `order="random"`: Wu et al. find that easy first helps where epochs are few or labels wrong,
-    and otherwise no order is better than a random one.
+    Compare with `order="random"`: Wu et al. find that easy first helps if epochs are few or labels noisy, and
+    that otherwise no order is better than a random one.
 
     Logs `optreg/curriculum/images`, the size of the pool, and `optreg/curriculum/score`, its mean score.
-    Works with automatic and manual optimization; the training loader must be a `BatchLoader`, as this
-    package's data modules give.
+    Works with automatic and manual optimization; the training loader must be a `BatchLoader`, as in this
+    package's data modules.
 
-    References: Hacohen and Weinshall 2019 (arXiv:1904.03626); Wu, Dyer and Neyshabur 2021 (arXiv:2012.03107),
-    from whom we differ in that a pass through the pool also ends with the epoch.
+    References: Hacohen and Weinshall 2019 (arXiv:1904.03626); Wu, Dyer and Neyshabur 2021 (arXiv:2012.03107);
+    unlike theirs, a pass through the pool also ends with the epoch.
 
     Args:
-        scoring: Where the scores come from: "self_paced", "loss", "margin" or "file".
+        scoring: The score: "self_paced", "loss", "margin" or "file".
         reference: Checkpoint of the same module, or the `state_dict` of its network, for "loss" and "margin".
-        scores: File for "file": .pt (`torch.save` of a tensor), .npy, or .csv with one number a line; one
-            finite number for each image of the training set as it is stored, those of a validation split
-            taken from it included. The higher, the harder.
+        scores: File for "file": .pt (`torch.save` of a tensor), .npy, or .csv with one number per line; one
+            finite number for each image of the training set in stored order, including those of a validation
+            split taken from it. The higher, the harder.
         pacing: How the pool grows: "step", "linear", "quadratic", "root", "log", "exponential" or
             "staircase" (see `lightning_optreg.data.Pacing`).
         start: Share of the images in the first pool, in (0, 1].
         full_at: Share of the run's batches after which all images are in the pool, in (0, 1].
-        increase: Factor of a stair, greater than 1, with "staircase" only. Default: 1.9, Hacohen and
-            Weinshall's, who start with 0.04.
-        min_images: The pool has at least so many images, at least 1. Default: 256, as Wu et al. have it.
+        increase: Factor of a stair, greater than 1, for "staircase" only. Default: 1.9, as in Hacohen and
+            Weinshall, who start with 0.04.
+        min_images: Smallest size of the pool, at least 1. Default: 256, as in Wu et al.
         order: "easy_first"; "hard_first" (anti-curriculum); "random", the control: a pool that grows in the
-            same way, without regard to scores, which are not computed then.
+            same way, in random order; scores are not computed then.
         balanced: Whether each pool has the classes in the same proportions as the whole set, as in both
-            sources. If not, a hard class comes late as a whole.
-        rescore_every: Epochs from one scoring by the current network to the next, at least 1.
-        net: The network within the module, such as `net`. None: see `find_network`.
-        seed: Seed of the order. None: that of the loader.
+            sources. If not, all images of a hard class come late.
+        rescore_every: Number of epochs between two scorings by the current network, at least 1.
+        net: Name of the network in the module, such as `net`. None: see `find_network`.
+        seed: Seed of the order. None: the loader's.
 
     Raises:
         ValueError: If a value is out of its range, or the file of scores is wrong.
         FileNotFoundError: If a file does not exist.
-        TypeError: If a value is of another type.
-        MisconfigurationException: Before the first step: if the loader can't be told its order or is told not
-            to shuffle, as by `NoiseFree`; beside `FullBatch`; if the run has no end, the reference is of
-            another network, images must be scored and can't be, or the strategy shards parameters.
+        TypeError: If balanced is not a bool, or seed is not an integer.
+        MisconfigurationException: Before the first step, if the loader's order can't be set, or it must not
+            shuffle (`NoiseFree`, `FullBatch`), if the run has no end, the reference is of another network,
+            the images can't be scored, or the strategy shards parameters.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -125,8 +127,8 @@ class Curriculum(OfAKind):
                 raise ValueError(f"Curriculum: {name} must be one of {', '.join(choices)}, got {value!r}")
         if (reference is None) if scoring == "loss" else (reference is not None and scoring != "margin"):
             raise ValueError(
-                "Curriculum: reference must be a checkpoint with scoring 'loss', or 'margin' if you like, "
-                f"and None otherwise, got {reference!r} with {scoring!r}"
+                "Curriculum: reference must be a checkpoint with scoring 'loss', may be one with 'margin' "
+                f"and must be None otherwise, got {reference!r} with {scoring!r}"
             )
         if (scores is None) is (scoring == "file"):
             raise ValueError(
@@ -144,7 +146,7 @@ class Curriculum(OfAKind):
         if not isinstance(balanced, bool):
             raise TypeError(f"Curriculum: balanced must be true or false, got {balanced!r}")
         if not isinstance(seed, int | None):
-            raise TypeError(f"Curriculum: seed must be a whole number, got {seed!r}")
+            raise TypeError(f"Curriculum: seed must be an integer, got {seed!r}")
         self.scoring, self.reference, self.scores = scoring, reference, scores
         self.pacing, self.start, self.full_at, self.increase = pacing, start, full_at, increase
         self.min_images, self.order, self.balanced = min_images, order, balanced
@@ -169,7 +171,7 @@ class Curriculum(OfAKind):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look for the network, which the module may have made since `setup`."""
+        """Find the network, which the module may have created after `setup`."""
         if self._asks_network:
             find_network(pl_module, self.net, "Curriculum")
 
@@ -179,18 +181,18 @@ class Curriculum(OfAKind):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """Return the scores, the epoch they are of, and when all images will be in the pool."""
+        """Return the scores, the epoch of the scoring, and when all images will be in the pool."""
         return {"scores": self._values, "scored": self._scored, "full_at_batch": self._full_at_batch}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue with these."""
+        """Restore the state."""
         self._values, self._scored = state_dict["scores"], state_dict["scored"]
         self._full_at_batch = state_dict["full_at_batch"]
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse what cannot work, and go on in the middle of an epoch, of which no hook tells."""
+        """Refuse unsupported setups, and continue in the middle of an epoch, for which there is no hook."""
         if self._asks_network:
             refuse_sharding(trainer, "Curriculum", "so no network is asked for scores; give a file of scores")
         loader = told_loader(trainer, "Curriculum")
@@ -202,13 +204,13 @@ class Curriculum(OfAKind):
             self._tell(trainer, loader)
         else:
             raise MisconfigurationException(
-                f"Curriculum: the checkpoint has scores of {len(self._values)} images, and now there are "
-                f"{len(loader.indices)}"
+                f"Curriculum: the checkpoint has scores of {len(self._values)} images, but there are "
+                f"{len(loader.indices)} now"
             )
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Score the images if it is time, and tell the loader, which may be another one."""
+        """Score the images if it is time, and set the order of the loader, which may be a new one."""
         self._begin(trainer, pl_module)
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -262,7 +264,7 @@ class Curriculum(OfAKind):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log the pool as often as other values of a step."""
+        """Log the pool every `log_every_n_steps` steps."""
         if self._loader is None or not is_logging_step(trainer):
             return
         size = self._sizes[bisect_right(self._starts, batch_idx * self._loader.global_batch) - 1]
@@ -274,16 +276,8 @@ class Curriculum(OfAKind):
         )
 
     @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the loader its own order back."""
-        self._release()
-
-    @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give it back then too: Lightning calls no `teardown`."""
-        self._release()
-
-    def _release(self) -> None:
+    def let_go(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Restore the loader's own order."""
         if self._loader is not None:
             self._loader.set_order(None)
             self._loader = None

@@ -1,4 +1,4 @@
-"""Labels that are not quite sure, so that scores have no reason to grow without end.
+"""Soft labels, which give the scores no reason to grow without bound.
 
 Szegedy, Vanhoucke, Ioffe, Shlens, Wojna 2016, "Rethinking the Inception architecture for computer vision"
 (arXiv:1512.00567), section 7.
@@ -18,7 +18,7 @@ def smooth(labels: Tensor, epsilon: float) -> Tensor:
 
     Args:
         labels: Probabilities (N, K).
-        epsilon: In [0, 1].
+        epsilon: Weight of the uniform distribution, in [0, 1].
 
     Returns:
         (N, K).
@@ -32,18 +32,19 @@ def smooth(labels: Tensor, epsilon: float) -> Tensor:
 
 
 class LabelSmoothing(ChangedBatch):
-    """Train on y = (1 - epsilon) y + epsilon / K in place of the labels.
+    """Train on y = (1 - epsilon) y + epsilon / K instead of the labels.
 
-    The loss is that of `CrossEntropyLoss(label_smoothing=epsilon)`, which is enough where the loss is yours
-    to choose. This callback needs no change of the module: it works with any loss that takes probabilities as
-    targets (`torch.nn.functional.cross_entropy` does), leaves validation and test losses as they are, so they
-    compare with those of other runs, and smooths what `MixUp` or `CutMix` mixed, too, before or after them
-    in the list. The batch is changed right before the module's `training_step`, under automatic and manual
-    optimization alike. An accuracy that the module computes in training must take probabilities (N, K) as
-    well, as `ImageClassifier`'s does.
+    The loss is that of `CrossEntropyLoss(label_smoothing=epsilon)`, which is enough if you can choose the
+    loss. This callback needs no change of the module: it works with any loss that takes probabilities as
+    targets (such as `torch.nn.functional.cross_entropy`), does not affect validation and test losses, so they
+    are comparable with those of other runs, and also smooths the labels of `MixUp` and `CutMix`, before or
+    after them in the list. The batch is changed right before the module's `training_step`, with automatic and
+    manual optimization. An accuracy that the module computes in training must also take probabilities (N, K),
+    as in `ImageClassifier`.
 
     Args:
-        epsilon: In [0, 1]; 0.1 in the paper. With 0 nothing happens. Default: 0.1.
+        epsilon: Weight of the uniform distribution, in [0, 1]. With 0 nothing happens. Default: 0.1, as in
+            the paper.
         num_classes: Number of classes K, at least 2, if labels are classes. None: `num_classes` of the module
             or its datamodule.
         images: Where in a batch the inputs are: an index in a list, or a key of a dictionary. Default: 0.
@@ -52,7 +53,8 @@ class LabelSmoothing(ChangedBatch):
     Raises:
         ValueError: If a number is out of its range.
         TypeError: If images or labels is neither an index nor a key.
-        MisconfigurationException: In the first step, if the batch is not as told.
+        MisconfigurationException: Before the first step, if `training_step` takes a `dataloader_iter`; in the
+            first step, if the batch has no such inputs or labels, or K is not known.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -79,7 +81,7 @@ class LabelSmoothing(ChangedBatch):
     @property
     @override
     def is_noise(self) -> bool:
-        """No: nothing is drawn."""
+        """False: nothing is drawn."""
         return False
 
     @override

@@ -1,4 +1,4 @@
-"""Training on mixtures of two images, in all pixels (mixup) or in a rectangle (CutMix).
+"""Train on mixtures of two images, in all pixels (mixup) or in a rectangle (CutMix).
 
 Zhang, Cisse, Dauphin, Lopez-Paz 2018, "mixup: Beyond empirical risk minimization" (arXiv:1710.09412); Yun,
 Han, Oh, Chun, Choe, Yoo 2019, "CutMix: Regularization strategy to train strong classifiers with localizable
@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from typing_extensions import override
 
+from lightning_optreg.callbacks._let_go import LetsGo
 from lightning_optreg.callbacks.batches.changed_batch import ChangedBatch, soft_labels
 from lightning_optreg.randomness.draws import Place
 from lightning_optreg.randomness.processes import row_before
@@ -24,7 +25,7 @@ from lightning_optreg.trainer.queries import is_logging_step
 __all__ = ["CutMix", "MixUp"]
 
 
-class _Mixture(ChangedBatch):
+class _Mixture(ChangedBatch, LetsGo):
     """Mixes each image of a batch, and its label, with its neighbour's."""
 
     def __init__(
@@ -52,8 +53,8 @@ class _Mixture(ChangedBatch):
         return self.alpha > 0.0 and self.p > 0.0
 
     def mix(self, images: Tensor, labels: Tensor, transform: Any, place: Place) -> tuple[Tensor, Tensor]:
-        """Mix images (N, C, H, W) and labels (N, K) as a transform of torchvision's does."""
-        # It draws from the global generator of the CPU, which gets its state back.
+        """Mix images (N, C, H, W) and labels (N, K) with a transform of torchvision."""
+        # It draws from the CPU's global generator, whose state is restored.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed_of(place))
             self._share = 1.0
@@ -62,7 +63,7 @@ class _Mixture(ChangedBatch):
             drawn = transform.make_params([images])
         self._share = drawn.get("lam_adjusted", drawn.get("lam"))
         alone = place.total == len(images)
-        if not alone:  # the image before the first one is another process's
+        if not alone:  # the image before the first is on another process
             images, labels = (torch.cat((self._before(rows), rows)) for rows in (images, labels))
         drawn |= {"labels": labels, "batch_size": len(images)}
         images, labels = transform.transform(images, drawn), transform.transform(labels, drawn)
@@ -70,25 +71,20 @@ class _Mixture(ChangedBatch):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Get to know the other processes."""
+        """Prepare the exchange with the other processes."""
         super().on_fit_start(trainer, pl_module)
         self._before = partial(row_before, trainer=trainer)
 
     @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let go of the trainer."""
-        self._before = _last
-
-    @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Let go of it then too: Lightning calls no `teardown`."""
+    def let_go(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the trainer."""
         self._before = _last
 
     @override
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log the mixture as often as other values of a step."""
+        """Log lambda every `log_every_n_steps` steps."""
         if self.active and is_logging_step(trainer):
             name = "mix_up" if isinstance(self, MixUp) else "cut_mix"
             pl_module.log(f"{self._log_path(name)}/lambda", self._share, batch_size=len(batch[self.images]))
@@ -101,20 +97,20 @@ def _last(rows: Tensor) -> Tensor:
 class MixUp(_Mixture):
     """Train on x = lambda x_i + (1 - lambda) x_j, y = lambda y_i + (1 - lambda) y_j with lambda ~ Beta(a, a).
 
-    Lambda is drawn once a batch and x_j is the image before x_i in the batch, as in torchvision's `MixUp`,
-    which does it; the batches must be shuffled. Lambda is a function of the seed, the epoch and the batch, so
-    a resumed run draws what the uninterrupted one would have drawn and all processes of DDP draw the same.
-    For them the batch is what they see together: each sends the others its last image, which all must have in
-    the same shape, and two processes with batches of n train on the mixtures of one with 2n. The batch is
-    changed right before the module's `training_step`, on the device, under automatic and manual optimization
-    alike. Inputs may be anything (N, ...), labels classes or probabilities (or targets of a regression (N,
-    K)); the module gets probabilities (N, K), which `torch.nn.functional.cross_entropy` takes. An accuracy
-    that the module computes in training must do so too, as `ImageClassifier`'s does: it counts the larger
-    part of a mixture. Logs `optreg/mix_up/lambda`.
+    Lambda is drawn once per batch, and x_j is the image before x_i in the batch, as in torchvision's `MixUp`,
+    which is used here; batches must be shuffled. Lambda is a function of the seed, the epoch and the batch,
+    so a resumed run draws the same as an uninterrupted one, and all processes of DDP draw the same. They mix
+    over the global batch: each process gets the last image of the one before, so images must have the same
+    shape everywhere, and two processes with batches of n train on the same mixtures as one with 2n. The batch
+    is changed on the device right before the module's `training_step`, with automatic and manual
+    optimization. Inputs may have any shape (N, ...); labels may be classes or probabilities (or regression
+    targets (N, K)). The module gets probabilities (N, K), which `torch.nn.functional.cross_entropy` accepts.
+    An accuracy that the module computes in training must accept them too; that of `ImageClassifier` counts
+    the larger part of a mixture. Logs `optreg/mix_up/lambda`.
 
     Args:
-        alpha: a, at least 0; near 0 hardly anything is mixed, 1 makes all lambda alike. The paper takes 1 for
-            CIFAR-10 and 0.2 for ImageNet. With 0 nothing happens. Default: 1.
+        alpha: a, at least 0; near 0 hardly anything is mixed, with 1 all values of lambda are equally likely.
+            The paper uses 1 for CIFAR-10 and 0.2 for ImageNet. With 0 nothing happens. Default: 1.
         p: Probability in [0, 1] that a batch is mixed. Default: 1.
         num_classes: Number of classes K, at least 2. None: `num_classes` of the module or its datamodule.
         images: Where in a batch the inputs are: an index in a list, or a key of a dictionary. Default: 0.
@@ -147,23 +143,23 @@ class MixUp(_Mixture):
         """Mix inputs (N, ...) and labels."""
         _require_float("MixUp", images)
         probabilities = soft_labels(labels, self._classes, images.dtype, "MixUp")
-        # torchvision wants images, but a mixture is one of numbers
+        # torchvision requires images, but any numbers can be mixed
         flat = images.reshape(len(images), 1, 1, -1)
         mixed, targets = self.mix(flat, probabilities, self._transform, place)
         return mixed.view(images.shape), targets
 
 
 class CutMix(_Mixture):
-    """Train on images with a rectangle of another one, and on labels mixed as the areas are.
+    """Train on images with a rectangle from another image, and on labels mixed in proportion to the areas.
 
-    A rectangle of 1 - lambda of the area, lambda ~ Beta(a, a), is cut out at the same place of all images of
-    the batch and replaced by the same part of the image before; what lies beyond the edge is left out, and
-    y = lambda y_i + (1 - lambda) y_j with the lambda of what is left. For all else see `MixUp`: torchvision's
-    `CutMix` does it, and the two may be used together, each with a p below 1. Logs `optreg/cut_mix/lambda`.
+    A rectangle with 1 - lambda of the area, lambda ~ Beta(a, a), is replaced in all images of the batch by
+    the same part of the previous image. It is cut off at the image's edge, and y = lambda y_i + (1 - lambda)
+    y_j with lambda computed from the remaining area. For everything else see `MixUp`: it uses torchvision's
+    `CutMix`, and the two may be combined, each with p below 1. Logs `optreg/cut_mix/lambda`.
 
     Args:
-        alpha: a, at least 0; the paper takes 1. With 0 nothing happens. Default: 1.
-        p: Probability in [0, 1] that a batch is mixed; the authors take 0.5 for CIFAR-100 and 1 for ImageNet.
+        alpha: a, at least 0; the paper uses 1. With 0 nothing happens. Default: 1.
+        p: Probability in [0, 1] that a batch is mixed; the authors use 0.5 for CIFAR-100 and 1 for ImageNet.
             Default: 1.
         num_classes: Number of classes K, at least 2. None: `num_classes` of the module or its datamodule.
         images: Where in a batch the images (N, C, H, W) are: an index in a list, or a key of a dictionary.

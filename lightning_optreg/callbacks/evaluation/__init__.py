@@ -1,1 +1,1 @@
-"""What is averaged when a network is evaluated."""
+"""Callbacks that average predictions or recompute statistics for evaluation."""

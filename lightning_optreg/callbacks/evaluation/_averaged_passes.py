@@ -1,7 +1,7 @@
-"""The passes of a network that callbacks ask for in evaluation, all together, and the average over them.
+"""The passes of a network that callbacks request in evaluation, and the average over them.
 
-Several callbacks may vary a network: its input, its weights, its noise. The passes are those of the product
-of what they vary, whatever the order in which the callbacks stand.
+Several callbacks may vary a network: its input, its weights, its noise. The passes are all combinations of
+what they vary, whatever the order of the callbacks.
 """
 
 import math
@@ -22,19 +22,19 @@ Average = Literal["probabilities", "outputs"]
 
 
 def average_outputs(outputs: Tensor, average: Average) -> Tensor:
-    """Average what a network gave in several passes.
+    """Average the outputs of a network over several passes.
 
     Args:
         outputs: (S, N, K), of S passes; with `average="outputs"` (S, ...).
-        average: `probabilities`: outputs are scores f, and the result is log(1/S sum over s of softmax(f_s)),
-            scores whose softmax is the mean probability and whose cross entropy is that of the mean
-            probability. `outputs`: the plain mean.
+        average: `probabilities`: outputs are scores f, and the result is log(1/S sum over s of softmax(f_s)):
+            scores whose softmax and cross entropy are those of the mean probability. `outputs`: the plain
+            mean.
 
     Returns:
         (N, K), or (...).
 
     Raises:
-        ValueError: If they are no scores of at least two classes, but average is `probabilities`.
+        ValueError: If average is `probabilities` and outputs are not scores of at least two classes.
 
     Example:
         >>> scores = torch.tensor([[[0.9, 0.1]], [[0.5, 0.5]]]).log()
@@ -46,14 +46,14 @@ def average_outputs(outputs: Tensor, average: Average) -> Tensor:
     if outputs.dim() != 3 or outputs.shape[-1] < 2:
         raise ValueError(
             "average_outputs: outputs must be scores (S, N, K) of K >= 2 classes to average probabilities, "
-            f"got {tuple(outputs.shape)}: set average='outputs'"
+            f"got {tuple(outputs.shape)}; set average='outputs'"
         )
     passes = torch.tensor(float(len(outputs)), device=outputs.device)
     return outputs.log_softmax(-1).logsumexp(0) - passes.log()
 
 
 class Part(Protocol):
-    """What varies a network; see `AveragedForward`."""
+    """A callback that varies a network; see `AveragedForward`."""
 
     @property
     def place(self) -> int: ...
@@ -72,17 +72,17 @@ class Part(Protocol):
 
 
 class Passes:
-    """Replaces each call of a network by the average over the passes that all parts ask for.
+    """Replaces each call of a network by the average over the passes of all parts.
 
-    Random numbers of the passes come from states of the generators that are seeded for them. After a call the
-    generators stand where a plain one leaves them: where the network draws without the parts too, it is
-    called once more, without them.
+    Random numbers of the passes come from separately seeded states of the generators. After a call the
+    generators are in the state that a plain call leaves: if the network also draws without the parts, it is
+    called once more without them.
 
     Args:
-        network: What is called.
+        network: The network that is called.
         module: The LightningModule, whose layers may have generators of their own.
-        parts: What varies the network, with one way to average, in any order.
-        rank: Number of this process, added to the seed.
+        parts: The callbacks that vary the network, all with the same average, in any order.
+        rank: Rank of this process, added to the seed.
     """
 
     def __init__(self, network: nn.Module, module: LightningModule, parts: Sequence[Part], rank: int) -> None:
@@ -91,8 +91,8 @@ class Passes:
         self.name = " and ".join(type(part).__name__ for part in self.parts)
         self._generators = Generators(module.device, module=module)
         self._inner = self._generators.seeded(sum(part.seed for part in self.parts) + rank)
-        self._outer: list[Any] | None = None  # while the generators are in the passes' states
-        self._mark: list[Any] = []  # where they stood when layers of the parts' own noise had drawn last
+        self._outer: list[Any] | None = None  # set while the generators have the passes' states
+        self._mark: list[Any] = []  # their states after the last draw of a layer in `own_noise`
         self._handles: list[RemovableHandle] = []
         self._doing: Literal["nothing", "first pass", "more passes"] = "nothing"
         self._call: tuple[tuple[Any, ...], dict[str, Any]] = (), {}
@@ -101,14 +101,14 @@ class Passes:
         self._draws_otherwise = False
 
     def start(self) -> None:
-        """Put the hooks in place."""
+        """Register the hooks."""
         for part in self.parts:
             part.begin(self.network)
             part.switch(False)
         # A compiled network may call them. (torch 2.14 gives `disable` no types.)
         off: Any = torch.compiler.disable
         self._handles = [
-            # The first hook before and the last one after: other hooks belong to each pass.
+            # First before and last after the call: other hooks run in each pass.
             self.network.register_forward_pre_hook(off(self._first), prepend=True, with_kwargs=True),
             self.network.register_forward_hook(off(self._average)),
         ]
@@ -117,7 +117,7 @@ class Passes:
             self._handles.append(layer.register_forward_hook(off(self._after_noise)))
 
     def stop(self) -> None:
-        """Take them away, also in the middle of a call, after an exception."""
+        """Remove them, also in the middle of a call, after an exception."""
         for handle in self._handles:
             handle.remove()
         self._handles, self._rest, self._doing = [], iter(()), "nothing"
@@ -126,7 +126,7 @@ class Passes:
             part.end()
 
     def _back(self) -> None:
-        """Leave the passes' states of generators and network."""
+        """Restore the states that generators and network had before the passes."""
         if self._outer is None:
             return
         for part in self.parts:
@@ -149,7 +149,7 @@ class Passes:
             return None
         if not args or not isinstance(args[0], Tensor):
             raise MisconfigurationException(
-                f"{self.name}: the network must get the images as its first argument, not by name"
+                f"{self.name}: the network must get the images as its first positional argument"
             )
         self._call, self._counts = (args, kwargs), [0] * len(self.parts)
         self._outer = self._generators.read()
@@ -197,12 +197,12 @@ class Passes:
             )
         if self.parts[0].average == "probabilities" and (output.dim() != 2 or output.shape[1] < 2):
             raise MisconfigurationException(
-                f"{self.name}: to average probabilities the network must give scores (N, K) of K >= 2 "
-                f"classes, got {tuple(output.shape)}: set average='outputs'"
+                f"{self.name}: to average probabilities the network must return scores (N, K) of K >= 2 "
+                f"classes, got {tuple(output.shape)}; set average='outputs'"
             )
 
     def _collect(self, outputs: Tensor) -> Tensor:
-        """Let each part describe its own passes, averaged over those of the others, and average them all."""
+        """Average all passes, after each part has described its own, averaged over those of the others."""
         average = self.parts[0].average
         for number, part in enumerate(self.parts):
             count = self._counts[number]

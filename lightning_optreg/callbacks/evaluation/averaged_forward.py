@@ -1,9 +1,9 @@
-"""Evaluation in which a network's output is its average over several passes.
+"""Evaluation with a network's output averaged over several passes.
 
-What `NoiseMarginalization`, `NoisyEnsemble`, `SnapshotEnsemble` and `TestTimeAugmentation` share. Each says
-what its passes are; `Passes` makes those of all that average one network together, and puts the average in
-the place of the network's output. So the module's own `validation_step`, `test_step` or `predict_step` works
-on averages, whatever it computes.
+The base of `NoiseMarginalization`, `NoisyEnsemble`, `SnapshotEnsemble` and `TestTimeAugmentation`. Each
+defines its passes; `Passes` runs those of all callbacks that average one network, and replaces the network's
+output by the average. So the module's own `validation_step`, `test_step` or `predict_step` works on averages,
+whatever it computes.
 """
 
 from abc import abstractmethod
@@ -33,14 +33,14 @@ def find_network(module: nn.Module, name: str | None, part: str) -> nn.Module:
     Args:
         module: The LightningModule.
         name: The network's name in it, such as `net` or `model.backbone`. None: `net` or `model`, or the only
-            child that has parameters, or the LightningModule itself if it has a `forward` of its own.
-        part: Name of the class that asks, for the error.
+            child with parameters, or the LightningModule itself if it has its own `forward`.
+        part: Name of the calling class, for the error.
 
     Returns:
         The network.
 
     Raises:
-        MisconfigurationException: If there is no such module, or None does not tell.
+        MisconfigurationException: If there is no such module, or name is None and it is ambiguous.
 
     Example:
         >>> find_network(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), None, "NoiseMarginalization")
@@ -51,7 +51,7 @@ def find_network(module: nn.Module, name: str | None, part: str) -> nn.Module:
         found: nn.Module | None = dict(module.named_modules()).get(name)
         if found is None or name == "":
             raise MisconfigurationException(
-                f"{part}: net={name!r} is no module of {type(module).__name__}, whose children are "
+                f"{part}: net={name!r} is not a module of {type(module).__name__}, whose children are "
                 f"{', '.join(children) or 'none'}"
             )
         return found
@@ -64,13 +64,13 @@ def find_network(module: nn.Module, name: str | None, part: str) -> nn.Module:
     if type(module).forward is LightningModule.forward:
         raise MisconfigurationException(
             f"{part}: {type(module).__name__} has no `net` or `model` and {len(learned)} children with "
-            f"parameters: say by net=... which is the network, out of {', '.join(children) or 'none'}"
+            f"parameters; pass net=<name of the network>, one of {', '.join(children) or 'none'}"
         )
     return module
 
 
 def makes_layers_later(pl_module: LightningModule) -> bool:
-    """Tell whether a module may have other layers after the callbacks' `setup` than in it.
+    """Return whether a module may still create layers after the callbacks' `setup`.
 
     Lightning calls its `setup` and `configure_model` after theirs.
     """
@@ -78,28 +78,28 @@ def makes_layers_later(pl_module: LightningModule) -> bool:
 
 
 class AveragedForward(OfAKind):
-    """Base of callbacks under which a network's output in evaluation is an average over passes.
+    """Base of callbacks that average a network's output over passes in evaluation.
 
-    Several of them on one network make the passes of their product, in whatever order they stand, and the
-    output is the mean over all of these. Random numbers of the passes come from states of the generators that
-    are seeded for them. All generators, those of layers included, move on by what one pass without any of
-    these callbacks draws: training goes on as if they weren't there, and every evaluation of the same weights
-    gives the same.
+    Several of them on one network run all combinations of their passes, whatever their order, and the output
+    is the mean over all of these. Random numbers of the passes come from separately seeded states of the
+    generators. All generators, including those of layers, advance as in one pass without these callbacks, so
+    training continues as if they weren't there, and every evaluation of the same weights gives the same
+    result.
 
     Args:
-        stages: Where outputs are averaged.
+        stages: Stages in which outputs are averaged.
         average: See `average_outputs`.
         net: See `find_network`.
         seed: Seed of evaluation, any integer; each process adds its rank.
 
     Raises:
         ValueError: If a value is out of its range.
-        MisconfigurationException: Before the first step, if the network is not found, or if another one of
-            these callbacks is there that this one cannot be combined with.
+        MisconfigurationException: Before the first step, if the network is not found, or if there is another
+            of these callbacks that can't be combined with this one.
     """
 
     place: ClassVar[int] = 2
-    """Of several on one network, those with lower numbers vary in outer loops: views, weights, noise."""
+    """Of several on one network, those with lower numbers are the outer loops: views, weights, noise."""
 
     def __init__(self, stages: Sequence[Stage], average: Average, net: str | None, seed: int) -> None:
         name = type(self).__name__
@@ -112,45 +112,45 @@ class AveragedForward(OfAKind):
         self._passes: Passes | None = None
         self._device, self._rank = torch.device("cpu"), 0
         self._log_name = ""
-        self._quantities: list[tuple[dict[str, Tensor], int]] = []  # of the batch, to be logged at its end
+        self._quantities: list[tuple[dict[str, Tensor], int]] = []  # of the batch, logged at its end
 
     @abstractmethod
     def inputs(self, images: Tensor) -> Iterator[Tensor]:
-        """What the network gets, pass by pass, in place of a batch of images (N, C, H, W); at least one."""
+        """Yield the network's inputs, one per pass, for a batch of images (N, C, H, W); at least one."""
 
     @abstractmethod
     def describe(self, outputs: Tensor) -> dict[str, Tensor]:
-        """What to log of the outputs (S, N, ...) of all passes: means over images, by name.
+        """Return quantities to log of the outputs (S, N, ...) of all passes: means over images, by name.
 
-        Where others vary the network too, these are averages over what they do.
+        If other callbacks vary the network too, the outputs are averaged over their passes.
         """
 
     def begin(self, network: nn.Module) -> None:
-        """Prepare for an evaluation; undone in `end`. Nothing by default."""
+        """Prepare an evaluation; undone in `end`. Does nothing by default."""
 
     def end(self) -> None:
-        """Undo what `begin` did, also after an exception."""
+        """Undo `begin`, also after an exception."""
 
     def switch(self, on: bool) -> None:
-        """Make the network ready for passes, or what it is without them. Nothing by default."""
+        """Prepare the network for passes, or restore it. Does nothing by default."""
 
     def plain(self, images: Tensor) -> Tensor:
-        """What the network would get without this callback: the images themselves by default."""
+        """Return the network's input without this callback: the images themselves by default."""
         return images
 
     def own_noise(self) -> Sequence[nn.Module]:
-        """The layers that draw random numbers because they are switched on, and only then."""
+        """Return the layers that draw random numbers only because they are switched on."""
         return ()
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find out which of its class this is, and look at the module, if it has its layers already."""
+        """Count callbacks of this class, and inspect the module, if it already has its layers."""
         super().setup(trainer, pl_module, stage)
         if not makes_layers_later(pl_module):
             self.look(trainer, pl_module)
 
     def look(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the network, and others that average it, before anything runs."""
+        """Find the network, and other callbacks that average it, before anything runs."""
         network = find_network(pl_module, self.net, type(self).__name__)
         for other in _averaging(trainer, self.stages):
             if other is not self:
@@ -158,7 +158,7 @@ class AveragedForward(OfAKind):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the module, if it had no layers before."""
+        """Inspect the module, if it had no layers before."""
         super().on_fit_start(trainer, pl_module)
         self._look_later(trainer, pl_module)
 
@@ -168,18 +168,18 @@ class AveragedForward(OfAKind):
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the module, if it had no layers before."""
-        if trainer.state.fn != TrainerFn.FITTING:  # it was done when the fit began
+        """Inspect the module, if it had no layers before."""
+        if trainer.state.fn != TrainerFn.FITTING:  # already done at the start of the fit
             self._look_later(trainer, pl_module)
 
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the module, if it had no layers before."""
+        """Inspect the module, if it had no layers before."""
         self._look_later(trainer, pl_module)
 
     @override
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the module, if it had no layers before."""
+        """Inspect the module, if it had no layers before."""
         self._look_later(trainer, pl_module)
 
     def _check(self, network: nn.Module, other: "AveragedForward", theirs: nn.Module) -> None:
@@ -187,22 +187,22 @@ class AveragedForward(OfAKind):
         if network is not theirs:
             if any(module is theirs for module in network.modules()):
                 raise MisconfigurationException(
-                    f"{name}: it averages {type(network).__name__} and {its_name} a part of it, "
-                    f"{type(theirs).__name__}, which is no average of both: give both the same net"
+                    f"{name}: it averages {type(network).__name__}, but {its_name} averages its part "
+                    f"{type(theirs).__name__}; set the same net for both"
                 )
         elif isinstance(other, type(self)):
             raise MisconfigurationException(
-                f"{name}: two of them average the same network in the same stage: leave one out, or give "
-                "them other stages"
+                f"{name}: two of them average the same network in the same stage; remove one, or set "
+                "different stages"
             )
         elif self.average != other.average:
             raise MisconfigurationException(
-                f"{name}: average is {self.average!r} and that of {its_name} {other.average!r}, but they "
-                "average the same network together: give both the same"
+                f"{name}: average is {self.average!r}, but that of {its_name} is {other.average!r} for the "
+                "same network; set the same average for both"
             )
 
     def _start(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
-        if stage not in self.stages or self._passes is not None:  # begun with another one
+        if stage not in self.stages or self._passes is not None:  # started by another one
             return
         network = find_network(pl_module, self.net, type(self).__name__)
         parts = [
@@ -211,31 +211,31 @@ class AveragedForward(OfAKind):
             if find_network(pl_module, part.net, type(part).__name__) is network
         ]
         passes = Passes(network, pl_module, parts, trainer.global_rank)
-        for part in parts:  # before anything is done that an exception would have to undo
+        for part in parts:  # before anything that would have to be undone after an exception
             part._passes, part._network = passes, network
             part._device, part._rank = pl_module.device, trainer.global_rank
         passes.start()
 
     def _finish(self) -> None:
         if self._passes is not None:
-            self._passes.stop()  # the others' too
+            self._passes.stop()  # for the others too
             self._passes = None
 
     def keep(self, outputs: Tensor) -> None:
-        """Describe the outputs (S, N, ...) of a call of the network, to be logged at the batch's end."""
+        """Describe the outputs (S, N, ...) of a call of the network, for logging at the batch's end."""
         self._quantities.append((self.describe(outputs), outputs.shape[1] if outputs.dim() > 1 else 1))
 
     def _batch_end(
         self, trainer: Trainer, pl_module: LightningModule, stage: Stage, *, log: bool = True
     ) -> None:
-        """Log what the batch's passes were like; several calls of the network in a step count as one."""
+        """Log the quantities of the batch's passes; of several calls of the network in a step the last."""
         if self._passes is None:
             return
         quantities, self._quantities = self._quantities, []
         if not quantities:
             raise MisconfigurationException(
                 f"{type(self).__name__}: the {stage} step did not call the network "
-                f"{self.net or type(self._network).__name__}: name the module that it calls by net=..."
+                f"{self.net or type(self._network).__name__}; pass net=<name of the module that it calls>"
             )
         if not log:
             return
@@ -252,7 +252,7 @@ class AveragedForward(OfAKind):
 
     @override
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the hooks in place, after others had the network for themselves at the start."""
+        """Register the hooks, after other callbacks have used the plain network at the start."""
         self._start(trainer, pl_module, "validate")
 
     @override
@@ -270,12 +270,12 @@ class AveragedForward(OfAKind):
 
     @override
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the hooks away, before a checkpoint is written."""
+        """Remove the hooks, before a checkpoint is written."""
         self._finish()
 
     @override
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the hooks in place."""
+        """Register the hooks."""
         self._start(trainer, pl_module, "test")
 
     @override
@@ -293,12 +293,12 @@ class AveragedForward(OfAKind):
 
     @override
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the hooks away."""
+        """Remove the hooks."""
         self._finish()
 
     @override
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the hooks in place."""
+        """Register the hooks."""
         self._start(trainer, pl_module, "predict")
 
     @override
@@ -311,21 +311,22 @@ class AveragedForward(OfAKind):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Forget the batch's spread: nothing is logged in prediction."""
+        """Discard the batch's spread: nothing is logged in prediction."""
         self._batch_end(trainer, pl_module, "predict", log=False)
 
     @override
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the hooks away."""
+        """Remove the hooks."""
         self._finish()
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Take the hooks away and set the generators back, whatever happened."""
+        """Remove the hooks and restore the generators, whatever happened."""
         self._finish()
+        super().on_exception(trainer, pl_module, exception)
 
 
 def _averaging(trainer: Trainer, stages: Sequence[Stage]) -> list[AveragedForward]:
-    """The callbacks of this kind that average in one of the stages."""
+    """Return the callbacks of this kind that average in one of the stages."""
     callbacks = callbacks_of(trainer)
     return [c for c in callbacks if isinstance(c, AveragedForward) and not set(stages).isdisjoint(c.stages)]

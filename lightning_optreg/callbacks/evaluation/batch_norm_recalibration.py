@@ -1,8 +1,7 @@
-"""Statistics of batch normalisation made anew from training data, for weights that no step has seen.
+"""Recompute the statistics of batch normalisation from training data, for weights that were not trained so.
 
-Averages of weights and weights that were changed by hand have running statistics that belong to others
-(Izmailov et al. 2018, "Averaging weights leads to wider optima and better generalization", arXiv:1803.05407,
-section 3.2).
+Averaged or manually changed weights have the running statistics of other weights (Izmailov et al. 2018,
+"Averaging weights leads to wider optima and better generalization", arXiv:1803.05407, section 3.2).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +18,7 @@ from typing_extensions import override
 
 from lightning_optreg.callbacks.evaluation.averaged_forward import find_network, makes_layers_later
 from lightning_optreg.callbacks.steps.early_stopping import EarlyStopping
+from lightning_optreg.layers.modes import evaluating
 from lightning_optreg.randomness.kept_generators import kept_generators
 from lightning_optreg.trainer.moved_batch import move_batch
 from lightning_optreg.trainer.queries import callbacks_of, datamodule_of
@@ -27,7 +27,7 @@ __all__ = ["BatchNormRecalibration", "batch_norms", "recalibrate"]
 
 
 def batch_norms(network: nn.Module) -> list[Any]:
-    """Find the layers with running statistics of a batch: torch's, this package's and their kin.
+    """Find the layers with running statistics of a batch: torch's, this package's and similar ones.
 
     Example:
         >>> batch_norms(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)))
@@ -49,16 +49,15 @@ def recalibrate(
 ) -> int:
     """Replace running statistics by the means over batches of each batch's mean and (unbiased) variance.
 
-    Only these layers are in training mode meanwhile; dropout is off, as in the evaluation that the
-    statistics are for.
+    Only these layers are in training mode meanwhile; dropout is off, as in evaluation.
 
     Args:
         network: Any module.
-        batches: What it is called with.
-        mean_over_ranks: Gives the mean over processes of a statistic.
+        batches: Its inputs.
+        mean_over_ranks: Returns the mean of a statistic over processes.
 
     Returns:
-        Number of batches. With none, the statistics stay as they are.
+        Number of batches; with 0 the statistics stay unchanged.
 
     Example:
         >>> norm = nn.BatchNorm1d(1)
@@ -68,22 +67,19 @@ def recalibrate(
         (tensor([4.]), tensor([2.]))
     """
     norms = batch_norms(network)
-    modes = [(module, module.training) for module in network.modules()]
     momenta = [(norm, norm.momentum) for norm in norms]
     count = 0
-    network.eval()
     try:
-        for batch in batches:
-            if count == 0:
-                for norm in norms:
-                    norm.reset_running_stats()
-                    norm.momentum = None  # torch then averages evenly
-                    norm.train()
-            network(batch)
-            count += 1
+        with evaluating(network):
+            for batch in batches:
+                if count == 0:
+                    for norm in norms:
+                        norm.reset_running_stats()
+                        norm.momentum = None  # torch then averages evenly
+                        norm.train()
+                network(batch)
+                count += 1
     finally:
-        for module, training in modes:
-            module.training = training
         for norm, momentum in momenta:
             norm.momentum = momentum
     if count > 0:
@@ -96,38 +92,39 @@ def recalibrate(
 def _check_loader(loader: Any) -> None:
     if not isinstance(loader, Iterable) or isinstance(loader, (list, tuple, dict)):
         raise MisconfigurationException(
-            f"BatchNormRecalibration: needs one training loader, got {type(loader).__name__}"
+            f"BatchNormRecalibration: there must be one training loader, got {type(loader).__name__}"
         )
 
 
 class BatchNormRecalibration(Callback):
-    """Give batch normalisation the population statistics of the training data, for the weights as they are.
+    """Set the statistics of batch normalisation to those of the training data, for the current weights.
 
-    Running statistics follow the weights of the last steps. They are wrong for weights that come from
-    elsewhere: an average (`EMAWeightAveraging`, which averages the statistics as if they were weights), a
-    member that was put together by hand, a network under the noise of `NoisyEnsemble`. Here they become
-    the means, over batches of training data, of the batches' means and unbiased variances, which is what
-    torch's `update_bn` computes, but with dropout off; under DDP over the batches of all processes.
-    Lightning's `StochasticWeightAveraging` does this itself; snapshots of `SnapshotEnsemble` have statistics
-    of their own and need none.
+    Running statistics follow the weights of the last steps. They are wrong for weights from elsewhere: an
+    average (`EMAWeightAveraging`, which averages the statistics as if they were weights), manually combined
+    weights, a network with the noise of `NoisyEnsemble`. They become the means, over batches of training
+    data, of the batches' means and unbiased variances: what torch's `update_bn` computes, but with dropout
+    off; with DDP, over the batches of all processes. Lightning's `StochasticWeightAveraging` does this
+    itself; snapshots of `SnapshotEnsemble` have their own statistics and don't need it.
 
-    At the fit's end it must stand behind the callbacks that put weights in place then. Checkpoints were
-    written before; `trainer.save_checkpoint` after the fit has the new statistics, and with `test` among the
-    stages they are made again for whatever weights are tested. The network is called with a batch's inputs,
-    transferred (and at the fit's end augmented) as in training. Nothing is logged, as nothing can be at those
-    places: a line says how many layers and batches it was.
+    At the end of a fit it must come after callbacks that change the weights then. Checkpoints are written
+    before; `trainer.save_checkpoint` after the fit saves the new statistics, and with `test` in the stages
+    they are recomputed for the tested weights. The network is called with a batch's inputs, transferred (and
+    at the end of a fit augmented) as in training. Lightning can't log there, so a line on the console has the
+    number of layers and batches.
 
     Args:
-        batches: How many training batches, at least 1. None: an epoch.
-        stages: When: `fit`, at its end; `validate`, `test`, `predict`, before each. Default: fit.
+        batches: Number of training batches, at least 1. None: an epoch.
+        stages: When to recompute: `fit`, at its end; `validate`, `test`, `predict`, before each. Default:
+            fit.
         images: Where in a batch the inputs are: an index, or a key of a dictionary. Default: 0.
         net: Name of the network in the LightningModule. None: see `find_network`.
 
     Raises:
         ValueError: If a value is out of its range.
-        MisconfigurationException: Before the first step, if the network has no batch normalisation, there are
-            several training loaders or no such inputs in a batch, or a callback that changes the weights at
-            the end stands behind this one.
+        TypeError: If images is neither an index nor a key.
+        MisconfigurationException: Before the first step, if the network is not found or has no batch
+            normalisation, there are several training loaders, a batch has no such inputs or the network
+            doesn't take them, or a callback that changes the weights at the end comes after this one.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -157,7 +154,7 @@ class BatchNormRecalibration(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the layers, if they are there already, and what else is done to the weights at the end."""
+        """Find the layers, if they exist already, and callbacks that change the weights at the end."""
         self._tried = False
         if not makes_layers_later(pl_module):
             self._find(pl_module)
@@ -166,13 +163,13 @@ class BatchNormRecalibration(Callback):
             averages = isinstance(later, lightning_callbacks.WeightAveraging)
             if averages or (isinstance(later, EarlyStopping) and later.restore_best):
                 raise MisconfigurationException(
-                    f"BatchNormRecalibration: put it behind {type(later).__name__}, which changes the "
+                    f"BatchNormRecalibration: it must come after {type(later).__name__}, which changes the "
                     "weights at the end"
                 )
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the layers, which the module may have made since."""
+        """Find the layers, which the module may have created since."""
         self._find(pl_module)
         self._is_due = "fit" in self.stages
 
@@ -187,7 +184,7 @@ class BatchNormRecalibration(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse loaders that could not be gone through at the end."""
+        """Refuse loaders that can't be iterated over at the end."""
         if "fit" in self.stages:
             _check_loader(trainer.train_dataloader)
 
@@ -195,12 +192,12 @@ class BatchNormRecalibration(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """See before the first step whether the network takes what will be given to it at the end."""
+        """Check before the first step that the network takes the inputs it will get at the end."""
         if "fit" in self.stages and not self._tried and batch is not None:  # None with dataloader_iter
             self._inputs(trainer, pl_module, batch)
 
     def _inputs(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> Tensor:
-        """What the network gets of a batch; of the first one it is seen whether it takes it."""
+        """Return the network's inputs from a batch; with the first one, check that it takes them."""
         if isinstance(batch, Tensor):
             found = batch
         else:
@@ -218,22 +215,18 @@ class BatchNormRecalibration(Callback):
 
     def _try(self, trainer: Trainer, pl_module: LightningModule, inputs: Any) -> None:
         network = find_network(pl_module, self.net, "BatchNormRecalibration")
-        modes = [(module, module.training) for module in network.modules()]
-        network.eval()
-        with_generators = kept_generators(pl_module.device, module=pl_module)
+        generators = kept_generators(pl_module.device, module=pl_module)
+        context = trainer.precision_plugin.val_step_context()
         try:
-            with with_generators, trainer.precision_plugin.val_step_context(), torch.no_grad():
+            with evaluating(network), generators, context, torch.no_grad():
                 network(inputs)
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, TypeError, ValueError) as error:
             raise MisconfigurationException(
-                f"BatchNormRecalibration: {type(network).__name__} does not take images={self.images!r} of a "
-                f"training batch, a {type(inputs).__name__}: {str(error).splitlines()[0]}"
+                f"BatchNormRecalibration: {type(network).__name__} must take images={self.images!r} of a "
+                f"training batch, got a {type(inputs).__name__}: {str(error).splitlines()[0]}"
             ) from error
-        finally:
-            for module, training in modes:
-                module.training = training
 
     def _recalibrate(self, trainer: Trainer, pl_module: LightningModule, loader: Any) -> None:
         network = self._find(pl_module)
@@ -250,20 +243,20 @@ class BatchNormRecalibration(Callback):
             with kept_generators(pl_module.device, **held), trainer.precision_plugin.val_step_context():
                 return recalibrate(network, inputs(), lambda s: trainer.strategy.reduce(s, reduce_op="mean"))
 
-        count = go_through() or go_through()  # a loader that was resumed at its end has nothing left at first
+        count = go_through() or go_through()  # a loader resumed at its end is empty at first
         layers = len(batch_norms(network))
         rank_zero_info(f"BatchNormRecalibration: statistics of {layers} layers over {count} batches")
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Do it for the final weights."""
+        """Recompute the statistics for the final weights."""
         if "fit" in self.stages:
             self._recalibrate(trainer, pl_module, trainer.train_dataloader)
             self._is_due = False
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Do so too for a checkpoint of the run's last step, from which training does not begin again."""
+        """Do the same for a checkpoint of the last step, from which training does not start again."""
         if self._is_due and trainer.ckpt_path is not None and trainer.train_dataloader is not None:
             self._recalibrate(trainer, pl_module, trainer.train_dataloader)
 
@@ -274,22 +267,22 @@ class BatchNormRecalibration(Callback):
         if datamodule is not None:
             datamodule.setup("fit")
         owner = pl_module if datamodule is None else datamodule
-        # Trainers evaluate in inference mode, whose tensors could not be buffers afterwards.
+        # Trainers evaluate in inference mode, whose tensors can't be buffers afterwards.
         with torch.inference_mode(False):
             self._recalibrate(trainer, pl_module, owner.train_dataloader())
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Do it before `trainer.validate`, but not before validations of a fit."""
+        """Recompute them before `trainer.validate`, but not before validations within a fit."""
         if trainer.state.fn == "validate":
             self._before(trainer, pl_module, "validate")
 
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Do it before a test."""
+        """Recompute them before a test."""
         self._before(trainer, pl_module, "test")
 
     @override
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Do it before a prediction."""
+        """Recompute them before a prediction."""
         self._before(trainer, pl_module, "predict")

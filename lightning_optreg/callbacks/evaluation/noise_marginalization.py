@@ -1,9 +1,9 @@
-"""Average the noise out: y = f(x, z) with random z in training, y = E_z[f(x, z)] in evaluation.
+"""Average out the noise: y = f(x, z) with random z in training, y = E_z[f(x, z)] in evaluation.
 
-Dropout, DropConnect, stochastic depth, noise and random pooling all follow this pattern. Their layers take a
-short cut in evaluation, such as the mean of the weights; the average over samples of z is what the short cut
-approximates, and the spread of the samples tells how sure the network is. With dropout: Gal, Ghahramani,
-"Dropout as a Bayesian approximation", 2016 (arXiv:1506.02142).
+Dropout, DropConnect, stochastic depth, noise and random pooling follow this pattern. In evaluation their
+layers use an approximation, such as the mean of the weights, of the average over samples of z. The spread of
+the samples measures the network's uncertainty. With dropout: Gal, Ghahramani, "Dropout as a Bayesian
+approximation", 2016 (arXiv:1506.02142).
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,11 +27,11 @@ __all__ = ["NoiseMarginalization", "describe_spread", "spread"]
 
 
 def spread(probabilities: Tensor) -> dict[str, Tensor]:
-    """How much samples of predictions differ: H[E p], E H[p] and their difference, in nats.
+    """Return how much samples of predictions differ: H[E p], E H[p] and their difference, in nats.
 
-    The entropy of the mean prediction is the whole uncertainty. The mean entropy of the samples is what would
-    remain if z were known, and their difference, the mutual information of y and z, is what the noise is
-    responsible for (Houlsby et al. 2011, arXiv:1112.5745).
+    The entropy of the mean prediction is the total uncertainty. The mean entropy of the samples is what would
+    remain if z were known, and their difference, the mutual information of y and z, is due to the noise
+    (Houlsby et al. 2011, arXiv:1112.5745).
 
     Args:
         probabilities: (S, N, K), of S samples.
@@ -50,7 +50,7 @@ def spread(probabilities: Tensor) -> dict[str, Tensor]:
     return {
         "predictive_entropy": predictive,
         "expected_entropy": expected,
-        "mutual_information": (predictive - expected).clamp_min(0.0),  # rounding may take it below
+        "mutual_information": (predictive - expected).clamp_min(0.0),  # may be negative by rounding
     }
 
 
@@ -59,11 +59,16 @@ def _entropy(probabilities: Tensor) -> Tensor:
 
 
 def describe_spread(outputs: Tensor, average: Average) -> dict[str, Tensor]:
-    """Sum up how much passes differ: means over the images of `spread`, or of the standard deviation.
+    """Return how much passes differ: means over the images of `spread`, or of the standard deviation.
 
     Args:
         outputs: (S, N, K) scores of S passes; with `average="outputs"` (S, ...).
         average: How they are averaged.
+
+    Example:
+        >>> import torch
+        >>> describe_spread(torch.tensor([[[1.0]], [[3.0]]]), "outputs")
+        {'std': tensor(1.)}
     """
     outputs = outputs.detach().float()
     if average == "outputs":
@@ -74,38 +79,39 @@ def describe_spread(outputs: Tensor, average: Average) -> dict[str, Tensor]:
 class NoiseMarginalization(AveragedForward):
     """Keeps noise layers noisy in evaluation and averages the network's predictions: y = E_z[f(x, z)].
 
-    p(k | x) = 1/S sum over s of softmax(f(x, z_s))_k. The module's own step sees log p in place of the
-    scores, so its loss, accuracy and probabilities are those of the average. Only the noise layers leave
-    evaluation mode: batch normalisation keeps its running statistics. Training is not touched, to the last
-    bit and random number.
+    p(k | x) = 1/S sum over s of softmax(f(x, z_s))_k. The module's own step gets log p instead of the scores,
+    so its loss, accuracy and probabilities are those of the average. Only the noise layers leave evaluation
+    mode: batch normalisation keeps its running statistics. Training is not affected, down to the last bit and
+    random number.
 
     In validation and test it logs `optreg/noise_marginalization/predictive_entropy`, `expected_entropy` and
     `mutual_information` (see `spread`), means over the images; with `average="outputs"` it logs `std`, the
     standard deviation of the outputs over the samples. Evaluation takes S times as long.
 
-    It works on any LightningModule whose step calls the network as a module with the images as its first
+    It works with any LightningModule whose step calls the network as a module with the images as its first
     argument. With other callbacks that average the same network, such as `TestTimeAugmentation`, the mean is
-    over all combinations, and the spread that of the other's averages. Dropout within a function
-    (`F.dropout`) or within recurrent and attention layers is not found.
+    over all combinations, and the spread is that of the others' averages. Dropout in a function (`F.dropout`)
+    or within recurrent and attention layers is not found.
 
     Args:
-        samples: Number S of passes, at least 1.
-        layers: Which layers stay noisy: class names, or names of modules in the network with `*` and `?`.
-            None: all that are known, see `noise_layers`. Default: None.
-        stages: Where: some of `validate`, `test`, `predict`. Default: test and predict, since validation in
-            a fit would take S times as long.
-        average: `probabilities`, for networks that give scores; `outputs`, the plain mean, for regression and
-            for networks that give probabilities. Default: probabilities.
+        samples: Number S of passes, at least 1. Default: 10.
+        layers: The layers that stay noisy: class names, or names of modules in the network with `*` and `?`.
+            None: all known ones, see `noise_layers`. Default: None.
+        stages: Some of `validate`, `test`, `predict`. Default: test and predict, since validation in a fit
+            would take S times as long.
+        average: `probabilities`, for networks that return scores; `outputs`, the plain mean, for regression
+            and for networks that return probabilities. Default: probabilities.
         net: Name of the network in the LightningModule. None: see `find_network`: `net`, `model` or the only
             child with parameters. Default: None.
-        seed: Seed of the samples, any integer: every evaluation of the same weights gives the same. Default:
-            0.
+        seed: Seed of the samples, any integer: every evaluation of the same weights gives the same result.
+            Default: 0.
 
     Raises:
         ValueError: If a value is out of its range.
         MisconfigurationException: Before the first step, if the network is not found or has no such layers,
-            or a callback is there that it cannot be combined with; in the first evaluated batch, if the step
-            does not call the network or it returns no tensor, or no scores to average probabilities of.
+            or another callback can't be combined with this one; in the first evaluated batch, if the step
+            does not call the network, or its output is not a tensor, or not scores when probabilities are
+            averaged.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -126,13 +132,13 @@ class NoiseMarginalization(AveragedForward):
             raise ValueError(f"NoiseMarginalization: samples must be >= 1, got {samples}")
         if isinstance(layers, str) or (layers is not None and not layers):
             raise ValueError(
-                f"NoiseMarginalization: layers must be names in a list, or None for all, got {layers!r}"
+                f"NoiseMarginalization: layers must be a list of names, or None for all, got {layers!r}"
             )
         self.samples = samples
         self.layers = None if layers is None else tuple(layers)
         self._log_name = "noise_marginalization"
-        self._layers: list[nn.Module] = []  # that are noisy in the passes
-        self._before: list[bool] = []  # which of them were noisy without this, while they are on
+        self._layers: list[nn.Module] = []  # the layers that are noisy in the passes
+        self._before: list[bool] = []  # whether each was noisy before, while they are on
 
     @override
     def look(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -148,12 +154,12 @@ class NoiseMarginalization(AveragedForward):
 
     @override
     def inputs(self, images: Tensor) -> Iterator[Tensor]:
-        """The same images in every pass."""
+        """Yield the same images in every pass."""
         return repeat(images, self.samples)
 
     @override
     def describe(self, outputs: Tensor) -> dict[str, Tensor]:
-        """The spread over the samples."""
+        """Return the spread over the samples."""
         return describe_spread(outputs, self.average)
 
     @override
@@ -163,19 +169,19 @@ class NoiseMarginalization(AveragedForward):
 
     @override
     def switch(self, on: bool) -> None:
-        """Turn the noise on, or off again where it was off."""
+        """Turn the noise on, or back off where it was off."""
         if on and not self._before:
             self._before = [_is_noisy(layer) for layer in self._layers]
             for layer in self._layers:
                 _make_noisy(layer, True)
         elif not on:
-            for layer, noisy in zip(self._layers, self._before, strict=False):  # empty if it was off
+            for layer, noisy in zip(self._layers, self._before, strict=False):  # empty if already off
                 _make_noisy(layer, noisy)
             self._before = []
 
     @override
     def own_noise(self) -> Sequence[nn.Module]:
-        """The layers that are known to draw nothing while they are off."""
+        """Return the layers that are known to draw nothing while they are off."""
         return [layer for layer in self._layers if not _is_noisy(layer) and _is_still(layer)]
 
 

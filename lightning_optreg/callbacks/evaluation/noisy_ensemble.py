@@ -1,4 +1,4 @@
-"""Noise after every residual block of any network, in training, and averaged over passes in evaluation.
+"""Noise after every residual block of any network in training, averaged over passes in evaluation.
 
 Wang, Yuan, Shi, Osher 2019, "ResNets ensemble via the Feynman-Kac formalism to improve natural and robust
 accuracies" (arXiv:1811.10745): a residual network with noise in its blocks follows a random path, and the
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
+from lightning_optreg.callbacks._let_go import LetsGo
 from lightning_optreg.callbacks._seeded import SeededCallback
 from lightning_optreg.callbacks.evaluation.averaged_forward import (
     Average,
@@ -32,8 +33,8 @@ from lightning_optreg.trainer.queries import is_logging_step
 
 __all__ = ["NoisyEnsemble", "residual_blocks"]
 
-# By name, as libraries share no base class: this package's and torchvision's ResNets of all kinds;
-# torchvision's MobileNets, EfficientNets, ConvNeXt, ViT and Swin; timm's of the same names.
+# By name, as the libraries have no common base class: ResNets of all kinds of this package and torchvision;
+# torchvision's MobileNets, EfficientNets, ConvNeXt, ViT and Swin; those of timm with the same names.
 RESIDUAL = frozenset(
     {
         "BasicBlock",
@@ -61,10 +62,10 @@ def residual_blocks(network: nn.Module, blocks: Sequence[str] = ()) -> dict[str,
     Args:
         network: Any module.
         blocks: Names of classes ("BasicBlock"), or of modules in the network with `*` and `?` ("stage*.*").
-            Empty: classes that are known, but those of them that say that they have no shortcut.
+            Empty: all known classes, except blocks that are marked as having no shortcut.
 
     Returns:
-        By their names, in the network's order; of blocks within others the innermost.
+        The blocks by name, in the network's order; of nested blocks only the innermost.
 
     Example:
         >>> from torchvision.models import resnet18
@@ -85,48 +86,52 @@ def residual_blocks(network: nn.Module, blocks: Sequence[str] = ()) -> dict[str,
 
 
 def _has_shortcut(block: nn.Module) -> bool:
-    # What torchvision and timm call it, then what this package does; None is a plain block of ours.
+    # The names in torchvision and timm, then in this package, where None marks a plain block.
     for flag in ("use_res_connect", "has_skip"):
         if hasattr(block, flag):
             return bool(getattr(block, flag))
     return getattr(block, "shortcut", block) is not None
 
 
-class NoisyEnsemble(AveragedForward, SeededCallback):
+class NoisyEnsemble(AveragedForward, SeededCallback, LetsGo):
     """Add noise after every residual block: y = y + c std(y) N(0, I), and average n passes in evaluation.
 
-    It turns any residual network into the noise-injected form of Wang et al., without changing it: hooks
-    on the blocks add the noise, and checkpoints fit the plain network. As in the authors' code the noise
-    comes after the shortcut is added (where a block ends with a ReLU, after that). With `relative_to="batch"`
-    std(y) is that of the whole batch's activations, as theirs, and the gradient goes through it; with "image"
-    an image's noise depends on no other image; with None the noise is c N(0, I).
+    It turns any residual network into the noise-injected form of Wang et al. without changing the network:
+    hooks on the blocks add the noise, and checkpoints fit the plain network. As in the authors' code the
+    noise is added after the shortcut (and after the final ReLU, if a block has one). With
+    `relative_to="batch"` std(y) is that of the whole batch's activations, as in their code, and the gradient
+    flows through it; with "image" an image's noise does not depend on other images; with None the noise is c
+    N(0, I).
 
-    In evaluation the network is run n times and its predictions are averaged, see `NoiseMarginalization`,
-    whose spread is logged here too, as `optreg/noisy_ensemble/...`; in the other stages there is no noise. In
-    training `optreg/noisy_ensemble/std` is logged, the mean standard deviation of the noise. The authors
-    train several such networks as one, and leave the noise on in a single pass at test: that is
+    In evaluation the network is run n times and its predictions are averaged as in `NoiseMarginalization`,
+    with the same spread logged as `optreg/noisy_ensemble/...`; in the other stages there is no noise. In
+    training it logs `optreg/noisy_ensemble/std`, the mean standard deviation of the noise. The authors train
+    several such networks as one, and keep the noise on in a single pass at test: that is
     `lightning_optreg.nets.EnResNet`.
 
-    The noise is a function of the seed, the step, the batch and the process, from generators of its own, so a
-    resumed run draws what the uninterrupted one would have drawn. Any module, any loop; blocks are found in
-    this package's and torchvision's networks, and in those of timm by the names of their classes.
+    The noise is a function of the seed, the step, the batch and the process, from separate generators, so a
+    resumed run draws the same as an uninterrupted one. It works with any module and any loop; blocks are
+    found in this package's and torchvision's networks, and in those of timm by the names of their classes.
 
     Args:
-        noise: c, at least 0. With 0 training is as without it. Default: 0.1, the authors'.
+        noise: c, at least 0. With 0 nothing happens. Default: 0.1, as in the paper.
         relative_to: `image`, `batch` or None. Default: image.
-        blocks: Which blocks: class names, or names of modules in the network with `*` and `?`. Empty: those
-            that are known, see `residual_blocks`.
+        blocks: The blocks: class names, or names of modules in the network with `*` and `?`. Empty: all known
+            ones, see `residual_blocks`.
         samples: Number n of passes in evaluation, at least 1. Default: 10.
-        stages: Where passes are averaged: some of `validate`, `test`, `predict`. Default: test and predict.
-        average: `probabilities`, as the theory has it, or `outputs`, the plain mean, as the authors' code
-            takes that of scores. Default: probabilities.
+        stages: Stages that average passes: some of `validate`, `test`, `predict`. Default: test and predict.
+        average: `probabilities`, as in the theory, or `outputs`, the plain mean, as the authors' code
+            averages scores. Default: probabilities.
         net: Name of the network in the LightningModule. None: see `find_network`.
         seed: Seed of the noise. None: the number given to `seed_everything`, else 0.
 
     Raises:
         ValueError: If a value is out of its range.
-        TypeError: If blocks is no list of texts.
-        MisconfigurationException: Before the first step, if no block is found, or it has noise of its own.
+        TypeError: If blocks is not a list of strings.
+        MisconfigurationException: Before the first step, if the network or its blocks are not found, a block
+            already has noise, or another callback can't be combined with this one; in the first batch, if a
+            block does not return a tensor; in the first evaluated batch, if the step does not call the
+            network, or its output is not a tensor, or not scores when probabilities are averaged.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -153,7 +158,7 @@ class NoisyEnsemble(AveragedForward, SeededCallback):
                 f"NoisyEnsemble: relative_to must be None, 'image' or 'batch', got {relative_to!r}"
             )
         if isinstance(blocks, str) or not all(isinstance(block, str) and block for block in blocks):
-            raise TypeError(f"NoisyEnsemble: blocks must be a list of texts, got {blocks!r}")
+            raise TypeError(f"NoisyEnsemble: blocks must be a list of strings, got {blocks!r}")
         if not samples >= 1:
             raise ValueError(f"NoisyEnsemble: samples must be >= 1, got {samples}")
         self.noise, self.relative_to = noise, relative_to
@@ -179,23 +184,23 @@ class NoisyEnsemble(AveragedForward, SeededCallback):
             )
             raise MisconfigurationException(
                 f"NoisyEnsemble: {type(network).__name__} has no residual blocks: of its modules {sought}; "
-                "name them by blocks=[...]"
+                "pass blocks=[<names>]"
             )
         for name, block in found.items():
             if any(isinstance(layer, GaussianNoise) and layer.sigma > 0.0 for layer in block.modules()):
-                raise MisconfigurationException(f"NoisyEnsemble: the block {name} has noise of its own")
+                raise MisconfigurationException(f"NoisyEnsemble: the block {name} already has noise")
         return found
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Agree on a seed, and look at the module, if it has its layers already."""
+        """Agree on a seed, and inspect the module, if it already has its layers."""
         super().setup(trainer, pl_module, stage)
-        if stage != "fit":  # a fit may go on with a checkpoint's
+        if stage != "fit":  # a fit may continue with a checkpoint's
             self.run_seed.settle(trainer)
 
     @override
     def look(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the blocks before anything runs, and put the hooks in place."""
+        """Find the blocks before anything runs, and register the hooks."""
         super().look(trainer, pl_module)
         found = self._blocks(pl_module)
         if self.noise > 0.0 and not self._block_handles:
@@ -226,7 +231,7 @@ class NoisyEnsemble(AveragedForward, SeededCallback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Begin the batch's random numbers."""
+        """Seed the batch's random numbers."""
         if self.noise == 0.0:
             return
         numbers = (trainer.global_step, trainer.current_epoch, batch_idx, share_of(trainer)[0])
@@ -237,7 +242,7 @@ class NoisyEnsemble(AveragedForward, SeededCallback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log the noise as often as other values of a step."""
+        """Log the noise every `log_every_n_steps` steps."""
         self._generator, self._recording = None, False
         stds, self._stds = self._stds, []
         if stds:
@@ -246,43 +251,34 @@ class NoisyEnsemble(AveragedForward, SeededCallback):
 
     @override
     def inputs(self, images: Tensor) -> Iterator[Tensor]:
-        """The same images in every pass."""
+        """Yield the same images in every pass."""
         return repeat(images, self.samples)
 
     @override
     def describe(self, outputs: Tensor) -> dict[str, Tensor]:
-        """The spread over the passes."""
+        """Return the spread over the passes."""
         return describe_spread(outputs, self.average)
 
     @override
     def begin(self, network: nn.Module) -> None:
-        """Turn the noise on, from the first random number on."""
+        """Turn the noise on, with newly seeded random numbers."""
         if self.noise > 0.0:
             self._evaluating = True
             self._seed_generator(self._device, self.seed, self._rank)
 
     @override
     def switch(self, on: bool) -> None:
-        """Add noise in the passes only."""
+        """Add noise only in the passes."""
         self._evaluating = on and self.noise > 0.0
 
     @override
     def end(self) -> None:
-        """Turn it off again."""
+        """Turn the noise off."""
         self._evaluating, self._generator = False, None
 
     @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def let_go(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the blocks' hooks away."""
-        self._close()
-
-    @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Take all hooks away then too: Lightning calls no `teardown`."""
-        super().on_exception(trainer, pl_module, exception)
-        self._close()
-
-    def _close(self) -> None:
         for handle in self._block_handles:
             handle.remove()
         self._block_handles, self._stds, self._generator = [], [], None

@@ -1,4 +1,4 @@
-"""Snapshot ensembles: one run with a cyclic rate visits several minima, whose predictions are averaged.
+"""Snapshot ensembles: a run with a cyclic rate visits several minima, whose predictions are averaged.
 
 Huang, Li, Pleiss, Liu, Hopcroft, Weinberger 2017, "Snapshot ensembles: train 1, get M for free"
 (arXiv:1704.00109).
@@ -39,12 +39,12 @@ __all__ = ["SnapshotEnsemble", "cosine_factor", "cycle_ends", "snapshots"]
 
 
 def snapshots(folder: str | Path) -> list[Path]:
-    """List the snapshots in a folder, the first cycle's first.
+    """List the snapshots in a folder, in the order of the cycles.
 
-    Each is a checkpoint of Lightning's without optimizer: `MyModule.load_from_checkpoint(path)` loads it.
+    Each is a Lightning checkpoint without optimizer: `MyModule.load_from_checkpoint(path)` loads it.
 
     Args:
-        folder: Such as `runs/mine/version_0/snapshots`.
+        folder: The folder, such as `runs/mine/version_0/snapshots`.
 
     Example:
         >>> snapshots("no_such_folder")
@@ -60,39 +60,42 @@ _NAME = re.compile(r"snapshot(\d+)\.ckpt$")
 class SnapshotEnsemble(AveragedForward):
     """Train with a cyclic cosine rate, keep each cycle's last weights, and average their predictions.
 
-    In step t the rate is alpha(t) = alpha_0 / 2 (cos(pi s / C) + 1), s steps into a cycle of C steps, alpha_0
-    the optimizer's own; the steps of the run are divided into M cycles, whose lengths differ by one step at
-    most. Momentum and other states of the optimizer are not reset, as in the authors' code. At each cycle's
-    end the module, statistics of batch normalisation included (under DDP those of the first process), is
+    In step t the rate is alpha(t) = alpha_0 / 2 (cos(pi s / C) + 1), s steps into a cycle of C steps, with
+    the optimizer's rate alpha_0. The steps of the run are divided into M cycles, whose lengths differ by at
+    most one step. Momentum and other states of the optimizer are not reset, as in the authors' code. At the
+    end of each cycle the module, including statistics of batch normalisation (with DDP those of rank 0), is
     written to `folder/snapshot<k>.ckpt`.
 
-    In evaluation the module's network gives log p, p being the mean over the last m snapshots of its softmax
-    probabilities, or with `average="outputs"` the mean of its outputs: the module's own loss, accuracy and
-    probabilities are those of the ensemble. All m networks are held in memory. Logged are
-    `optreg/snapshot_ensemble/predictive_entropy`, `expected_entropy` and `mutual_information`, which tell how
-    much they disagree (see `callbacks.noise_marginalization.spread`), or `std`, the standard deviation of
+    In evaluation the module's network returns log p, where p is the mean of its softmax probabilities over
+    the last m snapshots, or with `average="outputs"` the mean of its outputs: the module's own loss, accuracy
+    and probabilities are those of the ensemble. All m networks are kept in memory. It logs
+    `optreg/snapshot_ensemble/predictive_entropy`, `expected_entropy` and `mutual_information`, which measure
+    their disagreement (see `callbacks.noise_marginalization.spread`), or `std`, the standard deviation of
     outputs, and in training `optreg/snapshot_ensemble/members`.
 
-    It works with any module under automatic optimization that has no schedule of its own; a run is resumed in
-    the same folder. A new run refuses a folder with snapshots of another one.
+    It works with any module with automatic optimization and without a schedule; a run is resumed in the same
+    folder. A new run refuses a folder with snapshots of another run.
 
     Args:
         cycles: M, at least 1. Default: 5.
-        members: m, how many of the last snapshots are averaged, at least 1. None: all.
-        schedule: Whether the rate is set. False: it is the module's; snapshots are taken at the same steps.
-        folder: Of the snapshots. None: `snapshots` in the trainer's `default_root_dir`, which is the run's
-            folder on the command line.
-        stages: Where they are averaged: some of `validate`, `test`, `predict`. In a fit, validation averages
-            what there is so far. Default: test and predict.
+        members: m, the number of last snapshots that are averaged, at least 1. None: all.
+        schedule: Whether to set the rate. False: the module sets it; snapshots are taken at the same steps.
+        folder: Folder of the snapshots. None: `snapshots` in the trainer's `default_root_dir`, which is the
+            run's folder on the command line.
+        stages: Stages that average snapshots: some of `validate`, `test`, `predict`. In a fit, validation
+            averages those taken so far. Default: test and predict.
         net: Name of the network in the LightningModule. None: see `find_network`.
-        average: `probabilities`, for networks that give scores, as the paper; `outputs`, the plain mean, for
-            regression and for networks that give probabilities. Default: probabilities.
+        average: `probabilities`, for networks that return scores, as in the paper; `outputs`, the plain mean,
+            for regression and for networks that return probabilities. Default: probabilities.
 
     Raises:
         ValueError: If a value is out of its range.
-        MisconfigurationException: Before the first step, if the module has a schedule of its own, the run no
-            end or fewer steps than cycles, or the folder snapshots of another run; at test, if there are
-            too few of them.
+        TypeError: If schedule is not a bool.
+        MisconfigurationException: Before the first step, if optimization is manual, the strategy shards
+            parameters, the module or `StochasticWeightAveraging` has a schedule, the run has no end or fewer
+            steps than cycles, the folder has snapshots of another run, the network is not found, or another
+            callback can't be combined with this one; at test, if there are too few snapshots, the step does
+            not call the network, or its output can't be averaged.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -134,7 +137,7 @@ class SnapshotEnsemble(AveragedForward):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find network and folder, and forget an earlier run; a checkpoint's state comes after this."""
+        """Find network and folder, and forget an earlier run; a checkpoint is loaded after this."""
         super().setup(trainer, pl_module, stage)
         self._where = Path(self.folder) if self.folder else Path(trainer.default_root_dir, "snapshots")
         self._fitting = stage == "fit"
@@ -144,7 +147,7 @@ class SnapshotEnsemble(AveragedForward):
 
     @override
     def look(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the network, and its name."""
+        """Find the network and its name."""
         super().look(trainer, pl_module)
         network = find_network(pl_module, self.net, "SnapshotEnsemble")
         name = next(name for name, module in pl_module.named_modules() if module is network)
@@ -152,7 +155,7 @@ class SnapshotEnsemble(AveragedForward):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse what cannot work."""
+        """Refuse unsupported setups."""
         super().on_fit_start(trainer, pl_module)
         refuse_manual_optimization(
             pl_module, "SnapshotEnsemble", "since its cycles count the trainer's steps"
@@ -160,20 +163,19 @@ class SnapshotEnsemble(AveragedForward):
         refuse_sharding(trainer, "SnapshotEnsemble", "so no process could load a snapshot")
         if self.schedule and trainer.lr_scheduler_configs:
             raise MisconfigurationException(
-                "SnapshotEnsemble: the module has a learning-rate schedule; leave it out, or set schedule to "
-                "false"
+                "SnapshotEnsemble: the module has a learning-rate schedule; remove it, or set schedule=False"
             )
         callbacks = callbacks_of(trainer)
         if self.schedule and any(isinstance(each, StochasticWeightAveraging) for each in callbacks):
             raise MisconfigurationException(
-                "SnapshotEnsemble: StochasticWeightAveraging has a schedule of its own, which would not "
-                "hold; leave one out, or set schedule to false"
+                "SnapshotEnsemble: StochasticWeightAveraging sets the learning rate too; remove one of the "
+                "two, or set schedule=False"
             )
         stale = trainer.strategy.broadcast(bool(snapshots(self._where)))
         if stale and not self._resumed:
             raise MisconfigurationException(
-                f"SnapshotEnsemble: {self._where} holds snapshots of another run; remove them, or give "
-                "another folder"
+                f"SnapshotEnsemble: {self._where} has snapshots of another run; remove them, or pass another "
+                "folder"
             )
 
     @override
@@ -195,13 +197,13 @@ class SnapshotEnsemble(AveragedForward):
             return
         optimizers = list(trainer.optimizers)
         if self._seen != optimizers:
-            # At first the rates that a checkpoint tells; an optimizer put in another's place has its own.
+            # At first the rates from a checkpoint; an optimizer that replaces another has its own.
             if self._seen or not self._full_rates:
                 self._full_rates = [[float(g["lr"]) for g in o.param_groups] for o in optimizers]
                 self._factor = None
             self._seen = optimizers
         factor = cosine_factor(trainer.global_step, self._ends)
-        if self._factor is not None:  # groups may have been added since, or given other rates
+        if self._factor is not None:  # groups or rates may have changed since
             self._full_rates = [
                 [float(rate) for rate in full_rates(optimizer, rates, self._factor, rises=True)]
                 for optimizer, rates in zip(optimizers, self._full_rates, strict=True)
@@ -225,7 +227,7 @@ class SnapshotEnsemble(AveragedForward):
 
     @override
     def inputs(self, images: Tensor) -> Iterator[Tensor]:
-        """The same images in every pass, with the weights of another snapshot."""
+        """Yield the same images in every pass, with the weights of the next snapshot."""
         if self._network is None or not self._states:  # in a fit's validation, before the first snapshot
             yield images
             return
@@ -235,27 +237,27 @@ class SnapshotEnsemble(AveragedForward):
 
     @override
     def describe(self, outputs: Tensor) -> dict[str, Tensor]:
-        """How much the snapshots disagree."""
+        """Return how much the snapshots disagree."""
         return describe_spread(outputs, self.average)
 
     @override
     def begin(self, network: nn.Module) -> None:
         """Load the snapshots."""
         paths = snapshots(self._where)
-        if self._fitting:  # what there is so far; the folder may hold more if the run was resumed
+        if self._fitting:  # those taken so far; the folder may have more if the run was resumed
             paths = paths[: self._taken]
         wanted = 1 if self.members is None else self.members
         if len(paths) < wanted and not self._fitting:
             raise MisconfigurationException(
-                f"SnapshotEnsemble: {self._where} holds {len(paths)} snapshots of at least {wanted}: name "
-                "the run's folder by folder=..."
+                f"SnapshotEnsemble: found {len(paths)} snapshots in {self._where}, need at least {wanted}; "
+                "pass folder=..."
             )
         paths = paths if self.members is None else paths[-self.members :]
         self._states = [in_form_of(network.state_dict(), self._load(path)) for path in paths]
         self._own = _tensors(network)
 
     def _load(self, path: Path) -> dict[str, Tensor]:
-        # Trainers evaluate in inference mode, whose tensors could not be parameters afterwards.
+        # Trainers evaluate in inference mode, whose tensors can't be parameters afterwards.
         with torch.inference_mode(False):
             saved = read_plain(path, what="SnapshotEnsemble", map_location=self._device)["state_dict"]
         start = len(self._prefix)
@@ -263,7 +265,7 @@ class SnapshotEnsemble(AveragedForward):
 
     @override
     def switch(self, on: bool) -> None:
-        """Give the network its own weights back after the passes: others may look at them or change them."""
+        """Restore the network's own weights after the passes: others may read or change them."""
         if not on and self._network is not None and self._own:
             _put(self._network, self._own)
 
@@ -281,20 +283,20 @@ class SnapshotEnsemble(AveragedForward):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them up."""
+        """Restore the state."""
         self._taken, self._resumed = state_dict["taken"], True
         self._full_rates = [list(rates) for rates in state_dict["full_rates"]]
         self._factor = state_dict.get("factor")
 
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:
-    """The tensors that hold parameters and buffers, by their names in the state dict."""
+    """Return the tensors of parameters and buffers, by their names in the state dict."""
     kept = network.state_dict(keep_vars=True)
     return {name: value.data for name, value in kept.items() if isinstance(value, Tensor)}
 
 
 def _put(network: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Let parameters and buffers be held by other tensors, without copying."""
+    """Replace the tensors of parameters and buffers, without copying."""
     with torch.inference_mode(False):
         for name, value in network.state_dict(keep_vars=True).items():
             if isinstance(value, Tensor):

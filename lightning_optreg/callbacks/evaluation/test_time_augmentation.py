@@ -28,42 +28,43 @@ __all__ = ["TestTimeAugmentation"]
 class TestTimeAugmentation(AveragedForward):
     """Shows the network several views of each image in evaluation and averages its predictions.
 
-    p(k | x) = 1/V sum over v of softmax(f(T_v(x)))_k over V views T_v. The module's own step sees log p in
-    place of the scores, so its loss, accuracy and probabilities are those of the average. Training is not
-    touched, to the last bit and random number.
+    p(k | x) = 1/V sum over v of softmax(f(T_v(x)))_k over V views T_v. The module's own step gets log p
+    instead of the scores, so its loss, accuracy and probabilities are those of the average. Training is not
+    affected, down to the last bit and random number.
 
-    Views are made of whole images: where the datamodule, one of this package, crops images in evaluation (as
-    `RandomCrop(224)` in its `augment` does to images of 256), the step's batch holds them before that, and
-    the network gets the views. Those that keep the images' size, as `Flips` does, are cropped then. From
-    other datamodules views are made of what the step gets. With a mean image views are of mean-subtracted
-    images.
+    Views are made from whole images: if a datamodule of this package crops images in evaluation (such as from
+    256 pixels by `RandomCrop(224)` in its `augment`), the step's batch has the uncropped images, and the
+    network gets the views. Views that keep the images' size, such as `Flips`, are cropped afterwards. With
+    other datamodules views are made from the images that the step gets. With a mean image views are made from
+    mean-subtracted images.
 
     In validation and test it logs `optreg/test_time_augmentation/agreement`: the share of views whose
-    prediction is that of the average, 1 if the network does not mind the augmentation; for outputs that are
-    no scores (N, K), `std`, their standard deviation over the views. Evaluation takes V times as long.
+    prediction is that of the average, 1 if the network is invariant to the augmentation; for outputs other
+    than scores (N, K), `std`, their standard deviation over the views. Evaluation takes V times as long.
 
     With `SnapshotEnsemble`, `NoiseMarginalization` and `NoisyEnsemble` on the same network the mean is over
-    all combinations, and what each logs is of its own passes, averaged over the others'.
+    all combinations, and each logs quantities of its own passes, averaged over those of the others.
 
-    It works on any LightningModule whose step calls the network as a module with the images (N, C, H, W) as
-    its first argument. Networks with fully connected layers need views of the size they were made for.
+    It works with any LightningModule whose step calls the network as a module with the images (N, C, H, W) as
+    its first argument. Networks with fully connected layers need views of their input size.
 
     Args:
         views: The views: `TenCrop`, `Flips`, `MultiScale`, `RandomViews` of any transforms, or your own
             `Views`. None: `TenCrop(padding=4)`, for small images. Default: None.
-        average: `probabilities`, as AlexNet's authors; `outputs`, the mean of the scores, as fb.resnet.torch,
-            which also serves regression and networks that give probabilities. Default: probabilities.
-        stages: Where: some of `validate`, `test`, `predict`. Default: test and predict.
+        average: `probabilities`, as in AlexNet's paper; `outputs`, the mean of the scores, as in
+            fb.resnet.torch, also for regression and networks that return probabilities. Default:
+            probabilities.
+        stages: Some of `validate`, `test`, `predict`. Default: test and predict.
         net: Name of the network in the LightningModule. None: see `find_network`: `net`, `model` or the only
             child with parameters. Default: None.
         seed: Seed of random views, any integer. Default: 0.
 
     Raises:
-        TypeError: If `views` is something else.
+        TypeError: If `views` is not `Views`.
         ValueError: If a value is out of its range.
-        MisconfigurationException: Before the first step, if the network is not found, or a callback is there
-            that it cannot be combined with; in the first evaluated batch, if the step does not call the
-            network or it returns no tensor, or no scores to average probabilities of.
+        MisconfigurationException: Before the first step, if the network is not found, or another callback
+            can't be combined with this one; in the first evaluated batch, if the step does not call the
+            network, or its output is not a tensor, or not scores when probabilities are averaged.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -71,7 +72,7 @@ class TestTimeAugmentation(AveragedForward):
         >>> trainer = Trainer(callbacks=[TestTimeAugmentation(Flips())], accelerator="cpu", logger=False)
     """
 
-    __test__ = False  # no test case, whatever pytest thinks of the name
+    __test__ = False  # not a test case, despite its name
     place: ClassVar[int] = 0
 
     def __init__(
@@ -98,7 +99,7 @@ class TestTimeAugmentation(AveragedForward):
 
     @override
     def begin(self, network: nn.Module) -> None:
-        """Begin the random views, and ask for whole images."""
+        """Seed the random views, and request whole images."""
         self.views.begin(self.seed + self._rank)
         if self._data is not None:
             self._data.uncropped = True
@@ -111,18 +112,18 @@ class TestTimeAugmentation(AveragedForward):
 
     @override
     def inputs(self, images: Tensor) -> Iterator[Tensor]:
-        """The views."""
+        """Yield the views."""
         return self.views(images) if self._data is None else self._data.views_of(images, self.views)
 
     @override
     def plain(self, images: Tensor) -> Tensor:
-        """The images as evaluation crops them."""
+        """Return the images as evaluation crops them."""
         return images if self._data is None else next(self._data.views_of(images, _itself))
 
     @override
     def describe(self, outputs: Tensor) -> dict[str, Tensor]:
-        """The share of views that agree with the average."""
-        if outputs.dim() != 3 or outputs.shape[-1] == 1:  # no scores of classes
+        """Return the share of views that agree with the average."""
+        if outputs.dim() != 3 or outputs.shape[-1] == 1:  # not scores of classes
             return {"std": outputs.detach().float().std(0, correction=0).mean()}
         decision = average_outputs(outputs, self.average).argmax(-1)
         return {"agreement": (outputs.argmax(-1) == decision).to(torch.float32).mean()}

@@ -1,1 +1,1 @@
-"""What is drawn, measured and written down."""
+"""Callbacks that draw, measure and write records of a run."""

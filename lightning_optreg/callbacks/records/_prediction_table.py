@@ -1,4 +1,4 @@
-"""The table that `PredictionWriter` writes: its columns, and how they are put into a CSV or Parquet file."""
+"""The table of `PredictionWriter`: its columns, and how they are written to a CSV or Parquet file."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -10,11 +10,11 @@ from torch import Tensor
 __all__ = ["Column", "columns_of", "labels_in", "write_csv", "write_parquet"]
 
 Column = Tensor | Sequence[str]
-"""Numbers (N,), or N words."""
+"""Numbers (N,), or N strings."""
 
 
 def labels_in(batch: object, count: int) -> Tensor | None:
-    """Give the true labels of a batch (x, y, ...): y is (N,) or (N, 1), classes or numbers.
+    """Return the true labels of a batch (x, y, ...): y is (N,) or (N, 1), classes or numbers.
 
     Args:
         batch: Any batch.
@@ -42,17 +42,17 @@ def columns_of(
     names: Sequence[str] | None,
     class_names: Sequence[str] | None,
 ) -> dict[str, Column]:
-    """Put the rows in order, each image once: a DistributedSampler repeats some to give all ranks as many.
+    """Sort the rows, with each image once: a DistributedSampler repeats some, so that all ranks have as many.
 
     Args:
         index: int64 (N,), positions in the dataset.
-        predictions: Scores of classes (N, K); classes (N, 1), if they are whole numbers, or else numbers.
+        predictions: Scores of classes (N, K); or (N, 1): classes if they are integers, otherwise numbers.
         labels: (N,), the true classes or numbers.
         names: File of the image at each position.
-        class_names: Of the classes.
+        class_names: Names of the classes.
 
     Returns:
-        Column by name. True classes that there cannot be, such as -1 for unknown, leave theirs out.
+        Columns by name. If a true class is impossible, such as -1 for unknown, its columns are left out.
 
     Example:
         >>> scores = torch.tensor([[0.1, 0.9], [0.8, 0.2]])
@@ -88,7 +88,7 @@ def _are_classes(labels: Tensor, count: int | None) -> bool:
 
 
 def _words(classes: Tensor, class_names: Sequence[str] | None, count: int | None) -> list[str] | None:
-    """Names of classes, if there is one of each."""
+    """Return the names of classes, if every class has one."""
     if class_names is None or count != len(class_names) or not _are_classes(classes, count):
         return None
     return [str(class_names[k]) for k in classes.tolist()]
@@ -96,7 +96,7 @@ def _words(classes: Tensor, class_names: Sequence[str] | None, count: int | None
 
 def write_csv(columns: Mapping[str, Column], path: Path) -> None:
     """Write columns to a CSV file in UTF-8."""
-    # NumPy prints a float32 with as many digits as tell it from its neighbours
+    # NumPy prints a float32 with just enough digits to identify it
     cells = [
         [str(number) for number in column.numpy()] if isinstance(column, Tensor) else _printable(column)
         for column in columns.values()
@@ -120,5 +120,5 @@ def write_parquet(columns: Mapping[str, Column], path: Path) -> None:
 
 
 def _printable(words: Sequence[str]) -> list[str]:
-    """Words in UTF-8, where a file's name may hold bytes that are none."""
+    """Return strings that can be encoded in UTF-8; file names may have bytes that can't."""
     return [word.encode("utf-8", "backslashreplace").decode("utf-8") for word in words]

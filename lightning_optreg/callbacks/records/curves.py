@@ -1,4 +1,4 @@
-"""A picture of the run's learning curves in the run's folder, without any logger."""
+"""Draw the learning curves into the run's folder, without a logger."""
 
 from pathlib import Path
 from typing import Any
@@ -19,19 +19,20 @@ __all__ = ["Curves"]
 class Curves(OfAKind):
     """Draws loss, accuracy and learning rate over the epochs when a fit ends or is stopped.
 
-    It takes what any module logs for an epoch: each metric with `loss` or `acc` in its name (those with `val`
-    come from validation), and the learning rate with which the epoch begins, of the first optimizer's first
-    parameter group. Nothing is done in a step. A resumed run's picture is whole.
+    It uses the metrics that the module logs per epoch: those with `loss` or `acc` in their names (with `val`:
+    from validation), and the learning rate at the start of the epoch, of the first optimizer's first
+    parameter group. It does nothing in a step. The picture of a resumed run is complete.
 
     Args:
-        filename: Name of the picture in the run's folder, ending in .png, .svg or .pdf; it may have folders
-            of its own, but stays in the run's.
+        filename: Path of the picture in the run's folder, ending in .png, .svg or .pdf; it may have
+            subfolders, but can't leave the run's folder. Default: `curves.png`.
 
     Attributes:
         history: For each epoch its number `epoch`, its metrics and its `learning_rate`; see `draw_curves`.
 
     Raises:
         ValueError: If filename has another ending or would leave the run's folder.
+        MisconfigurationException: At the start of a fit, if another `Curves` has the same filename.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -45,33 +46,33 @@ class Curves(OfAKind):
             )
         self.filename = check_inside(filename, "Curves: filename")
         self.history: list[dict[str, float]] = []
-        self._ended: int | None = None  # epoch whose last values are still to come
-        self._folder: Path | None = None  # before the fit begins
+        self._ended: int | None = None  # an ended epoch whose last values are not logged yet
+        self._folder: Path | None = None  # None before the fit begins
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse to draw over another one's picture."""
+        """Refuse two callbacks with the same picture."""
         super().setup(trainer, pl_module, stage)
         callbacks = callbacks_of(trainer)
         names = [callback.filename for callback in callbacks if isinstance(callback, Curves)]
         if names.count(self.filename) > 1:
             raise MisconfigurationException(
-                f"Curves: two of them would draw {self.filename}; give each a filename of its own"
+                f"Curves: two of them would draw {self.filename}; use different filenames"
             )
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Ask for the folder while all processes take part: one that fails later is alone."""
+        """Find the folder now: this needs all processes, and one that fails later is alone."""
         self._folder = Path(trainer.log_dir or trainer.default_root_dir)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget epochs that come again."""
+        """Forget epochs that are repeated."""
         self.history = [point for point in self.history if point["epoch"] <= trainer.current_epoch]
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the values of the epoch before, and the learning rate that this one begins with."""
+        """Store the values of the previous epoch, and the learning rate at the start of this one."""
         self._take_training_values(trainer)
         self._ended = None
         point = self._point(trainer.current_epoch)
@@ -81,7 +82,7 @@ class Curves(OfAKind):
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the values of a validation within the fit; the epoch's last one counts."""
+        """Store the values of a validation within the fit; the epoch's last one counts."""
         if validates_in_fit(trainer):
             self._take(trainer, trainer.current_epoch, validation=True)
 
@@ -92,18 +93,18 @@ class Curves(OfAKind):
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the last epoch's values."""
+        """Store the last epoch's values."""
         self._take_training_values(trainer)
         self._ended = None
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw."""
+        """Draw the curves."""
         self._draw(trainer)
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Draw what there is."""
+        """Draw the curves so far."""
         if trainer.state.fn == TrainerFn.FITTING:
             self._take_training_values(trainer)
             self._draw(trainer)
@@ -112,14 +113,14 @@ class Curves(OfAKind):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Put the history into a checkpoint, with the values of an epoch that has just ended."""
-        # state_dict has no trainer to ask for them
+        """Save the history in a checkpoint, with the values of an epoch that has just ended."""
+        # state_dict has no access to the trainer's values
         self._take_training_values(trainer)
         checkpoint["callbacks"][self.state_key] = {"history": [dict(point) for point in self.history]}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint's history."""
+        """Restore the history."""
         self.history = [dict(point) for point in state_dict["history"]]
 
     def _take_training_values(self, trainer: Trainer) -> None:
@@ -127,7 +128,7 @@ class Curves(OfAKind):
             self._take(trainer, self._ended, validation=False)
 
     def _take(self, trainer: Trainer, epoch: int, *, validation: bool) -> None:
-        # callback_metrics still holds the values of an older validation: hence each kind in its own time
+        # callback_metrics still has the values of an older validation, so the two kinds are read separately
         values = {
             name: float(value)
             for name, value in trainer.callback_metrics.items()
@@ -137,7 +138,7 @@ class Curves(OfAKind):
             self._point(epoch).update(values)
 
     def _point(self, epoch: int) -> dict[str, float]:
-        """The epoch's entry in the history; a new one if it has none."""
+        """Return the epoch's entry in the history; a new one if there is none."""
         for point in reversed(self.history):
             if point["epoch"] == epoch:
                 return point

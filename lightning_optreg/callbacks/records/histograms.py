@@ -1,9 +1,9 @@
 """Histograms of gradients and parameters over the training, in Weights & Biases or TensorBoard.
 
-A vanishing or exploding gradient, a layer that stopped learning and a badly scaled start show in how each
-tensor's entries are distributed. `wandb.watch` counts backward passes and validation batches as it meets
-them, misses parameters of modules whose `forward` Lightning doesn't call, and starts counting anew in a
-resumed run; here the trainer's step decides.
+The distribution of each tensor's entries shows vanishing and exploding gradients, layers that stopped
+learning and badly scaled initial weights. `wandb.watch` counts backward passes and validation batches, misses
+parameters of modules whose `forward` Lightning doesn't call, and counts from 0 again in a resumed run; here
+the trainer's step is used.
 """
 
 from typing import Literal
@@ -24,19 +24,20 @@ __all__ = ["Histograms"]
 class Histograms(Callback):
     """Logs histograms of each parameter's gradient, of the parameters themselves, or of both.
 
-    They are taken just before an optimizer step: gradients are complete (accumulated, averaged over
-    processes, unscaled) and not yet clipped. Entries that are not finite are left out, and of a sparse
-    gradient (that of `Embedding(sparse=True)`) those that it does not hold. In the logs the names are
-    `gradients/<parameter>` and `parameters/<parameter>`.
+    They are computed just before an optimizer step: gradients are complete (accumulated, averaged over
+    processes, unscaled) and not yet clipped. Entries that are not finite are left out, as are the implicit
+    zeros of a sparse gradient (as of `Embedding(sparse=True)`). They are logged as `gradients/<parameter>`
+    and `parameters/<parameter>`.
 
     Args:
         of: `gradients`, `parameters` or `all`.
-        every_n_steps: Optimizer steps from one histogram to the next, at least 1.
-        bins: Bins of a W&B histogram, at least 1; they span its values. TensorBoard chooses its own.
+        every_n_steps: Number of optimizer steps between histograms, at least 1. Default: 100.
+        bins: Bins of a W&B histogram, at least 1, over the range of its values. TensorBoard chooses its own.
+            Default: 64.
 
     Raises:
-        ValueError: A value is out of its range.
-        MisconfigurationException: At the start of a fit, if no logger takes histograms.
+        ValueError: If a value is out of its range.
+        MisconfigurationException: At the start of a fit, if no logger accepts histograms.
 
     Example:
         >>> Histograms(of="all", every_n_steps=500).of
@@ -67,7 +68,7 @@ class Histograms(Callback):
         takers = (WandbLogger, TensorBoardLogger, DummyLogger)
         if stage == "fit" and not any(isinstance(logger, takers) for logger in trainer.loggers):
             raise MisconfigurationException(
-                "Histograms: no logger of this trainer takes histograms; "
+                "Histograms: no logger of this trainer accepts histograms; "
                 "add RunWandbLogger or TensorBoardLogger to trainer.logger"
             )
 
@@ -75,7 +76,7 @@ class Histograms(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Log this optimizer's tensors on every n-th step."""
+        """Log this optimizer's tensors in every n-th step."""
         step = trainer.global_step
         if (step + 1) % self.every_n_steps or not trainer.is_global_zero:
             return
@@ -91,7 +92,7 @@ class Histograms(Callback):
         values = {name: finite for name, tensor in tensors.items() if len(finite := _finite_values(tensor))}
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                import wandb  # optional; where this logger is, it is installed
+                import wandb  # optional; installed if this logger exists
 
                 counts = {name: np.histogram(entries, self.bins) for name, entries in values.items()}
                 shown = {name: wandb.Histogram(np_histogram=count) for name, count in counts.items()}

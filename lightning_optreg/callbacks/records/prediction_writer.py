@@ -1,4 +1,4 @@
-"""The predictions of `trainer.predict` as one table, CSV or Parquet, one row an image."""
+"""Write the predictions of `trainer.predict` as one table, CSV or Parquet, with one row per image."""
 
 import warnings
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_optreg.callbacks._let_go import LetsGo
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.callbacks.records._prediction_table import (
     columns_of,
@@ -31,44 +32,45 @@ from lightning_optreg.trainer.queries import callbacks_of, datamodule_of
 __all__ = ["PredictionWriter"]
 
 
-class PredictionWriter(OfAKind, BasePredictionWriter):
-    """Writes what `trainer.predict` finds to one file, in the order of the images' positions in the dataset.
+class PredictionWriter(OfAKind, LetsGo, BasePredictionWriter):
+    """Writes the predictions of `trainer.predict` to one file, in the order of the dataset.
 
     This package's datamodules predict on their test set. The columns:
 
-    | column | is |
+    | column | content |
     |---|---|
     | `index` | position in the dataset, counted from 0 |
-    | `file` | path of the image below `data_dir`, of an `ImageFolderDataModule` |
+    | `file` | path of the image below `data_dir`, for an `ImageFolderDataModule` |
     | `label`, `label_name` | the true class, and its name |
     | `prediction`, `class_name` | the most probable class, and its name |
-    | `p_0` to `p_{K-1}` | the classes' probabilities |
+    | `p_0` to `p_{K-1}` | the probabilities of the classes |
 
-    Names of classes are there if the datamodule has `class_names`, one for each. True labels are the second
-    part of a batch `(x, y, ...)`, if it holds a class of each image; where it does not, the two columns are
-    left out and a message says so.
+    Class names are written if the datamodule has `class_names`, one per class. True labels are the second
+    part of a batch `(x, y, ...)`, if it has a class for each image; otherwise the two columns are left out
+    and a message says so.
 
-    Any module will do whose `predict_step` returns probabilities (or scores) (N, K) of K >= 2 classes; or
-    numbers (N,) or (N, 1): integers are the predicted classes, other numbers those of a regression, and then
-    `label` is the true number. There are no columns behind them.
+    It works with any module whose `predict_step` returns probabilities (or scores) (N, K) of K >= 2 classes;
+    or numbers (N,) or (N, 1): integers are predicted classes, other numbers those of a regression, with the
+    true number as `label`. The columns `p_k` are left out then.
 
-    The index is what Lightning knows of its DataLoader, shuffled or not; else the third part of a batch
-    `(x, y, index)`, as this package's datamodules give it; else a running number. With several processes the
-    first one writes the rows of all, each image once. With `limit_predict_batches` the table holds the images
+    The index is the one that Lightning knows for its DataLoader, shuffled or not; else the third part of a
+    batch `(x, y, index)`, as from this package's datamodules; else a running number. With several processes
+    rank 0 writes the rows of all, each image once. With `limit_predict_batches` the table has only the images
     that were predicted.
 
-    CSV needs nothing more. For Parquet, `pip install "lightning-optreg[parquet]"`, and a path of that ending:
+    CSV needs no further package. For Parquet, `pip install "lightning-optreg[parquet]"` and use that suffix:
     `predict ... --trainer.callbacks+=PredictionWriter --trainer.callbacks.path=predictions.parquet`.
 
     Args:
-        path: Ending in `.csv`, or in `.parquet`, which needs pyarrow. A relative path is inside the run's
-            folder and cannot leave it; an absolute one, or one from `~`, is as it is.
+        path: Path ending in `.csv`, or in `.parquet`, which needs pyarrow. A relative path is inside the
+            run's folder and can't leave it; an absolute path, or one with `~`, is used as given.
 
     Raises:
         ValueError: If path has another ending, or is relative and leaves the run's folder by `..`.
         ModuleNotFoundError: If pyarrow is missing.
-        MisconfigurationException: In prediction, if there are several dataloaders, if `predict_step` returns
-            something else, or if several processes can't tell their images' positions.
+        MisconfigurationException: In prediction, if there are several dataloaders, another `PredictionWriter`
+            has the same path, `predict_step` takes a `dataloader_iter` or returns something else, or several
+            processes can't determine their images' positions.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -95,23 +97,22 @@ class PredictionWriter(OfAKind, BasePredictionWriter):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse to write over another one's table, and a step that fetches its batches itself."""
+        """Refuse two callbacks with the same table, and a step that fetches its batches itself."""
         if is_param_in_hook_signature(pl_module.predict_step, "dataloader_iter", explicit=True):
             raise MisconfigurationException(
-                "PredictionWriter: it must see the batches, which predict_step(dataloader_iter) fetches "
-                "itself"
+                "PredictionWriter: predict_step must take a batch, not dataloader_iter"
             )
         super().setup(trainer, pl_module, stage)
         callbacks = callbacks_of(trainer)
         paths = [callback.path for callback in callbacks if isinstance(callback, PredictionWriter)]
         if paths.count(self.path) > 1:
             raise MisconfigurationException(
-                f"PredictionWriter: two of them would write {self.path}; give each a path of its own"
+                f"PredictionWriter: two of them would write {self.path}; use different paths"
             )
 
     @override
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with no rows; find out where they go while all processes take part."""
+        """Start without rows; find the folder now, as this needs all processes."""
         if trainer.predict_loop.num_dataloaders > 1:
             raise MisconfigurationException(
                 "PredictionWriter: there must be one predict dataloader, "
@@ -119,7 +120,7 @@ class PredictionWriter(OfAKind, BasePredictionWriter):
             )
         self._target = Path(trainer.log_dir or trainer.default_root_dir) / self.path
         self._rows, self._seen = [], 0
-        # Lightning warns of every loader that is no DataLoader; ours send the index in the batch.
+        # Lightning warns of every loader that is not a DataLoader; ours have the index in the batch.
         self._quiet.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", "Couldn't infer the batch indices")
 
@@ -147,7 +148,7 @@ class PredictionWriter(OfAKind, BasePredictionWriter):
         prediction = prediction.float() if number else prediction.long()
         if self._rows and prediction.shape[1] != self._rows[0].predictions.shape[1]:
             raise MisconfigurationException(
-                "PredictionWriter: predict_step must return as many numbers of each image in all batches, "
+                "PredictionWriter: predict_step must return equally many numbers per image in all batches, "
                 f"got {self._rows[0].predictions.shape[1]} and {prediction.shape[1]}"
             )
         ours = isinstance(trainer.predict_dataloaders, BatchLoader)
@@ -155,13 +156,13 @@ class PredictionWriter(OfAKind, BasePredictionWriter):
         if places is None:
             if trainer.world_size > 1:
                 raise MisconfigurationException(
-                    "PredictionWriter: with several processes batches must be (x, y, index), or come from a "
-                    "DataLoader; these images' positions in the dataset are unknown"
+                    "PredictionWriter: with several processes batches must be (x, y, index) or come from a "
+                    "DataLoader, so that the positions of the images are known"
                 )
             places = torch.arange(self._seen, self._seen + count)
         if len(places) != count:
             raise MisconfigurationException(
-                f"PredictionWriter: predict_step must return one row an image, got {count} of "
+                f"PredictionWriter: predict_step must return one row per image, got {count} for "
                 f"{len(places)} images"
             )
         self._seen += count
@@ -178,7 +179,7 @@ class PredictionWriter(OfAKind, BasePredictionWriter):
         places = torch.cat([part.places for part in rows])
         sure = trainer.world_size > 1 or all(part.known for part in rows)
         if not sure and len(set(places.tolist())) < len(places):
-            places = torch.arange(len(places))  # the batches' third part is something else than a position
+            places = torch.arange(len(places))  # the third part of the batches is not a position
         labels = [part.labels for part in rows if part.labels is not None]
         loader = trainer.predict_dataloaders
         columns = columns_of(
@@ -190,27 +191,22 @@ class PredictionWriter(OfAKind, BasePredictionWriter):
         )
         with replacing(self._target) as path:
             (write_csv if path.suffix == ".csv" else write_parquet)(columns, path)
-        without = "" if "label" in columns else ", without true labels: the batches hold none"
+        without = "" if "label" in columns else ", without true labels: the batches have none"
         rank_zero_info(
-            f"PredictionWriter: {len(columns['index'])} predictions are in {self._target}{without}"
+            f"PredictionWriter: wrote {len(columns['index'])} predictions to {self._target}{without}"
         )
 
     @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let Lightning warn again."""
-        self._quiet.close()
-
-    @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Let Lightning warn again; half a table isn't written."""
+    def let_go(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let Lightning warn again; after an exception half a table isn't written."""
         self._quiet.close()
 
 
 class _Rows(NamedTuple):
-    """What a batch gives."""
+    """The rows of one batch."""
 
     places: Tensor  # int64 (N,), positions in the dataset
-    known: bool  # whether they are sure to be that
+    known: bool  # whether the positions are certain
     predictions: Tensor  # (N, K); (N, 1) of a regression
     labels: Tensor | None  # (N,)
 
@@ -218,7 +214,7 @@ class _Rows(NamedTuple):
 def _places(
     batch: Any, batch_indices: Sequence[int] | None, count: int, *, ours: bool
 ) -> tuple[Tensor | None, bool]:
-    """Positions: those that Lightning knows, or else the third part of a batch (x, y, index)."""
+    """Return the positions that Lightning knows, or else the third part of a batch (x, y, index)."""
     if batch_indices:
         return torch.tensor(batch_indices), True
     if isinstance(batch, tuple | list) and len(batch) >= 3:

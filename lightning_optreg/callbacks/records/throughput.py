@@ -1,4 +1,4 @@
-"""How fast a fit ran: images a second of training, and the time that validation took."""
+"""Measure the speed of a fit: images per second of training, and the time of validation."""
 
 import json
 from pathlib import Path
@@ -18,15 +18,15 @@ __all__ = ["Throughput"]
 
 
 class Throughput(OfAKind):
-    """Times a fit, says the result at its end and writes it to `throughput.json` in the logger's folder.
+    """Times a fit, prints the result at its end and writes it to `throughput.json` in the logger's folder.
 
-    The clock runs from the first training step to the end of the fit and stands still during validation,
-    which is timed apart. Start-up and the sanity check are left out. A resumed run adds its time to what its
-    checkpoint brought. Nothing goes to the loggers: times differ from run to run, and what a run logs should
-    be the same whenever it is repeated.
+    The clock runs from the first training step to the end of the fit, without validation, which is timed
+    separately. Start-up and the sanity check are left out. A resumed run adds its time to that in the
+    checkpoint. Nothing is logged: times differ from run to run, and the logs of a repeated run should be the
+    same.
 
     Attributes:
-        images: Images trained on, as often as they were: this process's times the number of processes.
+        images: Images trained on, counting repetitions: those of this process times the number of processes.
         seconds: Seconds of training.
         validation_seconds: Seconds of validation.
 
@@ -47,7 +47,7 @@ class Throughput(OfAKind):
 
     @property
     def images_per_second(self) -> float:
-        """Images a second of training; 0 before the first step."""
+        """Images per second of training; 0 before the first step."""
         return self.images / self.seconds if self.seconds else 0.0
 
     @override
@@ -64,19 +64,19 @@ class Throughput(OfAKind):
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Turn the clock over to validation."""
+        """Switch the clock to validation."""
         if validates_in_fit(trainer):
             self.seconds += self._watch.lap()
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Turn the clock back to training."""
+        """Switch the clock back to training."""
         if validates_in_fit(trainer):
             self.validation_seconds += self._watch.lap()
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the clock; say and write the result."""
+        """Stop the clock; print and write the result."""
         self.seconds += self._watch.stop()
         folder = trainer.log_dir  # asks all processes
         if not trainer.is_global_zero:
@@ -98,7 +98,7 @@ class Throughput(OfAKind):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """What was counted so far."""
+        """Return the counts so far."""
         self.seconds += self._watch.lap()
         return {
             "images": self.images,
@@ -108,7 +108,7 @@ class Throughput(OfAKind):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint's count."""
+        """Restore the counts."""
         self.images = state_dict["images"]
         self.seconds = state_dict["seconds"]
         self.validation_seconds = state_dict["validation_seconds"]

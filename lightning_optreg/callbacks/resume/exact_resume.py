@@ -19,7 +19,6 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from typing_extensions import override
 
-from lightning_optreg.callbacks.resume._after_start import AfterStart
 from lightning_optreg.callbacks.resume._kept_state import complete_state
 from lightning_optreg.callbacks.resume._loaders_resumed import (
     before_first_batch,
@@ -68,6 +67,7 @@ from lightning_optreg.callbacks.resume.signals.launched import is_launched
 from lightning_optreg.callbacks.resume.signals.stop_signals import StopSignals, exit_status
 from lightning_optreg.randomness.state import collect_random_state, restore_random_state
 from lightning_optreg.trainer.across_ranks import gather_ranks, gather_tensors
+from lightning_optreg.trainer.last_in_line import AfterOthers, put_last, take_out
 from lightning_optreg.trainer.queries import callbacks_of, shards_parameters
 
 __all__ = ["ExactResume"]
@@ -128,7 +128,7 @@ class ExactResume(Callback):
         self.save_on_sigterm = save_on_sigterm
         self.answer_within = answer_within
         self._signals = StopSignals(answer_within)
-        self._after_start = AfterStart(self._restore_window)
+        self._after_start = AfterOthers("on_train_start", self._restore_window)
         self._metrics_before_validation: dict[str, dict[str, Any]] = {}
         self._randomness_in_validation: dict[str, Any] | None = None
         self._moment = Moment.OUTSIDE
@@ -158,10 +158,9 @@ class ExactResume(Callback):
         callbacks.remove(self)
         callbacks.insert(0, self)
         for last in (self._signals, self._after_start):
-            if last in callbacks:
-                callbacks.remove(last)
+            take_out(trainer, last)
             if stage == "fit":
-                callbacks.append(last)
+                put_last(trainer, last)
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -246,7 +245,7 @@ class ExactResume(Callback):
             trainer, pl_module, state["plateau_steps_due"], *intervals
         )
 
-    def _restore_window(self, trainer: Trainer) -> None:
+    def _restore_window(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._window is not None:
             trainer.accumulate_grad_batches = self._window  # callbacks change it as an epoch starts
             self._window = None

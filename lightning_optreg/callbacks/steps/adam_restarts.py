@@ -4,7 +4,6 @@ Denkowski and Neubig 2017, "Stronger baselines for trustable results in neural m
 (arXiv:1706.09733): annealing as for SGD, with a restart of Adam at every step of it.
 """
 
-import math
 from typing import Any, Literal
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_optreg.callbacks._kept_weights import ValidatedWeights, put_weights
+from lightning_optreg.callbacks._monitored import Monitored, logged_value
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.optimizers.rates import set_rate
 from lightning_optreg.optimizers.update_rule import UpdateRule
@@ -70,8 +70,6 @@ class AdamRestarts(OfAKind):
         max_restarts: int = 2,
         min_delta: float = 0.0,
     ) -> None:
-        if mode not in ("min", "max"):
-            raise ValueError(f"AdamRestarts: mode must be min or max, got {mode!r}")
         for name, count, least in (
             ("patience", patience, 1),
             ("first_patience", patience if first_patience is None else first_patience, 1),
@@ -81,18 +79,17 @@ class AdamRestarts(OfAKind):
                 raise ValueError(f"AdamRestarts: {name} must be a whole number >= {least}, got {count}")
         if not 0.0 < factor <= 1.0:
             raise ValueError(f"AdamRestarts: factor must be in (0, 1], got {factor}")
-        if not 0.0 <= min_delta < math.inf:
-            raise ValueError(f"AdamRestarts: min_delta must be >= 0, got {min_delta}")
         self.monitor, self.mode, self.min_delta = monitor, mode, min_delta
         self.patience, self.factor, self.max_restarts = patience, factor, max_restarts
         self.first_patience = patience if first_patience is None else first_patience
+        self._monitored = Monitored("AdamRestarts", mode, min_delta)
         self._validated = ValidatedWeights(torch.clone)
         self._begin()
 
     def _begin(self) -> None:
         self.restarts = 0
         """How often it has restarted."""
-        self._best, self._bad_checks = math.inf, 0
+        self._monitored.forget()
         self._weights: dict[str, Tensor] = {}
 
     @override
@@ -135,21 +132,12 @@ class AdamRestarts(OfAKind):
         """Look at the monitored value, and restart if it is time."""
         if not validates_in_fit(trainer):
             return
-        if self.monitor not in trainer.callback_metrics:
-            raise MisconfigurationException(
-                f"AdamRestarts: monitor {self.monitor!r} is not among the logged values "
-                f"{sorted(trainer.callback_metrics)}"
-            )
-        value = float(trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor])))
-        value = value if self.mode == "min" else -value
-        if value < self._best - self.min_delta:
-            self._best, self._bad_checks = value, 0
+        if self._monitored.improves(logged_value(trainer, self.monitor, "AdamRestarts")):
             self._weights = self._validated.take(pl_module)
             return
-        self._bad_checks += 1
-        if self._bad_checks < (self.first_patience if self.restarts == 0 else self.patience):
+        if self._monitored.bad_checks < (self.first_patience if self.restarts == 0 else self.patience):
             return
-        self._bad_checks = 0
+        self._monitored.bad_checks = 0
         if self._weights:  # none if the value never was a number
             put_weights(pl_module, self._weights)
         if self.restarts == self.max_restarts:
@@ -179,13 +167,12 @@ class AdamRestarts(OfAKind):
         """Return the best weights, and what decisions depend on."""
         return {
             "restarts": self.restarts,
-            "best": self._best,
-            "bad_checks": self._bad_checks,
+            **self._monitored.state_dict(),
             "weights": dict(self._weights),
         }
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up such a state."""
-        self.restarts, self._best = state_dict["restarts"], state_dict["best"]
-        self._bad_checks, self._weights = state_dict["bad_checks"], dict(state_dict["weights"])
+        self.restarts, self._weights = state_dict["restarts"], dict(state_dict["weights"])
+        self._monitored.load_state_dict(state_dict)

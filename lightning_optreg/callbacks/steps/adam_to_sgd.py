@@ -14,6 +14,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
+from lightning_optreg.callbacks._let_go import LetsGo
+from lightning_optreg.callbacks._monitored import Monitored, logged_value
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.optimizers.rate_estimate import RateEstimate, StepMeter
 from lightning_optreg.trainer.optimizer_switch import replace_optimizer
@@ -24,7 +26,7 @@ from lightning_optreg.trainer.run_length import run_length
 __all__ = ["AdamToSGD"]
 
 
-class AdamToSGD(OfAKind):
+class AdamToSGD(OfAKind, LetsGo):
     """Replace an optimizer of Adam's type by SGD with momentum in mid-run.
 
     When: before the first batch of an epoch (`at_epoch`), before the batch that follows a number of optimizer
@@ -102,23 +104,21 @@ class AdamToSGD(OfAKind):
         ):
             if count is not None and not (isinstance(count, int) and count >= least):
                 raise ValueError(f"AdamToSGD: {name} must be a whole number >= {least}, got {count}")
-        if mode not in ("min", "max"):
-            raise ValueError(f"AdamToSGD: mode must be min or max, got {mode!r}")
         if lr is not None and not 0.0 < lr < math.inf:
             raise ValueError(f"AdamToSGD: lr must be > 0, got {lr}")
         if not 0.0 <= momentum < 1.0:
             raise ValueError(f"AdamToSGD: momentum must be in [0, 1), got {momentum}")
         if nesterov and momentum == 0.0:
             raise ValueError("AdamToSGD: momentum must be > 0 with nesterov, got 0")
-        for name, value in (("min_delta", min_delta), ("weight_decay", weight_decay)):
-            if value is not None and not 0.0 <= value < math.inf:
-                raise ValueError(f"AdamToSGD: {name} must be >= 0, got {value}")
+        if weight_decay is not None and not 0.0 <= weight_decay < math.inf:
+            raise ValueError(f"AdamToSGD: weight_decay must be >= 0, got {weight_decay}")
         if not 0.0 < tolerance < math.inf:
             raise ValueError(f"AdamToSGD: tolerance must be > 0, got {tolerance}")
         self.at_epoch, self.at_step, self.monitor = at_epoch, at_step, monitor
         self.mode, self.patience, self.min_delta = mode, patience, min_delta
         self.lr, self.momentum, self.nesterov, self.weight_decay = lr, momentum, nesterov, weight_decay
         self.tolerance, self.optimizer_index = tolerance, optimizer_index
+        self._monitored = Monitored("AdamToSGD", mode, min_delta)
         self._meter: StepMeter | None = None
         self._begin()
 
@@ -126,7 +126,7 @@ class AdamToSGD(OfAKind):
         self.switched = False
         """Whether SGD trains now."""
         self._due = False
-        self._best, self._bad_checks = math.inf, 0
+        self._monitored.forget()
         self._estimate = RateEstimate()
 
     @property
@@ -198,13 +198,8 @@ class AdamToSGD(OfAKind):
                 )
 
     @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def let_go(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let go of the optimizer."""
-        self._stop_measuring()
-
-    @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Let go of it then too: Lightning calls no `teardown`."""
         self._stop_measuring()
 
     def _stop_measuring(self) -> None:
@@ -227,18 +222,8 @@ class AdamToSGD(OfAKind):
         """Look at the monitored value; the first process's counts."""
         if self.monitor is None or self.switched or not validates_in_fit(trainer):
             return
-        if self.monitor not in trainer.callback_metrics:
-            raise MisconfigurationException(
-                f"AdamToSGD: monitor {self.monitor!r} is not among the logged values "
-                f"{sorted(trainer.callback_metrics)}"
-            )
-        value = float(trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor])))
-        value = value if self.mode == "min" else -value
-        if value < self._best - self.min_delta:
-            self._best, self._bad_checks = value, 0
-        else:
-            self._bad_checks += 1
-        self._due = self._bad_checks >= self.patience
+        self._monitored.improves(logged_value(trainer, self.monitor, "AdamToSGD"))
+        self._due = self._monitored.bad_checks >= self.patience
 
     @override
     def on_train_batch_start(
@@ -303,8 +288,7 @@ class AdamToSGD(OfAKind):
         return {
             "switched": self.switched,
             "due": self._due or self._has_settled,
-            "best": self._best,
-            "bad_checks": self._bad_checks,
+            **self._monitored.state_dict(),
             "average": self._estimate.average,
             "steps": self._estimate.steps,
         }
@@ -313,5 +297,5 @@ class AdamToSGD(OfAKind):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up such a state."""
         self.switched, self._due = state_dict["switched"], state_dict["due"]
-        self._best, self._bad_checks = state_dict["best"], state_dict["bad_checks"]
+        self._monitored.load_state_dict(state_dict)
         self._estimate = RateEstimate(state_dict["average"], state_dict["steps"])

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
+from lightning_optreg.callbacks._let_go import LetsGo
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.optimizers.rates import set_rate
 from lightning_optreg.trainer.queries import callbacks_of
@@ -40,7 +41,7 @@ def noise_scale(lr: float, batch_size: int, images: int, momentum: float = 0.0) 
     return lr / (1.0 - momentum) * (images / batch_size - 1.0)
 
 
-class BatchSizeGrowth(OfAKind, ChangesAccumulation):
+class BatchSizeGrowth(OfAKind, LetsGo, ChangesAccumulation):
     """Multiply the batch at milestones, where a schedule would divide the learning rate.
 
     From each milestone on a step takes `factor` times as many batches of the loader: they are accumulated, so
@@ -159,16 +160,8 @@ class BatchSizeGrowth(OfAKind, ChangesAccumulation):
         pl_module.log("optreg/batch_size_growth/growth", growth, sync_dist=True, batch_size=1)
 
     @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def let_go(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the trainer as it was."""
-        self._restore(trainer)
-
-    @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave the trainer as it was: Lightning calls no `teardown` then."""
-        self._restore(trainer)
-
-    def _restore(self, trainer: Trainer) -> None:
         if self._first is not None:
             trainer.accumulate_grad_batches = self._first
             self._first = None

@@ -1,11 +1,6 @@
-"""Early stopping by patience or by Prechelt's criteria, with the best weights put back at the end.
-
-Prechelt 1998, "Early stopping - but when?" (in: Neural networks: tricks of the trade, LNCS 1524). E_va(t) is
-the validation error after t validations, E_opt(t) the lowest so far, E_tr(t) the training error.
-"""
+"""Early stopping by patience or by Prechelt's criteria, with the best weights put back at the end."""
 
 import math
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -17,42 +12,16 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_optreg.callbacks._kept_weights import ValidatedWeights, put_weights
+from lightning_optreg.callbacks._monitored import Monitored, logged_value
 from lightning_optreg.callbacks._of_a_kind import OfAKind
-from lightning_optreg.trainer.after_exception import AfterException
+from lightning_optreg.callbacks.steps.prechelt import Criterion, Prechelt
+from lightning_optreg.trainer.last_in_line import AfterOthers, put_last, take_out
 from lightning_optreg.trainer.queries import callbacks_of, is_dry_run
 from lightning_optreg.trainer.refusals import refuse_barebones, refuse_sharding
 
-__all__ = ["EarlyStopping", "generalization_loss", "training_progress"]
+__all__ = ["EarlyStopping"]
 
-Criterion = Literal["patience", "GL", "PQ", "UP"]
 _NEVER = 2**31
-
-
-def generalization_loss(error: float, lowest: float) -> float:
-    """GL(t) = 100 (E_va(t) / E_opt(t) - 1): how far the validation error is above its lowest, in percent.
-
-    Args:
-        error: E_va(t), at least `lowest`.
-        lowest: E_opt(t), above 0.
-
-    Example:
-        >>> round(generalization_loss(1.1, 1.0), 6)
-        10.0
-    """
-    return 100.0 * (error / lowest - 1.0)
-
-
-def training_progress(strip: Sequence[float]) -> float:
-    """P_k(t) = 1000 (sum E_tr / (k min E_tr) - 1): how far a strip's mean training error is above its least.
-
-    Args:
-        strip: E_tr of the last k validations, above 0.
-
-    Example:
-        >>> training_progress([1.5, 1.25, 1.0])
-        250.0
-    """
-    return 1000.0 * (sum(strip) / (len(strip) * min(strip)) - 1.0)
 
 
 def _copy_on_the_cpu(weight: Tensor) -> Tensor:
@@ -141,8 +110,8 @@ class EarlyStopping(OfAKind, lightning_callbacks.EarlyStopping):
         train_monitor: str | None = None,
         smoothing: float = 0.0,
     ) -> None:
-        if mode not in ("min", "max"):
-            raise ValueError(f"EarlyStopping: mode must be min or max, got {mode!r}")
+        # The best value, whatever `min_delta` says; Lightning's `best_score` is the last improvement by it.
+        self._monitored = Monitored("EarlyStopping", mode)
         if not math.isfinite(min_delta):
             raise ValueError(f"EarlyStopping: min_delta must be finite, got {min_delta}")
         if not (isinstance(patience, (int, float)) and patience >= 0):
@@ -180,17 +149,15 @@ class EarlyStopping(OfAKind, lightning_callbacks.EarlyStopping):
         self.restore_best, self.criterion, self.alpha = restore_best, criterion, alpha
         self.strip, self.successive = strip, successive
         self.train_monitor, self.smoothing = train_monitor, smoothing
+        self._prechelt = Prechelt(criterion, alpha, strip, successive, mode)
         self._validated = ValidatedWeights(_copy_on_the_cpu)
-        self._after_exception = AfterException(self._restore)
+        self._after_exception = AfterOthers("on_exception", self._restore)
         self._begin()
 
     def _begin(self) -> None:
         self._checks, self._average = 0, 0.0
-        self._train_errors: list[float] = []
-        self._strip_end: float | None = None
-        self._rises = 0
-        self._quantities: dict[str, float] = {}
-        self._best: float | None = None  # the best value; `best_score` is the last one better by min_delta
+        self._prechelt.forget()
+        self._monitored.forget()
         self._weights: dict[str, Tensor] = {}
         self._restored = self._has_validated = False
 
@@ -198,10 +165,10 @@ class EarlyStopping(OfAKind, lightning_callbacks.EarlyStopping):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier fit; a checkpoint's state comes after this."""
         super().setup(trainer, pl_module, stage)
-        self._after_exception.leave(trainer)
+        take_out(trainer, self._after_exception)
         if stage == "fit":
             if self.restore_best:
-                self._after_exception.stand_last(trainer)
+                put_last(trainer, self._after_exception)
             self.wait_count = self.stopped_epoch = 0
             self.best_score = torch.tensor(math.inf if self.mode == "min" else -math.inf)
             self.stopping_reason, self.stopping_reason_message = EarlyStoppingReason.NOT_STOPPED, None
@@ -251,8 +218,8 @@ class EarlyStopping(OfAKind, lightning_callbacks.EarlyStopping):
 
     @override
     def _run_early_stopping_check(self, trainer: Trainer) -> None:
-        # Private in Lightning 2.6, as what it calls of its base and `_should_skip_check`: there is no public
-        # hook between the monitored value and the decision.
+        # Private, as are the three methods of Lightning's that it calls: between the monitored value and the
+        # decision Lightning 2.6 has no public hook.
         logs = trainer.callback_metrics
         may_come = trainer.enable_validation and not self._has_validated
         if self.monitor not in logs and may_come:
@@ -269,16 +236,16 @@ class EarlyStopping(OfAKind, lightning_callbacks.EarlyStopping):
             else torch.tensor(value, dtype=torch.float64)
         )
         stop, reason = self._evaluate_stopping_criteria(current)
-        if self._is_best(value):
-            self._best = value
+        if math.isfinite(value) and self._monitored.improves(value):
             if self.stopping_reason == EarlyStoppingReason.STOPPING_THRESHOLD:
                 self.best_score = current  # Lightning leaves it as it was
             if self.restore_best:
                 self._weights = self._validated.take(trainer.lightning_module)
-        if math.isfinite(value) and self._best is not None:
-            train_error = self._train_error(trainer)
-            if self.criterion != "patience" and self._is_over(value, self._best, train_error):
-                stop, reason = True, f"{self.criterion} says so: {self._quantities}"
+        lowest = self._monitored.best
+        if math.isfinite(value) and lowest is not None:
+            train_error = self._train_error(trainer, lowest)
+            if self._prechelt.is_over(self._checks, value, lowest, train_error):
+                stop, reason = True, f"{self.criterion} says so: {self._prechelt.quantities}"
                 self.stopping_reason = EarlyStoppingReason.PATIENCE_EXHAUSTED
         stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
         trainer.should_stop = trainer.should_stop or stop
@@ -287,11 +254,6 @@ class EarlyStopping(OfAKind, lightning_callbacks.EarlyStopping):
             self.stopping_reason_message = reason
         if reason and self.verbose:
             self._log_info(trainer, reason, self.log_rank_zero_only)
-
-    def _is_best(self, value: float) -> bool:
-        if not math.isfinite(value):
-            return False
-        return self._best is None or (value < self._best if self.mode == "min" else value > self._best)
 
     def _smoothed(self, value: float) -> float:
         if not math.isfinite(value):
@@ -302,51 +264,26 @@ class EarlyStopping(OfAKind, lightning_callbacks.EarlyStopping):
         self._average = self.smoothing * self._average + (1.0 - self.smoothing) * value
         return self._average / (1.0 - self.smoothing**self._checks)
 
-    def _train_error(self, trainer: Trainer) -> float:
-        if self.criterion != "PQ":
-            return math.nan
-        logs = trainer.callback_metrics
-        if self.train_monitor not in logs:
-            raise MisconfigurationException(
-                f"EarlyStopping: train_monitor {self.train_monitor!r} is not among the logged values "
-                f"{sorted(logs)}"
-            )
-        return float(trainer.strategy.broadcast(float(logs[self.train_monitor])))
-
-    def _is_over(self, error: float, lowest: float, train_error: float) -> bool:
-        """Apply Prechelt's criterion after one more validation."""
-        end_of_strip = self._checks % self.strip == 0
-        if self.criterion == "UP":
-            if not end_of_strip:
-                return False
-            last, self._strip_end = self._strip_end, error
-            rises = last is not None and (error > last if self.mode == "min" else error < last)
-            self._rises = self._rises + 1 if rises else 0
-            self._quantities = {"rises": float(self._rises)}
-            return self._rises >= self.successive
-        if not lowest > 0.0 or train_error <= 0.0:
+    def _train_error(self, trainer: Trainer, lowest: float) -> float:
+        """PQ's training error; GL and PQ divide by errors, which must be above 0."""
+        if self.train_monitor is None or self.criterion != "PQ":
+            train_error = math.nan
+        else:
+            train_error = logged_value(trainer, self.train_monitor, "EarlyStopping", "train_monitor")
+        if self.criterion in ("GL", "PQ") and (not lowest > 0.0 or train_error <= 0.0):
             raise MisconfigurationException(
                 f"EarlyStopping: {self.criterion} needs errors above 0, got {self.monitor}={lowest}"
                 f"{f' and {self.train_monitor}={train_error}' if self.criterion == 'PQ' else ''}"
             )
-        loss = generalization_loss(error, lowest)
-        if self.criterion == "GL":
-            self._quantities = {"GL": loss}
-            return loss > self.alpha
-        self._train_errors = [*self._train_errors, train_error][-self.strip :]
-        if not end_of_strip:
-            return False
-        progress = training_progress(self._train_errors)
-        self._quantities = {"PQ": loss / progress if progress > 0.0 else (math.inf if loss > 0.0 else 0.0)}
-        return self._quantities["PQ"] > self.alpha
+        return train_error
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check, if it is time, and log what decides."""
         super().on_train_epoch_end(trainer, pl_module)
-        decides = {"wait": float(self.wait_count)} if self.criterion == "patience" else self._quantities
-        best = {} if self._best is None else {"best": self._best}
-        for name, value in {**best, **decides}.items():
+        patience = {"wait": float(self.wait_count)} if self.criterion == "patience" else {}
+        best = {} if self._monitored.best is None else {"best": self._monitored.best}
+        for name, value in {**best, **patience, **self._prechelt.quantities}.items():
             if math.isfinite(value):
                 pl_module.log(
                     f"{self._log_path('early_stopping')}/{name}", value, sync_dist=True, batch_size=1
@@ -355,20 +292,20 @@ class EarlyStopping(OfAKind, lightning_callbacks.EarlyStopping):
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the best weights back."""
-        self._restore(pl_module)
+        self._restore(trainer, pl_module)
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Do so too if the run had ended before it was resumed, so that training did not begin."""
-        self._restore(pl_module)
+        self._restore(trainer, pl_module)
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave the trainer's callbacks as they were."""
-        self._after_exception.leave(trainer)
+        take_out(trainer, self._after_exception)
         self._validated.forget()
 
-    def _restore(self, pl_module: LightningModule) -> None:
+    def _restore(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.restore_best and self._weights and not self._restored:
             put_weights(pl_module, self._weights)
             self._restored = True
@@ -380,11 +317,8 @@ class EarlyStopping(OfAKind, lightning_callbacks.EarlyStopping):
             **super().state_dict(),
             "checks": self._checks,
             "average": self._average,
-            "train_errors": list(self._train_errors),
-            "strip_end": self._strip_end,
-            "rises": self._rises,
-            "quantities": dict(self._quantities),
-            "best": self._best,
+            **self._prechelt.state_dict(),
+            "best": self._monitored.best,
             "weights": dict(self._weights),
         }
 
@@ -395,10 +329,9 @@ class EarlyStopping(OfAKind, lightning_callbacks.EarlyStopping):
         super().load_state_dict(state_dict)
         self.patience = patience  # as it is configured now
         before = float(self.best_score)  # all that Lightning and earlier versions of this package kept
-        self._best = state_dict.get("best", before if math.isfinite(before) else None)
+        self._monitored.best = state_dict.get("best", before if math.isfinite(before) else None)
         if "checks" not in state_dict:
             return
         self._checks, self._average = state_dict["checks"], state_dict["average"]
-        self._train_errors = list(state_dict["train_errors"])
-        self._strip_end, self._rises = state_dict["strip_end"], state_dict["rises"]
-        self._quantities, self._weights = dict(state_dict["quantities"]), dict(state_dict["weights"])
+        self._prechelt.load_state_dict(state_dict)
+        self._weights = dict(state_dict["weights"])

@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_optreg.callbacks._let_go import LetsGo
 from lightning_optreg.callbacks.batches.changed_batch import ChangedBatch
 from lightning_optreg.callbacks.records.throughput import Throughput
 from lightning_optreg.callbacks.steps._running_gradient import RunningMean, with_gradients
@@ -32,7 +33,7 @@ from lightning_optreg.trainer.refusals import refuse_manual_optimization
 __all__ = ["FullBatch"]
 
 
-class FullBatch(NoiseFree):
+class FullBatch(NoiseFree, LetsGo):
     """One step an epoch, on loss and gradient of the whole training set, and without noise.
 
     The loader's batches are the chunks that have to fit in memory; the last may be smaller, and they are
@@ -261,17 +262,8 @@ class FullBatch(NoiseFree):
                 optimizer.objective = None
 
     @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def let_go(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the trainer its limit back."""
-        self._restore_limit(trainer)
-
-    @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Put everything back."""
-        super().on_exception(trainer, pl_module, exception)
-        self._restore_limit(trainer)
-
-    def _restore_limit(self, trainer: Trainer) -> None:
         if self._limit is not None:
             trainer.limit_train_batches = self._limit
             self._limit = None

@@ -151,3 +151,4 @@ class NoiseFree(OfAKind, TurnsNoiseOff):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Put everything back."""
         self.on_train_end(trainer, pl_module)
+        super().on_exception(trainer, pl_module, exception)

@@ -1,1 +1,1 @@
-"""What is done to gradients and weights."""
+"""Callbacks that change or check gradients and weights."""

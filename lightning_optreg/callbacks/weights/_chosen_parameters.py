@@ -1,7 +1,7 @@
-"""Which of a module's parameters a callback works on: by name, by type of layer, or all true weights.
+"""Choose the parameters that a callback works on: by name, by type of layer, or all weights.
 
-Layers may be frozen at first, or made later, and optimizers get their parameters in mid-run then. So a choice
-is made among all parameters, and again where an optimizer has one that was not there.
+Layers may be frozen at first or created later, and optimizers then get their parameters during the run. So
+the choice is made among all parameters, and again when an optimizer has a new one.
 """
 
 from collections.abc import Sequence
@@ -26,27 +26,27 @@ class Chosen(NamedTuple):
 
 
 def check_choice(owner: str, names: Sequence[str], types: Sequence[str]) -> None:
-    """Raise TypeError if these aren't lists of texts."""
+    """Raise TypeError if these aren't lists of strings."""
     for argument, texts in (("names", names), ("types", types)):
         if isinstance(texts, str) or not all(isinstance(text, str) and text for text in texts):
-            raise TypeError(f"{owner}: {argument} must be a list of texts, got {texts!r}")
+            raise TypeError(f"{owner}: {argument} must be a list of strings, got {texts!r}")
 
 
 def choose_parameters(
     owner: str, module: nn.Module, names: Sequence[str] = (), types: Sequence[str] = ()
 ) -> list[Chosen]:
-    """Choose parameters of a module, each once, those that are frozen now too.
+    """Choose parameters of a module, each once, including frozen ones.
 
     Args:
-        owner: Who asks, for the message.
+        owner: Name of the calling class, for the error.
         module: Any module.
-        names: Patterns as of files ("net.layer1.*"); a parameter's full name must match one. If there are
-            any, biases and the parameters of normalisation layers count like all others. A pruned weight,
-            which torch calls "weight_orig", has its name.
+        names: Patterns with `*` and `?` ("net.layer1.*"); a parameter's full name must match one. If given,
+            biases and the parameters of normalisation layers can be chosen too. A pruned weight, which torch
+            renames to "weight_orig", keeps its name here.
         types: Names of layers' classes or of their bases ("Linear"); the layer must be of one.
 
     Raises:
-        MisconfigurationException: If there is none.
+        MisconfigurationException: If no parameter is chosen.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Conv1d(3, 2, 1))
@@ -70,17 +70,17 @@ def choose_parameters(
                 chosen.setdefault(id(parameter), Chosen(name, parameter, layer))
     if not chosen:
         raise MisconfigurationException(
-            f"{owner}: no trainable parameter is chosen by names={list(names)} and types={list(types)} of "
+            f"{owner}: names={list(names)} and types={list(types)} choose none of the parameters "
             f"{[name for name, _ in module.named_parameters()]}"
         )
     return list(chosen.values())
 
 
 class ChosenParameters:
-    """A choice among a module's parameters that follows the module: what is frozen, set free or added later.
+    """A choice of a module's parameters that follows the module when layers are frozen, unfrozen or added.
 
     Args:
-        owner: As for `choose_parameters`, as are the others.
+        owner: Name of the calling class, for the error.
         module: Any module.
         names: Patterns of names.
         types: Names of layers' classes.
@@ -105,20 +105,20 @@ class ChosenParameters:
 
     def _look(self) -> None:
         chosen = choose_parameters(self._owner, self._module, self._names, self._types)
-        # All are held, so that no new parameter has the id of an old one.
+        # References to all, so that no new parameter gets the id of an old one.
         self._known = {id(parameter): (parameter, None) for parameter in self._module.parameters()}
         self._known.update({id(each.parameter): (each.parameter, each) for each in chosen})
 
     def all(self) -> list[Chosen]:
-        """Give those that are known, frozen ones too."""
+        """Return all that are known, including frozen ones."""
         return [each for _, each in self._known.values() if each is not None]
 
     def now(self) -> list[Chosen]:
-        """Give those that are trained now, as far as they are known."""
+        """Return those that are trained now, as far as they are known."""
         return [each for each in self.all() if each.parameter.requires_grad]
 
     def of(self, optimizer: Optimizer) -> list[Chosen]:
-        """Give those that an optimizer trains now, in its order."""
+        """Return those that an optimizer trains now, in its order."""
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         if any(id(parameter) not in self._known for parameter in parameters):
             self._look()

@@ -1,7 +1,7 @@
-"""Where numbers that are not finite came from: what `NaNGuard` says when it has seen some.
+"""Find the origin of numbers that are not finite, for the message of `NaNGuard`.
 
-Nothing is looked at while all is well. The inputs of a LightningModule's children are kept until the step is
-checked, and only then, with hooks on every layer, they are run again with the same random numbers.
+Nothing is traced while all numbers are finite. The inputs of a LightningModule's children are kept until the
+step is checked; only then are they run again, with hooks on every layer and the same random numbers.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -15,25 +15,26 @@ from torch.nn.utils import get_total_norm
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.hooks import RemovableHandle
 
+from lightning_optreg.randomness.kept_generators import kept_generators
 from lightning_optreg.randomness.state import collect_random_state, restore_random_state
 
 __all__ = ["Recorder", "all_finite", "trace_backward", "trace_forward"]
 
 
 def all_finite(tensors: Iterable[Tensor]) -> Tensor:
-    """Tell whether all numbers of some tensors are finite, as a bool tensor () on the first one's device.
+    """Return whether all numbers in the tensors are finite, as a bool tensor () on the first one's device.
 
     Example:
         >>> bool(all_finite([torch.ones(2), torch.tensor([0.0, float("nan")])]))
         False
     """
-    # The largest magnitude: a sum of squares would overflow before the numbers do.
+    # The maximum norm: a sum of squares would overflow before the numbers do.
     dense = [tensor.coalesce().values() if tensor.is_sparse else tensor for tensor in tensors]
     return get_total_norm(dense, norm_type=torch.inf).isfinite()
 
 
 class Recorder:
-    """Keeps what the children of a module were called with, since the last `begin`.
+    """Records the inputs of a module's children since the last `begin`.
 
     Args:
         module: The LightningModule.
@@ -56,7 +57,7 @@ class Recorder:
         self._follow()
 
     def _follow(self) -> None:
-        """Put hooks on the children that the module has now."""
+        """Register hooks on the module's present children."""
         children = dict(self.module.named_children())
         if children == self._children:
             return
@@ -69,7 +70,7 @@ class Recorder:
         ]
 
     def begin(self, device: torch.device) -> None:
-        """Begin with another batch."""
+        """Begin a new batch."""
         self._follow()
         self.calls.clear()
         self.random_state = {"torch": torch.get_rng_state()}
@@ -77,11 +78,11 @@ class Recorder:
             self.random_state[device.type] = torch.get_device_module(device).get_rng_state(device)
 
     def forget(self) -> None:
-        """Let go of the inputs."""
+        """Drop the inputs."""
         self.calls.clear()
 
     def close(self) -> None:
-        """Take the hooks away."""
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
         self._handles, self._children = [], {}
@@ -95,26 +96,25 @@ class Recorder:
         return keep
 
     def run_again(self, device: torch.device, look: Callable[[str, nn.Module, Any, Any], None]) -> None:
-        """Make the calls again, without gradients, and show each layer's inputs and outputs.
+        """Repeat the calls, without gradients, and pass each layer's inputs and outputs to `look`.
 
         Args:
-            device: The module's.
+            device: The module's device.
             look: Called with a layer's name, the layer, its inputs and its outputs, in the order of the
-                forward pass; a child without layers of its own is a layer.
+                forward pass; a child without sublayers is a layer.
         """
-        before = collect_random_state(device)
         buffers = [(buffer, buffer.clone()) for buffer in self.module.buffers()]
         handles: list[RemovableHandle] = []
         for name, layer in self.module.named_modules():
             if name and not any(True for _ in layer.children()):
                 handles.append(layer.register_forward_hook(_show(name, look), with_kwargs=True))
         try:
-            if self.random_state is not None:
-                restore_random_state({**before, **self.random_state}, device)
-            children = dict(self.module.named_children())
-            with torch.no_grad():
+            with kept_generators(device), torch.no_grad():
+                if self.random_state is not None:
+                    restore_random_state({**collect_random_state(device), **self.random_state}, device)
+                children = dict(self.module.named_children())
                 for name, args, kwargs in self.calls:
-                    # `forward`, where the child is not itself a layer: it may be compiled, hooks and all.
+                    # `forward`, unless the child is itself a layer: it may be compiled, including its hooks.
                     child = children[name]
                     whole = any(True for _ in child.children())
                     (child.forward if whole else child)(*args, **kwargs)
@@ -124,11 +124,10 @@ class Recorder:
             with torch.no_grad():
                 for buffer, value in buffers:
                     buffer.copy_(value)
-            restore_random_state(before, device)
 
 
 def trace_forward(recorder: Recorder, device: torch.device) -> str | None:
-    """Say in which layer the forward pass ceased to be finite; None if it did not."""
+    """Return in which layer the forward pass stopped being finite; None if it did not."""
     for name, parameter in recorder.module.named_parameters():
         if not all_finite([parameter.detach()]):
             return f"the parameter {name}, which is not finite"
@@ -149,10 +148,10 @@ def trace_forward(recorder: Recorder, device: torch.device) -> str | None:
 
 
 def trace_backward(recorder: Recorder, device: torch.device) -> str | None:
-    """Say between which layers the backward pass ceased to be finite; None if no gradient tells.
+    """Return between which layers the backward pass stopped being finite; None if no gradient shows it.
 
-    The backward pass goes from the last layer to the first. The last one whose parameters' gradients are not
-    finite got them from the layers between it and the next one with finite gradients.
+    The backward pass goes from the last layer to the first. The last layer whose parameters have gradients
+    that are not finite got them from the layers between it and the next one with finite gradients.
     """
     order: list[tuple[str, nn.Module]] = []
 

@@ -1,4 +1,4 @@
-"""Something done right after every step of the optimizers, whichever they are at the time."""
+"""Run an action right after every step of the optimizers, even if they are replaced."""
 
 from collections.abc import Callable
 
@@ -11,10 +11,10 @@ __all__ = ["StepHooks"]
 class StepHooks:
     """Call an action after each step of the optimizers it is attached to.
 
-    Lightning has no hook there. torch has one, which a gradient scaler that skips a step does not call.
+    Lightning has no such hook. torch has one, which is not called when a gradient scaler skips a step.
 
     Args:
-        action: What to do with the optimizer that has stepped.
+        action: Called with the optimizer that has stepped.
 
     Example:
         >>> import torch
@@ -33,7 +33,7 @@ class StepHooks:
         self._handles: dict[Optimizer, RemovableHandle] = {}
 
     def attach(self, optimizer: Optimizer) -> None:
-        """Act after this optimizer's steps, the one under way included; once, however often this is said."""
+        """Act after this optimizer's steps, including the current one; repeated calls have no effect."""
         if optimizer not in self._handles:
             self._handles[optimizer] = optimizer.register_step_post_hook(
                 lambda stepped, args, kwargs: self._act(stepped)
@@ -43,7 +43,7 @@ class StepHooks:
         self._action(optimizer)
 
     def close(self) -> None:
-        """Leave all optimizers as they were."""
+        """Remove the hooks from all optimizers."""
         for handle in self._handles.values():
             handle.remove()
         self._handles.clear()

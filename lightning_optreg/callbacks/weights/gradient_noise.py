@@ -1,4 +1,4 @@
-"""Gaussian noise on the gradients, which fades while training goes on.
+"""Gaussian noise on the gradients, which decays during training.
 
 Neelakantan et al. 2015, "Adding gradient noise improves learning for very deep networks" (arXiv:1511.06807).
 """
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from lightning_optreg.callbacks._let_go import LetsGo
 from lightning_optreg.callbacks._seeded import SeededCallback
 from lightning_optreg.randomness.draws import mix
 from lightning_optreg.trainer.noise_left import compares_losses
@@ -24,12 +25,12 @@ __all__ = ["GradientNoise", "add_noise", "noise_std"]
 
 
 def noise_std(step: int, eta: float, gamma: float = 0.55) -> float:
-    """Give the noise's standard deviation at a step: the root of the variance eta / (1 + t)^gamma.
+    """Return the noise's standard deviation at a step: the root of the variance eta / (1 + t)^gamma.
 
     Args:
-        step: Optimizer steps made before, t.
+        step: Number of optimizer steps before, t.
         eta: Variance at the first step, at least 0.
-        gamma: How fast it fades, at least 0.
+        gamma: Exponent of the decay, at least 0.
 
     Example:
         >>> [round(noise_std(t, eta=0.01), 4) for t in (0, 9, 999)]
@@ -39,38 +40,46 @@ def noise_std(step: int, eta: float, gamma: float = 0.55) -> float:
 
 
 def add_noise(gradients: Iterable[Tensor], std: float, generator: torch.Generator) -> None:
-    """Add N(0, std^2) to each element, in place; to a complex number in all, half to each part.
+    """Add N(0, std^2) to each element, in place; for complex numbers, half the variance to each part.
 
     Args:
         gradients: Dense tensors.
         std: Standard deviation, at least 0.
-        generator: Of the tensors' device.
+        generator: A generator on the tensors' device.
+
+    Example:
+        >>> gradient = torch.ones(2)
+        >>> add_noise([gradient], 0.0, torch.Generator())
+        >>> gradient
+        tensor([1., 1.])
     """
     for gradient in gradients:
         noise = torch.randn(gradient.shape, generator=generator, dtype=gradient.dtype, device=gradient.device)
         gradient.add_(noise, alpha=std)
 
 
-class GradientNoise(SeededCallback):
+class GradientNoise(SeededCallback, LetsGo):
     """Add noise to the gradients before every optimizer step: g = g + N(0, sigma_t^2).
 
     sigma_t^2 = eta / (1 + t)^gamma is the variance, not the standard deviation, and t the number of optimizer
-    steps made. The noise comes after gradient clipping, and on unscaled gradients under AMP;
-    with accumulation once a step. It is a function of the seed and the step, from a generator of its own: a
-    resumed run draws what the uninterrupted one would have drawn, and all processes of DDP draw the same.
-    With manual optimization it comes right before the step, so after a clipping of the module's own. Logs
+    steps done. The noise is added after gradient clipping, with AMP to unscaled gradients, and with
+    accumulation once per step. It is a function of the seed and the step, from a separate generator: a
+    resumed run draws the same as an uninterrupted one, and all processes of DDP draw the same. With manual
+    optimization it is added right before the step, so after any clipping in the module. Logs
     `optreg/gradient_noise/std`.
 
     Args:
         eta: Variance at the first step, at least 0; the paper chooses from 0.01, 0.3 and 1. With 0 nothing
-            happens.
-        gamma: Exponent with which it fades, at least 0. Default: 0.55.
+            happens. Default: 0.01.
+        gamma: Exponent of the decay, at least 0. Default: 0.55.
         seed: Seed of the noise. None: the number given to `seed_everything`, else 0.
 
     Raises:
         ValueError: If a value is out of its range.
-        MisconfigurationException: Before the first step, with a fused optimizer and a gradient scaler
-            (16-mixed); in the first step, if a gradient is sparse.
+        TypeError: If seed is not an integer.
+        MisconfigurationException: Before the first step, with an optimizer that compares losses (L-BFGS,
+            BFGS, Newton), with a callback that turns noise off (`NoiseFree`, `FullBatch`), or with a fused
+            optimizer and a gradient scaler (16-mixed); in the first step, if a gradient is sparse.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -82,7 +91,7 @@ class GradientNoise(SeededCallback):
             if not 0.0 <= value < math.inf:
                 raise ValueError(f"GradientNoise: {name} must be in [0, inf), got {value}")
         if seed is not None and not isinstance(seed, int):
-            raise TypeError(f"GradientNoise: seed must be a whole number, got {seed!r}")
+            raise TypeError(f"GradientNoise: seed must be an integer, got {seed!r}")
         super().__init__(seed)
         self.eta, self.gamma, self.seed = eta, gamma, seed
         self._clip: Any = None
@@ -95,15 +104,15 @@ class GradientNoise(SeededCallback):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Agree on a seed, and come behind the clipping, for which Lightning asks the module."""
+        """Agree on a seed, and wrap the module's clipping, so that the noise comes after it."""
         super().on_fit_start(trainer, pl_module)
         if self.eta == 0.0:
             return
         for optimizer in trainer.optimizers:
             if compares_losses(optimizer):
                 raise MisconfigurationException(
-                    f"GradientNoise: {type(optimizer).__name__} takes the loss's gradient, without noise; "
-                    "leave one out"
+                    f"GradientNoise: {type(optimizer).__name__} needs gradients without noise; remove one of "
+                    "the two"
                 )
         refuse_fused_under_scaler(trainer, "GradientNoise", "noise")
         if not pl_module.automatic_optimization:
@@ -114,21 +123,13 @@ class GradientNoise(SeededCallback):
             clip(optimizer, *args, **kwargs)
             self._add(trainer, optimizer)
 
-        # On the instance, until the end of the fit: no hook of a callback's comes after the clipping.
+        # On the instance, until the end of the fit: callbacks have no hook after the clipping.
         pl_module.configure_gradient_clipping = clip_and_add_noise  # type: ignore[method-assign]
         self._clip = clip
 
     @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def let_go(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the module its own clipping back."""
-        self._restore(pl_module)
-
-    @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give it back then too: Lightning calls no `teardown`."""
-        self._restore(pl_module)
-
-    def _restore(self, pl_module: LightningModule) -> None:
         if self._clip is not None:
             vars(pl_module).pop("configure_gradient_clipping", None)  # another of these may have been first
             self._clip = None
@@ -137,7 +138,7 @@ class GradientNoise(SeededCallback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        """Add the noise where the module steps by itself."""
+        """Add the noise with manual optimization."""
         if self.eta > 0.0 and not pl_module.automatic_optimization:
             self._add(trainer, optimizer)
 
@@ -145,7 +146,7 @@ class GradientNoise(SeededCallback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log the standard deviation as often as other values of a step."""
+        """Log the standard deviation every `log_every_n_steps` steps."""
         if self.eta > 0.0 and is_logging_step(trainer):
             pl_module.log(
                 f"{self._log_path('gradient_noise')}/std", self._std(trainer.global_step - 1), batch_size=1
@@ -162,8 +163,7 @@ class GradientNoise(SeededCallback):
                     continue
                 if parameter.grad.is_sparse:
                     raise MisconfigurationException(
-                        "GradientNoise: a sparse gradient would no longer be sparse; use dense ones "
-                        "(Embedding(sparse=False))"
+                        "GradientNoise: gradients must be dense, got a sparse one; use Embedding(sparse=False)"
                     )
                 by_device.setdefault(parameter.device, []).append(parameter.grad)
         index = trainer.optimizers.index(optimizer) if optimizer in trainer.optimizers else 0

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from lightning_optreg.callbacks._let_go import LetsGo
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.callbacks.weights._chosen_parameters import (
     Chosen,
@@ -29,15 +30,16 @@ __all__ = ["MaxNorm", "project", "unit_norms"]
 
 
 def unit_norms(weight: Tensor, groups: int | None = None) -> Tensor:
-    """Give the L2 norm of each unit's incoming weights, shaped to be multiplied with them.
+    """Return the L2 norm of each unit's incoming weights, in a shape that broadcasts to them.
 
     Args:
-        weight: (units, ...), as of linear layers, convolutions and embeddings.
-        groups: Of a transposed convolution, whose weight is (inputs, units / groups, ...). None: it is none.
+        weight: (units, ...), as in linear layers, convolutions and embeddings.
+        groups: Groups of a transposed convolution, whose weight is (inputs, units / groups, ...). None: for
+            all other layers.
 
     Returns:
-        Real, float32 at least, (units, 1, ...); or for a transposed convolution (groups, 1, units / groups,
-        1, ...), for a weight that is split into (groups, inputs / groups, units / groups, ...).
+        Real, at least float32, (units, 1, ...); for a transposed convolution (groups, 1, units / groups, 1,
+        ...), for a weight split into (groups, inputs / groups, units / groups, ...).
 
     Example:
         >>> unit_norms(torch.tensor([[3.0, 4.0], [0.0, 1.0]])).flatten()
@@ -46,7 +48,7 @@ def unit_norms(weight: Tensor, groups: int | None = None) -> Tensor:
     if groups is not None:
         weight = _by_group(weight, groups)
     over = [1, *range(3, weight.ndim)] if groups is not None else list(range(1, weight.ndim))
-    if weight.is_complex():  # a complex norm adds up all numbers one after another
+    if weight.is_complex():  # a complex norm adds up all numbers one after another, which loses precision
         parts = torch.view_as_real(weight)
         squeezed: Tensor = torch.linalg.vector_norm(parts, dim=[*over, -1], keepdim=True)[..., 0]
         return squeezed
@@ -58,9 +60,8 @@ def unit_norms(weight: Tensor, groups: int | None = None) -> Tensor:
 def project(weight: Tensor, max_norm: float, groups: int | None = None) -> None:
     """Project each unit's incoming weights, in place, onto the ball of radius c: w = w min(1, c / ||w||).
 
-    Units within the ball keep their weights to the last bit, and so do projected ones when they are projected
-    again: those that are longer than c by no more than rounding can make them are left alone, and half
-    precision is rounded towards zero.
+    Units within the ball keep their weights to the last bit, and projecting again changes nothing: norms that
+    exceed c by no more than rounding are left unchanged, and half precision is rounded towards zero.
 
     Args:
         weight: As for `unit_norms`.
@@ -90,19 +91,19 @@ _LOW = (torch.float16, torch.bfloat16)
 
 
 def _rounding(dtype: torch.dtype, inputs: int) -> float:
-    """By what share of it a computed norm may differ from c after a projection, with so many inputs.
+    """Return the largest relative difference of a computed norm from c after a projection.
 
-    Half an eps each for the factor, the product and the root, and for the sum as many as are added up one
-    after another, of which kernels have 8 sums side by side at least.
+    It is half an eps each for the factor, the product and the root, and for each addition of a sum; kernels
+    compute at least 8 partial sums in parallel.
     """
     return (4.0 + inputs / 32.0) * torch.finfo(dtype).eps
 
 
 def _towards_zero(wanted: Tensor, dtype: torch.dtype) -> Tensor:
-    """Round float32 numbers to half precision so that none becomes larger in size."""
+    """Round float32 numbers to half precision so that no magnitude grows."""
     rounded = wanted.to(dtype)
     too_large = rounded.float().abs() > wanted.abs()
-    # Numbers of one sign are ordered as their bits are, so one less is the next one towards zero.
+    # Numbers of one sign are ordered like their bits, so subtracting one gives the next towards zero.
     return (rounded.view(torch.int16) - too_large.to(torch.int16)).view(dtype)
 
 
@@ -110,27 +111,27 @@ def _by_group(weight: Tensor, groups: int) -> Tensor:
     return weight.view(groups, -1, *weight.shape[1:])
 
 
-class MaxNorm(OfAKind):
+class MaxNorm(OfAKind, LetsGo):
     """Keep the norm of each unit's incoming weights at most c: after a step, w_j = w_j min(1, c / ||w_j||).
 
     A unit is a row of a linear layer, a filter of a convolution (an output channel of a transposed one) or an
     entry of an embedding. Biases and normalisation layers are left out unless named. It works with any
-    optimizer, manual optimization and several optimizers included, and does nothing when a gradient scaler
-    skips a step. Frozen layers are left alone, until an optimizer trains them. The weights that training
-    starts with are projected too, but not those of a checkpoint of a run with the same bound, so a resumed
-    run equals one that never stopped. Norms exceed c by rounding at most. Logs `optreg/max_norm/at_bound`,
-    the share of units at the bound, and `optreg/max_norm/largest`, the largest norm.
+    optimizer, including manual optimization and several optimizers, and does nothing when a gradient scaler
+    skips a step. Frozen layers are unchanged until an optimizer trains them. The initial weights are
+    projected too, but not those from a checkpoint of a run with the same bound, so a resumed run equals one
+    that never stopped. Norms exceed c at most by rounding. Logs `optreg/max_norm/at_bound`, the share of
+    units at the bound, and `optreg/max_norm/largest`, the largest norm.
 
     Args:
         max_norm: c, above 0. Default: 3. With infinity nothing happens.
-        names: Patterns of parameters' full names ("net.layer1.*"). Empty: all with two dimensions at least
-            but biases and those of normalisation layers.
+        names: Patterns of parameters' full names ("net.layer1.*"). Empty: all with at least two dimensions,
+            except biases and those of normalisation layers.
         types: Names of layers' classes ("Linear", "Conv2d"). Empty: all.
 
     Raises:
         ValueError: If max_norm is not above 0.
-        TypeError: If names or types are no lists of texts.
-        MisconfigurationException: Before the first step, if no parameter is chosen, frozen ones included, if
+        TypeError: If names or types are not lists of strings.
+        MisconfigurationException: Before the first step, if no parameter is chosen, including frozen ones, if
             a named one has a single dimension, or if the strategy shards parameters.
 
     Example:
@@ -165,10 +166,10 @@ class MaxNorm(OfAKind):
         for name, parameter, _ in self._chosen.all():
             if parameter.ndim < 2 and self.names:
                 raise MisconfigurationException(
-                    f"MaxNorm: {name} has one dimension, so no units; leave it out"
+                    f"MaxNorm: {name} has one dimension, so no units; remove it from names"
                 )
         if not _with_units(self._chosen.all()):
-            raise MisconfigurationException("MaxNorm: no trainable weight has two dimensions or more")
+            raise MisconfigurationException("MaxNorm: a chosen weight must have >= 2 dimensions, none has")
         if self._projected != self.state_dict():
             for each in _with_units(self._chosen.now()):
                 project(each.parameter, self.max_norm, _groups(each.layer))
@@ -177,7 +178,7 @@ class MaxNorm(OfAKind):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        """See that the projection follows the step."""
+        """Make the projection follow the step."""
         if self.max_norm < inf:
             self._hooks.attach(optimizer)
 
@@ -190,7 +191,7 @@ class MaxNorm(OfAKind):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log how many units are at the bound as often as other values of a step."""
+        """Log the share of units at the bound every `log_every_n_steps` steps."""
         if self._chosen is None or not is_logging_step(trainer):
             return
         chosen = _with_units(self._chosen.now())
@@ -205,32 +206,25 @@ class MaxNorm(OfAKind):
             )
         rounding = max(torch.finfo(each.parameter.dtype).eps for each in chosen)
         at_bound = norms >= self.max_norm * (1.0 - 4.0 * rounding)  # a projected unit's norm is rounded
-        # Of a step that takes dataloader_iter Lightning asks for a batch size; the values depend on none.
+        # For a step that takes dataloader_iter Lightning requires a batch size; the values don't depend on
+        # it.
         pl_module.log(f"{self._log_path('max_norm')}/at_bound", at_bound.float().mean(), batch_size=1)
         pl_module.log(f"{self._log_path('max_norm')}/largest", norms.max(), batch_size=1)
 
     @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def let_go(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the optimizers as they were."""
-        self._close()
-
-    @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave them so then too: Lightning calls no `teardown`."""
-        self._close()
-
-    def _close(self) -> None:
         self._hooks.close()
         self._chosen = None
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """Return how weights were projected."""
+        """Return the settings of the projection."""
         return {"max_norm": self.max_norm, "names": list(self.names), "types": list(self.types)}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take down how those of the checkpoint were."""
+        """Note the settings of the checkpoint's run."""
         self._projected = dict(state_dict)
 
 

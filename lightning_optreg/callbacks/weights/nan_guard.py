@@ -1,7 +1,7 @@
-"""A watch for losses and gradients that are not finite: a run ends there, or the batch is left out.
+"""Check that losses and gradients are finite; otherwise end the run or skip the batch.
 
-A loss that overflowed makes gradients that are not a number, those make weights that are not, and a run goes
-on for hours with them, over its checkpoints too. The step in which it began, and the layer, are what helps.
+A loss that overflows gives NaN gradients and then NaN weights, and a run continues with them for hours,
+overwriting its checkpoints. The step and the layer in which this began help to find the cause.
 """
 
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from lightning_optreg.callbacks._let_go import LetsGo
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.callbacks.weights._non_finite import Recorder, all_finite, trace_backward, trace_forward
 from lightning_optreg.trainer.queries import has_gradient_scaler, is_logging_step
@@ -23,34 +24,37 @@ from lightning_optreg.trainer.refusals import refuse_sharding
 __all__ = ["NaNGuard"]
 
 
-class NaNGuard(OfAKind):
-    """End the run, or leave the batch out, when a loss or a gradient is not finite.
+class NaNGuard(OfAKind, LetsGo):
+    """End the run, or skip the step, when a loss or a gradient is not finite.
 
-    Losses and gradients are looked at right before every optimizer step, before clipping: the weights are
-    still good then. With `action="stop"` a FloatingPointError names the step, the layer in which it began and
-    the newest checkpoint. The layer is found by running the inputs of the module's children again, with the
-    same random numbers and hooks on every layer; what the `training_step` computes outside of modules has no
-    name. With accumulation only the last batch of a window can be looked into.
+    Losses and gradients are checked right before every optimizer step, before clipping, while the weights are
+    still good. With `action="stop"` a FloatingPointError names the step, the layer in which it began and the
+    newest checkpoint. The layer is found by running the inputs of the module's children again, with the same
+    random numbers and hooks on every layer; computations of the `training_step` outside of modules can't be
+    named. With accumulation only the last batch of a window can be examined.
 
-    With `action="skip"` the optimizer makes no step: its gradients become None, which torch's optimizers and
-    this package's leave out, states and all. Running statistics of batch normalisation are set back to what
-    they were before the batch (before the window, with accumulation). The step counts for Lightning and for
-    schedules; metrics that the module keeps of its batches keep the bad one's loss. After `max_skips` skips
-    in succession the run ends as above.
+    With `action="skip"` the optimizer changes nothing: its gradients become None, which the optimizers of
+    torch and of this package ignore, including their states. Running statistics of batch normalisation are
+    restored to those before the batch (with accumulation, before the window). The step counts for Lightning
+    and for schedules; metrics that the module keeps include the bad batch. After `max_skips` consecutive
+    skips the run ends as above.
 
-    Under a gradient scaler (16-mixed) only the loss is judged: gradients overflow there by design, and the
-    scaler leaves the step out itself. Under DDP the processes decide together, which takes one reduction of a
-    number a step. Works with any optimizer, manual optimization and several optimizers included. Logs
+    With a gradient scaler (16-mixed) only the loss is checked: gradients overflow there by design, and the
+    scaler skips the step itself. With DDP the processes decide together, by reducing one number per step. It
+    works with any optimizer, including manual optimization and several optimizers. Logs
     `optreg/nan_guard/skipped`, the number of skipped steps.
 
     Args:
         action: Whether to `stop` the run or `skip` the step. Default: stop.
-        max_skips: Skips in succession after which the run ends nevertheless, at least 1. Default: 10.
+        max_skips: Number of consecutive skips after which the run ends anyway, at least 1. Default: 10.
 
     Raises:
         ValueError: If a value is out of its range.
-        MisconfigurationException: Before the first step, under strategies that shard parameters.
-        FloatingPointError: In training, see above.
+        MisconfigurationException: Before the first step, if the strategy shards parameters.
+        FloatingPointError: In training, if a loss or a gradient is not finite; see above.
+
+    Warns:
+        RuntimeWarning: For each skipped step.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -66,11 +70,13 @@ class NaNGuard(OfAKind):
             raise ValueError(f"NaNGuard: max_skips must be a whole number >= 1, got {max_skips}")
         self.action, self.max_skips = action, max_skips
         self.skipped = 0
-        """How many steps were skipped."""
+        """Number of skipped steps."""
         self._in_succession = 0
         self._recorder: Recorder | None = None
-        self._losses: list[tuple[int, Tensor]] = []  # batch and whether its loss is finite, of the window
-        self._statistics: list[tuple[Tensor, Tensor]] = []  # buffers and what they were
+        self._losses: list[
+            tuple[int, Tensor]
+        ] = []  # of the window: the batch, and whether its loss is finite
+        self._statistics: list[tuple[Tensor, Tensor]] = []  # buffers and their earlier values
         self._batch_idx = 0
 
     @override
@@ -82,12 +88,12 @@ class NaNGuard(OfAKind):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse strategies under which no process can look into a layer by itself."""
+        """Refuse strategies with which a process can't run a layer on its own."""
         refuse_sharding(trainer, "NaNGuard", "so no process can run a layer again")
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to keep the inputs of the module's children, and find the running statistics."""
+        """Start recording the inputs of the module's children, and find the running statistics."""
         self._recorder = Recorder(pl_module)
         self._losses = []
         self._find_statistics(pl_module)
@@ -103,9 +109,9 @@ class NaNGuard(OfAKind):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Take down what the statistics and the random numbers are."""
+        """Note the statistics and the random states."""
         self._batch_idx = batch_idx
-        if batch_idx == 0:  # layers may be others than in the last epoch
+        if batch_idx == 0:  # layers may have changed since the last epoch
             self._find_statistics(pl_module)
         if self._recorder is not None:
             self._recorder.begin(pl_module.device)
@@ -115,14 +121,14 @@ class NaNGuard(OfAKind):
 
     @override
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Look at a loss, without waiting for the device."""
+        """Check a loss, without waiting for the device."""
         self._losses.append((self._batch_idx, loss.detach().isfinite().all()))
 
     @override
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        """Judge the losses and gradients that the step is made of."""
+        """Check the losses and gradients of the step."""
         losses, self._losses = self._losses, []
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         good = torch.ones((), dtype=torch.bool, device=pl_module.device)
@@ -142,7 +148,7 @@ class NaNGuard(OfAKind):
         message = self._message(trainer, pl_module, losses)
         if self.action == "stop" or self._in_succession > self.max_skips:
             if self.action == "skip":
-                message = f"{message} (skipped {self.max_skips} steps in succession before)"
+                message = f"{message} (after {self.max_skips} consecutive skips)"
             raise FloatingPointError(f"NaNGuard: {message}; {_newest_checkpoint(trainer)}")
         self.skipped += 1
         rank_zero_warn(f"NaNGuard: {message}; skipped, {self.skipped} so far", category=RuntimeWarning)
@@ -157,14 +163,16 @@ class NaNGuard(OfAKind):
         culprits = [batch_idx for batch_idx, finite in losses if not finite]
         what = "the loss is not finite" if culprits else "a gradient is not finite"
         if not culprits and all(self._gradients_are_finite(o) for o in trainer.optimizers):
-            return f"{step}: another process's loss is not finite, see its message"
+            return f"{step}: another process's loss is not finite; see its message"
         if culprits and culprits[0] != self._batch_idx:
-            return f"{step}: {what} in batch {culprits[0]}, which was accumulated before"
+            return f"{step}: {what} in batch {culprits[0]} of the accumulation window"
         recorder = self._recorder
         if recorder is None or not recorder.calls:
-            return f"{step}: {what}; where it began is not known, since no child of the module was called"
+            return f"{step}: {what}; its origin is unknown, as no child of the module was called"
         if trainer.world_size > 1 and any(isinstance(m, nn.SyncBatchNorm) for m in pl_module.modules()):
-            return f"{step}: {what}; with SyncBatchNorm no process can run its layers again to see where"
+            return (
+                f"{step}: {what}; its origin is unknown, as SyncBatchNorm can't be run again by one process"
+            )
         with trainer.precision_plugin.train_step_context():
             place = trace_forward(recorder, pl_module.device)
             if place is None and not culprits:
@@ -182,21 +190,13 @@ class NaNGuard(OfAKind):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log how many steps were skipped as often as other values of a step."""
+        """Log the number of skipped steps every `log_every_n_steps` steps."""
         if self.action == "skip" and is_logging_step(trainer):
             pl_module.log("optreg/nan_guard/skipped", float(self.skipped), batch_size=1)
 
     @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def let_go(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the hooks away."""
-        self._close()
-
-    @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Take them away then too: Lightning calls no `teardown`."""
-        self._close()
-
-    def _close(self) -> None:
         if self._recorder is not None:
             self._recorder.close()
             self._recorder = None
@@ -209,12 +209,12 @@ class NaNGuard(OfAKind):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them up."""
+        """Restore the counts."""
         self.skipped, self._in_succession = state_dict["skipped"], state_dict["in_succession"]
 
 
 def _newest_checkpoint(trainer: Trainer) -> str:
-    """Name the newest file that a ModelCheckpoint wrote: all of them are from before this step."""
+    """Return the newest file of a ModelCheckpoint, in words; all were written before this step."""
     paths = set()
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint):

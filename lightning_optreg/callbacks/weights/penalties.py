@@ -1,9 +1,9 @@
 """L1, L2 and elastic-net penalties for any module, added to the gradient without autograd.
 
-A penalty R(W) makes the loss L = L_data + lambda R(W). Its gradient is known in closed form, so nothing of
-it need be recorded: it is added once a step to the gradient that the optimizer is about to use. The proximal
-form applies the penalty's proximal map after the step instead (Parikh and Boyd 2014, "Proximal algorithms",
-Foundations and Trends in Optimization 1(3), section 4.2): the soft threshold of |w|, which gives exact zeros.
+A penalty R(W) gives the loss L = L_data + lambda R(W). Its gradient has a closed form, so autograd need not
+record it: it is added once per step to the gradient before the optimizer uses it. The proximal form applies
+the penalty's proximal map after the step instead (Parikh and Boyd 2014, "Proximal algorithms", Foundations
+and Trends in Optimization 1(3), section 4.2): soft thresholding of |w|, which gives exact zeros.
 Elastic net: Zou and Hastie 2005, "Regularization and variable selection via the elastic net".
 """
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from lightning_optreg.callbacks._let_go import LetsGo
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.callbacks.weights._chosen_parameters import (
     ChosenParameters,
@@ -33,7 +34,7 @@ __all__ = ["ElasticNet", "L1Penalty", "L2Penalty", "add_penalty_gradient", "pena
 
 
 def penalty(weights: Sequence[Tensor], l1: float, l2: float) -> Tensor:
-    """Give sum(l2 |w|^2 + l1 |w|) over all elements, in float32 at least.
+    """Return sum(l2 |w|^2 + l1 |w|) over all elements, in at least float32.
 
     Args:
         weights: At least one tensor.
@@ -59,7 +60,7 @@ def add_penalty_gradient(
 
     Args:
         gradients: Dense tensors.
-        weights: Of their shapes; of a complex w the sign is w / |w|.
+        weights: Tensors of the same shapes; for complex w the sign is w / |w|.
         l1: Coefficient of |w|.
         l2: Coefficient of |w|^2.
 
@@ -77,14 +78,14 @@ def add_penalty_gradient(
 
 
 def proximal_map(weight: Tensor, l1: float | Tensor, l2: float | Tensor) -> None:
-    """Put w, in place, where sum(l2 |v|^2 + l1 |v|) + |v - w|^2 / 2 is least.
+    """Replace w, in place, by the minimiser v of sum(l2 |v|^2 + l1 |v|) + |v - w|^2 / 2.
 
     That is w = sign(w) max(|w| - l1, 0) / (1 + 2 l2).
 
     Args:
         weight: Any tensor.
-        l1: Coefficient of |w|, the learning rate included; a number or a tensor () of the weight's device.
-        l2: Coefficient of |w|^2, likewise.
+        l1: Coefficient of |w| times the learning rate; a number or a tensor () on the weight's device.
+        l2: Coefficient of |w|^2 times the learning rate, likewise.
 
     Example:
         >>> w = torch.tensor([2.0, 0.3, -1.0])
@@ -93,15 +94,15 @@ def proximal_map(weight: Tensor, l1: float | Tensor, l2: float | Tensor) -> None
         tensor([ 1.5000,  0.0000, -0.5000])
     """
     with torch.no_grad():
-        # A tensor is not asked for its value: that would make a device wait.
+        # The value of a tensor is not read: that would wait for the device.
         if isinstance(l1, Tensor) or l1 > 0.0:
             weight.copy_(weight.sgn() * (weight.abs() - l1).clamp_min_(0.0))
         if isinstance(l2, Tensor) or l2 > 0.0:
             weight.div_(1.0 + 2.0 * l2)
 
 
-class _Penalty(OfAKind):
-    """What the three penalties share: sum(l2 |w|^2 + l1 |w|) over the chosen parameters."""
+class _Penalty(OfAKind, LetsGo):
+    """Base of the three penalties: sum(l2 |w|^2 + l1 |w|) over the chosen parameters."""
 
     _log_name: str
 
@@ -122,7 +123,7 @@ class _Penalty(OfAKind):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Choose the parameters, and refuse what cannot be right."""
+        """Choose the parameters, and refuse unsupported optimizers."""
         name = type(self).__name__
         self._chosen = None
         if not self._active:
@@ -130,8 +131,8 @@ class _Penalty(OfAKind):
         for optimizer in trainer.optimizers:
             if compares_losses(optimizer):
                 raise MisconfigurationException(
-                    f"{name}: {type(optimizer).__name__} compares losses, and these lack the penalty; "
-                    "add it to the loss in training_step, or use the optimizer's weight_decay"
+                    f"{name}: {type(optimizer).__name__} compares losses, which lack the penalty; add it to "
+                    "the loss in training_step, or use the optimizer's weight_decay"
                 )
         if not self.proximal:
             refuse_fused_under_scaler(trainer, name, "penalty")
@@ -141,7 +142,7 @@ class _Penalty(OfAKind):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        """Add the gradient, or see that the proximal map follows the step."""
+        """Add the gradient, or make the proximal map follow the step."""
         if self._chosen is None:
             return
         if self.proximal:
@@ -153,8 +154,8 @@ class _Penalty(OfAKind):
                 continue
             if parameter.grad.is_sparse:
                 raise MisconfigurationException(
-                    f"{type(self).__name__}: a sparse gradient would no longer be sparse; use dense ones "
-                    "(Embedding(sparse=False)), other names, or proximal=True"
+                    f"{type(self).__name__}: gradients must be dense, got a sparse one; use "
+                    "Embedding(sparse=False), other names, or proximal=True"
                 )
             gradients.append(parameter.grad)
             weights.append(parameter)
@@ -177,7 +178,7 @@ class _Penalty(OfAKind):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log the penalty and the share of zeros as often as other values of a step."""
+        """Log the penalty and the share of zeros every `log_every_n_steps` steps."""
         if self._chosen is None or not is_logging_step(trainer):
             return
         weights = [each.parameter for each in self._chosen.now()]
@@ -191,16 +192,8 @@ class _Penalty(OfAKind):
         pl_module.log(f"{self._log_path(self._log_name)}/zeros", share, batch_size=1)
 
     @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def let_go(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the optimizers as they were."""
-        self._close()
-
-    @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave them so then too: Lightning calls no `teardown`."""
-        self._close()
-
-    def _close(self) -> None:
         self._hooks.close()
         self._chosen = None
 
@@ -211,30 +204,31 @@ def _check(name: str, argument: str, value: float) -> None:
 
 
 class L1Penalty(_Penalty):
-    """Add lambda sum |w| to the loss of any module: weights that do little become zero.
+    """Add lambda sum |w| to the loss of any module: unimportant weights become zero.
 
-    The gradient lambda sign(w) is added once a step, before gradient clipping, so that clipping sees the
-    gradient of the whole loss; unscaled under AMP, and once for all accumulated batches. The loss that the
-    module logs lacks the penalty. With manual optimization it comes right before the step, thus after a
-    clipping of the module's own. Parameters without a gradient in a step are left alone, so frozen layers
-    are until they are set free.
+    The gradient lambda sign(w) is added once per step, before gradient clipping, so that clipping sees the
+    gradient of the whole loss; with AMP to unscaled gradients, and once for all accumulated batches. The loss
+    that the module logs does not include the penalty. With manual optimization it is added right before the
+    step, so after any clipping in the module. Parameters without a gradient in a step are unchanged, and so
+    are frozen layers until they are unfrozen.
 
-    A gradient step passes zero without staying there. With `proximal` the gradient is left as it is, and
-    after each step w = sign(w) max(|w| - lr lambda, 0), with the learning rate of the parameter's group:
-    exact zeros. (For Adam that is the plain threshold, not the one in the metric of its second moments.)
+    A gradient step crosses zero without staying there. With `proximal` the gradient is not changed, and after
+    each step w = sign(w) max(|w| - lr lambda, 0), with the learning rate of the parameter's group, which
+    gives exact zeros. (For Adam this is the plain threshold, not the one in the metric of its second
+    moments.)
 
     Logs `optreg/l1_penalty/penalty` and `optreg/l1_penalty/zeros`, the share of exact zeros.
 
     Args:
         lambd: lambda, at least 0. Default: 1e-5. With 0 nothing happens.
-        names: Patterns of parameters' full names ("net.layer1.*"). Empty: all but biases and those of
+        names: Patterns of parameters' full names ("net.layer1.*"). Empty: all except biases and those of
             normalisation layers.
         types: Names of layers' classes ("Linear", "Conv2d"). Empty: all.
-        proximal: Shrink after the step in place of adding to the gradient.
+        proximal: Shrink after the step instead of adding to the gradient.
 
     Raises:
         ValueError: If lambd is out of its range.
-        TypeError: If names or types are no lists of texts, or proximal is no bool.
+        TypeError: If names or types are not lists of strings, or proximal is not a bool.
         MisconfigurationException: Before the first step, if no parameter is chosen, with an optimizer that
             compares losses (L-BFGS, BFGS, Newton), or with a fused optimizer and a gradient scaler; in a
             step, if a gradient is sparse.
@@ -263,22 +257,22 @@ class L2Penalty(_Penalty):
     """Add lambda sum w^2 to the loss of any module.
 
     Its gradient is 2 lambda w, so for SGD it is the same as `weight_decay` of 2 lambda in the optimizer. For
-    Adam it is that of `Adam` and not of `AdamW`: the penalty is divided by the root of the second moments
-    like the rest of the gradient, so weights with large gradients are shrunk less. When and where it comes,
-    and what it leaves alone, is as for `L1Penalty`. With `proximal`, w = w / (1 + 2 lr lambda) after each
-    step. Logs `optreg/l2_penalty/penalty` and `optreg/l2_penalty/zeros`.
+    Adam it corresponds to `Adam`, not to `AdamW`: the penalty is divided by the root of the second moments
+    like the rest of the gradient, so weights with large gradients shrink less. Everything else is as for
+    `L1Penalty`. With `proximal`, w = w / (1 + 2 lr lambda) after each step. Logs
+    `optreg/l2_penalty/penalty` and `optreg/l2_penalty/zeros`.
 
     Args:
         lambd: lambda, at least 0. Default: 5e-5. With 0 nothing happens.
-        names: Patterns of parameters' full names ("net.layer1.*"). Empty: all but biases and those of
+        names: Patterns of parameters' full names ("net.layer1.*"). Empty: all except biases and those of
             normalisation layers.
         types: Names of layers' classes ("Linear", "Conv2d"). Empty: all.
-        proximal: Shrink after the step in place of adding to the gradient.
+        proximal: Shrink after the step instead of adding to the gradient.
 
     Raises:
         ValueError: If lambd is out of its range.
-        TypeError: As `L1Penalty`.
-        MisconfigurationException: As `L1Penalty`.
+        TypeError: As for `L1Penalty`.
+        MisconfigurationException: As for `L1Penalty`.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -302,22 +296,22 @@ class L2Penalty(_Penalty):
 class ElasticNet(_Penalty):
     """Add lambda sum(beta w^2 + |w|) to the loss of any module.
 
-    Its gradient is lambda (2 beta w + sign(w)). When and where it comes, and what it leaves alone, is as for
-    `L1Penalty`. With `proximal`, w = sign(w) max(|w| - lr lambda, 0) / (1 + 2 lr lambda beta) after each
-    step. Logs `optreg/elastic_net/penalty` and `optreg/elastic_net/zeros`.
+    Its gradient is lambda (2 beta w + sign(w)). Everything else is as for `L1Penalty`. With `proximal`,
+    w = sign(w) max(|w| - lr lambda, 0) / (1 + 2 lr lambda beta) after each step. Logs
+    `optreg/elastic_net/penalty` and `optreg/elastic_net/zeros`.
 
     Args:
         lambd: lambda, at least 0. Default: 1e-5. With 0 nothing happens.
-        beta: Weight of the squares against the absolute values, at least 0. Default: 1.
-        names: Patterns of parameters' full names ("net.layer1.*"). Empty: all but biases and those of
+        beta: Weight of the squares relative to the absolute values, at least 0. Default: 1.
+        names: Patterns of parameters' full names ("net.layer1.*"). Empty: all except biases and those of
             normalisation layers.
         types: Names of layers' classes ("Linear", "Conv2d"). Empty: all.
-        proximal: Shrink after the step in place of adding to the gradient.
+        proximal: Shrink after the step instead of adding to the gradient.
 
     Raises:
         ValueError: If lambd or beta is out of its range.
-        TypeError: As `L1Penalty`.
-        MisconfigurationException: As `L1Penalty`.
+        TypeError: As for `L1Penalty`.
+        MisconfigurationException: As for `L1Penalty`.
 
     Example:
         >>> from lightning.pytorch import Trainer

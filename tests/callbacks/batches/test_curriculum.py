@@ -357,16 +357,24 @@ def test_what_is_refused_before_the_first_step(
     other = tmp_path / "other.ckpt"
     torch.save({"state_dict": {"net.2.weight": torch.zeros(3, 3)}}, other)
     for callbacks, options, message in (
-        ([Curriculum()], {"max_epochs": -1}, "the run has no end.*set max_epochs or max_steps"),
-        ([Curriculum(), FullBatch()], {}, "which FullBatch excludes; leave one out"),
-        ([NoiseFree(), Curriculum()], {}, "which NoiseFree excludes; leave one out"),
+        ([Curriculum()], {"max_epochs": -1}, "the run, which has no end: set max_epochs or max_steps"),
+        (
+            [Curriculum(), FullBatch()],
+            {},
+            "it shuffles images, which FullBatch turns off; remove one of the two",
+        ),
+        (
+            [NoiseFree(), Curriculum()],
+            {},
+            "it shuffles images, which NoiseFree turns off; remove one of the two",
+        ),
         ([Curriculum()], {"overfit_batches": 2}, "set its shuffle to every_epoch, and no overfit_batches"),
         (
             [Curriculum("loss", reference=other)],
             {},
             r"2.weight is \(3, 3\) in .*other.ckpt, expected \(16, 49\)",
         ),
-        ([Curriculum(net="net.0")], {}, r"must give a score for each class.*\(512, 1, 7, 7\)"),
+        ([Curriculum(net="net.0")], {}, r"must return a score per class.*\(512, 1, 7, 7\)"),
     ):
         module = Small()
         before = {name: value.clone() for name, value in module.state_dict().items()}
@@ -375,7 +383,9 @@ def test_what_is_refused_before_the_first_step(
         assert_identical(before, dict(module.state_dict()))
     plain = {"default_root_dir": tmp_path, "accelerator": "cpu", "logger": False, "max_epochs": 1}
     quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    with pytest.raises(MisconfigurationException, match="needs a data module of lightning_optreg"):
+    with pytest.raises(
+        MisconfigurationException, match="scoring images by a network needs a data module of lightning_optreg"
+    ):
         Trainer(callbacks=[Curriculum()], **plain, **quiet).fit(Plain())
     with pytest.raises(FileNotFoundError, match="no such checkpoint"):
         fit(tmp_path, Noting(fashion_mnist_dir), Curriculum("margin", reference=tmp_path / "nothing"))

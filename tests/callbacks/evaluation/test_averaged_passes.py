@@ -211,7 +211,7 @@ def test_what_cannot_be_combined_is_refused_before_the_first_batch(folder: Path)
             assert "\n" not in str(error.value)
 
     refused(
-        "average is '.*' and that of .* '.*', but they average the same network together",
+        "average is '.*', but that of .* is '.*' for the same network",
         NoiseMarginalization(),
         TestTimeAugmentation(Flips(), average="outputs"),
     )
@@ -303,7 +303,7 @@ def test_other_hooks_and_arguments_belong_to_every_pass(folder: Path) -> None:
 def test_regression_is_averaged_or_refused(name: str, outputs: int, stage: Any, folder: Path) -> None:
     module = Classifier(outputs)
     root = folder / str(outputs)
-    with pytest.raises(MisconfigurationException, match=r"K >= 2 classes, got .*: set average='outputs'"):
+    with pytest.raises(MisconfigurationException, match=r"K >= 2 classes, got .*; set average='outputs'"):
         getattr(trainer_of(root, MAKE[name](stages=[stage])), stage)(module)
     module.outputs.clear()
     module.calls = 0
@@ -330,7 +330,7 @@ def test_the_mean_over_snapshots_of_a_regression(folder: Path) -> None:
 @pytest.mark.parametrize("shape", [(2, 3), (2, 3, 1), (2, 3, 4, 5)])
 def test_probabilities_of_what_are_no_scores_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(
-        ValueError, match=r"average_outputs: outputs must be scores .*: set average='outputs'"
+        ValueError, match=r"average_outputs: outputs must be scores .*; set average='outputs'"
     ):
         average_outputs(torch.zeros(shape), "probabilities")
     assert average_outputs(torch.ones(shape), "outputs").shape == shape[1:]

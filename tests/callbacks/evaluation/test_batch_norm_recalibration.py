@@ -162,7 +162,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MisconfigurationException, match="Sequential has no batch normalisation with running"):
         trainer_of(tmp_path, BatchNormRecalibration()).fit(module)
     for later in (EMAWeightAveraging(), EarlyStopping("loss", restore_best=True)):
-        with pytest.raises(MisconfigurationException, match=f"put it behind {type(later).__name__}"):
+        with pytest.raises(MisconfigurationException, match=f"it must come after {type(later).__name__}"):
             trainer_of(tmp_path, BatchNormRecalibration(), later).fit(Net())
 
 
@@ -231,7 +231,7 @@ def test_several_loaders_are_refused_before_the_first_step(tmp_path: Path) -> No
     module = Net()
     loader = module.train_dataloader()
     trainer = trainer_of(tmp_path, BatchNormRecalibration())
-    with pytest.raises(MisconfigurationException, match="needs one training loader, got list"):
+    with pytest.raises(MisconfigurationException, match="there must be one training loader, got list"):
         trainer.fit(module, [loader, loader])
     assert trainer.global_step == 0
 

@@ -191,7 +191,7 @@ def test_chosen_layers() -> None:
 def test_layers_that_are_not_there_are_refused_before_the_first_step() -> None:
     with pytest.raises(MisconfigurationException, match=r"of its layers none matches layers=\['x'\]"):
         scores_of(Classifier(nn.Dropout(0.5), nn.Linear(3, 4)), layers=["x"])
-    with pytest.raises(MisconfigurationException, match="net='body' is no module of Classifier"):
+    with pytest.raises(MisconfigurationException, match="net='body' is not a module of Classifier"):
         scores_of(Classifier(nn.Dropout(0.5), nn.Linear(3, 4)), net="body")
 
 
@@ -209,7 +209,9 @@ def test_a_network_that_gets_its_images_by_name_is_refused() -> None:
         def test_step(self, batch: Any, batch_idx: int) -> None:
             self.net(input=batch[0])
 
-    with pytest.raises(MisconfigurationException, match="must get the images as its first argument"):
+    with pytest.raises(
+        MisconfigurationException, match="must get the images as its first positional argument"
+    ):
         scores_of(Named(nn.Dropout(0.5), nn.Linear(3, 4)))
 
 
@@ -219,7 +221,7 @@ def test_finds_the_network() -> None:
     module.parts = two
     assert find_network(module, None, "X") is two
     module.more = nn.Linear(1, 1)
-    with pytest.raises(MisconfigurationException, match="2 children with parameters: say by net="):
+    with pytest.raises(MisconfigurationException, match="2 children with parameters; pass net="):
         find_network(module, None, "X")
     assert find_network(module, "parts.decoder", "X") is two["decoder"]
     module.model = nn.Identity()

@@ -236,7 +236,7 @@ def test_networks_that_do_not_fit_are_refused() -> None:
         trainer_of(NoisyEnsemble()).fit(Classifier(nets.LeNet5(4, SHAPE)))
     with pytest.raises(MisconfigurationException, match="none matches blocks"):
         trainer_of(NoisyEnsemble(blocks=["layers.*"])).fit(Classifier())
-    with pytest.raises(MisconfigurationException, match="has noise of its own"):
+    with pytest.raises(MisconfigurationException, match="already has noise"):
         trainer_of(NoisyEnsemble()).fit(Classifier(nets.EnResNet(4, SHAPE, depth=8)))
     with pytest.raises(MisconfigurationException, match="a block must return one tensor, LSTM returns tuple"):
         trainer_of(NoisyEnsemble(blocks=["0"])).fit(Classifier(nn.Sequential(Rows(), nn.Flatten())))

@@ -190,16 +190,20 @@ class Scheduled(Classifier):
 
 
 def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(MisconfigurationException, match="has a learning-rate schedule; leave it out"):
+    with pytest.raises(MisconfigurationException, match="has a learning-rate schedule; remove it"):
         trainer_of(tmp_path, SnapshotEnsemble()).fit(Scheduled())
     with pytest.raises(MisconfigurationException, match="cycles must be <= the run's steps, 16, got 17"):
         trainer_of(tmp_path, SnapshotEnsemble(17)).fit(Classifier())
     with pytest.raises(MisconfigurationException, match="cycles must be <= the run's steps, inf"):
         trainer_of(tmp_path, SnapshotEnsemble(), max_epochs=-1).fit(Classifier())
-    with pytest.raises(MisconfigurationException, match="holds 0 snapshots of at least 1"):
+    with pytest.raises(
+        MisconfigurationException, match=r"found 0 snapshots in .*, need at least 1; pass folder="
+    ):
         trainer_of(tmp_path, SnapshotEnsemble()).test(Classifier(), verbose=False)
     trainer_of(tmp_path, SnapshotEnsemble(2, schedule=False)).fit(Scheduled())
-    with pytest.raises(MisconfigurationException, match="holds snapshots of another run"):
+    with pytest.raises(MisconfigurationException, match="has snapshots of another run"):
         trainer_of(tmp_path, SnapshotEnsemble(2)).fit(Classifier())
-    with pytest.raises(MisconfigurationException, match="holds 2 snapshots of at least 3"):
+    with pytest.raises(
+        MisconfigurationException, match=r"found 2 snapshots in .*, need at least 3; pass folder="
+    ):
         trainer_of(tmp_path, SnapshotEnsemble(members=3)).test(Classifier(), verbose=False)

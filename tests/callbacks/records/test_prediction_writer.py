@@ -246,7 +246,7 @@ def test_what_is_no_label_is_left_out_and_said(
     data = TensorDataset(NUMBERS) if second is None else TensorDataset(NUMBERS, second)
     table = table_of(tmp_path, DataLoader(data, batch_size=4))
     assert list(table[0]) == ["index", "prediction", "p_0", "p_1"]
-    assert "without true labels: the batches hold none" in caplog.text
+    assert "without true labels: the batches have none" in caplog.text
 
 
 def test_a_third_part_that_is_no_position(tmp_path: Path) -> None:
@@ -292,7 +292,7 @@ def test_one_row_an_image(ours: bool, folder: Path, tmp_path: Path) -> None:
             return torch.zeros(len(batch[0]) - 1, 2)
 
     data: Any = ImageFolderDataModule(str(folder), 8, channels=1, batch_size=4)
-    with pytest.raises(MisconfigurationException, match="must return one row an image, got 3 of 4 images"):
+    with pytest.raises(MisconfigurationException, match="must return one row per image, got 3 for 4 images"):
         table_of(tmp_path, data if ours else DataLoader(TensorDataset(NUMBERS), batch_size=4), Fewer())
 
 
@@ -301,7 +301,7 @@ def test_as_many_numbers_in_all_batches(tmp_path: Path) -> None:
         def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
             return torch.zeros(len(batch[0]), 2 + batch_idx)
 
-    with pytest.raises(MisconfigurationException, match=r"as many numbers of each image .*, got 2 and 3"):
+    with pytest.raises(MisconfigurationException, match=r"equally many numbers per image .*, got 2 and 3"):
         table_of(tmp_path, DataLoader(TensorDataset(NUMBERS), batch_size=4), Growing())
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_optreg.callbacks import EarlyStopping, ExactResume
-from lightning_optreg.callbacks.steps.early_stopping import generalization_loss, training_progress
+from lightning_optreg.callbacks.steps.prechelt import generalization_loss, training_progress
 from tests.resume_tools import assert_identical
 
 pytestmark = [

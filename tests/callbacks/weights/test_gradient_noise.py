@@ -139,7 +139,7 @@ class Sparse(Linear):
 
 def test_sparse_gradients_are_refused() -> None:
     with pytest.raises(
-        MisconfigurationException, match="GradientNoise: a sparse gradient would no longer be"
+        MisconfigurationException, match="GradientNoise: gradients must be dense, got a sparse one"
     ):
         gradients(Sparse(), GradientNoise())
 

@@ -192,7 +192,7 @@ def test_accumulation_leaves_the_window_out() -> None:
     assert bool(all_finite(value for value in module.state_dict().values() if value.is_floating_point()))
     assert int(module.net[1].num_batches_tracked) == 6  # type: ignore[arg-type, union-attr]
     assert trainer.global_step == 4
-    with pytest.raises(FloatingPointError, match=r"step 2 .* in batch 2, which was accumulated"):
+    with pytest.raises(FloatingPointError, match=r"step 2 .* in batch 2 of the accumulation window"):
         fit(Victim("forward", at=(2,)), NaNGuard(), accumulate_grad_batches=2)
 
 

@@ -21,11 +21,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_optreg.callbacks._let_go import LetsGo
 from lightning_optreg.callbacks.resume._loaders_resumed import collect_randomness
 from lightning_optreg.callbacks.resume.progress.loop_progress import is_last_epoch, validation_is_due
 from lightning_optreg.callbacks.resume.signals._signal_watch import SignalWatch
@@ -37,7 +38,7 @@ __all__ = ["StopSignals", "exit_status"]
 _Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
-class StopSignals(Callback):
+class StopSignals(LetsGo):
     """Let all processes act on a signal at the same place; `ExactResume` puts it last among the callbacks.
 
     Args:
@@ -150,12 +151,14 @@ class StopSignals(Callback):
             self._watch.restart()
 
     @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._close()
+    def let_go(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._close()
+        super().teardown(trainer, pl_module, stage)
         if self._group is not None:
             dist.destroy_process_group(self._group)
             self._group = None
@@ -175,11 +178,6 @@ class StopSignals(Callback):
             signal.signal(signal.SIGINT, Interrupt(lambda: self._received.add(signal.SIGTERM)))
         if trainer.received_sigterm:
             self._received.add(signal.SIGTERM)
-
-    def _close(self) -> None:
-        if self._watch is not None:
-            self._watch.close()
-            self._watch = None
 
     def _act(self, trainer: Trainer, pl_module: LightningModule) -> None:
         stop, requeue = self._agree()

@@ -1,0 +1,53 @@
+"""Something done once all other callbacks have had their turn at a hook."""
+
+from collections.abc import Callable
+from typing import Literal
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from typing_extensions import override
+
+from lightning_optreg.trainer.queries import callbacks_of
+
+__all__ = ["AfterOthers", "put_last", "take_out"]
+
+
+def put_last(trainer: Trainer, callback: Callback) -> None:
+    """Make a callback the last one of a trainer's; call it in `setup` of one that stands before it."""
+    take_out(trainer, callback)
+    callbacks_of(trainer).append(callback)
+
+
+def take_out(trainer: Trainer, callback: Callback) -> None:
+    """Remove a callback from a trainer's, if it is one of them."""
+    callbacks = callbacks_of(trainer)
+    if callback in callbacks:
+        callbacks.remove(callback)
+
+
+class AfterOthers(Callback):
+    """Do something after the other callbacks' hook.
+
+    At `on_train_start` others may have changed what is to be set; in `on_exception` some of them save
+    checkpoints.
+
+    Args:
+        hook: Which hook.
+        act: What to do, given the trainer and the module.
+    """
+
+    def __init__(
+        self,
+        hook: Literal["on_train_start", "on_exception"],
+        act: Callable[[Trainer, LightningModule], None],
+    ) -> None:
+        self.hook, self.act = hook, act
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.hook == "on_train_start":
+            self.act(trainer, pl_module)
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self.hook == "on_exception":
+            self.act(trainer, pl_module)
