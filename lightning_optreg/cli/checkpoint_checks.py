@@ -27,8 +27,8 @@ def check_training_state(checkpoint: Mapping[str, Any], path: Path, folders: Seq
     has_states = {"optimizer_states", "lr_schedulers"} <= checkpoint.keys()
     if not has_states or "fit_loop" not in checkpoint.get("loops", {}):
         raise ValueError(
-            f"ckpt_path: {str(path)!r} holds no state of a training, only weights: no run can go "
-            "on from it; test, validate and predict take it"
+            f"ckpt_path: {str(path)!r} holds only weights and no training state: a fit cannot resume from "
+            "it; test, validate and predict can use it"
         )
     check_paths(checkpoint.get("callbacks"), folders, f"ckpt_path: {str(path)!r}")
 
@@ -64,7 +64,7 @@ def say_differences(
         path: Its file, for the message.
         config: This run's configuration.
         fitting: Whether the run is a fit; otherwise only model and data are compared.
-        reset_optimizer: Whether the optimizer starts anew.
+        reset_optimizer: Whether the optimizer starts afresh.
 
     Raises:
         ValueError: If a fit cannot restore the optimizer's or the schedule's state.

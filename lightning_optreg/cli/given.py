@@ -38,7 +38,7 @@ class Option(NamedTuple):
 
 
 def is_given(argv: Sequence[str], key: str) -> bool:
-    """Tell whether a command line or one of its configuration files gives a key.
+    """Return whether a command line or one of its configuration files gives a key.
 
     Example:
         >>> is_given(["--model.net={class_path: MLP, init_args: {dropout: 0.5}}"], "model.net.dropout")
@@ -64,7 +64,7 @@ def file_of(argv: Sequence[str], key: str) -> str | None:
 
 
 def names_class(argv: Sequence[str], key: str) -> bool:
-    """Tell whether a command line or one of its configuration files says which class a part is of.
+    """Return whether a command line or one of its configuration files says which class a part is of.
 
     Example:
         >>> names_class(["--optimizer", "Adam"], "optimizer"), names_class(["--optimizer.lr=1"], "optimizer")

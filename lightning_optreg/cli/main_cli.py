@@ -73,7 +73,7 @@ class CLI(LightningCLI):
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        # Who copies a module, as averages of weights do, comes upon this by the optimizer's arguments. The
+        # A copy of a module, as averages of weights make one, reaches this by the optimizer's arguments. The
         # lock of the run's folder and the handlers of signals are this process's.
         return {name: value for name, value in vars(self).items() if name not in ("_at_end", "start")}
 
@@ -164,7 +164,7 @@ class CLI(LightningCLI):
             warnings.filterwarnings("ignore", message="The dirpath has changed")
         if self.subcommand != "fit" and self.checkpoint_path is None:
             rank_zero_warn(
-                f"{self.subcommand} without --ckpt_path (best, last or a file): the network is as it was made"
+                f"{self.subcommand}: the network is untrained; pass --ckpt_path best, last or a file"
             )
 
     @override
@@ -182,14 +182,14 @@ class CLI(LightningCLI):
             settings.model.net.init_args = Namespace()  # Lightning notes there what links give the network
         if self.subcommand != "fit":
             trainer.enable_autolog_hparams = False  # they are the fit's to write
-        # Otherwise there is no run that the figures would belong to.
+        # Otherwise the figures would belong to no run.
         logs = self.subcommand == "fit" or self.checkpoint_path is not None
         if not self.start.keeps_figures:
             trainer.logger = False
         place(trainer, self.run_folder, logs=logs)
         finders = [c for c in trainer.callbacks if c.class_path.endswith("LearningRateFinder")]
         if finders and self.checkpoint_path is not None:
-            # Lightning 2.6's begins the run anew when it puts back what it found
+            # Lightning 2.6's would restart the run when it restores what it found
             rank_zero_info("the run goes on with its learning rate: LearningRateFinder is left out")
             trainer.callbacks = [c for c in trainer.callbacks if c not in finders]
 

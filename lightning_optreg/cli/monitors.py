@@ -36,7 +36,7 @@ def check_monitors(settings: Namespace, argv: Sequence[str] = ()) -> None:
 
     Args:
         settings: The parsed configuration of a fit.
-        argv: The command line, by which the message names the file that a name stands in.
+        argv: The command line: the message names the file in which a name stands.
 
     Raises:
         ValueError: With what watches, the name and the nearest right ones.

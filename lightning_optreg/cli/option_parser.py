@@ -59,7 +59,7 @@ class OptionParser(argparse.ArgumentParser):
 
 
 def is_too_large(value: object) -> bool:
-    """Tell whether a value is a whole number that torch and NumPy can't count with.
+    """Return whether a value is a whole number that torch and NumPy can't count with.
 
     Example:
         >>> is_too_large(2**63), is_too_large(2**62), is_too_large(1e30)

@@ -1,4 +1,4 @@
-"""Configuration files laid over each other: what one adds, the next must not take away without a word.
+"""Configuration files laid over each other: one must not silently undo what another sets.
 
 The first `--config` is a run; each further one changes or adds something. Where two of these set one key
 differently, LightningCLI takes the later one and says nothing. Here that is an error, unless the command line
@@ -34,7 +34,7 @@ def check_averages(callbacks: Sequence[Callback]) -> None:
     names = [type(callback).__name__ for callback in callbacks if isinstance(callback, kinds)]
     if len(names) > 1:
         raise MisconfigurationException(
-            f"trainer.callbacks: {' and '.join(names)} would each end with an average of their own; leave one"
+            f"trainer.callbacks: {' and '.join(names)} would each end with its own average; keep one"
         )
 
 
@@ -84,7 +84,7 @@ def _check_option(option: str, text: str, path: str, settings: dict[str, Any]) -
             return
         if plain == name or name.startswith(f"{plain}.") or plain.startswith((f"{name}.", f"{name}+")):
             raise MisconfigurationException(
-                f"--{option} stands before --config {path}, which sets {plain} anew: put options behind the "
+                f"--{option} stands before --config {path}, which sets {plain} again: put options behind the "
                 "files that they change"
             )
 

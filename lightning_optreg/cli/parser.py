@@ -160,7 +160,7 @@ class Parser(LightningArgumentParser):
 
 
 def _slip(argv: Sequence[str]) -> str | None:
-    """Say what is wrong with words that would be taken for others; None if nothing is."""
+    """Say which words would be misread, and how to write them; None if there are none."""
     if any(word.partition("=")[0] == "-config" for word in argv):  # argparse reads -c with the file "onfig"
         return "unknown option -config; did you mean --config?"
     named = False

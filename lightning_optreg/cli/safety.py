@@ -49,7 +49,7 @@ def check_command(argv: Sequence[str], trust: Trust) -> None:
 
     Raises:
         UntrustedError: With file, key, class and the way out.
-        ValueError: If a configuration file is no YAML.
+        ValueError: If a configuration file is not YAML.
     """
     for word in config_files(argv):
         file, tree = _settings_of(word)
@@ -118,12 +118,12 @@ def _settings_of(word: str) -> tuple[Path | None, Any]:
     if "://" in word or "::" in word:
         raise UntrustedError(f"{source} is an address, and with --safe only files are read; download it")
     if word == "-" or (os.path.exists(path) and not os.path.isfile(path)):
-        raise UntrustedError(f"{source} is no file that could be looked through first, as --safe does")
+        raise UntrustedError(f"{source} is not a file that can be read first, as --safe requires")
     file = Path(path) if os.path.isfile(path) else None
     try:
         tree = read_yaml(word if file is None else file.read_text())
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{source} is no YAML of plain values: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{source} is not YAML of plain values: {' '.join(str(error).split())}") from error
     # Text in place of a mapping is a file that is not there; the parser has a message of its own for it.
     return file, None if isinstance(tree, str) else tree
 

@@ -35,7 +35,7 @@ def ints_first(typehint: Any) -> Any:
             return typehint
         try:
             return functools.reduce(operator.or_, ordered)  # which is not kept, as `Union[...]` is
-        except TypeError:  # of what is no type
+        except TypeError:  # some member is not a type
             return typehint
     if isinstance(origin, type) and (issubclass(origin, _CONTAINERS) or issubclass(origin, Iterable)):
         ordered = [ints_first(argument) for argument in arguments]

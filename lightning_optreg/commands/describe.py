@@ -96,7 +96,7 @@ def _run(argv: Sequence[str]) -> str:
     if options.batch_size * math.prod(shape or (1,)) >= 2**60:
         raise _UsageError(
             f"--batch_size {options.batch_size}"
-            f"{f' of --input_shape {shape}' if shape is not None else ''}: no memory has so many numbers"
+            f"{f' of --input_shape {shape}' if shape is not None else ''}: too many numbers for any memory"
         )
     net = _build(options.net, make, net_parser, net_arguments, shape)
     shape = getattr(net, "input_shape", None) if shape is None else shape

@@ -66,9 +66,9 @@ def vetted_checkpoint(
             found = torch.load(file, map_location="cpu", weights_only=weights_only)
         except (pickle.UnpicklingError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
             # Without its cause, whose text gives torch's advice.
-            raise ValueError(f"{name} is damaged or no checkpoint ({why_unreadable(error)})") from None
+            raise ValueError(f"{name} is damaged or not a checkpoint ({why_unreadable(error)})") from None
         if not isinstance(found, dict):
-            raise ValueError(f"{name} is no checkpoint of a training run")
+            raise ValueError(f"{name} is not a checkpoint of a training run")
         if hparams_file is not None and str(hparams_file).endswith((".yml", ".yaml")):
             found[key], name = _read_yaml(hparams_file), repr(str(hparams_file))
         trust = Trust(allow, way_out="allow=")
@@ -102,7 +102,7 @@ def check_hyperparameters(
     """
     kind = checkpoint.get("hparams_type")
     if kind is not None and not isinstance(kind, str):
-        raise UntrustedError(f"{source}: hparams_type must be text, got {kind!r}")
+        raise UntrustedError(f"{source}: hparams_type must be a string, got {kind!r}")
     values: dict[str, Any] = {}
     for name in (*_OLD_KEYS, key):
         part = checkpoint.get(name) or {}
@@ -158,7 +158,7 @@ def _read_yaml(path: str | Path) -> Any:
             return yaml.safe_load(file)
     except yaml.YAMLError as error:
         raise ValueError(
-            f"{str(path)!r} is no YAML of plain values: {' '.join(str(error).split())}"
+            f"{str(path)!r} is not YAML of plain values: {' '.join(str(error).split())}"
         ) from error
 
 

@@ -29,7 +29,7 @@ __all__ = ["Place", "check_values", "read_yaml"]
 
 
 read_yaml = get_loader("yaml")
-"""Reads text as jsonargparse does, which takes some of what PyYAML refuses, such as a day that is none."""
+"""Reads text as jsonargparse does, which takes some of what PyYAML refuses, such as 30 February."""
 
 
 class Place(enum.Enum):
@@ -139,13 +139,13 @@ class _Check:
         found: list[Any] = []
         for path in paths:
             if not isinstance(path, str):
-                self.refuse(key, f"class_path must be text, got {path!r}")
+                self.refuse(key, f"class_path must be a string, got {path!r}")
             found += self.find(path, key)
         for name, inner in pairs:
             self.arguments(inner if name in ("init_args", "dict_kwargs") else {name: inner}, found, key)
 
     def arguments(self, value: Any, owners: list[Any], key: str) -> None:
-        """Arguments of classes or functions, of which one gets them."""
+        """Arguments that one of these classes or functions gets."""
         mapping = _as_mapping(value)
         if mapping is None:
             self.visit(value, Place.OPEN, key)
@@ -176,7 +176,7 @@ class _Check:
             inner = read_yaml(value)
         except yaml.YAMLError:
             return
-        except ValueError as error:  # a number that is none
+        except ValueError as error:  # not a number
             self.refuse(key, f"it cannot be read: {error}")
         except RecursionError:
             self.refuse(key, "it is nested too deeply")
