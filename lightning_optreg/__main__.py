@@ -64,7 +64,7 @@ def _run(argv: list[str]) -> int:
 
 
 def _unknown(word: str, following: list[str]) -> str:
-    """Say what is wrong with a first word that is no command."""
+    """Say what is wrong with a first word that is not a command."""
     what = "option" if word.startswith("-") else "command"
     later = next((other for other in following if other in _COMMANDS), None)
     if what == "option" and later is not None:

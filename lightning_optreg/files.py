@@ -29,7 +29,7 @@ _TEMPORARY = re.compile(r"\..+-[0-9a-f]{32}\.tmp(\.[^.]+)?")
 
 
 def leaves_folder(path: str | Path) -> bool:
-    r"""Tell whether a path, joined to a folder, may lead out of it: on any system.
+    r"""Return whether a path, joined to a folder, may lead out of it: on any system.
 
     Example:
         >>> [leaves_folder(path) for path in ("a/b.png", "a/../../b", "..\\b", "/b", "C:b", "~/b")]
@@ -90,13 +90,13 @@ def check_name(name: str, what: str) -> str:
 
 @contextmanager
 def replacing(path: Path, *, suffix: str | None = None, durable: bool = False) -> Iterator[Path]:
-    """Give a temporary path beside `path` to write to; it takes the place of `path` if all went well.
+    """Yield a temporary path beside `path` to write to; it replaces `path` if all went well.
 
-    Nobody sees half a file, and an error leaves an older file as it was. The folder is made if missing. What
-    killed processes have left of this kind in the folder is removed.
+    Nobody sees half a file, and an error leaves an older file as it was. The folder is made if missing.
+    Temporary files that killed processes left in it are removed.
 
     Args:
-        path: Where the file shall be.
+        path: Where the file goes.
         suffix: Ending of the temporary name, for writers that go by it. None: that of `path`.
         durable: Whether the file is on the disk, and not only in the machine's memory, when the name changes
             to it: then it outlives a power failure too.
@@ -133,7 +133,7 @@ def replacing(path: Path, *, suffix: str | None = None, durable: bool = False) -
 
 
 def is_writable(folder: Path) -> bool:
-    """Tell whether files can be written to a folder, or that it can be made, by writing one.
+    """Return whether files can be written to a folder, or that it can be made, by writing one.
 
     What the permissions say is not enough: the disk may be full, mounted read-only, or another machine's.
 
@@ -203,7 +203,7 @@ def try_lock(descriptor: int) -> bool:
     """
     try:
         if sys.platform == "win32":
-            os.lseek(descriptor, 1 << 30, os.SEEK_SET)  # what is locked can't be read; nothing lies there
+            os.lseek(descriptor, 1 << 30, os.SEEK_SET)  # a locked range can't be read; no data lies there
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         else:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

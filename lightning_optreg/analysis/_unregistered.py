@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 __all__ = ["UnregisteredError", "refuse_unregistered", "tensors_on_meta"]
 
+# Private in torch 2.14: the attributes of a module that hold what is registered.
 _REGISTERED = ("_parameters", "_buffers", "_modules")
 
 

@@ -124,7 +124,7 @@ class ImageClassifier(VettedLoading, LightningModule):
             raise ValueError(f"ImageClassifier: aux_weight must be in [0, inf), got {aux_weight}")
         self.save_hyperparameters(ignore=["net", "loss", "optimizer", "lr_scheduler"])
         if "_instantiator" in self.hparams:
-            # Lightning's command line builds the module and saves its configuration, which is plain.
+            # Set by Lightning 2.6's command line, whose configuration of the module is plain.
             self.save_hyperparameters()
         self.net = net.to(memory_format=torch.channels_last) if channels_last else net
         self.loss = nn.CrossEntropyLoss() if loss is None else loss

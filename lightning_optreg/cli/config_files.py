@@ -14,7 +14,7 @@ _SPECIFICATION = ("class_path", "init_args", "dict_kwargs")
 
 
 def check_config(path: Path, what: str, sections: Mapping[str, Sequence[str]]) -> None:
-    """Refuse a file that is no mapping, has a key twice, or puts something else in a section's place.
+    """Refuse a file that is not a mapping, has a key twice, or puts something else in a section's place.
 
     Args:
         path: The file.

@@ -1,4 +1,4 @@
-"""Where exceptions become messages: what a user can mend is one line, a bug keeps its traceback.
+"""Where exceptions become messages: what a user can fix is one line, a bug keeps its traceback.
 
 Mistakes of configuration end with status 2, failures of a run (no space, a file that vanished) with 1, an
 interrupt with 130 and SIGTERM with 143, as shells count. `LIGHTNING_OPTREG_TRACEBACK=1` shows every
@@ -34,14 +34,14 @@ from lightning_optreg.trust import why_unreadable
 __all__ = ["run_guarded"]
 
 _STEPS = {"training_step", "validation_step", "test_step", "predict_step", "backward"}
-# Of Lightning's trainer: it validates two batches before training.
+# Private in Lightning 2.6: the trainer's method that validates two batches before training.
 _SANITY_CHECK = "_run_sanity_check"
 _OPTIMIZERS = Path(torch.optim.__file__).parent
 _OURS = tuple(str(Path(str(package.__file__)).parent) + os.sep for package in (lightning_optreg, lightning))
 
 
 def run_guarded(command: Callable[[], object]) -> int:
-    """Run a command and return its exit status; print one line for what a user can mend.
+    """Run a command and return its exit status; print one line for what a user can fix.
 
     Args:
         command: What to run, without arguments.

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_optreg._nearest import nearest
+from lightning_optreg.cli.actions import actions_of
 from lightning_optreg.cli.given import chosen, file_of, typed
 from lightning_optreg.cli.messages import Cause, cause, kind_of
 
@@ -133,8 +134,7 @@ class _Explanation:
 
     def _command(self, name: str) -> ArgumentParser:
         """The parser of a command."""
-        # argparse has no public way from a parser to those of its subcommands.
-        commands = [action.choices for action in self.parser._actions if isinstance(action.choices, dict)]
+        commands = [action.choices for action in actions_of(self.parser) if isinstance(action.choices, dict)]
         parser: ArgumentParser = next(parsers[name] for parsers in commands if name in parsers)
         return parser
 
@@ -153,7 +153,7 @@ class _Explanation:
             return f"{full}: {owner} has no argument {match[1]!r}{self._where(full)}{close}"
         if match := re.match(r"Group '(.+)' does not accept option", text):
             return (
-                f"{key}: {match[1]!r} is no setting{self._where(key)}; a class is written "
+                f"{key}: {match[1]!r} is not a setting{self._where(key)}; a class is written "
                 f"class_path: {match[1]}, with its arguments below init_args"
             )
         if match := re.match(r"the following arguments are required: (.+)", text):
@@ -170,7 +170,7 @@ class _Explanation:
         wrong = unknown_class or value or ""
         is_name = wrong == "" or re.match(r"[\[{]|-?\d+(\.\d*)?$|True$|False$", wrong) is None
         if bases and is_name and (unknown_class is not None or not set(allowed) - {"null"}):
-            known_as = f"{wrong!r} is no known {kinds[0]}"
+            known_as = f"{wrong!r} is not a known {kinds[0]}"
             return f"{start}{known_as}{self._where(key)}{_like_class(wrong, bases)}"
         if kinds and not set(allowed) - {"null", "list"}:
             allowed = (f"a class ({kinds[0]})", *allowed)
@@ -185,7 +185,7 @@ _TYPE_NAMES = ("bool", "dict", "float", "int", "list", "str", "tuple", "Sequence
 
 
 def sections(parser: ArgumentParser) -> dict[str, list[str]]:
-    """List the groups of settings that are no class to choose, and what is in each: trainer and model."""
+    """List the groups of settings that are not a choice of class, trainer and model, and what is in each."""
     keys = list(parser.get_defaults(skip_validation=True).keys())
     groups: dict[str, list[str]] = {}
     for group in parser.groups or ():
@@ -233,7 +233,7 @@ def _shown(path: Path) -> str:
 
 
 def _like_import(text: str) -> str:
-    """Names like one that a module has not got."""
+    """Names like one that a module doesn't have."""
     found = re.search(r"module '([\w.]+)' has no attribute '(\w+)'", text)
     if found is None:
         return ""

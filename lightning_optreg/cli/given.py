@@ -3,13 +3,14 @@
 import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from lightning_optreg.cli.yaml_mapping import read_mapping
 
 __all__ = [
+    "Option",
     "chosen",
     "config_files",
     "file_of",
@@ -22,8 +23,22 @@ __all__ = [
 ]
 
 
+class Option(NamedTuple):
+    """An option of a command line.
+
+    Attributes:
+        name: Without its dashes.
+        value: What stands after `=`, or else the next word.
+        behind: The words behind it.
+    """
+
+    name: str
+    value: str
+    behind: Sequence[str]
+
+
 def is_given(argv: Sequence[str], key: str) -> bool:
-    """Tell whether a command line or one of its configuration files gives a key.
+    """Return whether a command line or one of its configuration files gives a key.
 
     Example:
         >>> is_given(["--model.net={class_path: MLP, init_args: {dropout: 0.5}}"], "model.net.dropout")
@@ -49,7 +64,7 @@ def file_of(argv: Sequence[str], key: str) -> str | None:
 
 
 def names_class(argv: Sequence[str], key: str) -> bool:
-    """Tell whether a command line or one of its configuration files says which class a part is of.
+    """Return whether a command line or one of its configuration files says which class a part is of.
 
     Example:
         >>> names_class(["--optimizer", "Adam"], "optimizer"), names_class(["--optimizer.lr=1"], "optimizer")
@@ -66,9 +81,9 @@ def chosen(argv: Sequence[str], key: str) -> str | None:
         'Adam'
     """
     found = None
-    for option, value in options(argv):
-        if option in (key, f"{key}.class_path"):
-            found = value
+    for option in options(argv):
+        if option.name in (key, f"{key}.class_path"):
+            found = option.value
     for path in reversed([] if found is not None else config_files(argv)):
         part = tree_of(path)
         for name in key.split("."):
@@ -89,7 +104,7 @@ def tree_of(path: str) -> Any:
 
 
 def _in_command(argv: Sequence[str], key: str) -> bool:
-    for option, text in options(argv):
+    for option, text, _ in options(argv):
         name = plain_key(option)
         if name == key:
             return True
@@ -127,23 +142,25 @@ def typed(argv: Sequence[str], key: str) -> str | None:
         '1e2'
     """
     found = None
-    for option, value in options(argv):
-        if plain_key(option) == key:
-            found = value
+    for option in options(argv):
+        if plain_key(option.name) == key:
+            found = option.value
     return found
 
 
-def options(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Give the options of a command line, without their dashes, and the value or the word that follows each.
+def options(argv: Sequence[str]) -> Iterator[Option]:
+    """List the options of a command line.
 
     Example:
-        >>> list(options(["fit", "--data.batch_size=8", "--optimizer", "Adam"]))
-        [('data.batch_size', '8'), ('optimizer', 'Adam')]
+        >>> for option in options(["fit", "--data.batch_size=8", "--optimizer", "Adam"]):
+        ...     print(option.name, option.value)
+        data.batch_size 8
+        optimizer Adam
     """
-    for word, following in pairwise([*argv, ""]):
-        option, equals, value = word.partition("=")
-        if option.startswith("--"):
-            yield option[2:], value if equals else following
+    for place, (word, following) in enumerate(pairwise([*argv, ""]), 1):
+        name, equals, value = word.partition("=")
+        if name.startswith("--"):
+            yield Option(name[2:], value if equals else following, argv[place:])
 
 
 def plain_key(key: str) -> str:

@@ -21,7 +21,10 @@ import lightning_optreg.schedulers  # noqa: F401
 from lightning_optreg.callbacks import ExactResume, PredictionWriter, ResetOptimizer
 from lightning_optreg.callbacks.resume.signals.launched import pass_on_sigterm
 from lightning_optreg.classifier import ImageClassifier
-from lightning_optreg.cli.given import is_given, names_class
+from lightning_optreg.cli.added_callbacks import prediction_writer, without_validation
+from lightning_optreg.cli.checkpoint_checks import check_training_state, check_weights, say_differences
+from lightning_optreg.cli.given import names_class, options
+from lightning_optreg.cli.links import LINKED, settle_links
 from lightning_optreg.cli.monitors import OURS, check_monitors
 from lightning_optreg.cli.overlays import check_averages, check_overlays
 from lightning_optreg.cli.parser import Parser
@@ -33,21 +36,12 @@ from lightning_optreg.cli.safety import check_command, check_names, check_settin
 from lightning_optreg.cli.save_config import SaveConfig, is_configured
 from lightning_optreg.cli.trainer import Trainer
 from lightning_optreg.data import ImageDataModule
-from lightning_optreg.files import is_writable
-from lightning_optreg.runs.checkpoints import (
-    check_states_fit,
-    differences,
-    misfits,
-    read_checkpoint,
-    report,
-)
+from lightning_optreg.runs.checkpoints import read_checkpoint
 from lightning_optreg.runs.run_folder import DEFAULT_ROOT
 from lightning_optreg.trainer.queries import callbacks_of
-from lightning_optreg.trust import SAFE_HELP, Trust, build_nothing_unasked, check_paths, split_options
+from lightning_optreg.trust import SAFE_HELP, Trust, build_nothing_unasked, split_options
 
 __all__ = ["CLI", "run"]
-
-_LINKED = ("num_classes", "input_shape")
 
 
 class CLI(LightningCLI):
@@ -79,7 +73,7 @@ class CLI(LightningCLI):
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        # Who copies a module, as averages of weights do, comes upon this by the optimizer's arguments. The
+        # A copy of a module, as averages of weights make one, reaches this by the optimizer's arguments. The
         # lock of the run's folder and the handlers of signals are this process's.
         return {name: value for name, value in vars(self).items() if name not in ("_at_end", "start")}
 
@@ -93,7 +87,7 @@ class CLI(LightningCLI):
         parser.add_optimizer_args(nested_key="optimizer", link_to="model.optimizer")
         parser.add_lr_scheduler_args(nested_key="lr_scheduler", link_to="model.lr_scheduler")
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
-        for name in _LINKED:
+        for name in LINKED:
             parser.link_arguments(f"data.{name}", f"model.net.init_args.{name}", apply_on="instantiate")
         parser.set_defaults(
             {
@@ -126,8 +120,9 @@ class CLI(LightningCLI):
         if names_class(words, "optimizer"):
             # jsonargparse would hand the default's rate on to it: 0.1 to Adam
             for command in self.subcommands():
+                # Private in Lightning 2.6: there is no public way to the parser of a subcommand.
                 self._parser(command).set_defaults({"optimizer": None})
-        if any(word.partition("=")[0] == "--print_config" for word in words):  # it prints, and ends
+        if any(option.name == "print_config" for option in options(words)):  # it prints, and ends
             check_overlays(words)
         super().parse_arguments(parser, args)
         settings = self.config[self.config.subcommand]
@@ -140,7 +135,7 @@ class CLI(LightningCLI):
     @override
     def _parse_ckpt_path(self) -> None:
         # Private in Lightning 2.6: it lets a checkpoint's hyperparameters replace what the user configured,
-        # without a word. Here the configuration stands, and `_compare` says what differs.
+        # without a word. Here the configuration stands, and `say_differences` reports what differs.
         pass
 
     @property
@@ -169,7 +164,7 @@ class CLI(LightningCLI):
             warnings.filterwarnings("ignore", message="The dirpath has changed")
         if self.subcommand != "fit" and self.checkpoint_path is None:
             rank_zero_warn(
-                f"{self.subcommand} without --ckpt_path (best, last or a file): the network is as it was made"
+                f"{self.subcommand}: the network is untrained; pass --ckpt_path best, last or a file"
             )
 
     @override
@@ -187,61 +182,39 @@ class CLI(LightningCLI):
             settings.model.net.init_args = Namespace()  # Lightning notes there what links give the network
         if self.subcommand != "fit":
             trainer.enable_autolog_hparams = False  # they are the fit's to write
-        # Otherwise there is no run that the figures would belong to.
+        # Otherwise the figures would belong to no run.
         logs = self.subcommand == "fit" or self.checkpoint_path is not None
         if not self.start.keeps_figures:
             trainer.logger = False
         place(trainer, self.run_folder, logs=logs)
         finders = [c for c in trainer.callbacks if c.class_path.endswith("LearningRateFinder")]
         if finders and self.checkpoint_path is not None:
-            # Lightning 2.6's begins the run anew when it puts back what it found
+            # Lightning 2.6's would restart the run when it restores what it found
             rank_zero_info("the run goes on with its learning rate: LearningRateFinder is left out")
             trainer.callbacks = [c for c in trainer.callbacks if c not in finders]
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        callbacks = self._sighted(self.config_init[self.subcommand]["trainer"].callbacks)
+        callbacks: list[Callback] = self.config_init[self.subcommand]["trainer"].callbacks
+        validates = self.datamodule.has_validation and self.settings.trainer.limit_val_batches != 0
+        if self.subcommand == "fit" and not validates:
+            callbacks = without_validation(callbacks)
         check_averages(callbacks)
         if self.subcommand == "predict" and not any(isinstance(c, PredictionWriter) for c in callbacks):
-            callbacks.append(self._prediction_writer())
+            callbacks.append(prediction_writer(self.run_folder, is_read_only=self.start.is_read_only))
         if self.subcommand == "fit" and self.settings.reset_optimizer:
             callbacks.append(ResetOptimizer())
         callbacks += [SaveConfig(self.plain_config, self.run_folder, self.start.made), *self.more_callbacks]
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 
-    def _prediction_writer(self) -> PredictionWriter:
-        """Write to the run's folder, or to the current one where nothing can be written to that."""
-        if not self.start.is_read_only:
-            return PredictionWriter()
-        path = Path.cwd() / "predictions.csv"
-        if path.exists() or not is_writable(path.parent):
-            raise ValueError(
-                f"predict: {self.run_folder} can't be written to, and {path} "
-                f"{'is there already' if path.exists() else 'neither'}; name a file with "
-                "--trainer.callbacks+=PredictionWriter --trainer.callbacks.path=FILE.csv"
-            )
-        rank_zero_warn(f"{self.run_folder} can't be written to: the predictions go to {path}")
-        return PredictionWriter(str(path))
-
-    def _sighted(self, callbacks: list[Callback]) -> list[Callback]:
-        """Leave out, and say so, callbacks that watch a validation which a fit has not got."""
-        trainer = self.settings.trainer
-        if self.subcommand != "fit" or (self.datamodule.has_validation and trainer.limit_val_batches != 0):
-            return callbacks
-        watched = {callback: str(getattr(callback, "monitor", None)) for callback in callbacks}
-        for callback, metric in watched.items():
-            if metric.startswith("val/"):
-                name = type(callback).__name__
-                rank_zero_info(f"there is no validation: {name}, which watches {metric}, is left out")
-        return [callback for callback, metric in watched.items() if not metric.startswith("val/")]
-
     @override
     def after_instantiate_classes(self) -> None:
-        self._settle_links()
+        settle_links(self.model, self.datamodule, self.settings.model.net, self.parser.args)
         if self.subcommand == "fit":
             try_optimizer(self.model)
         if self.checkpoint_path is not None:
-            self._compare(self.checkpoint_path)
+            checkpoint = self._check(self.checkpoint_path)
+            self._began_at = checkpoint.get("global_step")
             # Whatever the environment says: torch's TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD does not overrule it.
             self.config_init[self.subcommand]["weights_only"] = True
         path = self.checkpoint_path
@@ -256,63 +229,31 @@ class CLI(LightningCLI):
         if self._began_at is not None and self.trainer.global_step == self._began_at:
             rank_zero_info(f"the run is complete, nothing was left to train: {self.run_folder}")
 
-    def _settle_links(self) -> None:
-        """Say what the network got from the data; stop where the user said otherwise."""
-        noted = self.model.hparams["net"]["init_args"]
-        accepted = self.settings.model.net.get("init_args") or Namespace()
-        for name in _LINKED:
-            value = _plain(getattr(self.datamodule, name))
-            if name not in accepted:
-                noted.pop(name, None)  # Lightning notes it even if the network takes no such argument
-                continue
-            given = _plain(accepted[name])
-            if given != value and is_given(self.parser.args, f"model.net.{name}"):
-                raise ValueError(
-                    f"model.net.{name} is {given} and the data have {value}: leave it out, it is taken from "
-                    "the data"
-                )
-
-    def _compare(self, path: Path) -> None:
+    def _check(self, path: Path) -> dict[str, Any]:
+        """Refuse a checkpoint that this command cannot go on from, and say what differs; return it."""
         checkpoint = read_checkpoint(path)
-        self._began_at = checkpoint.get("global_step")
         if self.settings.get("weights_only") is False:
             raise ValueError(
-                "weights_only: false would let a checkpoint run code; what `fit` writes needs it not"
+                "weights_only: false would let a checkpoint run code; checkpoints of `fit` don't need it"
             )
         if self.subcommand == "fit":
-            has_states = {"optimizer_states", "lr_schedulers"} <= checkpoint.keys()
-            if not has_states or "fit_loop" not in checkpoint.get("loops", {}):
-                raise ValueError(
-                    f"ckpt_path: {str(path)!r} holds no state of a training, only weights: no run can go "
-                    "on from it; test, validate and predict take it"
-                )
             keepers: list[Any] = self.trainer.checkpoint_callbacks
             folders = [str(keeper.dirpath) for keeper in keepers if getattr(keeper, "dirpath", None)]
-            check_paths(checkpoint.get("callbacks"), folders, f"ckpt_path: {str(path)!r}")
-        misfit = misfits(self.model, checkpoint["state_dict"])
-        if misfit is not None:
-            raise ValueError(f"ckpt_path: {str(path)!r}: {misfit}")
-        state = checkpoint.get("callbacks", {}).get("SaveConfig")
-        saved = state.get("config") if isinstance(state, dict) else None
-        if not isinstance(saved, dict):
-            rank_zero_info(f"ckpt_path: {str(path)!r} holds no configuration to compare with")
-            return
-        fitting = self.subcommand == "fit"
-        reset = self.settings.reset_optimizer
-        changes = differences(saved, self.plain_config, parts=None if fitting else ("model", "data"))
-        if fitting and not reset:
-            check_states_fit(changes)
-        for line in report(changes, fitting=fitting, reset_optimizer=reset):
-            rank_zero_info(line)
+            check_training_state(checkpoint, path, folders)
+        check_weights(checkpoint, path, self.model)
+        say_differences(
+            checkpoint,
+            path,
+            self.plain_config,
+            fitting=self.subcommand == "fit",
+            reset_optimizer=self.settings.reset_optimizer,
+        )
+        return checkpoint
 
 
 def _is_all_ours(callbacks: Sequence[Callback]) -> bool:
     """Whether no callback is the user's, who may log more."""
     return all(type(c).__module__.startswith(OURS) for c in callbacks)
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def run(argv: list[str], callbacks: Sequence[Callback] = ()) -> CLI:

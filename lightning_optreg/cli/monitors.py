@@ -36,7 +36,7 @@ def check_monitors(settings: Namespace, argv: Sequence[str] = ()) -> None:
 
     Args:
         settings: The parsed configuration of a fit.
-        argv: The command line, by which the message names the file that a name stands in.
+        argv: The command line: the message names the file in which a name stands.
 
     Raises:
         ValueError: With what watches, the name and the nearest right ones.
@@ -46,10 +46,10 @@ def check_monitors(settings: Namespace, argv: Sequence[str] = ()) -> None:
     callbacks = [callback for callback in callbacks if isinstance(callback, Namespace)]
     if not all(callback.class_path.startswith(OURS) for callback in callbacks):
         return
-    for watcher, name, key in _watched(settings, callbacks):
+    for owner, name, key in _watched(settings, callbacks):
         if not _is_logged(name, LOGGED):
             file = file_of(argv, key)  # read only now: files are slow to read
-            check_metric(name, watcher, where=f" (in {file})" if file is not None else "")
+            check_metric(name, owner, where=f" (in {file})" if file is not None else "")
 
 
 def _is_logged(name: str | None, logged: Iterable[str]) -> bool:
@@ -70,7 +70,7 @@ def _watched(settings: Namespace, callbacks: Iterable[Namespace]) -> Iterator[tu
 
 
 def check_metric(
-    name: str | None, watcher: str, logged: Iterable[str] = LOGGED, where: str = "", *, stage: str = "fit"
+    name: str | None, owner: str, logged: Iterable[str] = LOGGED, where: str = "", *, stage: str = "fit"
 ) -> None:
     """Refuse the name of a metric that is never logged.
 
@@ -79,7 +79,7 @@ def check_metric(
 
     Args:
         name: The metric's name; None watches nothing.
-        watcher: Begins the message.
+        owner: Begins the message.
         logged: The names there are.
         where: Put behind the name in the message.
         stage: What does not log it.
@@ -97,5 +97,5 @@ def check_metric(
     if name is None or _is_logged(name, logged):  # None watches nothing
         return
     if not name.strip():
-        raise ValueError(f"{watcher}: monitor must name a metric, got {name!r}{where}{nearest(name, logged)}")
-    raise ValueError(f"{watcher}: there is no metric {name!r} in a {stage}{where}{nearest(name, logged)}")
+        raise ValueError(f"{owner}: monitor must name a metric, got {name!r}{where}{nearest(name, logged)}")
+    raise ValueError(f"{owner}: there is no metric {name!r} in a {stage}{where}{nearest(name, logged)}")

@@ -7,6 +7,7 @@ from typing import NoReturn
 from typing_extensions import override
 
 from lightning_optreg._nearest import nearest
+from lightning_optreg.cli.actions import actions_of
 
 __all__ = ["OptionParser", "UsageError", "is_too_large", "unknown_word"]
 
@@ -39,11 +40,10 @@ class OptionParser(argparse.ArgumentParser):
         Raises:
             UsageError: If they are wrong.
         """
-        known = [option for action in self._actions for option in action.option_strings]
-        hidden = {
-            o for action in self._actions if action.help == argparse.SUPPRESS for o in action.option_strings
-        }
-        shown = [option for option in known if option not in hidden]
+        actions = actions_of(self)
+        known = [option for action in actions for option in action.option_strings]
+        listed = [action for action in actions if action.help != argparse.SUPPRESS]
+        shown = [option for action in listed for option in action.option_strings]
         for number, word in enumerate(argv):
             option = word.partition("=")[0]
             # before argparse, which first says that a required option is missing
@@ -59,7 +59,7 @@ class OptionParser(argparse.ArgumentParser):
 
 
 def is_too_large(value: object) -> bool:
-    """Tell whether a value is a whole number that torch and NumPy can't count with.
+    """Return whether a value is a whole number that torch and NumPy can't count with.
 
     Example:
         >>> is_too_large(2**63), is_too_large(2**62), is_too_large(1e30)
@@ -77,7 +77,7 @@ def unknown_word(word: str, known: Sequence[str]) -> str:
 
     Example:
         >>> unknown_word("a.png", ["--output", "--dpi"])
-        "unexpected argument 'a.png': options begin with --; known: --dpi, --output"
+        "unexpected argument 'a.png': options begin with --; known: --output, --dpi"
     """
     names = [option[2:] for option in known if option.startswith("--") and option != "--help"]
     option = word.partition("=")[0]

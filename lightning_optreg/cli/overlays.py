@@ -1,4 +1,4 @@
-"""Configuration files laid over each other: what one adds, the next must not take away without a word.
+"""Configuration files laid over each other: one must not silently undo what another sets.
 
 The first `--config` is a run; each further one changes or adds something. Where two of these set one key
 differently, LightningCLI takes the later one and says nothing. Here that is an error, unless the command line
@@ -6,7 +6,7 @@ sets the key itself.
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import combinations, pairwise
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 
-from lightning_optreg.cli.given import config_files, file_of, is_given, plain_key, tree_of
+from lightning_optreg.cli.given import config_files, file_of, is_given, options, plain_key, tree_of
 
 __all__ = ["check_averages", "check_overlays"]
 
@@ -34,7 +34,7 @@ def check_averages(callbacks: Sequence[Callback]) -> None:
     names = [type(callback).__name__ for callback in callbacks if isinstance(callback, kinds)]
     if len(names) > 1:
         raise MisconfigurationException(
-            f"trainer.callbacks: {' and '.join(names)} would each end with an average of their own; leave one"
+            f"trainer.callbacks: {' and '.join(names)} would each end with its own average; keep one"
         )
 
 
@@ -53,8 +53,8 @@ def check_overlays(argv: Sequence[str]) -> None:
     if twice is not None:
         raise MisconfigurationException(f"config: {twice} is laid over twice; leave one out")
     settings = {path: dict(_settings(tree_of(path) or {}, "")) for path in files}
-    for option, text, following in _options_before_files(argv):
-        for path in following:
+    for option, text, behind in options(argv):
+        for path in config_files(behind) if option != "config" else ():
             _check_option(option, text, path, settings[path])
     for (first, earlier), (second, later) in combinations(list(settings.items())[1:], 2):
         for key in later:
@@ -67,15 +67,6 @@ def check_overlays(argv: Sequence[str]) -> None:
                     f"{name}: {first} and {second} set it differently; lay only one of them over, or decide "
                     f"behind them: --{name} ..."
                 )
-
-
-def _options_before_files(argv: Sequence[str]) -> Iterator[tuple[str, str, list[str]]]:
-    """Options with their values, and the configuration files that come behind them."""
-    for place, (word, following) in enumerate(pairwise([*argv, ""])):
-        option, equals, value = word.partition("=")
-        behind = config_files(argv[place + 1 :])
-        if behind and option.startswith("--") and option != "--config":
-            yield option[2:], value if equals else following, behind
 
 
 def _check_option(option: str, text: str, path: str, settings: dict[str, Any]) -> None:
@@ -93,7 +84,7 @@ def _check_option(option: str, text: str, path: str, settings: dict[str, Any]) -
             return
         if plain == name or name.startswith(f"{plain}.") or plain.startswith((f"{name}.", f"{name}+")):
             raise MisconfigurationException(
-                f"--{option} stands before --config {path}, which sets {plain} anew: put options behind the "
+                f"--{option} stands before --config {path}, which sets {plain} again: put options behind the "
                 "files that they change"
             )
 

@@ -5,7 +5,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from enum import Enum
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,9 +13,10 @@ from jsonargparse import Namespace, set_dumper
 from lightning.pytorch.cli import LightningArgumentParser, ReduceLROnPlateau
 from typing_extensions import override
 
+from lightning_optreg.cli.actions import actions_of
 from lightning_optreg.cli.config_files import check_config
 from lightning_optreg.cli.explain import explain, sections
-from lightning_optreg.cli.given import config_files, file_of
+from lightning_optreg.cli.given import config_files, file_of, options
 from lightning_optreg.cli.messages import one_line
 from lightning_optreg.cli.whole_numbers import put_ints_first
 from lightning_optreg.cli.yaml_mapping import twice
@@ -105,7 +105,7 @@ class Parser(LightningArgumentParser):
         if name is not None:
             kwargs["skip"] = {*(kwargs.get("skip") or ()), name}
         added: list[str] = super().add_class_arguments(class_type, nested_key, *args, **kwargs)
-        put_ints_first(self._actions)
+        put_ints_first(actions_of(self))
         if name is None:
             return added
         key = name if nested_key is None else f"{nested_key}.{name}"
@@ -126,14 +126,14 @@ class Parser(LightningArgumentParser):
         classes, but its own doesn't take that argument. It looks after those targets itself afterwards.
         """
         added: list[str] = super().add_function_arguments(function, *args, **kwargs)
-        put_ints_first(self._actions)
+        put_ints_first(actions_of(self))
         return added
 
     @override
     def add_subclass_arguments(self, *args: Any, **kwargs: Any) -> None:
         """Add an argument that takes a class and its arguments."""
         super().add_subclass_arguments(*args, **kwargs)
-        put_ints_first(self._actions)
+        put_ints_first(actions_of(self))
 
     @override
     def add_argument(self, *args: Any, **kwargs: Any) -> Any:
@@ -160,19 +160,17 @@ class Parser(LightningArgumentParser):
 
 
 def _slip(argv: Sequence[str]) -> str | None:
-    """Say what is wrong with words that would be taken for others; None if nothing is."""
+    """Say which words would be misread, and how to write them; None if there are none."""
+    if any(word.partition("=")[0] == "-config" for word in argv):  # argparse reads -c with the file "onfig"
+        return "unknown option -config; did you mean --config?"
     named = False
-    for word, following in pairwise([*argv, ""]):
-        option, equals, value = word.partition("=")
-        text = value if equals else following
-        if option == "-config":  # argparse reads -c with the file "onfig"
-            return f"unknown option {option}; did you mean --config?"
-        if option.startswith("--") and text.startswith(("{", "[")) and (key := twice(text)) is not None:
-            return f"{option}: key {key!r} is given twice"
-        named = named or option in ("--trainer.callbacks", "--trainer.callbacks+")
-        if option.startswith("--trainer.callbacks.") and option != "--trainer.callbacks.help" and not named:
+    for name, value, _ in options(argv):
+        if value.startswith(("{", "[")) and (key := twice(value)) is not None:
+            return f"--{name}: key {key!r} is given twice"
+        named = named or name in ("trainer.callbacks", "trainer.callbacks+")
+        if name.startswith("trainer.callbacks.") and name != "trainer.callbacks.help" and not named:
             if file_of([f"--config={file}" for file in config_files(argv)], "trainer.callbacks") is None:
                 # jsonargparse makes the first class of it that has such an argument
-                return f"{option}: no callback is named before it; put --trainer.callbacks+=NAME in front"
+                return f"--{name}: no callback is named before it; put --trainer.callbacks+=NAME in front"
             named = True
     return None

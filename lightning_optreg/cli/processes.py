@@ -1,4 +1,4 @@
-"""How many processes the settings ask for, and whether this machine can bear so many."""
+"""How many processes the settings ask for, and whether this machine has enough cores."""
 
 import os
 

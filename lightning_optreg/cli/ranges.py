@@ -52,11 +52,11 @@ _UNITS = ("days", "seconds", "microseconds", "milliseconds", "minutes", "hours",
 
 
 def check_ranges(settings: Namespace, argv: Sequence[str] = ()) -> None:
-    """Refuse settings that are out of their range, or name what this machine has not got.
+    """Refuse settings that are out of their range, or name what this machine does not have.
 
     Args:
         settings: The parsed configuration of a command.
-        argv: The command line, by which the message names the file that a setting stands in.
+        argv: The command line: the message names the file in which a setting stands.
 
     Raises:
         ValueError: With the key, what is allowed and the value.
@@ -76,7 +76,7 @@ def try_optimizer(module: ImageClassifier) -> None:
     """Let the optimizer refuse its settings before data are read; the one that trains is made later.
 
     Args:
-        module: What is to be trained. Before its network is made there is nothing to try.
+        module: The module to train. Before its network is built there is nothing to try.
 
     Raises:
         ValueError: What the optimizer's class raises.

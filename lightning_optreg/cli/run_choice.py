@@ -17,7 +17,7 @@ class Choice(NamedTuple):
 
     Attributes:
         folder: The run's folder.
-        checkpoint: Where it goes on, or what is measured. None: with a network as it was made.
+        checkpoint: Where it goes on, or what is measured. None: the untrained network is measured.
         goes_on: Whether it is a run that goes on in its folder.
         remarks: What the user should know of it, a sentence each.
     """
@@ -76,9 +76,7 @@ def _go_on(folder: Path, why: str) -> Choice:
     found = checkpoints_in(folder)
     taken = newest_whole(found)
     if taken is None:
-        damages = "; ".join(
-            f"{path} {damage(path) or 'holds no state of a training'}" for path in sorted(found)
-        )
+        damages = "; ".join(f"{path} {damage(path) or 'holds no training state'}" for path in sorted(found))
         raise ValueError(
             f"{why}: no checkpoint of {folder} can be resumed from ({damages}); remove them, or leave "
             "ckpt_path out, to begin anew"

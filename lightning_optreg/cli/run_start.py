@@ -133,7 +133,7 @@ class RunStart:
         return chosen
 
     def end(self) -> None:
-        """Give the folder back; remove it if nothing was written to it."""
+        """Release the folder; remove it if nothing was written to it."""
         if self._lock is not None:
             self._lock.release()
         for folder in self.made:

@@ -49,22 +49,22 @@ def check_command(argv: Sequence[str], trust: Trust) -> None:
 
     Raises:
         UntrustedError: With file, key, class and the way out.
-        ValueError: If a configuration file is no YAML.
+        ValueError: If a configuration file is not YAML.
     """
     for word in config_files(argv):
         file, tree = _settings_of(word)
-        source = "command line: config" if file is None else f"config file {word!r}"
+        what = "command line: config" if file is None else f"config file {word!r}"
         for part in _commands(tree):
             folder = None if file is None else file.parent
-            check_values(part, trust=trust, source=source, groups=_GROUPS, folder=folder)
+            check_values(part, trust=trust, what=what, groups=_GROUPS, folder=folder)
             for key, value in _written(part) if file is not None else ():
                 if leaves_folder(value):
                     raise UntrustedError(
-                        f"{source}: {key} is {value!r}, and with --safe a file may only let it be written "
+                        f"{what}: {key} is {value!r}, and with --safe a file may only let it be written "
                         "below the working directory; give it on the command line"
                     )
     for key, value in _options(argv):
-        check_values({key: value}, trust=trust, source="command line", groups=_GROUPS)
+        check_values({key: value}, trust=trust, what="command line", groups=_GROUPS)
 
 
 def check_settings(settings: Any, trust: Trust) -> None:
@@ -79,7 +79,7 @@ def check_settings(settings: Any, trust: Trust) -> None:
     Raises:
         UntrustedError: With key, class and the way out.
     """
-    check_values(settings, trust=Trust(trust.allow), source="configuration", groups=_GROUPS)
+    check_values(settings, trust=Trust(trust.allow), what="configuration", groups=_GROUPS)
 
 
 def check_names(trainer: Mapping[str, Any]) -> None:
@@ -114,16 +114,16 @@ absolute, got '../b'
 
 def _settings_of(word: str) -> tuple[Path | None, Any]:
     """The file that jsonargparse reads for `--config`, None if the word itself is YAML; and what it says."""
-    source, path = f"config file {word!r}", os.path.expanduser(word)
+    what, path = f"config file {word!r}", os.path.expanduser(word)
     if "://" in word or "::" in word:
-        raise UntrustedError(f"{source} is an address, and with --safe only files are read; download it")
+        raise UntrustedError(f"{what} is an address, and with --safe only files are read; download it")
     if word == "-" or (os.path.exists(path) and not os.path.isfile(path)):
-        raise UntrustedError(f"{source} is no file that could be looked through first, as --safe does")
+        raise UntrustedError(f"{what} is not a file that can be read first, as --safe requires")
     file = Path(path) if os.path.isfile(path) else None
     try:
         tree = read_yaml(word if file is None else file.read_text())
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{source} is no YAML of plain values: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{what} is not YAML of plain values: {' '.join(str(error).split())}") from error
     # Text in place of a mapping is a file that is not there; the parser has a message of its own for it.
     return file, None if isinstance(tree, str) else tree
 

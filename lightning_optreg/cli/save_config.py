@@ -91,7 +91,7 @@ def is_configured(folder: Path, config: Mapping[str, Any]) -> bool:
 def _says(path: Path, config: Mapping[str, Any]) -> bool:
     try:
         written = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: no text, or a date that is none
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: not text, or not a date
         return False
     return isinstance(written, dict) and _of_run(written) == _of_run(config)
 

@@ -1,7 +1,7 @@
 """SLURM's requeue: a job that is started again goes on in the folder where it was stopped.
 
 Lightning answers SLURM's signal with `hpc_ckpt_N.ckpt` in the run's folder and asks for the job's requeue;
-the job's script is then started anew, with the same words as at first. The run's folder has the job's number
+the job's script then starts again with the same words as before. The run's folder has the job's number
 in `slurm_job.txt`, so the second start knows its run.
 """
 
@@ -47,7 +47,7 @@ def run_of_job(root: Path, is_same_run: Callable[[Path], bool]) -> Path | None:
         is_same_run: Whether a folder's run is configured as this one; a job may have several runs.
 
     Returns:
-        Its folder; None if this is no requeued job, or has no such run.
+        Its folder; None if this is not a requeued job, or has no such run.
     """
     number = job()
     if number is None:

@@ -35,7 +35,7 @@ def ints_first(typehint: Any) -> Any:
             return typehint
         try:
             return functools.reduce(operator.or_, ordered)  # which is not kept, as `Union[...]` is
-        except TypeError:  # of what is no type
+        except TypeError:  # some member is not a type
             return typehint
     if isinstance(origin, type) and (issubclass(origin, _CONTAINERS) or issubclass(origin, Iterable)):
         ordered = [ints_first(argument) for argument in arguments]
@@ -48,9 +48,9 @@ def put_ints_first(actions: Iterable[Any]) -> None:
     """Let arguments of jsonargparse's parsers try `int` before `float`.
 
     Args:
-        actions: What a parser holds for its arguments.
+        actions: The arguments, as the parser holds them.
     """
     for action in actions:
-        # Private in jsonargparse 4.53: no public way leads from an argument to the type that it is read by.
+        # Private in jsonargparse 4.53: there is no public way from an argument to the type it is read as.
         if hasattr(action, "_typehint"):
             action._typehint = ints_first(action._typehint)

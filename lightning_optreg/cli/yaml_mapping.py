@@ -20,7 +20,7 @@ def read_mapping(path: str | Path, what: str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is a folder, no text, no YAML or no mapping, with the line where it is one.
+        ValueError: If it is a folder, not text, not YAML or not a mapping, with the line if there is one.
     """
     return to_mapping(read_text(path, what), what)
 
@@ -42,8 +42,8 @@ def read_text(path: str | Path, what: str) -> str:
         raise ValueError(f"{what} is a folder, not a file") from None
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{what} is no YAML in UTF-8: byte {error.start + 1} is {error.object[error.start]:#04x} "
-            "(another encoding, or no text)"
+            f"{what} is not YAML in UTF-8: byte {error.start + 1} is {error.object[error.start]:#04x} "
+            "(another encoding, or not text)"
         ) from None
 
 
@@ -56,7 +56,7 @@ def to_mapping(text: str, what: str, load: Callable[[str], Any] = yaml.safe_load
         load: Makes values of the text.
 
     Raises:
-        ValueError: If it is no YAML, no mapping, has a key twice or contains itself.
+        ValueError: If it is not YAML or not a mapping, has a key twice or contains itself.
 
     Example:
         >>> to_mapping("a: 1\na: 2", "x.yaml")
@@ -81,7 +81,7 @@ def to_mapping(text: str, what: str, load: Callable[[str], Any] = yaml.safe_load
 
 
 def twice(text: str) -> str | None:
-    """Name a key that a mapping in YAML has twice, at any depth; None if there is none, or it is no YAML.
+    """Name a key that a mapping in YAML has twice, at any depth; None if there is none, or it is not YAML.
 
     Example:
         >>> twice("{class_path: Adam, init_args: {lr: 1, lr: 2}}")
@@ -147,7 +147,7 @@ def _not_yaml(error: yaml.YAMLError, text: str, what: str) -> str:
     """Where a text stops being YAML, and why."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     if mark is None:  # a character that YAML allows nowhere
-        return f"{what} is no YAML: {' '.join(str(error).split())}"
+        return f"{what} is not YAML: {' '.join(str(error).split())}"
     problem = " ".join(str(getattr(error, "problem", None) or error).split())
     problem = problem.replace("tag:yaml.org,2002:", "!!")
     lines = text.splitlines()
@@ -160,4 +160,4 @@ def _not_yaml(error: yaml.YAMLError, text: str, what: str) -> str:
     elif "mapping values are not allowed" in problem and number > 0:
         problem = f"a mapping begins where line {number} has no colon, or is indented otherwise"
     shown = f": {line.strip()!r}" if line.strip() else ""
-    return f"{what} is no YAML, line {number + 1}: {problem}{since}{shown[:80]}"
+    return f"{what} is not YAML, line {number + 1}: {problem}{since}{shown[:80]}"

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit status: 0 if the study is complete; 1 if it is not, because a run failed or is missing, or if the
-        data base was lost; 2 if arguments or the study's YAML are wrong; 130 after an interrupt, 143 after
+        database was lost; 2 if arguments or the study's YAML are wrong; 130 after an interrupt, 143 after
         SIGTERM, 129 after SIGHUP.
 
     Example:
@@ -63,9 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> OptionParser:
     parser = OptionParser(
         prog="lightning-optreg compare",
-        description="Run methods on one problem, each over as many values of a setting and the same seeds, "
-        "and write a report: table, curves, sensitivity, one HTML page. A study that was stopped goes on "
-        "where it stopped; several processes and machines share one by its storage.",
+        description="Run methods on one problem, each with equally many values of a setting and the same "
+        "seeds, and write a report: table, curves, sensitivity, one HTML page. A stopped study goes on where "
+        "it stopped; several processes and machines share one by its storage.",
         allow_abbrev=False,
     )
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the study, a YAML")
@@ -75,14 +75,14 @@ def _parser() -> OptionParser:
     parser.add_argument(
         "--storage",
         metavar="URL",
-        help=f"of the data base; default: the variable {STORAGE} of the environment, which keeps a password "
+        help=f"of the database; default: the variable {STORAGE} of the environment, which keeps a password "
         "out of the command line, else SQLite in the output folder",
     )
     parser.add_argument(
         "--workers",
         type=int,
         metavar="N",
-        help="processes on this machine, which share its cores; default: one a core without a GPU, else one",
+        help="processes on this machine, which share its cores; default: one, without a GPU one per core",
     )
     parser.add_argument(
         "--oversubscribe", action="store_true", help="allow more workers than there are cores"
@@ -92,10 +92,10 @@ def _parser() -> OptionParser:
         type=float,
         default=300.0,
         metavar="SECONDS",
-        help="how long to wait for a data base that stops answering; default: %(default)g",
+        help="how long to wait for a database that stops answering; default: %(default)g",
     )
     parser.add_argument("--plan", action="store_true", help="print what would be run, and run nothing")
-    parser.add_argument("--report_only", action="store_true", help="write the report of what there is")
+    parser.add_argument("--report_only", action="store_true", help="write the report of the runs done so far")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     add_safe(parser)
     add_allow(parser, "a study held to --safe")
@@ -201,7 +201,7 @@ def _check(
 def _do_runs(
     args: argparse.Namespace, queue: "Queue", storage: str, folder: Path, stop: StopRequest
 ) -> Broken | None:
-    """Do what is to be done; say if processes didn't come to the end."""
+    """Do the waiting runs; return how processes broke off, if they did."""
     plan = queue.plan
     queue.fill()
     waiting = len(plan.runs) - sum(record.status != "failed" for record in queue.records())

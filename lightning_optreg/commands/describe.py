@@ -19,6 +19,7 @@ from torch import nn
 from lightning_optreg import nets
 from lightning_optreg._nearest import nearest
 from lightning_optreg.analysis.layers import describe, format_table
+from lightning_optreg.cli.actions import actions_of
 from lightning_optreg.cli.messages import cause, kind_of
 from lightning_optreg.cli.option_parser import is_too_large, unknown_word
 from lightning_optreg.cli.whole_numbers import put_ints_first
@@ -95,7 +96,7 @@ def _run(argv: Sequence[str]) -> str:
     if options.batch_size * math.prod(shape or (1,)) >= 2**60:
         raise _UsageError(
             f"--batch_size {options.batch_size}"
-            f"{f' of --input_shape {shape}' if shape is not None else ''}: no memory has so many numbers"
+            f"{f' of --input_shape {shape}' if shape is not None else ''}: too many numbers for any memory"
         )
     net = _build(options.net, make, net_parser, net_arguments, shape)
     shape = getattr(net, "input_shape", None) if shape is None else shape
@@ -204,7 +205,7 @@ def _net_options(make: Callable[..., Any]) -> jsonargparse.ArgumentParser:
         parser.add_class_arguments(make, "net", fail_untyped=False)
     else:
         parser.add_function_arguments(make, "net", fail_untyped=False)
-    put_ints_first(parser._actions)
+    put_ints_first(actions_of(parser))
     return parser
 
 

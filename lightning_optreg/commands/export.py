@@ -47,7 +47,7 @@ def _run(options: argparse.Namespace) -> None:
     path = find_checkpoint(Path(options.default_root_dir), options.ckpt_path)
     checkpoint = read_checkpoint(path)
     trust = Trust(options.allow)
-    check_hyperparameters(checkpoint, owner=ImageClassifier, trust=trust, source=f"ckpt_path: {str(path)!r}")
+    check_hyperparameters(checkpoint, owner=ImageClassifier, trust=trust, what=f"ckpt_path: {str(path)!r}")
     if "net" not in checkpoint.get("hyper_parameters", {}):
         raise ValueError(
             f"ckpt_path: {str(path)!r} does not say how its network is built (it was not written by "

@@ -47,8 +47,8 @@ _FOREIGN = (
     "sqlalchemy.",
 )
 _OTHERS = (Trainer, Logger, Optimizer)
-# DataLoader creates its iterator again; of the attributes that torch keeps in a module only `_modules`
-# counts.
+# DataLoader's running iterator is made anew; of what torch keeps in a module only its parts count.
+# The names are private in torch 2.14 (_iterator, _modules) and Lightning 2.6 (_trainer, _fabric).
 _SKIPPED = {"_iterator", "trainer", "_trainer", "_fabric", *vars(nn.Module())} - {"_modules"}
 
 

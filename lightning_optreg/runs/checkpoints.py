@@ -65,23 +65,24 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def _check_parts(checkpoint: Mapping[str, Any], source: str) -> None:
+def _check_parts(checkpoint: Mapping[str, Any], what: str) -> None:
     """Refuse a checkpoint whose entries don't have the types that Lightning writes."""
     for part, kind in _KINDS.items():
         found = checkpoint.get(part)
         if part in checkpoint and not isinstance(found, kind):
-            raise ValueError(f"{source}: {part} must be a {kind.__name__}, got {type(found).__name__}")
+            raise ValueError(f"{what}: {part} must be a {kind.__name__}, got {type(found).__name__}")
     states = {f"{part}[{n}]": one for part in _STATES for n, one in enumerate(checkpoint.get(part, ()))}
     wrong = next((name for name, state in states.items() if not isinstance(state, dict)), None)
     if wrong is not None:
-        raise ValueError(f"{source}: {wrong} must be a dict, got {type(states[wrong]).__name__}")
+        raise ValueError(f"{what}: {wrong} must be a dict, got {type(states[wrong]).__name__}")
+    # "_extra_state" is torch 2.14's key of what `Module.get_extra_state` returns, which may be anything.
     for name, weight in checkpoint["state_dict"].items():
         if not (isinstance(name, str) and (isinstance(weight, torch.Tensor) or "_extra_state" in name)):
-            raise ValueError(f"{source}: state_dict.{name} must be a tensor, got {type(weight).__name__}")
+            raise ValueError(f"{what}: state_dict.{name} must be a tensor, got {type(weight).__name__}")
     try:
         Version(checkpoint.get("pytorch-lightning_version", "0"))
     except InvalidVersion as error:
-        raise ValueError(f"{source}: pytorch-lightning_version: {error}") from error
+        raise ValueError(f"{what}: pytorch-lightning_version: {error}") from error
 
 
 def load_classifier(path: Path, allow: Sequence[str] = ()) -> ImageClassifier:

@@ -114,7 +114,7 @@ class Warmup(FactorSchedule):
             self.schedule.step(metrics)
         elif self.schedule is not None:
             self.schedule.step()
-        self._last_lr = rates(self.optimizer)
+        self._last_lr = rates(self.optimizer)  # private in torch 2.14: what `get_last_lr` returns
 
     @override
     def state_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Access to a study's data base: it is opened, locked where it can't lock itself, and waited for."""
+"""Access to a study's database: it is opened, locked where it can't lock itself, and waited for."""
 
 import random
 import sys
@@ -23,11 +23,11 @@ _LONGEST_PAUSE = 5.0
 
 
 class StorageUnavailableError(OSError):
-    """The data base has not answered for as long as was to be waited."""
+    """The database has not answered within the time to wait."""
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether a call has failed because the data base is away, restarts or is locked, and may be repeated."""
+    """Return whether a call failed because the database is away or locked, so that it may be repeated."""
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import (
         DBAPIError,
@@ -48,7 +48,7 @@ def is_outage(error: BaseException) -> bool:
 
 
 class Patience:
-    """Repeats a call that fails because the data base is away, for so long and with growing pauses.
+    """Repeats a call that fails because the database is away, with growing pauses, until the time is up.
 
     Args:
         storage: Its URL, for messages.
@@ -69,7 +69,7 @@ class Patience:
         """Return what the call returns.
 
         Raises:
-            StorageUnavailableError: If the data base is still away at the end.
+            StorageUnavailableError: If the database is still away at the end.
         """
         from optuna.exceptions import StorageInternalError
         from sqlalchemy.exc import SQLAlchemyError
@@ -98,10 +98,10 @@ class Patience:
 
 @contextmanager
 def file_lock(path: Path, patience: Patience) -> Iterator[None]:
-    """Lock a file beside an SQLite data base; the lock dies with the process.
+    """Lock a file beside an SQLite database; the lock dies with the process.
 
     Args:
-        path: The data base.
+        path: The database.
         patience: How time is passed until the lock is free.
     """
     with open(path.with_name(f"{path.name}.lock"), "a+b") as file:
@@ -115,7 +115,7 @@ def open_study(plan: StudyPlan, storage: str, wait: float) -> "Study":
 
     Args:
         plan: The study.
-        storage: URL of the data base.
+        storage: URL of the database.
         wait: Seconds that a call waits for others to finish writing to an SQLite file, at least 0.
 
     Raises:

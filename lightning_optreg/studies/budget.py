@@ -1,4 +1,4 @@
-"""Spend the same on every run of a study, and take down what was reached for it."""
+"""Give every run of a study the same budget, and log how much of it is spent."""
 
 import math
 from typing import Any
@@ -14,7 +14,7 @@ __all__ = ["Budget"]
 
 
 class Budget(Callback):
-    """End a run after a number of passes over the training data, or when its loss is lost.
+    """End a run after a number of passes over the training data, or when its loss diverges.
 
     A pass is as many images through the network in training as there are training images, however often an
     optimizer evaluates its closure. Logs, at the end of each epoch, `optreg/budget/passes` and
@@ -48,7 +48,7 @@ class Budget(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count."""
+        """Start to count images."""
 
         def count(module: Any, inputs: tuple[Any, ...]) -> None:
             if trainer.training and torch.is_grad_enabled():
@@ -78,7 +78,7 @@ class Budget(Callback):
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log what was spent; stop if that is all."""
+        """Log what was spent; stop if that is the whole budget."""
         self._seconds += self._watch.lap()
         passes = self._images / _training_images(trainer)
         pl_module.log("optreg/budget/passes", passes, sync_dist=True)
@@ -88,7 +88,7 @@ class Budget(Callback):
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let go of the network."""
+        """Remove the hook from the network."""
         self._hook.remove()
 
     @override
@@ -99,7 +99,7 @@ class Budget(Callback):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore what was spent."""
         self._images, self._seconds = state_dict["images"], state_dict["seconds"]
         self.diverged = state_dict["diverged"]
 

@@ -1,4 +1,4 @@
-"""Whether more or less of a metric is better, as far as its name tells."""
+"""Whether a metric should be large or small, judged by its name."""
 
 import re
 from typing import Literal
@@ -10,7 +10,7 @@ _MORE = {"accuracy", "acc", "top1", "top5", "f1", "auc", "auroc", "precision", "
 
 
 def better(metric: str) -> Literal["max", "min"] | None:
-    """Say which value of a metric is the better one; None if its name doesn't tell.
+    """Return whether the largest or the smallest value of a metric is best; None if its name doesn't tell.
 
     Args:
         metric: Its name, such as `val/loss`; what stands before the last `/` does not count.

@@ -1,6 +1,6 @@
-"""Which process does a run, and whether it has ended for certain.
+"""Which process does a run, and whether it has certainly ended.
 
-A process number alone tells nothing: numbers are given out again, and in every container the first process
+A process number alone tells nothing: numbers are reused, and in every container the first process
 has number 1. A process is known by its machine, its number there and the moment it began. Only a process that
 shares the owner's table of processes can look it up; for all others, on other hosts or in other containers,
 the owner lives as long as it gives signs of life (`run_queue.py`).
@@ -38,12 +38,12 @@ class Owner(NamedTuple):
             ValueError: If it is something else.
         """
         if not isinstance(plain, dict):
-            raise ValueError(f"{plain!r} is no process")
+            raise ValueError(f"{plain!r} is not a process")
         host, pid = plain.get("host"), plain.get("pid")
         system, began = plain.get("system", ""), plain.get("began", "")
         texts = all(isinstance(text, str) for text in (host, system, began))
         if not texts or not isinstance(pid, int) or not 0 < pid < 2**31:
-            raise ValueError(f"{plain!r} is no process")
+            raise ValueError(f"{plain!r} is not a process")
         return cls(str(host), system, pid, began)
 
     def __str__(self) -> str:
@@ -83,13 +83,13 @@ def _system() -> str:
         with open("/proc/sys/kernel/random/boot_id") as file:
             boot = file.read().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:  # no Linux: macOS and the BSDs have no containers with numbers of their own
+    except OSError:  # not Linux: macOS and the BSDs have no containers with numbers of their own
         return f"{uuid.getnode():x}"
 
 
 def _began(pid: int) -> str | None:
     """Say when a process began, "ended" for one that only waits to be noticed, None where it isn't known."""
-    # psutil would tell as well; it is no dependency of torch or Lightning, and this is all that is needed.
+    # psutil would tell as well; but torch and Lightning don't depend on it, and this is all that is needed.
     try:
         with open(f"/proc/{pid}/stat") as file:
             fields = file.read().rpartition(")")[2].split()  # the name before it may hold anything

@@ -79,7 +79,7 @@ def render_page(
 
 def _for_script(value: Any) -> str:
     """Return JSON in which no string can end a script element, open a comment in it or break a line."""
-    # Half of a surrogate pair is no text: it becomes a question mark, as in the rest of the page.
+    # Half of a surrogate pair is not text: it becomes a question mark, as in the rest of the page.
     text = json.dumps(value, ensure_ascii=False).encode(errors="replace").decode()
     return re.sub("[<>&\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
@@ -121,7 +121,7 @@ def _figure(
                     **{"marker": cross, "hovertemplate": hover},
                 }
             )
-    # plotly reads tags in its texts
+    # plotly reads tags in its strings
     layout: dict[str, Any] = {
         axis: {"title": {"text": html.escape(t)}} for axis, t in (("xaxis", x), ("yaxis", y))
     }

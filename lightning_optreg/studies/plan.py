@@ -90,7 +90,7 @@ class StudyPlan:
         ]
 
     def settings(self, run: Run) -> dict[str, Any]:
-        """Give the settings of `fit` for a run."""
+        """Return the settings of `fit` for a run."""
         settings = merge(self.base, self.methods[run.method])
         key = self.tune[run.method]
         if key is not None:
@@ -118,7 +118,7 @@ class StudyPlan:
         )
 
     def fingerprint(self) -> str:
-        """Give what makes two studies the same, as JSON."""
+        """Return what makes two studies the same, as JSON."""
         same = ("base", "methods", "epochs", "metric", "mode", "test_metric")
         parts = {name: getattr(self, name) for name in same}
         keys = set(self.tune.values())

@@ -1,4 +1,4 @@
-"""What a study knows of its runs: plain data, which a report is made from."""
+"""The results of a study's runs: plain data that a report is made from."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -58,7 +58,7 @@ class RunRecord:
         """Make a record from what `to_dict` returned, also after a way through JSON.
 
         Raises:
-            ValueError: If it is none.
+            ValueError: If it is not a record of a run.
         """
         try:
             points = tuple(
@@ -67,11 +67,11 @@ class RunRecord:
             )
             record = cls(**{**plain, "points": points, "test": _numbers(plain["test"])})
         except (TypeError, KeyError, AttributeError, ValueError) as error:
-            raise ValueError(f"no record of a run ({error})") from error
+            raise ValueError(f"not a record of a run ({error})") from error
         kinds = (str, (int, float), int, str, tuple, dict, str)
         for value, kind in zip(vars(record).values(), kinds, strict=True):
             if not isinstance(value, kind) or isinstance(value, bool):  # type: ignore[arg-type]  # of mixed types
-                raise ValueError(f"no record of a run ({value!r} is of the wrong type)")
+                raise ValueError(f"not a record of a run ({value!r} is of the wrong type)")
         return record
 
 
@@ -81,7 +81,7 @@ def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A run of a study that there is no result of.
+    """A run of a study without a result.
 
     Attributes:
         run: Which, such as "SGD, learning rate 0.1, seed 0".

@@ -1,17 +1,17 @@
 """The runs of a study as a queue in an Optuna storage, which any number of processes and machines share.
 
 Every run is a trial that is enqueued once; a worker asks for a waiting one, which the storage hands out once.
-Optuna chooses nothing here: it is the well-kept data base. What happens at the same time elsewhere is settled
-by one rule: of several trials for a run the one with the lowest number counts, unless it failed.
+Optuna chooses nothing here: it only keeps the database. Claims made at the same time are settled by one rule:
+of several trials for a run the one with the lowest number counts, unless it failed.
 
-A run belongs to the process that its trial names (`ownership.py`), for as long as that gives signs of life. A
-run that was left behind is given to another process as a new trial, and the old one is failed: the storage
-then refuses whatever its owner, if it was only stopped, still has to say.
+A run belongs to the process that its trial names (`ownership.py`), for as long as that gives signs of life.
+An abandoned run is given to another process as a new trial, and the old one is marked as failed: if its owner
+was only suspended, the storage refuses what it writes later.
 
 Optuna's own heartbeat is not used. It works within `Study.optimize` only; a trial whose worker died before
 its first heartbeat is never found; it writes to failed trials too, so nobody learns that a run was taken
-away; and it goes by the data base's clock, so after a restart that took longer all that runs counts as dead.
-Here nobody's clock is trusted: a process counts the seconds in which it sees no new sign of life.
+away; and it goes by the database's clock, so after a restart that took longer all that runs counts as dead.
+No other machine's clock is trusted here: a process counts the seconds in which it sees no new sign of life.
 """
 
 import time
@@ -65,11 +65,11 @@ class Queue:
     Args:
         plan: The study.
         storage: URL such as `sqlite:///study.db`, `postgresql+psycopg://...`; see Optuna's `RDBStorage`.
-        wait: Seconds for which a data base that does not answer is waited for, at least 0.
+        wait: Seconds to wait for a database that does not answer, at least 0.
 
     Raises:
-        StorageUnavailableError: If the data base does not answer; later by all methods.
-        ValueError: If the storage has a study of this name that is another one.
+        StorageUnavailableError: If the database does not answer; later by all methods.
+        ValueError: If the storage has a different study of this name.
     """
 
     def __init__(self, plan: StudyPlan, storage: str, wait: float = 300.0) -> None:
@@ -86,7 +86,7 @@ class Queue:
         self._check_or_note("study", plan.fingerprint())
 
     def _locked(self) -> AbstractContextManager[None]:
-        """Keep other processes from asking at the same time, where the data base itself does not."""
+        """Keep other processes from asking at the same time, where the database itself does not."""
         return nullcontext() if self._file is None else file_lock(self._file, self.patience)
 
     def _check_or_note(self, key: str, text: str) -> None:
@@ -160,7 +160,7 @@ class Queue:
         return sight.is_silent(sign_of(trial))
 
     def unproven(self) -> list[str]:
-        """Name the processes that have runs, and have not given a sign of life since this one looks."""
+        """Name the processes that hold runs and have shown no sign of life since this one began to watch."""
         names = []
         for trial in self._running():
             sight = self._seen.get(trial.number)
@@ -168,10 +168,10 @@ class Queue:
                 names.append(str(owner_of(trial) or "an unknown process"))
         return names
 
-    # ---- of a run that is being done -----------------------------------------------------------------------
+    # ---- a run that is being done -----------------------------------------------------------------------
 
     def sign_of_life(self, claim: Claim) -> bool:
-        """Note that a run goes on; False if it was given to another process."""
+        """Record a sign of life; return False if the run was given to another process."""
         from optuna.exceptions import StorageInternalError
         from sqlalchemy.exc import SQLAlchemyError
 
@@ -185,7 +185,7 @@ class Queue:
         return True
 
     def finish(self, claim: Claim, record: RunRecord) -> None:
-        """Put down a run's record.
+        """Store a run's record.
 
         Raises:
             RunLostError: If the run was given to another process.
@@ -201,7 +201,7 @@ class Queue:
             raise RunLostError(f"trial {number} was given to another process")
 
     def give_back(self, claim: Claim) -> None:
-        """Let a later start go on with a run that was broken off."""
+        """Let a later start resume a run that was interrupted."""
         from optuna.trial import TrialState
 
         wait, self.patience.seconds = self.patience.seconds, 0.0
@@ -224,7 +224,7 @@ class Queue:
             return self.patience(tell)
 
     def _outcome(self, record: RunRecord) -> "tuple[TrialState, float | None]":
-        """Give the state of a trial with this record, and its value."""
+        """Return the state of a trial with this record, and its value."""
         from optuna.trial import TrialState
 
         last = record.points[-1].metrics.get(self.plan.metric) if record.points else None
@@ -288,7 +288,7 @@ class Queue:
         return current
 
     def _running(self) -> "list[FrozenTrial]":
-        """Trials that other processes do."""
+        """Trials that other processes are running."""
         from optuna.trial import TrialState
 
         return [t for t in self._trials() if t.state == TrialState.RUNNING and t.number not in self._mine]

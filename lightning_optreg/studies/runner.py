@@ -1,4 +1,4 @@
-"""One run of a study: `fit` with the study's settings, then `test`, and a record of what came out."""
+"""One run of a study: `fit` with the study's settings, then `test`, and a record of the results."""
 
 import io
 import logging
@@ -86,7 +86,7 @@ def do_run(
     check: Callable[[], None] = lambda: None,
     trusted: Sequence[str] = (),
 ) -> RunRecord:
-    """Do a run, or go on with it from its last checkpoint.
+    """Do a run, or resume it from its last checkpoint.
 
     Args:
         plan: The study.
@@ -96,7 +96,7 @@ def do_run(
         trusted: Options of `fit` that say which classes may be named: `--safe`, `--allow`.
 
     Returns:
-        Its record. A run that fails for a reason that a user can mend, such as settings that don't fit, is
+        Its record. A run that fails for a reason that a user can fix, such as settings that don't fit, is
         recorded as failed; other exceptions are bugs and are raised.
 
     Raises:

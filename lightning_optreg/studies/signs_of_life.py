@@ -1,4 +1,4 @@
-"""A process keeps its run as long as it gives signs of life; how they are given, and watched for."""
+"""Signs of life: a process keeps its run as long as it gives them, and other processes watch for them."""
 
 import threading
 import time
@@ -36,7 +36,7 @@ class SignsOfLife:
 
     def __exit__(self, *_: object) -> None:
         self._end.set()
-        self._thread.join(1.0)  # it may be waiting for a data base that does not answer
+        self._thread.join(1.0)  # it may be waiting for a database that does not answer
 
     def _go(self) -> None:
         while not self._end.is_set():
@@ -58,7 +58,7 @@ class Sight:
     """What this process sees of another one's signs of life.
 
     Only looks that follow one another closely count: in between this process may have been stopped, or the
-    data base been away, for both.
+    database been away, for both.
 
     Args:
         sign: The last one when it begins to look.

@@ -127,7 +127,7 @@ def run_processes(
     Args:
         command: The words.
         count: Number of processes, at least 1.
-        environment: Their variables; one is added, by which they know this process.
+        environment: Their variables; one is added that tells them of this process.
         stop: What tells to stop.
         options: Further ones of `subprocess.Popen`.
 
@@ -168,7 +168,7 @@ def _end(children: Sequence["subprocess.Popen[bytes]"], stop: StopRequest) -> No
 def stop_with_parent() -> None:
     """Let this process get a SIGTERM when the one that started it has gone, however and whenever that ended.
 
-    Windows doesn't tell; there the process goes on with the study by itself.
+    Windows doesn't tell; there the process continues the study by itself.
 
     Raises:
         ValueError: If no `run_processes` has started it.

@@ -1,4 +1,4 @@
-"""The URL of a study's data base: checked before anything is done, with what would do instead."""
+"""The URL of a study's database: checked before anything is done, with what would do instead."""
 
 import importlib.util
 import os
@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # optuna, which brings SQLAlchemy, is imported when a study i
 
 __all__ = ["check_storage", "connection_options", "first_line", "shown", "sqlite_file"]
 
-# Drivers by data base, the first one to be recommended: SQLAlchemy's name, the module, the package.
+# Drivers by database, the first one to be recommended: SQLAlchemy's name, the module, the package.
 _DRIVERS = {
     "postgresql": (
         ("psycopg", "psycopg", "psycopg[binary]"),
@@ -29,12 +29,12 @@ _CONNECT = 10  # seconds to wait for an answer to a connection
 
 
 def check_storage(storage: str) -> None:
-    """Refuse a storage that can't be used: a wrong URL, a missing driver, a data base that doesn't answer.
+    """Refuse a storage that can't be used: a wrong URL, a missing driver, a database that doesn't answer.
 
     Nothing is written.
 
     Args:
-        storage: URL of a data base, as SQLAlchemy has them.
+        storage: URL of a database, as SQLAlchemy has them.
 
     Raises:
         ValueError: If it can't be used; what is wrong, and which URL or package would do.
@@ -42,7 +42,7 @@ def check_storage(storage: str) -> None:
     Example:
         >>> check_storage("study.db")
         Traceback (most recent call last):
-        ValueError: storage: 'study.db' is no URL of a data base; did you mean sqlite:///study.db?
+        ValueError: storage: 'study.db' is not a database URL; did you mean sqlite:///study.db?
     """
     import sqlalchemy
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
@@ -71,7 +71,7 @@ def check_storage(storage: str) -> None:
 
 
 def connection_options(storage: str, wait: float = 60.0) -> dict[str, Any]:
-    """Give the arguments of SQLAlchemy's `create_engine` for a storage.
+    """Return the arguments of SQLAlchemy's `create_engine` for a storage.
 
     Args:
         storage: Its URL.
@@ -87,7 +87,7 @@ def connection_options(storage: str, wait: float = 60.0) -> dict[str, Any]:
 
 
 def sqlite_file(storage: str) -> Path | None:
-    """Give the file of an SQLite data base; None for any other.
+    """Return the file of an SQLite database; None for any other.
 
     Example:
         >>> sqlite_file("sqlite:///study.db").name
@@ -117,9 +117,7 @@ def _parse(storage: str) -> "URL":
         near = f"sqlite:///{storage.strip()}" if storage.strip() else "sqlite:///study.db"
         if "://" in storage or storage.partition(":")[0].partition("+")[0] in _DRIVERS:
             near = "postgresql+psycopg://user@host:5432/name"
-        raise ValueError(
-            f"storage: {shown(storage)!r} is no URL of a data base; did you mean {near}?"
-        ) from None
+        raise ValueError(f"storage: {shown(storage)!r} is not a database URL; did you mean {near}?") from None
     if url.drivername.partition("+")[0] == "sqlite":
         if url.host:
             near = f"sqlite:///{url.host}{'/' + url.database if url.database else ''}"
@@ -132,7 +130,7 @@ def _parse(storage: str) -> "URL":
 
 
 def _unknown(url: "URL") -> ValueError:
-    """Say which data base or driver there is instead of one that SQLAlchemy doesn't know."""
+    """Say which database or driver there is instead of one that SQLAlchemy doesn't know."""
     kind, _, driver = url.drivername.partition("+")
     if kind in _DRIVERS and driver:
         drivers = [name for name, _, _ in _DRIVERS[kind]] or ["pysqlite"]
@@ -145,8 +143,7 @@ def _unknown(url: "URL") -> ValueError:
     drivers = [name for name, _, _ in _DRIVERS[near[0]]]
     example = _with_driver(url, near[0], drivers[0]) if drivers else f"sqlite:///{url.database or 'study.db'}"
     return ValueError(
-        f"storage: {kind!r} is no data base that is known here; did you mean {example}? "
-        f"(known: {', '.join(_DRIVERS)})"
+        f"storage: {kind!r} is not a known database; did you mean {example}? (known: {', '.join(_DRIVERS)})"
     )
 
 
@@ -195,10 +192,10 @@ def _check_file(url: "URL") -> None:
         if "locked" not in str(error):  # it is somebody's, and will be free again
             raise ValueError(f"storage: {str(path)!r} can't be opened: {error}") from None
     except sqlite3.DatabaseError as error:
-        raise ValueError(f"storage: {str(path)!r} is no SQLite data base: {error}") from None
+        raise ValueError(f"storage: {str(path)!r} is not an SQLite database: {error}") from None
 
 
 def first_line(error: BaseException) -> str:
-    """Give the first line of what a driver says of an error, or of the error itself."""
+    """Return the first line of what a driver says of an error, or of the error itself."""
     said = str(getattr(error, "orig", None) or error).strip() or type(error).__name__
     return said.splitlines()[0].strip().rstrip(".")

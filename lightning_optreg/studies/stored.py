@@ -1,4 +1,4 @@
-"""What a storage holds is data that anybody may have written: it is looked at before it is used."""
+"""Reads what a storage holds; anybody may have written it, so it is checked before use."""
 
 import json
 from typing import TYPE_CHECKING, Any
@@ -14,15 +14,15 @@ __all__ = ["fingerprint_difference", "is_run", "owner_of", "record_of", "run_of"
 
 
 def is_run(trial: "FrozenTrial | Trial") -> bool:
-    """Whether the trial says which run it is of."""
+    """Return whether the trial says which run it belongs to."""
     return "run" in trial.user_attrs
 
 
 def run_of(trial: "FrozenTrial | Trial") -> Run:
-    """Give the run that a trial is of.
+    """Return the run that a trial belongs to.
 
     Raises:
-        ValueError: If it is of none.
+        ValueError: If it belongs to none.
     """
     run = trial.user_attrs.get("run")
     if isinstance(run, list) and len(run) == 3:
@@ -33,10 +33,10 @@ def run_of(trial: "FrozenTrial | Trial") -> Run:
 
 
 def record_of(trial: "FrozenTrial", run: Run) -> RunRecord:
-    """Give the record of a trial, which is of this run.
+    """Return the record of a trial of this run.
 
     Raises:
-        ValueError: If it is none, or of another one.
+        ValueError: If it is not a record, or that of another run.
     """
     try:
         record = RunRecord.from_dict(trial.user_attrs["record"])
@@ -48,10 +48,10 @@ def record_of(trial: "FrozenTrial", run: Run) -> RunRecord:
 
 
 def owner_of(trial: "FrozenTrial") -> Owner | None:
-    """Give the process that does a trial; None if it died before it could say so.
+    """Return the process that does a trial; None if it died before it could say so.
 
     Raises:
-        ValueError: If what is noted is no process.
+        ValueError: If what is noted is not a process.
     """
     worker = trial.user_attrs.get("worker")
     if worker is None:
@@ -63,10 +63,10 @@ def owner_of(trial: "FrozenTrial") -> Owner | None:
 
 
 def sign_of(trial: "FrozenTrial") -> float:
-    """Give the last sign of life, the time by its owner's clock; 0 if there was none.
+    """Return the last sign of life, the time by its owner's clock; 0 if there was none.
 
     Raises:
-        ValueError: If what is noted is no number.
+        ValueError: If what is stored is not a number.
     """
     alive = trial.user_attrs.get("alive", 0.0)
     if not isinstance(alive, (int, float)):

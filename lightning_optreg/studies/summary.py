@@ -1,4 +1,4 @@
-"""What a study says of each method: the chosen value, the test there, its spread, and how soon it got far."""
+"""Summary of a study: each method's chosen value, its test results, their spread, the time to a target."""
 
 import math
 from collections import Counter
@@ -60,7 +60,7 @@ class Summary:
     settings: Mapping[str, str | None] = field(default_factory=dict)
 
     def setting(self, method: str, value: float | None) -> str:
-        """Give a value of what a method is tuned by as text; empty where it is tuned by nothing."""
+        """Return a value of what a method is tuned by as text; empty where it is tuned by nothing."""
         name = self.settings.get(method, "")
         if name is None:
             return ""
@@ -68,7 +68,7 @@ class Summary:
 
 
 def final(record: RunRecord, metric: str) -> float | None:
-    """Give a completed run's last finite value of a metric; None if there is none.
+    """Return a completed run's last finite value of a metric; None if there is none.
 
     Example:
         >>> points = (Point(1.0, 1.0, {"val/loss": 2.0}), Point(2.0, 2.0, {"val/loss": 1.5}))
@@ -205,7 +205,7 @@ def unfinished_lines(result: StudyResult, few: int | None = 10) -> list[str]:
 
     Args:
         result: The study.
-        few: Show so many, and say how many more there are. None: all.
+        few: Show this many, and say how many more there are. None: all.
     """
     lines = [f"  {run.state}: {run.run} ({run.reason})" for run in result.unfinished]
     if few is not None and len(lines) > few:

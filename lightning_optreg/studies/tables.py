@@ -23,7 +23,7 @@ _HEADER = (
 
 
 def table_cells(summary: Summary) -> list[list[str]]:
-    """Give the table's cells as text, the header first."""
+    """Return the table's cells as text, the header first."""
     target = "target" if summary.target is None else f"{summary.target:.4g}"
     rows = [[text.format(tuned=summary.tuned, target=target) for text in _HEADER]]
     for row in summary.methods:

@@ -1,4 +1,4 @@
-"""What a process does for a study: one run after the other, with signs of life, until none is left."""
+"""The work of one process for a study: one run after another until none is left, with signs of life."""
 
 import sys
 import time
@@ -29,7 +29,7 @@ def work(queue: Queue, folder: Path, trusted: Sequence[str], stop: StopRequest) 
 
     Raises:
         Stopped: If it is told to stop.
-        StorageUnavailableError: If the data base does not answer for as long as the queue waits.
+        StorageUnavailableError: If the database does not answer for as long as the queue waits.
         ValueError: If a run does not log the study's metric.
     """
     queue.patience.pause = stop.sleep
@@ -90,7 +90,7 @@ def _do(
 
 def _say_lost(run: str) -> None:
     print(
-        f"{run}: given to another process, as this one had given no sign of life; left to that",
+        f"{run}: given to another process, because this one had shown no sign of life; left to that process",
         file=sys.stderr,
         flush=True,
     )

@@ -104,7 +104,7 @@ def by_class(module: nn.Module, layers: list[nn.Module]) -> list[str]:
 
 def active_batch_norms(module: nn.Module) -> list[str]:
     """List the batch normalisation layers that use the statistics of the batch."""
-    kinds = (nn.modules.batchnorm._BatchNorm, BatchNorm)  # torch's common base has no public name
+    kinds = (nn.modules.batchnorm._BatchNorm, BatchNorm)  # torch 2.14 has no public name for the base
     return by_class(module, [m for m in module.modules() if isinstance(m, kinds) and m.training])
 
 

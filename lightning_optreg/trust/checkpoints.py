@@ -66,13 +66,13 @@ def vetted_checkpoint(
             found = torch.load(file, map_location="cpu", weights_only=weights_only)
         except (pickle.UnpicklingError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
             # Without its cause, whose text gives torch's advice.
-            raise ValueError(f"{name} is damaged or no checkpoint ({why_unreadable(error)})") from None
+            raise ValueError(f"{name} is damaged or not a checkpoint ({why_unreadable(error)})") from None
         if not isinstance(found, dict):
-            raise ValueError(f"{name} is no checkpoint of a training run")
+            raise ValueError(f"{name} is not a checkpoint of a training run")
         if hparams_file is not None and str(hparams_file).endswith((".yml", ".yaml")):
             found[key], name = _read_yaml(hparams_file), repr(str(hparams_file))
         trust = Trust(allow, way_out="allow=")
-        check_hyperparameters(found, owner=owner, key=key, trust=trust, source=name, given=given)
+        check_hyperparameters(found, owner=owner, key=key, trust=trust, what=name, given=given)
         del found
         file.seek(start)
         yield file
@@ -83,7 +83,7 @@ def check_hyperparameters(
     *,
     owner: type,
     trust: Trust,
-    source: str,
+    what: str,
     key: str = "hyper_parameters",
     given: Mapping[str, Any] | None = None,
 ) -> None:
@@ -93,7 +93,7 @@ def check_hyperparameters(
         checkpoint: What was read.
         owner: The class that is built of it.
         trust: What may be named.
-        source: Begins the message: the file.
+        what: Begins the message: the file.
         key: Of the hyperparameters.
         given: Arguments that take the place of the checkpoint's.
 
@@ -102,23 +102,24 @@ def check_hyperparameters(
     """
     kind = checkpoint.get("hparams_type")
     if kind is not None and not isinstance(kind, str):
-        raise UntrustedError(f"{source}: hparams_type must be text, got {kind!r}")
+        raise UntrustedError(f"{what}: hparams_type must be a string, got {kind!r}")
     values: dict[str, Any] = {}
     for name in (*_OLD_KEYS, key):
         part = checkpoint.get(name) or {}
         if not isinstance(part, Mapping):
-            raise UntrustedError(f"{source}: {name} must be a mapping, got {type(part).__name__}")
+            raise UntrustedError(f"{what}: {name} must be a mapping, got {type(part).__name__}")
         values.update(part)
     values = {name: value for name, value in values.items() if name not in (given or {})}
+    # Lightning 2.6 keeps its own notes of how a module was built among the hyperparameters.
     builder = values.pop("_instantiator", None)
     if builder not in (None, _BUILDER):
-        raise UntrustedError(f"{source}: _instantiator must be {_BUILDER}, got {builder!r}")
+        raise UntrustedError(f"{what}: _instantiator must be {_BUILDER}, got {builder!r}")
     if values.get("_class_path") == f"{owner.__module__}.{owner.__qualname__}":
         del values["_class_path"]
-    check_values(values, trust=trust, source=source, owner=owner)
+    check_values(values, trust=trust, what=what, owner=owner)
 
 
-def check_paths(states: Any, folders: Sequence[str], source: str) -> None:
+def check_paths(states: Any, folders: Sequence[str], what: str) -> None:
     """Refuse states of ModelCheckpoint with paths that leave its folder: it deletes what they name.
 
     Lightning looks whether the folder is among the parents of a path, and `folder/../notes` passes.
@@ -126,7 +127,7 @@ def check_paths(states: Any, folders: Sequence[str], source: str) -> None:
     Args:
         states: The part `callbacks` of a checkpoint.
         folders: Those of the run's own callbacks of this kind.
-        source: Begins the message: the file.
+        what: Begins the message: the file.
 
     Raises:
         UntrustedError: If there is one.
@@ -148,7 +149,7 @@ def check_paths(states: Any, folders: Sequence[str], source: str) -> None:
             inner = next((path[len(f) :] for f in folders if path.startswith(f"{f}{os.sep}")), path)
             if ".." in PurePath(inner).parts or "://" in inner:
                 part = str(name).partition("{")[0]
-                raise UntrustedError(f"{source}: the state of {part} names {path!r}, which leaves its folder")
+                raise UntrustedError(f"{what}: the state of {part} names {path!r}, which leaves its folder")
 
 
 def _read_yaml(path: str | Path) -> Any:
@@ -157,7 +158,7 @@ def _read_yaml(path: str | Path) -> Any:
             return yaml.safe_load(file)
     except yaml.YAMLError as error:
         raise ValueError(
-            f"{str(path)!r} is no YAML of plain values: {' '.join(str(error).split())}"
+            f"{str(path)!r} is not YAML of plain values: {' '.join(str(error).split())}"
         ) from error
 
 

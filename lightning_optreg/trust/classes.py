@@ -68,7 +68,7 @@ class Trust:
             mean a class of the same name that somebody else has imported.
 
     Raises:
-        ValueError: If allow holds something that is no package's name, or a module of Python's own.
+        ValueError: If allow holds something that is not a package's name, or a module of Python's own.
 
     Example:
         >>> Trust().find("torch.nn.ReLU")[0].__name__
@@ -92,11 +92,11 @@ package of yours)
         self.way_out, self.bare = way_out, bare
 
     def is_home(self, path: str) -> bool:
-        """Tell whether a dotted path begins in a place whose classes may be named."""
+        """Return whether a dotted path begins in a place whose classes may be named."""
         return _within(path, (*_HOMES, *_SHOWN_BY, *self.allow))
 
     def find(self, path: str) -> list[Any]:
-        """Give what a class path or a bare class name leads to.
+        """Return what a class path or a bare class name leads to.
 
         Only modules of trusted places are imported. A bare name may mean several classes; those that may not
         be named are left out if there are others.
@@ -111,12 +111,12 @@ package of yours)
             UntrustedError: If it may not be named.
         """
         if not _IDENTIFIERS.fullmatch(path):
-            raise UntrustedError(f"{path!r} is no class path")
+            raise UntrustedError(f"{path!r} is not a class path")
         if "." not in path:
             return self._find_bare(path)
         if not self.is_home(path):
             if _within(path, ("lightning_optreg", "lightning", "torch", "torchvision", "torchmetrics")):
-                raise UntrustedError(f"{path} is no {_KINDS}, so it is not built{self.hint(path)}")
+                raise UntrustedError(f"{path} is not a {_KINDS}, so it is not built{self.hint(path)}")
             raise UntrustedError(
                 f"{path} is not of {_PACKAGES}, so nothing of it is imported or built{self.hint(path)}"
             )
@@ -124,13 +124,13 @@ package of yours)
         try:
             found = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError) as error:
-            raise UntrustedError(f"{path} is no class that could be built: {error}") from error
+            raise UntrustedError(f"{path} is not a class that can be built: {error}") from error
         return [self._checked(found, path)]
 
     def _find_bare(self, name: str) -> list[Any]:
         classes = list(_called(name))
         if classes and not self.bare:
-            raise UntrustedError(f"{name} is no full class path")
+            raise UntrustedError(f"{name} is not a full class path")
         trusted, refused = [], None
         for found in classes:
             try:
@@ -142,7 +142,7 @@ package of yours)
         return trusted
 
     def is_allowed(self, found: Any) -> bool:
-        """Tell whether something is defined in a package that the user has named."""
+        """Return whether something is defined in a package that the user has named."""
         return _within(f"{getattr(found, '__module__', None)}.", self.allow)
 
     def _checked(self, found: Any, path: str) -> Any:
@@ -158,7 +158,7 @@ package of yours)
         elif _MAKERS.fullmatch(home) and not found.__name__.startswith("_") and makes_network(found):
             return found
         raise UntrustedError(
-            f"{path} (defined in {home}) is no {_KINDS}, so it is not built{self.hint(home)}"
+            f"{path} (defined in {home}) is not a {_KINDS}, so it is not built{self.hint(home)}"
         )
 
     def hint(self, package: str) -> str:
@@ -189,7 +189,7 @@ def _ancestors(cls: type) -> set[str]:
 
 
 def makes_network(found: Any) -> bool:
-    """Tell whether something is a class of networks, or a function that is declared to return one.
+    """Return whether something is a class of networks, or a function that is declared to return one.
 
     Example:
         >>> import os, torchvision

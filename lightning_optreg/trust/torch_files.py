@@ -47,7 +47,7 @@ _BROKEN_ARCHIVE = (
     OverflowError,
     OSError,  # Invalid argument: a place before the file's begin
 )
-# What torch.load raises over bytes that are no pickle, or no longer.
+# What torch.load raises over bytes that are not, or no longer, a pickle.
 _BROKEN_PICKLE = (
     *_BROKEN_ARCHIVE,
     pickle.UnpicklingError,
@@ -99,7 +99,7 @@ def damage_of(file: IO[bytes]) -> str | None:
         if head == b"PK\x03\x04":
             return "is damaged (cut short: the directory at the end of the archive is missing)"
         if head[:1] != b"\x80":
-            return "is no checkpoint: it is neither torch's archive nor a pickle"
+            return "is not a checkpoint: it is neither torch's archive nor a pickle"
         return None
     try:
         return _damage_of_archive(file)
@@ -111,7 +111,7 @@ def _damage_of_archive(file: IO[bytes]) -> str | None:
     with zipfile.ZipFile(file) as archive:
         records = archive.infolist()
         if not any(record.filename.endswith("/data.pkl") for record in records):
-            return "is no checkpoint: it is an archive, but not torch's"
+            return "is not a checkpoint: it is an archive, but not torch's"
         if _has_no_checksums(records):
             return None
         for record in records:
@@ -171,7 +171,7 @@ def reading(path: Path) -> Iterator[None]:
         if is_archive(path) and "PytorchStreamReader" not in str(error):
             raise
         # Without its cause, whose text may give torch's advice to read what could run code.
-        raise DamagedFileError(f"{path} is damaged or no checkpoint ({why_unreadable(error)})") from None
+        raise DamagedFileError(f"{path} is damaged or not a checkpoint ({why_unreadable(error)})") from None
 
 
 def load_whole(path: Path, map_location: Any = "cpu") -> Any:

@@ -29,7 +29,7 @@ __all__ = ["Place", "check_values", "read_yaml"]
 
 
 read_yaml = get_loader("yaml")
-"""Reads text as jsonargparse does, which takes some of what PyYAML refuses, such as a day that is none."""
+"""Reads text as jsonargparse does, which takes some of what PyYAML refuses, such as 30 February."""
 
 
 class Place(enum.Enum):
@@ -41,7 +41,7 @@ class Place(enum.Enum):
 
 
 _DOTTED_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
-_PATHS = ("class_path", "_class_path")
+_PATHS = ("class_path", "_class_path")  # the second is what Lightning 2.6 writes to checkpoints
 _DOWNLOADS = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")  # of torchvision's makers
 _COLLECTIONS = (list, tuple, set, frozenset, dict, Mapping, Sequence, Iterable)
 
@@ -50,7 +50,7 @@ def check_values(
     values: Any,
     *,
     trust: Trust,
-    source: str,
+    what: str,
     owner: Any = None,
     groups: Mapping[str, Any] | None = None,
     folder: Path | None = None,
@@ -60,7 +60,7 @@ def check_values(
     Args:
         values: Nested mappings, lists and plain values, as YAML or a checkpoint holds them.
         trust: What may be named.
-        source: Begins the message: the file.
+        what: Begins the message: the file.
         owner: Class that the values are arguments of. None: of none.
         groups: Without an owner: for keys of the outermost mapping, the class that their values are arguments
             of, or the `Place` of their values.
@@ -68,17 +68,17 @@ def check_values(
             are from no such file.
 
     Raises:
-        UntrustedError: With source, key, class and the way out.
+        UntrustedError: With the file, key, class and the way out.
 
     Example:
         >>> evil = {"net": {"class_path": "torch.nn.ReLU", "init_args": {"x": {"class_path": "os.system"}}}}
-        >>> check_values(evil, trust=Trust(), source="a.ckpt")
+        >>> check_values(evil, trust=Trust(), what="a.ckpt")
         Traceback (most recent call last):
         lightning_optreg.trust.classes.UntrustedError: a.ckpt: net.x: os.system is not of lightning_optreg, \
 Lightning, torch, torchvision or torchmetrics, so nothing of it is imported or built (--allow PACKAGE adds a \
 package of yours)
     """
-    check = _Check(trust, source, [Path(), *([] if folder is None else [folder])])
+    check = _Check(trust, what, [Path(), *([] if folder is None else [folder])])
     mapping = _as_mapping(values)
     if owner is not None and mapping is not None and "_class_path" not in mapping:
         check.arguments(mapping, [owner], "")
@@ -96,13 +96,13 @@ package of yours)
 class _Check:
     """A walk through the values of one file."""
 
-    def __init__(self, trust: Trust, source: str, folders: Sequence[Path]) -> None:
-        self.trust, self.source, self.folders = trust, source, folders
+    def __init__(self, trust: Trust, what: str, folders: Sequence[Path]) -> None:
+        self.trust, self.what, self.folders = trust, what, folders
         self.seen: dict[tuple[int, Place], Any] = {}  # each once: YAML's aliases may repeat and loop
 
     def refuse(self, key: str, reason: object) -> typing.NoReturn:
         key = "".join(c if c.isprintable() else "?" for c in key)  # a file's word, on somebody's terminal
-        raise UntrustedError(": ".join(part for part in (self.source, key, str(reason)) if part))
+        raise UntrustedError(": ".join(part for part in (self.what, key, str(reason)) if part))
 
     def find(self, path: str, key: str) -> list[Any]:
         try:
@@ -139,13 +139,13 @@ class _Check:
         found: list[Any] = []
         for path in paths:
             if not isinstance(path, str):
-                self.refuse(key, f"class_path must be text, got {path!r}")
+                self.refuse(key, f"class_path must be a string, got {path!r}")
             found += self.find(path, key)
         for name, inner in pairs:
             self.arguments(inner if name in ("init_args", "dict_kwargs") else {name: inner}, found, key)
 
     def arguments(self, value: Any, owners: list[Any], key: str) -> None:
-        """Arguments of classes or functions, of which one gets them."""
+        """Arguments that one of these classes or functions gets."""
         mapping = _as_mapping(value)
         if mapping is None:
             self.visit(value, Place.OPEN, key)
@@ -176,7 +176,7 @@ class _Check:
             inner = read_yaml(value)
         except yaml.YAMLError:
             return
-        except ValueError as error:  # a number that is none
+        except ValueError as error:  # not a number
             self.refuse(key, f"it cannot be read: {error}")
         except RecursionError:
             self.refuse(key, "it is nested too deeply")

@@ -111,7 +111,7 @@ def test_measured_by_its_own_configuration(trained: Path, options: list[str]) ->
     assert main(["test", "--config", str(trained / "config.yaml"), "--ckpt_path=best"]) == 0
 
 
-@pytest.mark.filterwarnings("ignore:.*without --ckpt_path")
+@pytest.mark.filterwarnings("ignore:.*the network is untrained")
 def test_without_a_checkpoint_the_network_is_as_it_was_made(
     options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

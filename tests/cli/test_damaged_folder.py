@@ -128,7 +128,7 @@ def test_parts_of_another_kind(
     for alone in (weights, {**whole, "loops": loops}):
         torch.save(alone, file)
         said = message(capsys, fashion_mnist_dir, "fit", str(tmp_path), f"--ckpt_path={file}")
-        assert "holds no state of a training" in said
+        assert "holds no training state" in said
     for state in ({}, 5, {"config": [1]}):
         torch.save({**whole, "callbacks": {"SaveConfig": state}}, file)
         assert message(capsys, fashion_mnist_dir, "test", str(tmp_path), f"--ckpt_path={file}") == ""

@@ -116,14 +116,17 @@ def parser() -> Parser:
     [
         (["--epoch", "3"], "unknown option --epoch; did you mean --epochs?"),
         (["--epochs", "x"], "epochs: must be int, got 'x'"),
-        (["--net", "LeNet"], "net: 'LeNet' is no known Network; did you mean LeNet5 or AlexNet or ResNet?"),
+        (
+            ["--net", "LeNet"],
+            "net: 'LeNet' is not a known Network; did you mean LeNet5 or AlexNet or ResNet?",
+        ),
         (["--net", "LeNet5", "--net.pol=max"], "net.pol: LeNet5 has no argument 'pol'; did you mean pool?"),
         (
             ["--net", "LeNet5", "--net.pool=min"],
             "net.pool (of LeNet5): must be max, average or trainable, got 'min'",
         ),
         (["--net", "torch.nn.Linear"], "net: Linear needs in_features, out_features"),
-        (["--net", "torch.optim.SGD"], "net: 'torch.optim.SGD' is no known Network"),
+        (["--net", "torch.optim.SGD"], "net: 'torch.optim.SGD' is not a known Network"),
     ],
 )
 def test_a_mistake_is_one_line(argv: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:

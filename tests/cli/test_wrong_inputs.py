@@ -481,7 +481,7 @@ def files(folder: Path) -> dict[str, float | None]:
     return {str(path): path.stat().st_mtime if path.is_file() else None for path in folder.rglob("*")}
 
 
-@pytest.mark.filterwarnings("ignore:.*without --ckpt_path")
+@pytest.mark.filterwarnings("ignore:.*the network is untrained")
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_one_line(name: str, place: Place, capfd: pytest.CaptureFixture[str]) -> None:
     wrong = MISTAKES[name]

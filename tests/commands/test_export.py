@@ -328,7 +328,7 @@ def test_command_with_wrong_arguments(runs: Path, tmp_path: Path, capsys: pytest
     )
     broken = tmp_path / "broken.ckpt"
     broken.write_bytes(b"PK")
-    assert "is no checkpoint" in error("--ckpt_path", str(broken), "--output", output)
+    assert "is not a checkpoint" in error("--ckpt_path", str(broken), "--output", output)
     trainer = Trainer(logger=False, accelerator="cpu", enable_progress_bar=False, default_root_dir=tmp_path)
     trainer.validate(ImageClassifier(LeNet5()), IMAGES, verbose=False)
     trainer.save_checkpoint(tmp_path / "python.ckpt")

@@ -176,7 +176,7 @@ def test_the_storage_may_be_named_by_the_environment(
 ) -> None:
     monkeypatch.setenv("LIGHTNING_OPTREG_STORAGE", "nonsense")
     assert compare(write(study, tmp_path)) == 2
-    assert capsys.readouterr().err.startswith("error: storage: 'nonsense' is no URL of a data base")
+    assert capsys.readouterr().err.startswith("error: storage: 'nonsense' is not a database URL")
 
 
 def interrupt(budget: Budget, trainer: Any, pl_module: Any) -> None:
@@ -372,7 +372,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"base": ["nowhere.yaml"]}, "base: 'nowhere.yaml' exists neither here nor beside"),
     ({"target": "high"}, "target: must be a number, got 'high'"),
     ({"diverged_above": -1.0}, "diverged_above: must be > 0, got -1.0"),
-    ({"methods": {"A": {"optimizer": {"class_path": "Adan"}}}}, "methods.A: optimizer: 'Adan' is no known"),
+    (
+        {"methods": {"A": {"optimizer": {"class_path": "Adan"}}}},
+        "methods.A: optimizer: 'Adan' is not a known",
+    ),
     ({"methods": {"A": {"optimiser": {"class_path": "Adam"}}}}, "methods.A: unknown key optimiser"),
     (
         {"metric": "val/acuracy"},
@@ -483,7 +486,7 @@ def test_a_storage_that_cannot_be_used_is_refused_before_anything_is_written(
     for options, message in (
         (
             ["--storage", "nonsense"],
-            "storage: 'nonsense' is no URL of a data base; did you mean sqlite:///nonsense?",
+            "storage: 'nonsense' is not a database URL; did you mean sqlite:///nonsense?",
         ),
         (["--storage_wait", "-1"], "storage_wait: must be a number of seconds >= 0, got -1.0"),
         (["--storage_wait", "nan"], "storage_wait: must be a number of seconds >= 0, got nan"),

@@ -179,8 +179,8 @@ def test_a_process_that_was_stopped_comes_back_to_a_run_that_was_taken_over(
     _, said = process.communicate(timeout=600)  # it finds nothing left to do, and makes the report
     assert process.returncode == 0
     assert said == (
-        "SGD, learning rate 0.01, seed 0: given to another process, as this one had given no sign of life; "
-        "left to that\n"
+        "SGD, learning rate 0.01, seed 0: given to another process, because this one had shown no sign "
+        "of life; left to that process\n"
     )
     assert [r.points[0].metrics["val/accuracy"] for r in study.queue().records()] == [0.5, 0.5]
     assert study.steps() >= step

@@ -90,7 +90,7 @@ def test_without_proc_the_program_ps_tells(monkeypatch: pytest.MonkeyPatch) -> N
     "plain", [3, {}, {"host": "a", "pid": 0}, {"host": 1, "pid": 1}, {"host": "a", "pid": 1, "began": 2}]
 )
 def test_what_is_no_process_is_refused(plain: object) -> None:
-    with pytest.raises(ValueError, match="is no process"):
+    with pytest.raises(ValueError, match="is not a process"):
         Owner.from_dict(plain)
 
 

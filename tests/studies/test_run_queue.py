@@ -79,7 +79,7 @@ def test_a_process_killed_between_its_result_and_the_end_of_its_trial(tmp_path: 
 def test_a_silent_process_loses_its_run_and_what_it_says_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that was stopped for longer than its lease, or whose machine has no way to the data base."""
+    """One that was stopped for longer than its lease, or whose machine has no way to the database."""
     clock = Clock(monkeypatch)
     first, second = queue(tmp_path), queue(tmp_path)
     first.fill()
@@ -116,7 +116,7 @@ def test_signs_of_life_may_bear_any_time(tmp_path: Path) -> None:
 def test_only_looks_that_follow_closely_count(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     sight = Sight(1.0)
-    # At 100 s the data base was away, or this process stopped: so may the other one have been.
+    # At 100 s the database was away, or this process stopped: so may the other one have been.
     for clock.time in (10.0, 20.0, 30.0, 100.0, 110.0, 120.0, 130.0, 140.0, 150.0, 160.0):
         assert not sight.is_silent(1.0)
     clock.time = 161.0
@@ -129,7 +129,7 @@ def test_only_looks_that_follow_closely_count(monkeypatch: pytest.MonkeyPatch) -
 
 
 class Outage:
-    """Lets the data base refuse every statement for some seconds."""
+    """Lets the database refuse every statement for some seconds."""
 
     def __init__(self, queue: run_queue.Queue, seconds: float) -> None:
         from sqlalchemy import event
@@ -183,7 +183,7 @@ def test_a_locked_file_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_an_answer_that_was_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The data base has done what it was asked, and is gone before it says so."""
+    """The database has done what it was asked, and is gone before it says so."""
     from sqlalchemy.exc import OperationalError
 
     it = queue(tmp_path)

@@ -14,18 +14,18 @@ sqlalchemy = pytest.importorskip("sqlalchemy", reason="the extra 'tune' is not i
 @pytest.mark.parametrize(
     ("storage", "message"),
     [
-        ("nonsense", "'nonsense' is no URL of a data base; did you mean sqlite:///nonsense?"),
-        ("runs/study.db", "'runs/study.db' is no URL of a data base; did you mean sqlite:///runs/study.db?"),
-        ("", "'' is no URL of a data base; did you mean sqlite:///study.db?"),
+        ("nonsense", "'nonsense' is not a database URL; did you mean sqlite:///nonsense?"),
+        ("runs/study.db", "'runs/study.db' is not a database URL; did you mean sqlite:///runs/study.db?"),
+        ("", "'' is not a database URL; did you mean sqlite:///study.db?"),
         ("sqlite://study.db", "names a host, and SQLite has none; did you mean sqlite:///study.db?"),
         ("sqlite://", "is in the memory of one process; did you mean sqlite:///study.db?"),
         ("sqlite:///:memory:", "is in the memory of one process; did you mean sqlite:///study.db?"),
-        ("sqllite:///a.db", "'sqllite' is no data base that is known here; did you mean sqlite:///a.db?"),
+        ("sqllite:///a.db", "'sqllite' is not a known database; did you mean sqlite:///a.db?"),
         ("sqlite:///no/such/a.db", "there is no folder 'no/such' for the file 'a.db'"),
         ("sqlite:////", "'/' is a folder; did you mean sqlite:////study.db?"),
         (
             "postgres://me:secret@host/db",
-            "'postgres' is no data base that is known here; did you mean postgresql+psycopg://me:***@host/db?",
+            "'postgres' is not a known database; did you mean postgresql+psycopg://me:***@host/db?",
         ),
         (
             "postgresql+psycopg3://host/db",
@@ -33,9 +33,9 @@ sqlalchemy = pytest.importorskip("sqlalchemy", reason="the extra 'tune' is not i
         ),
         (
             "postgresql://me:secret@host:port/db",
-            "'postgresql://me:***@host:port/db' is no URL of a data base; did you mean postgresql+psycopg://",
+            "'postgresql://me:***@host:port/db' is not a database URL; did you mean postgresql+psycopg://",
         ),
-        ("redis://host", "'redis' is no data base that is known here"),
+        ("redis://host", "'redis' is not a known database"),
     ],
 )
 def test_wrong_urls(storage: str, message: str) -> None:
@@ -81,7 +81,7 @@ def test_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_file_that_is_no_data_base(tmp_path: Path) -> None:
     (tmp_path / "a.db").write_text("SQLite? No: a text, and long enough to be looked at. " * 9)
-    with pytest.raises(ValueError, match=r"a\.db' is no SQLite data base: file is not a database"):
+    with pytest.raises(ValueError, match=r"a\.db' is not an SQLite database: file is not a database"):
         check_storage(f"sqlite:///{tmp_path / 'a.db'}")
     check_storage(f"sqlite:///{tmp_path / 'new.db'}")
     assert not (tmp_path / "new.db").exists()

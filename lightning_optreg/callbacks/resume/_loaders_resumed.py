@@ -142,6 +142,7 @@ def _describe(dataset: Any) -> str:
 
 def begin_validation_anew(trainer: Trainer) -> None:
     """Create the validation loaders' iterators again, in `on_validation_start`, right after Lightning has."""
+    # Private in Lightning 2.6, see `_fetcher`.
     iter(trainer.fit_loop.epoch_loop.val_loop._data_fetcher)  # type: ignore[arg-type]  # it exists by now
 
 

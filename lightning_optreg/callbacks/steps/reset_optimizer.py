@@ -88,8 +88,8 @@ def _place(checkpoint: dict[str, Any], config: LRSchedulerConfig, state: dict[st
         epochs: int = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
         done = epochs if config.interval == "epoch" else int(checkpoint["global_step"])
         return done // config.frequency
-    # torch's ChainedScheduler lacks it, but the schedules that it chains have it; so has a replaced
-    # optimizer's.
+    # Private in torch 2.14: states of schedules have no public keys. ChainedScheduler has no last_epoch, but
+    # the schedules that it chains have it; so has the schedule of a replaced optimizer.
     while "last_epoch" not in state:
         state = state["schedule"] if "schedule" in state else state["_schedulers"][0]
     return int(state["last_epoch"])

@@ -132,10 +132,10 @@ def _load(path: Path, allow: Sequence[str]) -> "tuple[ImageClassifier, dict[str,
 
     try:
         checkpoint = read_checkpoint(path)
-        trust, source = Trust(allow), f"--ckpt_path {path}"
-        check_hyperparameters(checkpoint, owner=ImageClassifier, trust=trust, source=source)
+        trust, what = Trust(allow), f"--ckpt_path {path}"
+        check_hyperparameters(checkpoint, owner=ImageClassifier, trust=trust, what=what)
         data = _described_data(checkpoint)
-        check_values({"data": data}, trust=trust, source=f"{source}: configuration")
+        check_values({"data": data}, trust=trust, what=f"{what}: configuration")
     except ValueError as error:
         raise UsageError(str(error)) from error
     if "net" not in checkpoint.get("hyper_parameters", {}):

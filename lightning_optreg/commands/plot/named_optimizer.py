@@ -1,7 +1,7 @@
 """Optimizers as words of a command line: `Adam`, `Adam:lr=0.01,betas=(0.9,0.99)` or `Adam(lr=0.01)`.
 
 Options are read as Python literals, nothing is evaluated. A rate that a word leaves out is one at which the
-surface's picture shows what the method does; on two variables that is often far more than a network bears.
+surface's picture shows what the method does; on two variables that is often far more than suits a network.
 """
 
 import ast
@@ -80,7 +80,7 @@ def read_optimizer(text: str, surface: str) -> NamedOptimizer:
         What was read, with the defaults filled in.
 
     Raises:
-        ValueError: If there is no such class, or it has no such option, or a value is no literal.
+        ValueError: If there is no such class, or it has no such option, or a value is not a literal.
     """
     name, given = _parse(text)
     known = known_optimizers()
@@ -130,11 +130,11 @@ def _parse(text: str) -> tuple[str, dict[str, Any]]:
             if None not in given:  # that would be **options
                 return tree.func.id, {str(key): value for key, value in given.items()}
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
-        pass  # what ast raises at text that is no expression or no literal
+        pass  # what ast raises at text that is not an expression or a literal
     raise ValueError(f"cannot read the optimizer {text!r}; write NAME or NAME:lr=0.1,momentum=0.9")
 
 
 def _rate(name: str, surface: str) -> float | None:
-    """The learning rate of a method in a surface's picture; None if the class's own shall do."""
+    """The learning rate of a method in a surface's picture; None for the class's own default."""
     name = next((model for model, others in _LIKE.items() if name in others), name)
     return dict(zip(METHODS, _RATES[surface], strict=True)).get(name)

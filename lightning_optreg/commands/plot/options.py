@@ -22,7 +22,7 @@ ANIMATED = (".gif", ".mp4")
 
 
 def guarded(command: Callable[[], object]) -> int:
-    """Run a command; print one line for what a user can mend, and return the exit status.
+    """Run a command; print one line for what a user can fix, and return the exit status.
 
     Args:
         command: Raises `UsageError` or OSError for that.

@@ -53,7 +53,7 @@ def _run(argv: Sequence[str]) -> None:
         metavar="NAME[:lr=...]",
         default=METHODS,
         help="classes of torch.optim or of this package, or Momentum, with options if the learning rate "
-        "for the surface shall not be the tuned one: Adam, SGD:lr=0.1,momentum=0.9 or 'Adam(lr=0.1)'; "
+        "for the surface should not be the tuned one: Adam, SGD:lr=0.1,momentum=0.9 or 'Adam(lr=0.1)'; "
         f"default: {' '.join(METHODS)}",
     )
     parser.add_argument("--steps", type=int, metavar="N", help="steps of each optimizer; default: by surface")

@@ -98,7 +98,7 @@ def restore_running_sums(trainer: Trainer, pl_module: LightningModule, sums: Run
             setattr(result, name, value.to(device))
         if "step" in saved:
             result._forward_cache = saved["step"].to(device)
-        result._update_count = 1  # otherwise `compute` warns that there is no value
+        result._update_count = 1  # private in torchmetrics 1.9: without it `compute` warns
         results[key] = result.to(device)
 
 
