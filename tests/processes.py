@@ -6,13 +6,15 @@ import socket
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
-__all__ = ["ddp", "in_processes", "needs_gloo"]
+__all__ = ["WriteAtEnd", "ddp", "in_processes", "needs_gloo", "written"]
 
 needs_gloo = pytest.mark.skipif(
     not torch.distributed.is_gloo_available(), reason="this build of torch has no gloo"
@@ -50,3 +52,26 @@ def _begin(rank: int, count: int, port: int, function: Callable[..., None], args
     )
     torch.set_num_threads(1)
     function(rank, *args)
+
+
+class WriteAtEnd(Callback):
+    """Each process writes the weights that it ends with, and a number drawn then; a fork leaves only files.
+
+    With `own_draws` the processes begin with different random generators.
+    """
+
+    def __init__(self, folder: Path, *, own_draws: bool = False) -> None:
+        self.folder, self.own_draws = folder, own_draws
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.own_draws:
+            torch.manual_seed(trainer.global_rank)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        state = {"weights": dict(pl_module.named_parameters()), "drawn": torch.rand(())}
+        torch.save(state, self.folder / f"end{trainer.global_rank}.pt")
+
+
+def written(folder: Path, count: int = 2) -> list[dict[str, Any]]:
+    """What `WriteAtEnd` has written in each of `count` processes."""
+    return [torch.load(folder / f"end{rank}.pt", weights_only=True) for rank in range(count)]

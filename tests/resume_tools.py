@@ -1,15 +1,20 @@
-"""A module and a loader in which all can go wrong on a resume, and a logger that keeps what it is told."""
+"""A module and a loader in which all can go wrong on a resume, and what compares the runs."""
 
 import copy
+import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer, seed_everything
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
+
+from lightning_optreg.callbacks import ExactResume
+from tests.small_runs import Diary, quiet_trainer
 
 
 class StatefulLoader:
@@ -120,25 +125,6 @@ def channel_means(net: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
     return (x if x.ndim == 2 else x.mean((2, 3)),)
 
 
-class Diary(Logger):
-    """Keep every logged value under (step, name); a value logged twice must be the same."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.values: dict[tuple[int, str], float] = {}
-
-    name = "diary"
-    version = "0"
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        for name, value in metrics.items():
-            if name != "epoch":
-                self.values[int(step or 0), name] = float(value)
-
-
 def final_state(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
     """Weights, optimizer and schedule of a finished fit, as comparable values."""
     return {
@@ -187,3 +173,54 @@ def assert_identical(a: Any, b: Any, path: str = "") -> None:
 def spoil_random_state() -> None:
     """Leave every global generator in a state that no run had."""
     seed_everything(987654, verbose=False)
+
+
+EPOCHS = 3
+
+
+class SaveAlways(Checkpoint):
+    """Save at every moment at which a ModelCheckpoint may."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.count = itertools.count()
+        self.paths: dict[str, Path] = {}
+        self.logged: dict[str, set[tuple[int, str]]] = {}
+
+    def _save(self, trainer: Trainer, moment: str) -> None:
+        name = f"{next(self.count):03d}-{moment}-{trainer.current_epoch}-{trainer.global_step}"
+        self.paths[name] = self.folder / f"{name}.ckpt"
+        self.logged[name] = set(getattr(trainer.logger, "values", ()))
+        trainer.save_checkpoint(self.paths[name])
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        self._save(trainer, "batch")
+
+    def on_validation_end(self, trainer: Trainer, *args: Any) -> None:
+        if not trainer.sanity_checking:
+            self._save(trainer, "validation")
+
+    def on_train_epoch_end(self, trainer: Trainer, *args: Any) -> None:
+        self._save(trainer, "epoch")
+
+
+def run(
+    folder: Path,
+    module: Regression,
+    callbacks: list[Callback],
+    ckpt_path: Path | None = None,
+    **options: Any,
+) -> tuple[dict[str, Any], dict[tuple[int, str], float], Trainer]:
+    """Fit with `ExactResume`; return what the run ended with, what it logged, and its trainer."""
+    diary = Diary()
+    validate = options.pop("validate", True)
+    trainer = quiet_trainer(
+        max_epochs=EPOCHS,
+        logger=diary,
+        callbacks=[ExactResume(), *callbacks],
+        default_root_dir=folder,
+        **options,
+    )
+    loaders = {"val_dataloaders": StatefulLoader(2)} if validate else {}
+    trainer.fit(module, StatefulLoader(), ckpt_path=ckpt_path, **loaders)
+    return final_state(trainer, module), diary.values, trainer

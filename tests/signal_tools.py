@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lightning_optreg.callbacks import ExactResume
 from tests.resume_tools import Regression, StatefulLoader, final_state
+from tests.small_runs import quiet_trainer
 
 PATIENCE = 120.0  # seconds that a test waits for processes on a busy machine
 
@@ -186,18 +187,8 @@ def fit(
     os.environ.update(variables or {})
     torch.set_num_threads(1)
     seed_everything(1 + rank if ckpt_path is None else 77, verbose=False)
-    trainer = Trainer(
-        **{
-            "max_epochs": 3,
-            "accelerator": "cpu",
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "val_check_interval": 0.5,
-            "default_root_dir": folder,
-            **options,
-        },
+    trainer = quiet_trainer(
+        **{"max_epochs": 3, "val_check_interval": 0.5, "default_root_dir": folder, **options},
         callbacks=[ExactResume(answer_within=answer_within), WriteResult(folder, name), *callbacks],
     )
     trainer.fit(

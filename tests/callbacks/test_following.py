@@ -47,11 +47,9 @@ from lightning_optreg.optimizers import BFGS, Newton
 from lightning_optreg.schedulers import InverseTimeDecay
 from lightning_optreg.trainer.noise_left import noise_left
 from tests.resume_tools import StatefulLoader, assert_identical, final_state
+from tests.small_runs import quiet_trainer
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
-    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
-    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
     # said of layers that are in evaluation mode on purpose
     pytest.mark.filterwarnings("ignore:Found .* module.s. in eval mode at the start of training"),
     pytest.mark.filterwarnings("ignore:`LightningModule.configure_optimizers` returned `None`"),
@@ -125,15 +123,8 @@ class Grows(Net):
 def fit(
     folder: Path, module: LightningModule, *callbacks: Callback, ckpt_path: Path | None = None, **options: Any
 ) -> Trainer:
-    trainer = Trainer(
-        accelerator="cpu",
-        logger=False,
-        callbacks=list(callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-        log_every_n_steps=1,
-        **{"max_epochs": 3, "enable_checkpointing": False, **options},
+    trainer = quiet_trainer(
+        callbacks=list(callbacks), default_root_dir=folder, **{"max_epochs": 3, **options}
     )
     trainer.fit(module, StatefulLoader(), StatefulLoader(2), ckpt_path=ckpt_path)
     return trainer

@@ -5,18 +5,16 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelPruning
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_optreg.callbacks import AdamRestarts, EarlyStopping
 from lightning_optreg.callbacks._kept_weights import in_form_of
+from tests.small_runs import quiet_trainer
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
-    pytest.mark.filterwarnings("ignore:It is recommended to use `self.log"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:It is recommended to use `self.log")
 
 
 class Prunes(ModelPruning):
@@ -80,13 +78,8 @@ def test_pruned_weights_come_back_as_they_were_validated(
     for permanent, first in ((True, True), (True, False), (False, True)):
         keeper, prune = make(best), Prunes(at_epoch_end, permanent)
         module = Wide([2.0 - 0.1 * epoch if epoch <= best else 3.0 for epoch in range(9)])
-        trainer = Trainer(
-            accelerator="cpu",
-            logger=False,
+        trainer = quiet_trainer(
             callbacks=[prune, keeper] if first else [keeper, prune],
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            enable_checkpointing=False,
             default_root_dir=tmp_path,
             num_sanity_val_steps=0,
             max_epochs=9,

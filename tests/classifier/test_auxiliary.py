@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_optreg.classifier import ImageClassifier
 from lightning_optreg.nets import GoogLeNet
-from tests.classifier.test_image_classifier import loader, small_net, trainer_for
+from tests.classifier.small_models import loader, small_net, trainer_for
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
 

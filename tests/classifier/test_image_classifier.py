@@ -1,4 +1,5 @@
 import copy
+import itertools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -24,48 +25,11 @@ from lightning_optreg.classifier import ImageClassifier, brier_score
 from lightning_optreg.data import FashionMNISTDataModule
 from lightning_optreg.nets import LeNet5, SoftmaxRegression
 from lightning_optreg.schedulers import Warmup
-from tests.callbacks.resume.test_exact_resume import SaveAlways
-from tests.resume_tools import Diary, spoil_random_state
+from tests.classifier.small_models import images, loader, small_model, small_net, trainer_for
+from tests.resume_tools import SaveAlways, spoil_random_state
+from tests.small_runs import Diary
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
-
-# ---- tools -------------------------------------------------------------------------------------------------
-
-
-def small_net() -> nn.Module:
-    torch.manual_seed(3)
-    return nn.Sequential(nn.Flatten(), nn.Linear(16, 6), nn.LayerNorm(6), nn.Linear(6, 3))
-
-
-def images(count: int = 10) -> TensorDataset:
-    generator = torch.Generator().manual_seed(1)
-    return TensorDataset(
-        torch.randn(count, 1, 4, 4, generator=generator), torch.arange(count, dtype=torch.int64) % 3
-    )
-
-
-def loader(count: int = 10, batch_size: int = 4) -> DataLoader[Any]:
-    """Batches of 4, 4 and 2 images, always in one order."""
-    return DataLoader(images(count), batch_size=batch_size)
-
-
-def small_model(**arguments: Any) -> ImageClassifier:
-    return ImageClassifier(small_net(), num_classes=3, **{"optimizer": partial(SGD, lr=0.1), **arguments})
-
-
-def trainer_for(**options: Any) -> Trainer:
-    return Trainer(
-        accelerator=options.pop("accelerator", "cpu"),
-        **{
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "log_every_n_steps": 1,
-            "max_epochs": 1,
-            **options,
-        },
-    )
 
 
 class Rates(Callback):
@@ -218,7 +182,10 @@ def test_logged_names() -> None:
     assert [step for step, name in diary.values if name == "train/loss_step"] == [1]
 
 
-def test_means_across_a_resume_in_the_middle_of_an_epoch(fashion_mnist_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("epoch", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_means_across_a_resume_in_the_middle_of_an_epoch(
+    epoch: int, fashion_mnist_dir: Path, tmp_path: Path
+) -> None:
     def fit(callbacks: list[Callback], ckpt_path: Path | None = None) -> dict[tuple[int, str], float]:
         diary = Diary()
         trainer = trainer_for(
@@ -238,7 +205,7 @@ def test_means_across_a_resume_in_the_middle_of_an_epoch(fashion_mnist_dir: Path
     straight = fit([saver])
     assert sum(name == "train/loss" for _, name in straight) == 2
     assert len(saver.paths) == 2 * (3 + 1 + 1)
-    for name, path in saver.paths.items():
+    for name, path in list(saver.paths.items())[5 * epoch : 5 * epoch + 5]:
         assert isinstance(torch.load(path, weights_only=True)["train_sums"], Tensor)
         spoil_random_state()
         resumed = fit([], path)
@@ -246,7 +213,6 @@ def test_means_across_a_resume_in_the_middle_of_an_epoch(fashion_mnist_dir: Path
         assert {key: straight[key] for key in resumed} == resumed, name
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
 def test_two_processes_log_the_means_over_all_images(fashion_mnist_dir: Path, tmp_path: Path) -> None:
     class Write(Callback):
         def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -487,9 +453,23 @@ FACTORS = {
 }
 
 
-@pytest.mark.parametrize("schedule", FACTORS)
-@pytest.mark.parametrize("interval", ["epoch", "step"])
-@pytest.mark.parametrize("way", ["tuner", "callback"])
+SOME = [
+    ("tuner", "epoch", None),
+    ("tuner", "epoch", warm_up),
+    ("tuner", "step", cosine),
+    ("callback", "step", None),
+    ("callback", "epoch", cosine),
+    ("callback", "step", warm_up),
+]
+
+
+@pytest.mark.parametrize(
+    ("way", "interval", "schedule"),
+    [
+        pytest.param(*case, marks=[] if case in SOME else pytest.mark.slow)
+        for case in itertools.product(("tuner", "callback"), ("epoch", "step"), FACTORS)
+    ],
+)
 def test_the_found_rate_is_trained_with(
     way: str, interval: Any, schedule: Callable[..., Any] | None, tmp_path: Path
 ) -> None:
@@ -500,9 +480,9 @@ def test_the_found_rate_is_trained_with(
         lr_interval=interval,
         no_decay=True,
     )
-    data = loader(40, batch_size=1)
+    data = loader(20, batch_size=1)
     arguments = {"min_lr": 1e-4, "max_lr": 1.0, "early_stop_threshold": None}
-    finder = [] if way == "tuner" else [LearningRateFinder(num_training_steps=40, **arguments)]
+    finder = [] if way == "tuner" else [LearningRateFinder(num_training_steps=20, **arguments)]
     trainer = trainer_for(
         max_epochs=3,
         callbacks=[*finder, recorder],
@@ -510,12 +490,12 @@ def test_the_found_rate_is_trained_with(
         default_root_dir=tmp_path,
     )
     if way == "tuner":
-        Tuner(trainer).lr_find(model, data, num_training=40, **arguments)
+        Tuner(trainer).lr_find(model, data, num_training=20, **arguments)
     trainer.fit(model, data)
     assert model.lr is not None
     assert 1e-4 <= model.lr <= 1.0
-    found = recorder.values[-120:]  # the finder's own steps may have come before
-    steps = found[::40] if interval == "epoch" else found[:3]
+    found = recorder.values[-60:]  # the finder's own steps may have come before
+    steps = found[::20] if interval == "epoch" else found[:3]
     assert steps == pytest.approx([model.lr * factor for factor in FACTORS[schedule]])
     assert {group["initial_lr"] for group in trainer.optimizers[0].param_groups if schedule} <= {model.lr}
 
@@ -523,23 +503,23 @@ def test_the_found_rate_is_trained_with(
 @pytest.mark.parametrize(
     ("schedule", "peak"),
     [
-        (partial(lr_scheduler.OneCycleLR, max_lr=0.5, pct_start=0.5), 60),
-        (partial(Warmup, schedule=partial(lr_scheduler.OneCycleLR, max_lr=0.5), warmup=60), 78),
-        (partial(lr_scheduler.CyclicLR, base_lr=0.1, max_lr=0.5, step_size_up=60), 60),
+        (partial(lr_scheduler.OneCycleLR, max_lr=0.5, pct_start=0.5), 30),
+        (partial(Warmup, schedule=partial(lr_scheduler.OneCycleLR, max_lr=0.5), warmup=30), 39),
+        (partial(lr_scheduler.CyclicLR, base_lr=0.1, max_lr=0.5, step_size_up=30), 30),
     ],
 )
 def test_a_schedule_with_a_highest_rate_of_its_own_rises_to_the_found_one(
     schedule: Any, peak: int, tmp_path: Path
 ) -> None:
     recorder = Rates()
-    finder = LearningRateFinder(1e-4, 0.1, num_training_steps=40, early_stop_threshold=None)
+    finder = LearningRateFinder(1e-4, 0.1, num_training_steps=20, early_stop_threshold=None)
     model = small_model(lr_scheduler=schedule, lr_interval="step")
     trainer = trainer_for(
         max_epochs=3, callbacks=[finder, recorder], enable_checkpointing=True, default_root_dir=tmp_path
     )
-    trainer.fit(model, loader(40, batch_size=1))
+    trainer.fit(model, loader(20, batch_size=1))
     assert model.lr is not None
-    rates = recorder.values[-120:]
+    rates = recorder.values[-60:]
     assert max(rates) == pytest.approx(model.lr, rel=0.05)
     assert abs(rates.index(max(rates)) - peak) <= 2
 

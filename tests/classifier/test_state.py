@@ -14,12 +14,10 @@ from torch.optim import SGD
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_optreg.classifier import ImageClassifier
-from tests.resume_tools import Diary, StatefulLoader
+from tests.resume_tools import StatefulLoader
+from tests.small_runs import Diary, quiet_trainer
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`"),
-    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
 
 
 def loader() -> DataLoader[Any]:
@@ -36,17 +34,7 @@ def model(**arguments: Any) -> ImageClassifier:
 
 
 def fit(module: LightningModule, ckpt_path: Path | None = None, data: Any = None, **options: Any) -> Trainer:
-    trainer = Trainer(
-        accelerator="cpu",
-        **{
-            "max_epochs": 1,
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            **options,
-        },
-    )
+    trainer = quiet_trainer(**{"max_epochs": 1, **options})
     trainer.fit(module, loader() if data is None else data, ckpt_path=ckpt_path)
     return trainer
 
@@ -83,7 +71,7 @@ def test_weights_of_half_an_epoch_start_a_whole_one(
     )
     assert fit(loaded).callback_metrics == expected
     tested = model()
-    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+    trainer = quiet_trainer()
     trainer.test(tested, loader(), ckpt_path=half_an_epoch, verbose=False, weights_only=True)
     assert fit(tested).callback_metrics == expected
 

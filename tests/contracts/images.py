@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
@@ -12,6 +12,7 @@ from lightning_optreg import ImageClassifier
 from lightning_optreg.data import BatchTransform, ImageDataModule, ImageSet, Source
 from tests.contracts.layers import SHAPE
 from tests.processes import ddp
+from tests.small_runs import quiet_trainer
 
 __all__ = ["STEPS", "train"]
 
@@ -95,16 +96,12 @@ def train(
         augment=augment,
         cache_dir=str(folder / "cache"),
     )
-    trainer = Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
         devices=processes,
         strategy="auto" if processes == 1 else ddp(),
         max_epochs=4,
         logger=TensorBoardLogger(folder),
         callbacks=callbacks,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         num_sanity_val_steps=0,
         default_root_dir=folder,
         log_every_n_steps=4,

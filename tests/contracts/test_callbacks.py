@@ -3,82 +3,38 @@
 import copy
 import inspect
 import pickle
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from jsonargparse import ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningModule, seed_everything
 from lightning.pytorch.demos.boring_classes import BoringModel, ManualOptimBoringModel
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
 import lightning_optreg.callbacks
 from lightning_optreg.callbacks import EarlyStopping, ExactResume, GradientNoise
 from lightning_optreg.randomness.run_seed import RunSeed
-from tests.contracts.parts import CALLBACKS, RUNS_SEED, Part, checkpoint_every_step
-from tests.resume_tools import (
-    Regression,
-    StatefulLoader,
-    assert_identical,
-    callback_states,
-    final_state,
-    spoil_random_state,
-)
+from tests.contracts.part import MISSING, RUNS_SEED, Need
+from tests.contracts.parts import CALLBACKS, STEPWISE
+from tests.contracts.runs import checkpoint_every_step, fit, regression, without
+from tests.processes import WriteAtEnd, needs_gloo, written
+from tests.resume_tools import assert_identical, spoil_random_state
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
-    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
-    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
     pytest.mark.filterwarnings("ignore:Encountered `nan` values in tensor"),
     pytest.mark.filterwarnings("ignore:AdamToSGD.* end before at_step"),  # runs of a few steps
     pytest.mark.filterwarnings("ignore:NaNGuard. .*skipped:RuntimeWarning"),
-    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning"),
 ]
 
 every_callback = pytest.mark.parametrize("name", CALLBACKS)
-STEPWISE = {name: part for name, part in CALLBACKS.items() if not (part.whole_epochs or part.own_loader)}
 # Without NoiseFree, which refuses to stand beside noise.
 TOGETHER = [part for name, part in STEPWISE.items() if name != "NoiseFree"]
 TOGETHER.sort(key=lambda part: part.comes_last)
 every_stepwise_callback = pytest.mark.parametrize("name", STEPWISE)
-
-
-def regression(*parts: Part | None, asks: bool = False) -> Regression:
-    """A module in which these parts find what they need."""
-    schedule = "none" if any(part and part.no_schedule for part in parts) else "cosine_step"
-    return Regression(schedule, adam=any(part is not None and part.adam for part in parts), asks=asks)
-
-
-def fit(
-    folder: Path,
-    callbacks: list[Callback],
-    module: LightningModule | None = None,
-    ckpt_path: Path | None = None,
-    **options: Any,
-) -> dict[str, Any]:
-    module = module or regression(*(CALLBACKS.get(type(callback).__name__) for callback in callbacks))
-    loaders = (
-        [StatefulLoader(images=True), StatefulLoader(2, images=True)]
-        if isinstance(module, Regression)
-        else []
-    )
-    trainer = Trainer(
-        accelerator="cpu",
-        logger=TensorBoardLogger(folder),
-        callbacks=callbacks,
-        log_every_n_steps=1,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-        **{"max_epochs": 2, "enable_checkpointing": False, **options},
-    )
-    trainer.fit(module, *loaders, ckpt_path=ckpt_path)
-    return {**final_state(trainer, module), "callbacks": callback_states(trainer)}
 
 
 def test_every_public_callback_has_a_row() -> None:
@@ -99,10 +55,8 @@ def test_documented(name: str) -> None:
 def test_neutral(name: str, tmp_path: Path) -> None:
     part = CALLBACKS[name]
     seed_everything(1, verbose=False)
-    without = fit(tmp_path / "without", [], regression(part))
-    seed_everything(1, verbose=False)
-    neutral = fit(tmp_path / "with", [(part.neutral or part.build)(tmp_path)])
-    assert_trained_alike(without, neutral)
+    neutral = fit(tmp_path, [part.build_neutral()])
+    assert_trained_alike(without(part), neutral)
 
 
 def assert_trained_alike(a: dict[str, Any], b: dict[str, Any]) -> None:
@@ -111,30 +65,30 @@ def assert_trained_alike(a: dict[str, Any], b: dict[str, Any]) -> None:
 
 
 SETTINGS = {
-    f"{name}{': ' if of else ''}{of}": (name, build)
+    f"{name}{': ' if of else ''}{of}": (part, of)
     for name, part in STEPWISE.items()
-    if part.resumes
-    for of, build in {"": part.build, **part.settings}.items()
+    if "resumes" not in part.excused
+    for of in ("", *part.settings)
 }
 
 
 @every_callback
-def test_can_be_sent_to_a_spawned_process(name: str, tmp_path: Path) -> None:
-    built = CALLBACKS[name].build(tmp_path)
+def test_can_be_sent_to_a_spawned_process(name: str) -> None:
+    built = CALLBACKS[name].build()
     assert type(pickle.loads(pickle.dumps(built))) is type(built)
 
 
 every_setting = pytest.mark.parametrize("setting", SETTINGS)
 
 
-def resumes_exactly(setting: str, folder: Path, steps: Iterable[int], *, asks: bool = False) -> None:
+def resumes_exactly(setting: str, folder: Path, steps: range, *, asks: bool = False) -> None:
     """Compare runs that go on from checkpoints with the one that wrote them, and is made anew for each."""
-    name, build = SETTINGS[setting]
-    first = [] if name == "ExactResume" else [ExactResume()]
+    part, of = SETTINGS[setting]
+    first = [] if part.name == "ExactResume" else [ExactResume()]
     seed_everything(1, verbose=False)
-    saver = checkpoint_every_step(folder / "all")
-    module = partial(regression, CALLBACKS[name], asks=asks)
-    straight = fit(folder, [*first, build(folder), saver], module(), enable_checkpointing=True)
+    saver = checkpoint_every_step(folder / "all", steps.step)
+    module = partial(regression, part, asks=asks)
+    straight = fit(folder, [*first, part.build(of), saver], module(), enable_checkpointing=True)
     for step in steps:
         path = folder / "all" / f"step={step}.ckpt"
         if not path.exists():  # the run ended before, as some callbacks have it
@@ -142,7 +96,7 @@ def resumes_exactly(setting: str, folder: Path, steps: Iterable[int], *, asks: b
             continue
         torch.load(path, weights_only=True)
         spoil_random_state()
-        resumed = fit(folder, [*first, build(folder)], module(), ckpt_path=path)
+        resumed = fit(folder, [*first, part.build(of)], module(), ckpt_path=path)
         assert_identical(straight, resumed, f"step {step}")
 
 
@@ -152,9 +106,9 @@ asked = pytest.mark.parametrize("asks", [False, True], ids=["", "size asked for"
 @pytest.mark.parametrize(
     "asks", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["", "size asked for"]
 )
-@pytest.mark.parametrize("setting", [key for key, (name, _) in SETTINGS.items() if key == name])
+@pytest.mark.parametrize("setting", [key for key, (_, of) in SETTINGS.items() if not of])
 def test_resumes_in_the_middle_and_at_the_end_of_an_epoch(setting: str, asks: bool, tmp_path: Path) -> None:
-    resumes_exactly(setting, tmp_path, (4, 6), asks=asks)
+    resumes_exactly(setting, tmp_path, range(4, 7, 2), asks=asks)
 
 
 @pytest.mark.slow
@@ -166,10 +120,10 @@ def test_resumes_at_every_step(setting: str, asks: bool, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", [name for name, part in STEPWISE.items() if RUNS_SEED in part.settings])
 def test_another_seed_that_is_given_is_taken_and_named(name: str, tmp_path: Path) -> None:
-    build = CALLBACKS[name].settings[RUNS_SEED]
+    part = CALLBACKS[name]
     seed_everything(1, verbose=False)
-    fit(tmp_path, [build(tmp_path), checkpoint_every_step(tmp_path)], enable_checkpointing=True)
-    given, path = build(tmp_path), tmp_path / "step=6.ckpt"
+    fit(tmp_path, [part.build(RUNS_SEED), checkpoint_every_step(tmp_path)], enable_checkpointing=True)
+    given, path = part.build(RUNS_SEED), tmp_path / "step=6.ckpt"
     given.run_seed = RunSeed(7)  # type: ignore[attr-defined]  # as its constructor's `seed` does
     with pytest.warns(UserWarning, match=f"{name}: it draws from seed 7, as given; .* drew from 1"):
         fit(tmp_path, [given], ckpt_path=path)
@@ -198,47 +152,14 @@ def test_a_new_fit_takes_the_seed_of_the_day(tmp_path: Path) -> None:
     assert callback.run_seed.value == 5
 
 
-ACTING = [
-    key
-    for key, (name, _) in SETTINGS.items()
-    if CALLBACKS[name].acts and key.removeprefix(name).removeprefix(": ") not in CALLBACKS[name].idle
-]
-
-
-@pytest.mark.parametrize("setting", ACTING)
+@pytest.mark.parametrize("setting", [key for key, (part, of) in SETTINGS.items() if of not in part.idle])
 def test_settings_act(setting: str, tmp_path: Path) -> None:
     """A part that does nothing resumes exactly, whatever is wrong with it."""
-    name, build = SETTINGS[setting]
+    part, of = SETTINGS[setting]
     seed_everything(1, verbose=False)
-    without = fit(tmp_path / "without", [], regression(CALLBACKS[name]))
-    seed_everything(1, verbose=False)
-    acting = fit(tmp_path / "with", [build(tmp_path)])
+    acting = fit(tmp_path, [part.build(of)])
     with pytest.raises(AssertionError, match="weights"):
-        assert_trained_alike(without, acting)
-
-
-def fit_or_refuse(name: str, folder: Path, module: LightningModule, **options: Any) -> None:
-    """Fit, or see a module that the callback can't work on refused before the first step."""
-    part = CALLBACKS[name]
-    refuses = "must be like Adam" if part.adam and not isinstance(module, Torchvision) else part.refuses
-    if part.no_schedule and isinstance(module, BoringModel) and not isinstance(module, TwoOptimizers):
-        refuses = "has a learning-rate schedule"
-    if part.boring is not None and isinstance(module, BoringModel):
-        refuses = part.boring
-    elif not module.automatic_optimization:
-        refuses = part.refuses_manual or refuses
-    if refuses is None:
-        fit(folder, [part.build(folder)], module, **options)
-        return
-    before = copy.deepcopy(module.state_dict())
-    with pytest.raises(MisconfigurationException, match=f"^{name}: .*{refuses}"):
-        fit(folder, [part.build(folder)], module, **options)
-    assert_identical(dict(before), dict(module.state_dict()))
-
-
-@every_callback
-def test_boring_model(name: str, tmp_path: Path) -> None:
-    fit_or_refuse(name, tmp_path, BoringModel(), max_steps=3, max_epochs=-1)
+        assert_trained_alike(without(part), acting)
 
 
 class TwoOptimizers(BoringModel):
@@ -257,12 +178,6 @@ class TwoOptimizers(BoringModel):
 
     def configure_optimizers(self) -> Any:
         return [torch.optim.SGD(part.parameters(), lr=0.01) for part in (self.layer, self.other)]
-
-
-@every_callback
-@pytest.mark.parametrize("module", [ManualOptimBoringModel, TwoOptimizers])
-def test_manual_optimization(name: str, module: type[LightningModule], tmp_path: Path) -> None:
-    fit_or_refuse(name, tmp_path, module(), limit_train_batches=3, limit_val_batches=0, max_epochs=1)
 
 
 class Torchvision(LightningModule):
@@ -286,6 +201,42 @@ class Torchvision(LightningModule):
         return torch.optim.Adam(self.parameters())
 
 
+BORING: tuple[Need, ...] = tuple(need for need in get_args(Need) if need != "automatic optimization")
+LACKS: dict[type[LightningModule], tuple[Need, ...]] = {
+    BoringModel: BORING,
+    ManualOptimBoringModel: ("automatic optimization", *BORING),
+    TwoOptimizers: ("automatic optimization", *(need for need in BORING if need != "no schedule")),
+    Torchvision: ("noise layers", "own loader"),
+}
+"""What callbacks may miss in these modules and their runs, what they say first before the rest."""
+
+
+def fit_or_refuse(name: str, folder: Path, module: LightningModule, **options: Any) -> None:
+    """Fit, or see a module that the callback can't work on refused before the first step."""
+    part = CALLBACKS[name]
+    missing = [need for need in LACKS[type(module)] if need in part.needs]
+    if not missing:
+        fit(folder, [part.build()], module, **options)
+        return
+    before = copy.deepcopy(module.state_dict())
+    with pytest.raises(MisconfigurationException, match=f"^{name}: .*{MISSING[missing[0]]}"):
+        fit(folder, [part.build()], module, **options)
+    assert_identical(dict(before), dict(module.state_dict()))
+
+
+@every_callback
+def test_boring_model(name: str, tmp_path: Path) -> None:
+    fit_or_refuse(name, tmp_path, BoringModel(), max_steps=3, max_epochs=-1)
+
+
+@every_callback
+@pytest.mark.parametrize(
+    "module", [TwoOptimizers, pytest.param(ManualOptimBoringModel, marks=pytest.mark.slow)]
+)
+def test_manual_optimization(name: str, module: type[LightningModule], tmp_path: Path) -> None:
+    fit_or_refuse(name, tmp_path, module(), limit_train_batches=3, limit_val_batches=0, max_epochs=1)
+
+
 @pytest.mark.slow
 @every_callback
 def test_torchvision_network(name: str, tmp_path: Path) -> None:
@@ -306,43 +257,28 @@ def test_torchvision_network(name: str, tmp_path: Path) -> None:
 def test_composes_with(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     part = CALLBACKS[name]
     seed_everything(1, verbose=False)
-    without = fit(tmp_path / "without", [], regression(part), **options)
-    seed_everything(1, verbose=False)
-    neutral = fit(tmp_path / "with", [(part.neutral or part.build)(tmp_path)], **options)
-    assert_trained_alike(without, neutral)
+    neutral = fit(tmp_path, [part.build_neutral()], **options)
+    assert_trained_alike(without(part, **options), neutral)
 
 
 def test_all_together(tmp_path: Path) -> None:
-    fit(tmp_path, [part.build(tmp_path) for part in TOGETHER])
+    fit(tmp_path, [part.build() for part in TOGETHER])
 
 
-class RanksAgree(Callback):
-    """Compare the weights of all processes at the end."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        weights = torch.cat([p.detach().flatten() for p in pl_module.parameters()])
-        everyone = [torch.empty_like(weights) for _ in range(trainer.world_size)]
-        torch.distributed.all_gather(everyone, weights)
-        assert all(torch.equal(other, weights) for other in everyone)
-        (self.folder / f"rank{trainer.global_rank}").touch()
-
-
-@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this build of torch has no gloo")
+@needs_gloo
 def test_two_processes(tmp_path: Path) -> None:
     """All callbacks at once: each alone would cost the start of two processes."""
-    callbacks = [part.build(tmp_path) for part in TOGETHER if part.refuses is None]
+    callbacks = [part.build() for part in TOGETHER if part.needs.isdisjoint(LACKS[Torchvision])]
     fit(
         tmp_path,
-        [*callbacks, RanksAgree(tmp_path)],
+        [*callbacks, WriteAtEnd(tmp_path)],
         Torchvision(),
         strategy="ddp_fork",
         devices=2,
         max_epochs=2,
     )
-    assert {path.name for path in tmp_path.glob("rank*")} == {"rank0", "rank1"}
+    first, second = written(tmp_path)
+    assert_identical(first["weights"], second["weights"])
 
 
 @every_callback

@@ -11,11 +11,10 @@ from lightning_optreg import ImageClassifier
 from lightning_optreg.callbacks import ExactResume
 from lightning_optreg.data import FashionMNISTDataModule, PCAColorJitter, RandomCrop, RandomHorizontalFlip
 from lightning_optreg.nets import LeNet5
+from tests.processes import needs_gloo
+from tests.small_runs import quiet_trainer
 
-pytestmark = [
-    pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this build of torch has no gloo"),
-    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning"),
-]
+pytestmark = needs_gloo
 
 
 class Witness(Callback):
@@ -65,16 +64,12 @@ def fit_and_test(folder: Path, data: Path, processes: int) -> tuple[list[Any], l
         batch_size=64 // processes,
         augment=[RandomCrop(padding=2), RandomHorizontalFlip(), PCAColorJitter()],
     )
-    trainer = Trainer(
+    trainer = quiet_trainer(
+        log_every_n_steps=50,  # a step's loss is each process's own
         max_epochs=2,
-        accelerator="cpu",
         devices=processes,
         strategy="ddp_fork" if processes > 1 else "auto",
-        logger=False,
         callbacks=[ExactResume(), Witness(folder)],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         default_root_dir=folder,
     )
     trainer.fit(module, datamodule)

@@ -48,9 +48,9 @@ def row(name: str, folder: Path, processes: int, rank: int) -> dict[str, Any]:
     torch.manual_seed(3)
     if name in CALLBACKS:
         part = CALLBACKS[name]
-        callback = (part.on_images or part.build)(folder)
+        callback = part.build_for_images()
         net = SmallNet(nn.Identity(), part.network)
-        return train(folder, [callback], processes, rank=rank, net=net, adam=part.adam)
+        return train(folder, [callback], processes, rank=rank, net=net, adam="Adam" in part.needs)
     if name == TRANSFORMS:
         net = SmallNet(nn.Identity())
         return train(folder, [], processes, rank=rank, net=net, augment=transforms())

@@ -75,7 +75,6 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return saved
 
 
-@pytest.mark.filterwarnings("ignore:The number of training batches")
 @pytest.mark.filterwarnings("ignore:.* end before")  # what comes after four epochs
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_two_processes_end_with_the_weights_of_one(

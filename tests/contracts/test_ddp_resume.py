@@ -21,13 +21,11 @@ from lightning_optreg import ImageClassifier
 from lightning_optreg.callbacks import ExactResume
 from lightning_optreg.data.loader import Batch, BatchLoader
 from lightning_optreg.trainer.across_ranks import gather_ranks, gather_tensors, tensors_of_rank
-from tests.callbacks.resume.test_exact_resume import SaveAlways
-from tests.processes import in_processes
-from tests.resume_tools import Diary, assert_identical, final_state, spoil_random_state
+from tests.processes import in_processes, needs_gloo
+from tests.resume_tools import SaveAlways, assert_identical, final_state, spoil_random_state
+from tests.small_runs import Diary
 
-pytestmark = pytest.mark.skipif(
-    not torch.distributed.is_gloo_available(), reason="this build of torch has no gloo"
-)
+pytestmark = needs_gloo
 
 
 class MeanOfBatches(Metric):

@@ -18,9 +18,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_optreg.callbacks.evaluation.averaged_forward import AveragedForward
 from lightning_optreg.randomness.kept_generators import Generators, same_states
-from tests.contracts.parts import CALLBACKS, Part
-from tests.contracts.test_callbacks import STEPWISE
+from tests.contracts.part import Part
+from tests.contracts.parts import CALLBACKS, STEPWISE
 from tests.resume_tools import Regression, StatefulLoader
+from tests.small_runs import quiet_trainer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:AdamToSGD.* end before at_step"),  # runs of a few steps
@@ -110,18 +111,14 @@ def states(
     """States after two validations of a fit, a validation, a test and a prediction."""
     parts = list(parts)
     seed_everything(1, verbose=False)
-    module = Drawing(adam=any(part.adam for part in parts), draws=draws, flat=flat)
+    module = Drawing(adam=any("Adam" in part.needs for part in parts), draws=draws, flat=flat)
     reads = Reads()
-    trainer = Trainer(
+    trainer = quiet_trainer(
         accelerator=accelerator,
         devices=1,
         logger=TensorBoardLogger(folder),
-        callbacks=[Sets(), *((part.evaluates or part.build)(folder) for part in parts), reads],
-        log_every_n_steps=1,
+        callbacks=[Sets(), *(part.build_for_evaluation() for part in parts), reads],
         max_epochs=2,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         num_sanity_val_steps=0,
         default_root_dir=folder,
     )
@@ -148,7 +145,7 @@ def untouched(folder: Path, names: Iterable[str], accelerator: str = "cpu", *, d
         assert not moved, f"{stage}: {', '.join(moved)}"
 
 
-AVERAGING = [name for name, part in STEPWISE.items() if isinstance(part.build(Path()), AveragedForward)]
+AVERAGING = [name for name, part in STEPWISE.items() if isinstance(part.usual, AveragedForward)]
 IN_EVALUATION = [name for name, part in STEPWISE.items() if part.evaluates]
 
 

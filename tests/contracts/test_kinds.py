@@ -26,16 +26,9 @@ DIAGONAL += [  # and some that are hard on each other
 ]
 
 
-def works_or_refuses(kind: str, name: str, folder: Path) -> None:
-    run_cell(folder, KINDS[kind], lambda: [CALLBACKS[name].anywhere(folder)])
-
-
-@pytest.mark.parametrize(("kind", "name"), dict.fromkeys(DIAGONAL))
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [pytest.param(*cell, marks=[] if cell in DIAGONAL else pytest.mark.slow) for cell in CELLS],
+)
 def test_a_kind_and_a_callback(kind: str, name: str, tmp_path: Path) -> None:
-    works_or_refuses(kind, name, tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("kind", "name"), [cell for cell in CELLS if cell not in DIAGONAL])
-def test_every_kind_and_every_callback(kind: str, name: str, tmp_path: Path) -> None:
-    works_or_refuses(kind, name, tmp_path)
+    run_cell(tmp_path, KINDS[kind], lambda: [CALLBACKS[name].build_for_kinds()])

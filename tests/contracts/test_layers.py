@@ -7,15 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch import LightningModule, seed_everything
 from torch import Tensor, nn
 
 from lightning_optreg import layers
 from lightning_optreg.callbacks import ExactResume
 from lightning_optreg.layers import NoiseLayer
 from tests.contracts.layers import LAYERS, SHAPE
-from tests.contracts.parts import checkpoint_every_step
+from tests.contracts.runs import checkpoint_every_step
+from tests.processes import WriteAtEnd, needs_gloo, written
 from tests.resume_tools import StatefulLoader, assert_identical, final_state, spoil_random_state
+from tests.small_runs import quiet_trainer
 
 every_layer = pytest.mark.parametrize("name", LAYERS)
 NOISY = [name for name, row in LAYERS.items() if row.draws_in_training]
@@ -225,21 +227,12 @@ class OneLayer(LightningModule):
 def fit(
     module: LightningModule, folder: Path, ckpt_path: Path | None = None, **options: Any
 ) -> dict[str, Any]:
-    trainer = Trainer(
-        accelerator="cpu",
-        logger=False,
-        max_epochs=2,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-        **{"enable_checkpointing": False, **options},
-    )
+    trainer = quiet_trainer(max_epochs=2, default_root_dir=folder, **options)
     trainer.fit(module, StatefulLoader(), ckpt_path=ckpt_path)
     return final_state(trainer, module)
 
 
 @pytest.mark.parametrize("name", NOISY)
-@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 def test_resumes_in_the_middle_of_an_epoch(name: str, tmp_path: Path) -> None:
     seed_everything(1, verbose=False)
     saver = checkpoint_every_step(tmp_path)
@@ -252,22 +245,7 @@ def test_resumes_in_the_middle_of_an_epoch(name: str, tmp_path: Path) -> None:
     assert_identical(straight, resumed)
 
 
-class OwnDraws(Callback):
-    """Each process draws numbers of its own; what it ends with is written down."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        torch.manual_seed(trainer.global_rank)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        state = {"weights": dict(pl_module.named_parameters()), "drawn": torch.rand(())}
-        torch.save(state, self.folder / f"{trainer.global_rank}.pt")
-
-
-@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this build of torch has no gloo")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+@needs_gloo
 def test_two_processes(tmp_path: Path) -> None:
     """All layers in one network: each alone would cost the start of two processes."""
     chosen = [layer for name in LAYERS if (layer := build(name))(images()).shape[1:] == SHAPE]
@@ -275,8 +253,8 @@ def test_two_processes(tmp_path: Path) -> None:
     layer = nn.Sequential(*chosen, layers.FractionalMaxPool(1.5), layers.DropConnect(6, 4))
     module = OneLayer(layer)
     before = {name: weight.detach().clone() for name, weight in module.named_parameters()}
-    fit(module, tmp_path, callbacks=[OwnDraws(tmp_path)], strategy="ddp_fork", devices=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    fit(module, tmp_path, callbacks=[WriteAtEnd(tmp_path, own_draws=True)], strategy="ddp_fork", devices=2)
+    first, second = written(tmp_path)
     assert first["drawn"] != second["drawn"]
     assert_identical(first["weights"], second["weights"])
     assert any(not torch.equal(weight, before[name]) for name, weight in first["weights"].items())

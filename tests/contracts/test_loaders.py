@@ -12,19 +12,18 @@ from torch import Tensor
 
 from lightning_optreg.callbacks import ExactResume
 from lightning_optreg.data.batch import Batch
-from tests.callbacks.resume.test_exact_resume import SaveAlways
 from tests.contracts.loaders import LOADERS, Loaders
 from tests.resume_tools import (
-    Diary,
     Regression,
+    SaveAlways,
     StatefulLoader,
     assert_identical,
     final_state,
     spoil_random_state,
 )
+from tests.small_runs import Diary, quiet_trainer
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork"),
     pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended"),
     pytest.mark.filterwarnings("ignore:Your `val_dataloader`'s sampler has shuffling enabled"),
     pytest.mark.filterwarnings("ignore:'set_vital' is deprecated"),  # torchdata 0.11 to torch 2.14
@@ -65,13 +64,9 @@ def fit(
     **options: Any,
 ) -> tuple[dict[str, Any], dict[tuple[int, str], float]]:
     diary = Diary()
-    trainer = Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
         logger=diary,
         callbacks=[ExactResume(), *callbacks],
-        log_every_n_steps=1,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         enable_checkpointing=bool(callbacks),
         default_root_dir=folder,
         **{"max_epochs": 3, **options},

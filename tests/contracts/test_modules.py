@@ -9,9 +9,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from torch.utils.data import DataLoader, TensorDataset, random_split
 
 from lightning_optreg.callbacks import ExactResume
-from tests.callbacks.resume.test_exact_resume import SaveAlways
 from tests.contracts.modules import MODULES, Plain
-from tests.resume_tools import Diary, StatefulLoader, assert_identical, final_state, spoil_random_state
+from tests.resume_tools import SaveAlways, StatefulLoader, assert_identical, final_state, spoil_random_state
+from tests.small_runs import Diary, quiet_trainer
 
 pytestmark = [
     # said where a schedule waits for it
@@ -56,15 +56,12 @@ def fit(
     own = options.pop("callbacks", [])
     resume = [ExactResume(), *own] if options.pop("first", True) else [*own, ExactResume()]
     logger = Rows()
-    trainer = Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
         logger=logger,
         callbacks=[*resume, *callbacks],
-        enable_progress_bar=False,
-        enable_model_summary=False,
         enable_checkpointing=bool(callbacks),
         default_root_dir=folder,
-        **{"max_epochs": 3, "log_every_n_steps": 1, **options},
+        **{"max_epochs": 3, **options},
     )
     if ckpt_path is not None:
         spoil_random_state()
@@ -123,19 +120,11 @@ class Splits(Plain):
         return super().configure_optimizers()
 
 
-@pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
 @pytest.mark.parametrize("asks", [False, True])
 def test_a_split_is_the_same_again_or_a_sentence_says_otherwise(asks: bool, tmp_path: Path) -> None:
     def fit(callbacks: list[Callback], ckpt_path: Path | None = None) -> dict[str, Any]:
-        trainer = Trainer(
-            max_epochs=2,
-            accelerator="cpu",
-            logger=False,
-            callbacks=[ExactResume(), *callbacks],
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            enable_checkpointing=False,
-            default_root_dir=tmp_path,
+        trainer = quiet_trainer(
+            max_epochs=2, callbacks=[ExactResume(), *callbacks], default_root_dir=tmp_path
         )
         seed_everything(1, verbose=False)
         module = Splits(asks)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import seed_everything
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -17,10 +17,9 @@ from lightning_optreg.__main__ import main
 from lightning_optreg.callbacks import ExactResume
 from lightning_optreg.optimizers import UpdateRule
 from tests.contracts.optimizers import FIRST_ORDER, SECOND_ORDER, WRONG
-from tests.contracts.parts import checkpoint_every_step
+from tests.contracts.runs import checkpoint_every_step
 from tests.resume_tools import Regression, StatefulLoader, assert_identical, final_state, spoil_random_state
-
-pytestmark = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+from tests.small_runs import quiet_trainer
 
 every_rule = pytest.mark.parametrize("name", FIRST_ORDER)
 SHAPES = ((4, 3), (3,), (2, 3, 2), ())
@@ -299,6 +298,19 @@ def test_wrong_values_are_refused_at_construction(name: str, arguments: dict[str
         make(name, [{"params": parameters(), **arguments}])
 
 
+def take_step(name: str, optimizer: Optimizer, params: list[Tensor]) -> None:
+    """Make a step with a closure that goes backward where the rule does not do so itself."""
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = loss_of(params)
+        if name != "Newton":
+            loss.backward()
+        return loss
+
+    optimizer.step(closure)
+
+
 @pytest.mark.parametrize("name", [*FIRST_ORDER, *SECOND_ORDER])
 def test_a_state_that_lacks_settings_gets_those_of_the_optimizer(name: str) -> None:
     """Such as one that was saved before the class had them."""
@@ -313,15 +325,7 @@ def test_a_state_that_lacks_settings_gets_those_of_the_optimizer(name: str) -> N
     other.load_state_dict(state)
     assert all(other.param_groups[0][setting] == other.defaults[setting] for setting in settings)
     before = loss_of(params).detach()
-
-    def closure() -> Tensor:
-        other.zero_grad()
-        loss = loss_of(params)
-        if name != "Newton":
-            loss.backward()
-        return loss
-
-    other.step(closure)
+    take_step(name, other, params)
     assert loss_of(params) > before
 
 
@@ -340,15 +344,7 @@ def with_schedule(
         optimizer = make(name, groups, **{**options, "lr": lr})
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.5, total_iters=4)
     for _ in range(steps):
-
-        def closure() -> Tensor:
-            optimizer.zero_grad()
-            loss = loss_of(params)
-            if name != "Newton":
-                loss.backward()
-            return loss
-
-        optimizer.step(closure)
+        take_step(name, optimizer, params)
         schedule.step()
     return [p.detach() for p in params], optimizer.param_groups
 
@@ -449,14 +445,10 @@ class With(Regression):
 
 def fit(name: str, ckpt_path: Path | None = None, saver: Any = None, **options: Any) -> dict[str, Any]:
     module = With(name)
-    trainer = Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
         max_epochs=2,
         callbacks=[ExactResume(), *([saver] if saver else [])],
-        logger=False,
         enable_checkpointing=saver is not None,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         **options,
     )
     trainer.fit(module, StatefulLoader(), StatefulLoader(2), ckpt_path=ckpt_path)

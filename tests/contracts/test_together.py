@@ -14,21 +14,22 @@ from lightning_optreg import callbacks
 from lightning_optreg.callbacks import ExactResume
 from tests.contracts.cells import ignore_advice, run_cell
 from tests.contracts.kinds import KINDS
-from tests.contracts.parts import CALLBACKS, checkpoint_every_step
-from tests.contracts.test_callbacks import STEPWISE, fit, regression
+from tests.contracts.part import RUNS_SEED
+from tests.contracts.parts import CALLBACKS, STEPWISE
+from tests.contracts.runs import checkpoint_every_step, fit, regression
 from tests.resume_tools import assert_identical, spoil_random_state
 
 pytestmark = ignore_advice
 
 
-def two(name: str, folder: Path) -> list[Callback]:
+def two(name: str) -> list[Callback]:
     part = CALLBACKS[name]
-    return [part.anywhere(folder), (part.second or part.anywhere)(folder)]
+    return [part.build_for_kinds(), part.build_second()]
 
 
 @pytest.mark.parametrize("name", CALLBACKS)
 def test_two_of_a_kind_have_names_of_their_own_or_are_refused(name: str, tmp_path: Path) -> None:
-    outcome = run_cell(tmp_path, KINDS["no scheduler"], lambda: two(name, tmp_path))
+    outcome = run_cell(tmp_path, KINDS["no scheduler"], lambda: two(name))
     if (alone := CALLBACKS[name].alone) is not None:
         assert set(outcome.refusals) >= {"fit"}
         assert alone in outcome.refusals["fit"]
@@ -42,7 +43,7 @@ def test_two_of_a_kind_have_names_of_their_own_or_are_refused(name: str, tmp_pat
     assert not logged or any("-1/" in key for key in logged), logged
 
 
-RESUMED = [name for name, part in STEPWISE.items() if part.alone is None and part.resumes]
+RESUMED = [name for name, part in STEPWISE.items() if part.alone is None and "resumes" not in part.excused]
 STATEFUL = ["EarlyStopping", "GradientNoise", "MaxNorm"]
 
 
@@ -54,14 +55,14 @@ def test_two_of_a_kind_resume_with_a_state_each(name: str, tmp_path: Path) -> No
     module = regression(CALLBACKS[name])
     saver = checkpoint_every_step(tmp_path)
     seed_everything(1, verbose=False)
-    straight = fit(tmp_path, [ExactResume(), *two(name, tmp_path), saver], module, enable_checkpointing=True)
+    straight = fit(tmp_path, [ExactResume(), *two(name), saver], module, enable_checkpointing=True)
     saved = torch.load(tmp_path / "step=4.ckpt", weights_only=True)["callbacks"]
     states = [key for key in saved if key.startswith(name)]
     assert len(states) == len([key for key in straight["callbacks"] if key in states])
     spoil_random_state()
     resumed = fit(
         tmp_path,
-        [ExactResume(), *two(name, tmp_path)],
+        [ExactResume(), *two(name)],
         regression(CALLBACKS[name]),
         ckpt_path=tmp_path / "step=4.ckpt",
     )
@@ -130,7 +131,7 @@ def test_each_optimizer_has_its_own_switch(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["GradientNoise", "MixUp", "CutMix", "BatchAugmentation", "NoisyEnsemble"])
 def test_two_of_a_kind_draw_other_numbers(name: str, tmp_path: Path) -> None:
-    built: list[Any] = [CALLBACKS[name].settings["from the run's seed"](tmp_path) for _ in range(2)]
+    built: list[Any] = [CALLBACKS[name].build(RUNS_SEED) for _ in range(2)]
     if name == "NoisyEnsemble":
         built[1].blocks, built[1].stages = ("4",), ("test",)
     outcome = run_cell(tmp_path, KINDS["no scheduler"], lambda: built, stages=["fit"])
@@ -179,17 +180,10 @@ SOME = [
 ]
 
 
-def work_together(first: str, second: str, folder: Path) -> None:
-    build = [CALLBACKS[name].anywhere for name in (first, second)]
-    run_cell(folder, KINDS["no scheduler"], lambda: [each(folder) for each in build])
-
-
-@pytest.mark.parametrize(("first", "second"), SOME)
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [pytest.param(*pair, marks=[] if pair in SOME else pytest.mark.slow) for pair in PAIRS],
+)
 def test_a_pair(first: str, second: str, tmp_path: Path) -> None:
-    work_together(first, second, tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("first", "second"), [pair for pair in PAIRS if pair not in SOME])
-def test_every_pair(first: str, second: str, tmp_path: Path) -> None:
-    work_together(first, second, tmp_path)
+    parts = [CALLBACKS[name] for name in (first, second)]
+    run_cell(tmp_path, KINDS["no scheduler"], lambda: [part.build_for_kinds() for part in parts])

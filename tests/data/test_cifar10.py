@@ -12,18 +12,13 @@ from lightning_optreg.data import CIFAR10DataModule, cifar10
 from lightning_optreg.data.cifar10 import read_binary
 from tests.conftest import make_images
 
+pytestmark = pytest.mark.usefixtures("nowhere_else")
+
 
 @pytest.fixture
 def folder(cifar10_dir, tmp_path):
     """A copy of the small data set, to be damaged."""
     return Path(shutil.copytree(cifar10_dir, tmp_path / "data"))
-
-
-@pytest.fixture(autouse=True)
-def nowhere_else(monkeypatch, tmp_path):
-    """Nothing is found on the system or downloaded earlier, unless a test says so."""
-    monkeypatch.setattr(cifar10, "_SYSTEM", tmp_path / "no-such-folder")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def read(data_dir, **options):

@@ -5,7 +5,7 @@ import jsonargparse
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningModule, seed_everything
 from lightning.pytorch.tuner import Tuner
 from torch import nn
 
@@ -22,6 +22,7 @@ from lightning_optreg.data import (
     compute_statistics,
 )
 from tests.data.expected_warnings import FEW_BATCHES, WORKERS
+from tests.small_runs import quiet_trainer
 
 pytestmark = [*WORKERS, FEW_BATCHES]
 
@@ -54,18 +55,7 @@ class Recorder(LightningModule):
 
 
 def make_trainer(folder, **options):
-    return Trainer(
-        **{
-            "default_root_dir": folder,
-            "accelerator": "cpu",
-            "max_epochs": 1,
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            **options,
-        }
-    )
+    return quiet_trainer(**{"default_root_dir": folder, "max_epochs": 1, **options})
 
 
 def make_model(data):

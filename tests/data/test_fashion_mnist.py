@@ -12,6 +12,8 @@ from lightning_optreg.data import FashionMNISTDataModule, fashion_mnist
 from lightning_optreg.data.fashion_mnist import read_idx
 from tests.conftest import make_images, write_idx
 
+pytestmark = pytest.mark.usefixtures("nowhere_else")
+
 NAMES = [f"{p}-{kind}-ubyte" for p in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 
 
@@ -19,13 +21,6 @@ NAMES = [f"{p}-{kind}-ubyte" for p in ("train", "t10k") for kind in ("images-idx
 def folder(fashion_mnist_dir, tmp_path):
     """A copy of the small data set, to be damaged."""
     return Path(shutil.copytree(fashion_mnist_dir, tmp_path / "data"))
-
-
-@pytest.fixture(autouse=True)
-def nowhere_else(monkeypatch, tmp_path):
-    """Nothing is found on the system or downloaded earlier, unless a test says so."""
-    monkeypatch.setattr(fashion_mnist, "_SYSTEM", tmp_path / "no-such-folder")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from PIL import Image
 from torchvision.transforms.v2 import functional as tv
 
@@ -22,6 +21,7 @@ from lightning_optreg.data import (
     Views,
 )
 from lightning_optreg.data.image_folder import list_images, read_image
+from tests.small_runs import quiet_trainer
 
 
 def save(path: Path, pixels) -> Path:
@@ -274,7 +274,7 @@ def seen_in(data, views, stage="predict"):
     """What the network gets, view by view."""
     net = Watched()
     callback = TestTimeAugmentation(views, stages=["validate", "test", "predict"])
-    run = Trainer(accelerator="cpu", logger=False, callbacks=[callback], enable_progress_bar=False)
+    run = quiet_trainer(callbacks=[callback])
     getattr(run, stage)(ImageClassifier(net, num_classes=2), data)
     batches = len(data.val_dataloader() if stage == "validate" else data.test_dataloader())
     views = len(net.seen) // batches

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule
 
 from lightning_optreg.data.loader import BatchLoader
 from tests.data.expected_warnings import FEW_BATCHES, WORKERS
+from tests.small_runs import quiet_trainer
 
 pytestmark = [*WORKERS, FEW_BATCHES]
 
@@ -56,15 +57,8 @@ def run(folder, *, ckpt_path=None, num_workers=0, callbacks=(), batch_size=4, cl
     images = torch.arange(22, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 2, 2).contiguous()
     labels = torch.arange(22)
     model = Recorder()
-    trainer = Trainer(
-        default_root_dir=folder,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=list(callbacks),
-        **{"max_epochs": 3, **options},
+    trainer = quiet_trainer(
+        default_root_dir=folder, callbacks=list(callbacks), **{"max_epochs": 3, **options}
     )
     train = BatchLoader(  # 6 batches
         images,

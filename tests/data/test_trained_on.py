@@ -17,11 +17,7 @@ from lightning_optreg.data import ImageFolderDataModule
 from lightning_optreg.data._trained_on import check_classes
 from lightning_optreg.nets import SoftmaxRegression
 from tests.cli.tools import SHORT
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
-    pytest.mark.filterwarnings("ignore:The number of training batches"),
-]
+from tests.small_runs import quiet_trainer
 
 
 @pytest.fixture
@@ -43,15 +39,7 @@ def data_of(folder: Path, **options: Any) -> ImageFolderDataModule:
 
 
 def trainer_of(folder: Path, epochs: int = 1) -> Trainer:
-    return Trainer(
-        accelerator="cpu",
-        max_epochs=epochs,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-    )
+    return quiet_trainer(max_epochs=epochs, default_root_dir=folder)
 
 
 def module() -> ImageClassifier:

@@ -7,25 +7,22 @@ from typing import Any
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningModule, seed_everything
 from PIL import Image
 
 from lightning_optreg import callbacks, data
+from tests.contracts.part import Need
 from tests.contracts.parts import CALLBACKS
 from tests.integration import gan, image_classifier, regression
 from tests.resume_tools import assert_identical
+from tests.small_runs import quiet_trainer
 
 FOLDER = Path(__file__).parent
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
-    pytest.mark.filterwarnings("ignore:The number of training batches"),
     pytest.mark.filterwarnings("ignore:LightningCLI's args parameter is intended"),
     # Lightning 2.6 calls methods that jsonargparse 4.53 deprecates, and torch 2.14 what Python's pytree does
     pytest.mark.filterwarnings(r"ignore:\s*(By default only one Json|``|skip_none)"),
-    pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
-    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
 ]
 
 
@@ -90,16 +87,8 @@ class Project:
     def from_python(self, folder: Path, pictures: Path, ckpt_path: Path | None = None, **options: Any) -> Any:
         seed_everything(1, verbose=False)
         module, datamodule = self.build(pictures)
-        settings: dict[str, Any] = {"callbacks": self.parts(), "enable_checkpointing": False, **options}
-        trainer = Trainer(
-            accelerator="cpu",
-            max_epochs=self.epochs,
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=folder,
-            **settings,
-        )
+        settings: dict[str, Any] = {"callbacks": self.parts(), **options}
+        trainer = quiet_trainer(max_epochs=self.epochs, default_root_dir=folder, **settings)
         trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path)
         return trainer, module
 
@@ -155,23 +144,15 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     assert_identical(dict(straight.state_dict()), dict(resumed.state_dict()))
 
 
-REFUSING = [name for name, part in CALLBACKS.items() if part.refuses_manual is not None or part.boring]
+LACKS: set[Need] = {"automatic optimization", "list batches", "batch normalisation", "residual blocks"}
+REFUSING = [name for name, part in CALLBACKS.items() if part.needs & LACKS]
 
 
 @pytest.mark.parametrize("name", REFUSING)
 def test_parts_that_a_gan_cannot_use_say_so_before_the_first_step(name: str, tmp_path: Path) -> None:
     module = gan.GAN()
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        logger=False,
-        callbacks=[CALLBACKS[name].build(tmp_path)],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-    )
+    trainer = quiet_trainer(max_epochs=1, callbacks=[CALLBACKS[name].build()], default_root_dir=tmp_path)
     with pytest.raises(MisconfigurationException, match=f"^{name}: ") as error:
         trainer.fit(module)
     assert "\n" not in str(error.value)

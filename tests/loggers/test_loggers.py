@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from lightning_optreg.__main__ import main
 from lightning_optreg.loggers import RunCSVLogger, RunWandbLogger, log_config
+from tests.small_runs import quiet_trainer
 
 BATCHES, EPOCHS = 4, 3
 
@@ -75,15 +76,11 @@ class Kill(Callback):
 
 
 def make_trainer(folder: Path, *callbacks: Callback, **settings: Any) -> Trainer:
-    return Trainer(
+    return quiet_trainer(
         logger=RunCSVLogger(folder),
         callbacks=list(callbacks),
-        log_every_n_steps=1,
-        accelerator="cpu",
-        enable_progress_bar=False,
-        enable_model_summary=False,
         num_sanity_val_steps=0,
-        **{"max_epochs": EPOCHS, **settings},
+        **{"max_epochs": EPOCHS, "enable_checkpointing": True, **settings},
     )
 
 

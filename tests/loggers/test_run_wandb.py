@@ -21,6 +21,7 @@ from typing_extensions import override
 from lightning_optreg.__main__ import main
 from lightning_optreg.callbacks.records.histograms import Histograms
 from lightning_optreg.loggers import RunCSVLogger, RunWandbLogger, log_config
+from tests.small_runs import quiet_trainer
 
 wandb = pytest.importorskip("wandb")
 
@@ -145,13 +146,10 @@ def loader() -> DataLoader[Tensor]:
 
 def make_trainer(folder: Path, *loggers: Any, callbacks: Sequence[Callback] = (), **settings: Any) -> Trainer:
     checkpoint = ModelCheckpoint(folder / "checkpoints", monitor="val/loss", save_last=True)
-    return Trainer(
+    return quiet_trainer(
+        enable_checkpointing=True,
         logger=list(loggers),
         callbacks=[checkpoint, *callbacks],
-        log_every_n_steps=1,
-        accelerator="cpu",
-        enable_progress_bar=False,
-        enable_model_summary=False,
         num_sanity_val_steps=0,
         **{"max_epochs": 2, **settings},
     )

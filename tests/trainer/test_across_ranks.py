@@ -12,8 +12,7 @@ from torchmetrics import Metric
 from lightning_optreg.callbacks.resume import exact_resume
 from lightning_optreg.callbacks.resume._partial_state import restore_metric_states
 from lightning_optreg.trainer.across_ranks import gather_ranks, gather_tensors
-from tests.callbacks.resume.test_exact_resume import SaveAlways, run
-from tests.resume_tools import Regression, assert_identical
+from tests.resume_tools import Regression, SaveAlways, assert_identical, run
 
 
 def test_one_process_copies_what_it_keeps() -> None:

@@ -29,11 +29,10 @@ from lightning_optreg.schedulers import InverseTimeDecay, SnapshotCosine, Warmup
 from lightning_optreg.trainer.run_length import RunLength, run_length, schedule_steps
 from lightning_optreg.trainer.schedule_length import fitted, length_argument, with_lengths
 from lightning_optreg.trainer.schedule_parts import check_made, warn_of_unreached
-from tests.classifier.test_image_classifier import images, small_model, trainer_for
+from tests.classifier.small_models import images, small_model, trainer_for
 from tests.processes import ddp, in_processes
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
     pytest.mark.filterwarnings("ignore:You defined a `validation_step`"),
     pytest.mark.filterwarnings("ignore:.*smaller than the logging interval"),
 ]

@@ -25,11 +25,7 @@ from lightning_optreg.data import (
     Source,
 )
 from lightning_optreg.nets import SoftmaxRegression
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
-    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning"),
-]
+from tests.small_runs import quiet_trainer, step_by_hand
 
 IMAGES = torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(12) % 4
@@ -52,10 +48,7 @@ class Sees(LightningModule):
         self.seen.append((x, y))
         loss = nn.functional.cross_entropy(self.net(x), y)
         if not self.automatic_optimization:
-            optimizer: Any = self.optimizers()
-            optimizer.zero_grad()
-            self.manual_backward(loss)
-            optimizer.step()
+            step_by_hand(self, loss)
         return loss
 
     def configure_optimizers(self) -> Any:
@@ -67,15 +60,7 @@ def fit(
 ) -> Any:
     module = module or Sees()
     data = data or DataLoader(PAIRS, batch_size=6)
-    trainer = Trainer(
-        accelerator="cpu",
-        logger=False,
-        callbacks=list(callbacks),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **{"max_epochs": 2, "log_every_n_steps": 1, **options},
-    )
+    trainer = quiet_trainer(callbacks=list(callbacks), **{"max_epochs": 2, **options})
     if isinstance(data, DataLoader):
         trainer.fit(module, data)
     else:

@@ -14,16 +14,12 @@ from torch import Tensor, nn
 from lightning_optreg.callbacks import Curriculum, ExactResume, FullBatch, NoiseFree
 from lightning_optreg.callbacks.batches._image_scores import score_images
 from lightning_optreg.data import BatchLoader, FashionMNISTDataModule, RandomCrop
-from tests.contracts.parts import checkpoint_every_step
-from tests.resume_tools import Diary, assert_identical, final_state, spoil_random_state
+from tests.contracts.runs import checkpoint_every_step
+from tests.processes import needs_gloo
+from tests.resume_tools import assert_identical, final_state, spoil_random_state
+from tests.small_runs import Diary, quiet_trainer, step_by_hand
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
-    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
-    pytest.mark.filterwarnings("ignore:The number of training batches"),
-    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no"),
-    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
 
 IMAGES = 540  # of the small dataset's training split
 BATCHES = 9  # of an epoch, with 60 images each
@@ -47,10 +43,7 @@ class Small(LightningModule):
         loss = nn.functional.cross_entropy(self.net(batch[0]), batch[1])
         if self.automatic_optimization:
             return loss
-        optimizer: Any = self.optimizers()
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        optimizer.step()
+        step_by_hand(self, loss)
         return None
 
     def configure_optimizers(self) -> Any:
@@ -80,15 +73,11 @@ def fit(
     **options: Any,
 ) -> tuple[dict[str, Any], Trainer]:
     module = module or Small()
-    trainer = Trainer(
+    trainer = quiet_trainer(
         default_root_dir=folder,
-        accelerator="cpu",
         callbacks=list(callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
         limit_val_batches=0,
-        log_every_n_steps=1,
-        **{"max_epochs": 3, "logger": False, "enable_checkpointing": False, **options},
+        **{"max_epochs": 3, **options},
     )
     trainer.fit(module, data, ckpt_path=ckpt_path)
     return final_state(trainer, module), trainer
@@ -229,7 +218,7 @@ class WriteResult(Callback):
         torch.save(state, f"{self.path}-{trainer.global_rank}.pt")
 
 
-@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this build of torch has no gloo")
+@needs_gloo
 def test_two_processes_resume_exactly(tmp_path: Path, fashion_mnist_dir: Path) -> None:
     def run(name: str, *callbacks: Callback, **options: Any) -> list[Any]:
         seed_everything(5, verbose=False)
@@ -321,7 +310,7 @@ class SameRanking(Callback):
         torch.save(state, self.folder / f"rank-{trainer.global_rank}.pt")
 
 
-@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this build of torch has no gloo")
+@needs_gloo
 def test_two_processes_rank_alike_and_see_what_one_sees(tmp_path: Path, fashion_mnist_dir: Path) -> None:
     """With the network as it starts; it has seen the same images then, whatever rounding does to scores."""
     seen = []

@@ -24,6 +24,7 @@ from lightning_optreg.callbacks.evaluation._averaged_passes import average_outpu
 from lightning_optreg.callbacks.evaluation.snapshot_ensemble import snapshots
 from lightning_optreg.data import Flips, RandomCrop, RandomHorizontalFlip, RandomViews, TenCrop
 from tests.resume_tools import assert_identical
+from tests.small_runs import quiet_trainer
 
 
 class BasicBlock(nn.Module):
@@ -84,18 +85,7 @@ class Classifier(LightningModule):
 
 
 def trainer_of(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:
-    return Trainer(
-        accelerator="cpu",
-        logger=False,
-        callbacks=list(callbacks),
-        default_root_dir=folder,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        max_epochs=3,
-        log_every_n_steps=1,
-        **options,
-    )
+    return quiet_trainer(callbacks=list(callbacks), default_root_dir=folder, max_epochs=3, **options)
 
 
 @pytest.fixture(scope="module")

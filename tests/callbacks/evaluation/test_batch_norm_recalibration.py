@@ -14,11 +14,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_optreg.callbacks import BatchNormRecalibration, EarlyStopping
 from lightning_optreg.callbacks.evaluation.batch_norm_recalibration import batch_norms, recalibrate
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
-    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning"),
-]
+from tests.processes import needs_gloo
+from tests.small_runs import quiet_trainer
 
 X = torch.randn(48, 3, generator=torch.Generator().manual_seed(0)) * 3.0 + 1.0
 
@@ -49,15 +46,7 @@ class Net(LightningModule):
 
 
 def trainer_of(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:
-    return Trainer(
-        accelerator="cpu",
-        logger=False,
-        callbacks=list(callbacks),
-        default_root_dir=folder,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **{"max_epochs": 2, "enable_checkpointing": False, **options},
-    )
+    return quiet_trainer(callbacks=list(callbacks), default_root_dir=folder, **{"max_epochs": 2, **options})
 
 
 def expected(module: Net, batches: Any = None) -> list[Tensor]:
@@ -142,7 +131,7 @@ class WriteStatistics(Callback):
         )
 
 
-@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this build of torch has no gloo")
+@needs_gloo
 def test_two_processes_have_the_statistics_of_both(tmp_path: Path) -> None:
     callbacks = [BatchNormRecalibration(), WriteStatistics(tmp_path)]
     trainer_of(tmp_path, *callbacks, strategy="ddp_fork", devices=2, max_epochs=1).fit(Net())
@@ -236,7 +225,6 @@ def test_several_loaders_are_refused_before_the_first_step(tmp_path: Path) -> No
     assert trainer.global_step == 0
 
 
-@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 def test_a_run_resumed_at_its_end_is_recalibrated_too(tmp_path: Path) -> None:
     """From a checkpoint of the last epoch's end Lightning does not begin to train again."""
     saver = ModelCheckpoint(tmp_path, "last", enable_version_counter=False)

@@ -17,8 +17,7 @@ from lightning_optreg.callbacks.evaluation.averaged_forward import average_outpu
 from lightning_optreg.callbacks.evaluation.noise_marginalization import noise_layers
 from lightning_optreg.callbacks.evaluation.spread import spread
 from lightning_optreg.layers import GaussianNoise
-
-pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
+from tests.small_runs import quiet_trainer
 
 
 class Classifier(LightningModule):
@@ -48,9 +47,7 @@ def loader() -> DataLoader[Any]:
 
 
 def trainer(*callbacks: Any) -> Trainer:
-    return Trainer(
-        accelerator="cpu", logger=False, callbacks=list(callbacks), enable_progress_bar=False, max_epochs=1
-    )
+    return quiet_trainer(callbacks=list(callbacks), max_epochs=1)
 
 
 def scores_of(module: Classifier, **options: Any) -> tuple[Tensor, dict[str, float]]:

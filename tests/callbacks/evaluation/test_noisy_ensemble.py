@@ -15,8 +15,7 @@ from lightning_optreg import nets
 from lightning_optreg.callbacks import NoisyEnsemble
 from lightning_optreg.callbacks.evaluation.noisy_ensemble import residual_blocks
 from tests.resume_tools import assert_identical
-
-pytestmark = pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
+from tests.small_runs import quiet_trainer
 
 SHAPE = (3, 16, 16)
 
@@ -95,15 +94,7 @@ class Classifier(LightningModule):
 
 
 def trainer_of(*callbacks: Callback, **options: Any) -> Trainer:
-    return Trainer(
-        accelerator="cpu",
-        logger=False,
-        callbacks=list(callbacks),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **{"max_epochs": 1, "log_every_n_steps": 1, **options},
-    )
+    return quiet_trainer(callbacks=list(callbacks), **{"max_epochs": 1, **options})
 
 
 class Differences(Callback):

@@ -14,11 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_optreg.callbacks import SnapshotEnsemble
 from lightning_optreg.callbacks.evaluation.snapshot_ensemble import cosine_factor, cycle_ends, snapshots
 from tests.resume_tools import assert_identical
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
-    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
-]
+from tests.small_runs import quiet_trainer
 
 
 def test_rates_are_the_papers_where_cycles_are_of_one_length() -> None:
@@ -75,15 +71,7 @@ class Classifier(LightningModule):
 
 
 def trainer_of(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:
-    return Trainer(
-        accelerator="cpu",
-        logger=False,
-        callbacks=list(callbacks),
-        default_root_dir=folder,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **{"max_epochs": 2, "enable_checkpointing": False, "log_every_n_steps": 1, **options},
-    )
+    return quiet_trainer(callbacks=list(callbacks), default_root_dir=folder, **{"max_epochs": 2, **options})
 
 
 class Watch(Callback):

@@ -24,8 +24,7 @@ from lightning_optreg.data import (
     Views,
 )
 from lightning_optreg.data.transforms import Centring
-
-pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
+from tests.small_runs import quiet_trainer
 
 
 @pytest.fixture
@@ -34,7 +33,7 @@ def data(cifar10_dir: Any) -> CIFAR10DataModule:
 
 
 def evaluated(net: nn.Module, data: CIFAR10DataModule, *callbacks: Any) -> tuple[Tensor, dict[str, float]]:
-    run = Trainer(accelerator="cpu", logger=False, callbacks=list(callbacks), enable_progress_bar=False)
+    run = quiet_trainer(callbacks=list(callbacks))
     model = ImageClassifier(net, num_classes=10)
     probabilities = torch.cat(run.predict(model, data))
     run.test(model, data, verbose=False)
@@ -142,9 +141,7 @@ def whole_images(data: CIFAR10DataModule) -> Tensor:
 def seen_in(data: CIFAR10DataModule, views: Views, **options: Any) -> list[Tensor]:
     """What the network gets in prediction."""
     net = Watched()
-    run = Trainer(
-        accelerator="cpu", logger=False, callbacks=[TestTimeAugmentation(views)], enable_progress_bar=False
-    )
+    run = quiet_trainer(callbacks=[TestTimeAugmentation(views)])
     run.predict(ImageClassifier(net, num_classes=10, **options), data)
     assert not data.uncropped
     return net.seen
@@ -250,7 +247,7 @@ def test_a_network_that_draws_is_called_once_more_with_what_it_would_get(cifar10
     states = []
     for callbacks in ([], [TestTimeAugmentation(TenCrop(20))]):
         torch.manual_seed(0)
-        run = Trainer(accelerator="cpu", logger=False, callbacks=callbacks, enable_progress_bar=False)
+        run = quiet_trainer(callbacks=callbacks)
         run.predict(ImageClassifier(net, num_classes=10), data)
         states.append(torch.get_rng_state())
     assert torch.equal(*states)

@@ -13,8 +13,8 @@ from lightning_optreg.callbacks import Curves, ExactResume
 from lightning_optreg.classifier import ImageClassifier
 from lightning_optreg.data import FashionMNISTDataModule
 from lightning_optreg.nets import SoftmaxRegression
-from tests.callbacks.resume.test_exact_resume import SaveAlways
-from tests.resume_tools import Regression, StatefulLoader, spoil_random_state
+from tests.resume_tools import Regression, SaveAlways, StatefulLoader, spoil_random_state
+from tests.small_runs import quiet_trainer
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -22,14 +22,10 @@ PNG = b"\x89PNG\r\n\x1a\n"
 def fit(
     folder: Path, curves: Curves, *others: Callback, ckpt_path: Path | None = None, **options: Any
 ) -> None:
-    trainer = Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
         logger=options.pop("logger", False),
         callbacks=[ExactResume(), curves, *others],
-        log_every_n_steps=1,
         enable_checkpointing=any(isinstance(other, (SaveAlways, ModelCheckpoint)) for other in others),
-        enable_progress_bar=False,
-        enable_model_summary=False,
         default_root_dir=folder,
         **{"max_epochs": 3, **options},
     )
@@ -72,15 +68,7 @@ def test_an_old_validation_is_not_taken_for_a_new_one(tmp_path: Path) -> None:
 def test_equals_the_metrics_of_the_classifier(fashion_mnist_dir: Path, tmp_path: Path) -> None:
     curves = Curves("pictures/run.svg")
     logger = CSVLogger(tmp_path, "")
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=2,
-        logger=logger,
-        callbacks=[curves],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-    )
+    trainer = quiet_trainer(log_every_n_steps=50, max_epochs=2, logger=logger, callbacks=[curves])
     model = ImageClassifier(SoftmaxRegression(), optimizer=partial(torch.optim.SGD, lr=0.01))
     trainer.fit(model, FashionMNISTDataModule(str(fashion_mnist_dir), batch_size=100, verify_checksum=False))
     lines = (Path(logger.log_dir) / "metrics.csv").read_text().split()
@@ -182,7 +170,6 @@ def test_a_module_that_logs_nothing(tmp_path: Path) -> None:
     assert curves.history == [{"epoch": 0, "learning_rate": pytest.approx(0.1)}]
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
 def test_two_processes_draw_once(fashion_mnist_dir: Path, tmp_path: Path) -> None:
     """Both know the same history."""
 
@@ -191,17 +178,8 @@ def test_two_processes_draw_once(fashion_mnist_dir: Path, tmp_path: Path) -> Non
             torch.save(curves.history, tmp_path / f"{trainer.global_rank}.pt")
 
     curves = Curves()
-    trainer = Trainer(
-        accelerator="cpu",
-        strategy="ddp_fork",
-        devices=2,
-        max_epochs=2,
-        logger=False,
-        callbacks=[curves, Write()],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        default_root_dir=tmp_path,
+    trainer = quiet_trainer(
+        strategy="ddp_fork", devices=2, max_epochs=2, callbacks=[curves, Write()], default_root_dir=tmp_path
     )
     model = ImageClassifier(SoftmaxRegression(), optimizer=partial(torch.optim.SGD, lr=0.01))
     data = FashionMNISTDataModule(str(fashion_mnist_dir), batch_size=100, verify_checksum=False)

@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from lightning_optreg.callbacks.records.histograms import Histograms
+from tests.small_runs import quiet_trainer
 
 
 class Model(LightningModule):
@@ -37,15 +38,8 @@ class Model(LightningModule):
 def fit(logger: Any, *callbacks: Histograms, **settings: Any) -> Model:
     model = Model()
     nn.init.ones_(model.net.weight)
-    trainer = Trainer(
-        logger=logger,
-        callbacks=list(callbacks),
-        max_epochs=1,
-        accelerator="cpu",
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **settings,
+    trainer = quiet_trainer(
+        log_every_n_steps=50, logger=logger, callbacks=list(callbacks), max_epochs=1, **settings
     )
     data = torch.tensor([[1.0, 2.0, 3.0]]).repeat(8, 1)
     trainer.fit(model, DataLoader(data, batch_size=1))  # type: ignore[arg-type]

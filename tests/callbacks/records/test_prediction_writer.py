@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from PIL import Image
 from pyarrow import parquet
 from torch import Tensor
@@ -17,6 +17,7 @@ from lightning_optreg.callbacks import PredictionWriter, TestTimeAugmentation
 from lightning_optreg.classifier import ImageClassifier
 from lightning_optreg.data import FashionMNISTDataModule, Flips, ImageFolderDataModule
 from lightning_optreg.nets import SoftmaxRegression
+from tests.small_runs import quiet_trainer
 
 
 class Scores(LightningModule):
@@ -37,14 +38,7 @@ def predict(
     data: Any = None,
     **options: Any,
 ) -> list[Tensor] | None:
-    trainer = Trainer(
-        accelerator="cpu",
-        logger=False,
-        callbacks=[writer],
-        enable_progress_bar=False,
-        default_root_dir=folder,
-        **options,
-    )
+    trainer = quiet_trainer(callbacks=[writer], default_root_dir=folder, **options)
     data = DataLoader(TensorDataset(NUMBERS), batch_size=4) if data is None else data
     return trainer.predict(module or Scores(), data)
 
@@ -197,12 +191,8 @@ def test_another_part_has_its_own_names(folder: Path, tmp_path: Path) -> None:
 def test_views_and_labels_go_together(folder: Path, tmp_path: Path) -> None:
     data = ImageFolderDataModule(str(folder), 8, channels=1, batch_size=4)
     module = ImageClassifier(SoftmaxRegression(num_classes=3, input_shape=(1, 8, 8)), num_classes=3)
-    trainer = Trainer(
-        accelerator="cpu",
-        logger=False,
-        callbacks=[PredictionWriter(), TestTimeAugmentation(Flips())],
-        enable_progress_bar=False,
-        default_root_dir=tmp_path,
+    trainer = quiet_trainer(
+        callbacks=[PredictionWriter(), TestTimeAugmentation(Flips())], default_root_dir=tmp_path
     )
     trainer.predict(module, data)
     table = rows(tmp_path / "predictions.csv")
@@ -315,7 +305,6 @@ class Pixels(LightningModule):
         return batch[0].flatten(1)[:, 400:402]
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
 @pytest.mark.parametrize("ours", [True, False])
 def test_two_processes_write_one_whole_table(ours: bool, fashion_mnist_dir: Path, tmp_path: Path) -> None:
     """11 images for 2 processes: a DistributedSampler gives one of them twice."""
@@ -326,14 +315,8 @@ def test_two_processes_write_one_whole_table(ours: bool, fashion_mnist_dir: Path
         module = Pixels()
     alone = PredictionWriter("alone.csv")
     predict(tmp_path, alone, module, data)
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=2,
-        strategy="ddp_fork",
-        logger=False,
-        callbacks=[PredictionWriter("both.csv")],
-        enable_progress_bar=False,
-        default_root_dir=tmp_path,
+    trainer = quiet_trainer(
+        devices=2, strategy="ddp_fork", callbacks=[PredictionWriter("both.csv")], default_root_dir=tmp_path
     )
     loader = data or DataLoader(TensorDataset(NUMBERS), batch_size=4)
     trainer.predict(module, loader, return_predictions=False)

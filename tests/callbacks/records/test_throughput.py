@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from lightning_optreg.callbacks.records.throughput import Throughput
 from lightning_optreg.loggers import RunCSVLogger
+from tests.small_runs import quiet_trainer
 
 
 class Model(LightningModule):
@@ -43,13 +44,11 @@ def loader() -> Any:
 
 
 def make_trainer(folder: Path, speed: Throughput, **settings: Any) -> Trainer:
-    return Trainer(
+    return quiet_trainer(
+        log_every_n_steps=50,
         logger=RunCSVLogger(folder),
         callbacks=[speed],
-        accelerator="cpu",
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **settings,
+        **{"enable_checkpointing": True, **settings},
     )
 
 
@@ -91,14 +90,6 @@ def test_validation_on_its_own_is_not_timed(tmp_path: Path) -> None:
 
 def test_without_a_logger_it_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    trainer = Trainer(
-        logger=False,
-        callbacks=[Throughput()],
-        max_epochs=1,
-        accelerator="cpu",
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    trainer = quiet_trainer(callbacks=[Throughput()], max_epochs=1)
     trainer.fit(Model(), loader(), loader())
     assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,4 @@
 import copy
-import itertools
 import os
 import pickle
 import signal
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, StochasticWeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, StochasticWeightAveraging
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -19,67 +18,16 @@ from lightning_optreg.callbacks.resume.signals._signal_watch import SignalWatch
 from lightning_optreg.callbacks.resume.signals.stop_signals import StopSignals
 from lightning_optreg.runs import AtomicCheckpointIO
 from tests.resume_tools import (
-    Diary,
+    EPOCHS,
     Regression,
+    SaveAlways,
     StatefulLoader,
     assert_identical,
     final_state,
+    run,
     spoil_random_state,
 )
-
-EPOCHS = 3
-
-
-class SaveAlways(Checkpoint):
-    """Save at every moment at which a ModelCheckpoint may."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.count = itertools.count()
-        self.paths: dict[str, Path] = {}
-        self.logged: dict[str, set[tuple[int, str]]] = {}
-
-    def _save(self, trainer: Trainer, moment: str) -> None:
-        name = f"{next(self.count):03d}-{moment}-{trainer.current_epoch}-{trainer.global_step}"
-        self.paths[name] = self.folder / f"{name}.ckpt"
-        self.logged[name] = set(getattr(trainer.logger, "values", ()))
-        trainer.save_checkpoint(self.paths[name])
-
-    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        self._save(trainer, "batch")
-
-    def on_validation_end(self, trainer: Trainer, *args: Any) -> None:
-        if not trainer.sanity_checking:
-            self._save(trainer, "validation")
-
-    def on_train_epoch_end(self, trainer: Trainer, *args: Any) -> None:
-        self._save(trainer, "epoch")
-
-
-def run(
-    tmp_path: Path,
-    module: Regression,
-    callbacks: list[Callback],
-    ckpt_path: Path | None = None,
-    **options: Any,
-) -> tuple[dict[str, Any], dict[tuple[int, str], float], Trainer]:
-    diary = Diary()
-    validate = options.pop("validate", True)
-    trainer = Trainer(
-        max_epochs=EPOCHS,
-        accelerator="cpu",
-        logger=diary,
-        callbacks=[ExactResume(), *callbacks],
-        log_every_n_steps=1,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-        **{"enable_checkpointing": False, **options},
-    )
-    loaders = {"val_dataloaders": StatefulLoader(2)} if validate else {}
-    trainer.fit(module, StatefulLoader(), ckpt_path=ckpt_path, **loaders)
-    return final_state(trainer, module), diary.values, trainer
-
+from tests.small_runs import quiet_trainer
 
 CASES: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -187,13 +135,8 @@ def test_sigterm_leaves_a_checkpoint_that_continues_the_run(
 
 
 def test_sigterm_leaves_nothing_if_not_wanted(tmp_path: Path) -> None:
-    trainer = Trainer(
+    trainer = quiet_trainer(
         callbacks=[ExactResume(save_on_sigterm=False), Spoiler("on_train_batch_end", 2)],
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         max_epochs=1,
         default_root_dir=tmp_path,
     )
@@ -202,8 +145,6 @@ def test_sigterm_leaves_nothing_if_not_wanted(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
-@pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_at_an_epochs_end_any_loader_that_draws_from_the_global_generators(
     workers: int, tmp_path: Path
@@ -213,13 +154,9 @@ def test_at_an_epochs_end_any_loader_that_draws_from_the_global_generators(
         data = StatefulLoader()
         train = DataLoader(TensorDataset(data.x, data.y), batch_size=4, shuffle=True, num_workers=workers)
         val = DataLoader(TensorDataset(data.x, data.y), batch_size=4)
-        trainer = Trainer(
+        trainer = quiet_trainer(
             max_epochs=epochs,
-            accelerator="cpu",
-            logger=False,
             callbacks=[ExactResume(), *callbacks],
-            enable_progress_bar=False,
-            enable_model_summary=False,
             enable_checkpointing=bool(callbacks),
             default_root_dir=tmp_path,
         )
@@ -272,16 +209,7 @@ def test_neutral_without_an_interruption(tmp_path: Path) -> None:
     def fit(callbacks: list[Callback]) -> dict[str, Any]:
         seed_everything(1, verbose=False)
         module = Regression("plateau_epoch")
-        trainer = Trainer(
-            max_epochs=2,
-            accelerator="cpu",
-            logger=False,
-            callbacks=callbacks,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            enable_checkpointing=False,
-            default_root_dir=tmp_path,
-        )
+        trainer = quiet_trainer(max_epochs=2, callbacks=callbacks, default_root_dir=tmp_path)
         trainer.fit(module, StatefulLoader(), StatefulLoader(2))
         return final_state(trainer, module)
 

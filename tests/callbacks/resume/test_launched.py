@@ -15,16 +15,17 @@ from torch.multiprocessing.spawn import ProcessExitedException
 
 from lightning_optreg.callbacks import ExactResume
 from lightning_optreg.callbacks.resume.signals.launched import pass_on_sigterm
-from tests.resume_tools import Diary, StatefulLoader, assert_identical
+from tests.processes import needs_gloo
+from tests.resume_tools import StatefulLoader, assert_identical
 from tests.signal_tools import Processes, Slow, WriteResult, results
+from tests.small_runs import Diary, quiet_trainer
 
 pytestmark = [
     # To be run alone, too: the processes are forked, and a process that has run other tests may have called
     # on CUDA, which a fork of it cannot.
     pytest.mark.slow,
     pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked to spare their start-up"),
-    pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this build of torch has no gloo"),
-    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning"),
+    needs_gloo,
 ]
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux tells children that a parent died")
 
@@ -104,16 +105,11 @@ def fit(
 ) -> None:
     torch.set_num_threads(1)
     seed_everything(1 if ckpt_path is None else 77, verbose=False)
-    trainer = Trainer(
+    trainer = quiet_trainer(
         max_epochs=3,
-        accelerator="cpu",
         strategy=strategy,
         devices=devices,
         logger=Finalized(folder),
-        log_every_n_steps=1,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         val_check_interval=0.5,
         default_root_dir=folder,
         callbacks=[ExactResume(**options), WriteResult(folder, name), Tell(folder), *callbacks],

@@ -9,8 +9,7 @@ from lightning.pytorch import seed_everything
 from torch import Tensor
 from torchmetrics import MeanMetric, MetricCollection, SumMetric
 
-from tests.callbacks.resume.test_exact_resume import SaveAlways, run
-from tests.resume_tools import Regression, assert_identical, spoil_random_state
+from tests.resume_tools import Regression, SaveAlways, assert_identical, run, spoil_random_state
 
 
 class Logs(Regression):

@@ -6,21 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 
 from lightning_optreg.callbacks import ExactResume
-from tests.callbacks.resume.test_exact_resume import SaveAlways
-from tests.resume_tools import Regression, StatefulLoader, spoil_random_state
+from tests.resume_tools import Regression, SaveAlways, StatefulLoader, spoil_random_state
+from tests.small_runs import quiet_trainer
 
 
 def fit(folder: Path, callbacks: list[Any], ckpt_path: Path | None = None) -> list[str]:
-    trainer = Trainer(
+    trainer = quiet_trainer(
         max_epochs=2,
-        accelerator="cpu",
-        logger=False,
         callbacks=callbacks,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         enable_checkpointing=any(isinstance(each, SaveAlways) for each in callbacks),
         default_root_dir=folder,
     )

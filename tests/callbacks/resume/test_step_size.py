@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -16,6 +16,7 @@ from lightning_optreg.callbacks import BatchSizeGrowth, ExactResume
 from lightning_optreg.callbacks.resume.progress.step_size import StepSize, warn_of_changes
 from lightning_optreg.data.loader import BatchLoader
 from tests.resume_tools import Regression, StatefulLoader
+from tests.small_runs import quiet_trainer
 
 
 def said(
@@ -112,13 +113,10 @@ def fit(
         data = StatefulLoader()
         loader = DataLoader(TensorDataset(data.x, data.y), batch_size=options.pop("batch_size", 4))
     saver = ModelCheckpoint(folder, "{epoch}", save_top_k=-1)
-    trainer = Trainer(
+    trainer = quiet_trainer(
+        enable_checkpointing=True,
         max_epochs=epochs,
-        accelerator="cpu",
-        logger=False,
         callbacks=[ExactResume(), *(callbacks or []), saver],
-        enable_progress_bar=False,
-        enable_model_summary=False,
         default_root_dir=folder,
         **options,
     )

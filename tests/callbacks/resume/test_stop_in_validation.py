@@ -15,14 +15,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MeanMetric
 
 from lightning_optreg.callbacks import BatchNormRecalibration, ExactResume
-from tests.resume_tools import (
-    Diary,
-    Regression,
-    StatefulLoader,
-    assert_identical,
-    final_state,
-    spoil_random_state,
-)
+from tests.resume_tools import Regression, StatefulLoader, assert_identical, final_state, spoil_random_state
+from tests.small_runs import Diary, quiet_trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Your `val_dataloader`'s sampler has shuffling enabled")
 
@@ -141,14 +135,10 @@ def run(
     loaders = [make(3) for make in case.pop("loaders", [plain])]
     callbacks = case.pop("callbacks", list)()
     model = {key: case.pop(key) for key in ("schedule", "monitor") if key in case}
-    trainer = Trainer(
+    trainer = quiet_trainer(
         max_epochs=3,
-        accelerator="cpu",
         logger=diary,
         callbacks=[ExactResume(), moments, *callbacks],
-        log_every_n_steps=1,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
         default_root_dir=folder,
         **case,

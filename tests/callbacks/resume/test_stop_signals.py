@@ -11,14 +11,14 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 
+from tests.processes import needs_gloo
 from tests.resume_tools import assert_identical
 from tests.signal_tools import Begun, Processes, free_port, results, start, torchrun_variables
 from tests.signal_tools import fit as fit_process
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked to spare their start-up"),
-    pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this build of torch has no gloo"),
-    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning"),
+    needs_gloo,
 ]
 
 PAUSE = 0.02  # seconds a batch takes

@@ -12,14 +12,12 @@ from torch import Tensor, nn
 
 from lightning_optreg.callbacks import AdamRestarts, ExactResume
 from lightning_optreg.optimizers import SWATS, NAGConvex
-from tests.contracts.parts import checkpoint_every_step
+from tests.contracts.runs import checkpoint_every_step
+from tests.processes import WriteAtEnd, needs_gloo, written
 from tests.resume_tools import Regression, StatefulLoader, assert_identical, final_state, spoil_random_state
+from tests.small_runs import quiet_trainer
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
-    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:It is recommended to use .*sync_dist=True"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:It is recommended to use .*sync_dist=True")
 
 
 class Scripted(LightningModule):
@@ -52,14 +50,7 @@ class Scripted(LightningModule):
 def fit(
     module: LightningModule, callbacks: list[Callback], ckpt_path: Path | None = None, **options: Any
 ) -> Trainer:
-    trainer = Trainer(
-        accelerator="cpu",
-        callbacks=callbacks,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **{"max_epochs": 9, "enable_checkpointing": False, **options},
-    )
+    trainer = quiet_trainer(callbacks=callbacks, **{"max_epochs": 9, **options})
     batches = 1 if isinstance(module, Scripted) else 6
     trainer.fit(module, StatefulLoader(batches), StatefulLoader(1), ckpt_path=ckpt_path)
     return trainer
@@ -132,25 +123,23 @@ def test_resumes_before_at_and_after_a_restart(options: dict[str, Any], tmp_path
         assert_identical((straight, restarts), run(path))
 
 
-class RanksAgree(Callback):
-    def __init__(self, restarts: AdamRestarts, folder: Path) -> None:
-        self.restarts, self.folder = restarts, folder
+class HasRestarted(Callback):
+    """Sees that each process restarted."""
+
+    def __init__(self, restarts: AdamRestarts) -> None:
+        self.restarts = restarts
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self.restarts.restarts >= 1
-        mine = torch.cat([p.detach().flatten() for p in pl_module.parameters()])
-        everyone = [torch.empty_like(mine) for _ in range(trainer.world_size)]
-        torch.distributed.all_gather(everyone, mine)
-        assert all(torch.equal(other, mine) for other in everyone)
-        (self.folder / f"rank{trainer.global_rank}").touch()
 
 
-@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this build of torch has no gloo")
+@needs_gloo
 def test_two_processes_restart_together(tmp_path: Path) -> None:
     callback = AdamRestarts("val_loss", patience=1, min_delta=0.3)
-    callbacks = [callback, RanksAgree(callback, tmp_path)]
+    callbacks = [callback, HasRestarted(callback), WriteAtEnd(tmp_path)]
     fit(Regression(adam=True), callbacks, strategy="ddp_fork", devices=2, max_epochs=3)
-    assert {path.name for path in tmp_path.glob("rank*")} == {"rank0", "rank1"}
+    first, second = written(tmp_path)
+    assert_identical(first["weights"], second["weights"])
 
 
 @pytest.mark.parametrize("make", [partial(SWATS, lr=0.1, switch_eps=0.0), partial(NAGConvex, lr=0.1)])

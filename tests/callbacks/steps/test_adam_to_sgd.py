@@ -16,20 +16,10 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, lr_scheduler
 from lightning_optreg.callbacks import AdamToSGD, ExactResume, ResetOptimizer
 from lightning_optreg.loggers import RunCSVLogger
 from lightning_optreg.optimizers import SWATS
-from tests.contracts.parts import checkpoint_every_step
-from tests.resume_tools import (
-    Diary,
-    Regression,
-    StatefulLoader,
-    assert_identical,
-    final_state,
-    spoil_random_state,
-)
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
-    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning"),
-]
+from tests.contracts.runs import checkpoint_every_step
+from tests.processes import needs_gloo
+from tests.resume_tools import Regression, StatefulLoader, assert_identical, final_state, spoil_random_state
+from tests.small_runs import Diary, quiet_trainer
 
 
 class Plain(LightningModule):
@@ -72,14 +62,7 @@ class Plain(LightningModule):
 def fit(
     module: LightningModule, callbacks: list[Callback], ckpt_path: Path | None = None, **options: Any
 ) -> Trainer:
-    trainer = Trainer(
-        accelerator="cpu",
-        callbacks=callbacks,
-        log_every_n_steps=1,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **{"max_epochs": 2, "logger": False, "enable_checkpointing": False, **options},
-    )
+    trainer = quiet_trainer(callbacks=callbacks, **{"max_epochs": 2, **options})
     trainer.fit(module, StatefulLoader(), StatefulLoader(2), ckpt_path=ckpt_path)
     return trainer
 
@@ -332,16 +315,11 @@ class ManualAdams(BoringModel):
 def test_manual_optimization_with_several_optimizers() -> None:
     module = ManualAdams()
     # global_step counts the steps of all optimizers
-    trainer = Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
         callbacks=[AdamToSGD(at_step=4, optimizer_index=1)],
         max_epochs=1,
         limit_train_batches=4,
         limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
     trainer.fit(module)
     assert module.kinds == [["SGD", "Adam"]] * 2 + [["SGD", "SGD"]] * 2
@@ -376,7 +354,7 @@ class RanksAgree(Callback):
 
 
 @pytest.mark.filterwarnings("ignore:It is recommended to use .*sync_dist=True")
-@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this build of torch has no gloo")
+@needs_gloo
 @pytest.mark.parametrize("trigger", ["plateau", "swats"])
 def test_two_processes_decide_together(trigger: str, tmp_path: Path) -> None:
     """The ranks see other batches and log other values: `val_loss` is not reduced here."""
@@ -411,14 +389,12 @@ def test_a_resumed_epoch_keeps_the_rate_at_the_switch_in_its_table(
                 raise InterruptedError
 
     def fit(folder: Path, *callbacks: Callback, ckpt_path: Path | None = None) -> list[str]:
-        trainer = Trainer(
+        trainer = quiet_trainer(
+            enable_checkpointing=True,
             logger=RunCSVLogger(folder),
             callbacks=[ExactResume(), AdamToSGD(at_step=8), *callbacks],
             log_every_n_steps=log_every_n_steps,
             max_epochs=3,
-            accelerator="cpu",
-            enable_progress_bar=False,
-            enable_model_summary=False,
         )
         seed_everything(1, verbose=False)
         loaders = StatefulLoader(), StatefulLoader(2)

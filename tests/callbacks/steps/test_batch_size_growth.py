@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lightning_optreg.callbacks import BatchSizeGrowth
 from lightning_optreg.callbacks.steps.batch_size_growth import noise_scale
 from tests.resume_tools import Regression, StatefulLoader
+from tests.small_runs import quiet_trainer
 
 RUNS = 4000
 
@@ -42,15 +43,7 @@ class Noisy(LightningModule):
 
 
 def fit(module: LightningModule, *callbacks: Any, **options: Any) -> None:
-    trainer = Trainer(
-        accelerator="cpu",
-        callbacks=list(callbacks),
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    )
+    trainer = quiet_trainer(callbacks=list(callbacks), **options)
     loaders = [StatefulLoader(), StatefulLoader(1)] if isinstance(module, Regression) else []
     trainer.fit(module, *loaders)
     assert trainer.accumulate_grad_batches == options.get("accumulate_grad_batches", 1)  # as it was
@@ -119,15 +112,7 @@ class Fails(Callback):
 
 def test_an_error_leaves_the_trainer_and_the_callback_as_they_were() -> None:
     growth = BatchSizeGrowth([1], factor=2)
-    trainer = Trainer(
-        accelerator="cpu",
-        callbacks=[growth, Fails()],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        max_epochs=2,
-    )
+    trainer = quiet_trainer(callbacks=[growth, Fails()], max_epochs=2)
     with pytest.raises(RuntimeError, match="enough"):
         trainer.fit(Noisy(0.1, batches=12))
     assert trainer.accumulate_grad_batches == 1

@@ -14,15 +14,11 @@ from torch.utils.data import DataLoader
 
 from lightning_optreg.callbacks import EarlyStopping, ExactResume
 from lightning_optreg.callbacks.steps.prechelt import generalization_loss, training_progress
+from tests.processes import needs_gloo
 from tests.resume_tools import assert_identical
+from tests.small_runs import quiet_trainer
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
-    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
-    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
-    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:It is recommended to use `self.log"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:It is recommended to use `self.log")
 
 
 class Scripted(LightningModule):
@@ -58,15 +54,11 @@ def fit(
     ckpt_path: Path | None = None,
     **options: Any,
 ) -> Trainer:
-    trainer = Trainer(
-        accelerator="cpu",
-        logger=False,
+    trainer = quiet_trainer(
         callbacks=list(callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
         default_root_dir=folder,
         num_sanity_val_steps=0,
-        **{"max_epochs": 12, "enable_checkpointing": False, **options},
+        **{"max_epochs": 12, **options},
     )
     trainer.fit(module, ckpt_path=ckpt_path)
     return trainer
@@ -369,7 +361,7 @@ class WriteEpoch(Callback):
         )
 
 
-@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this build of torch has no gloo")
+@needs_gloo
 @pytest.mark.parametrize("arguments", ALL[:2])
 def test_ranks_that_see_other_values_stop_together(arguments: dict[str, Any], tmp_path: Path) -> None:
     stop = EarlyStopping("val", restore_best=True, **arguments)

@@ -30,14 +30,10 @@ from lightning_optreg.callbacks.steps._running_gradient import RunningMean
 from lightning_optreg.data import FashionMNISTDataModule, RandomErasing
 from lightning_optreg.nets import SoftmaxRegression
 from lightning_optreg.optimizers import BFGS, Newton
-from tests.contracts.parts import checkpoint_every_step
+from tests.contracts.runs import checkpoint_every_step
+from tests.processes import WriteAtEnd, needs_gloo, written
 from tests.resume_tools import assert_identical, final_state, spoil_random_state
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
-    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
-    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning"),
-]
+from tests.small_runs import quiet_trainer
 
 
 def data(images: int = 22) -> tuple[Tensor, Tensor]:
@@ -90,16 +86,10 @@ def fit(
     ckpt_path: Path | None = None,
     **options: Any,
 ) -> Trainer:
-    trainer = Trainer(
+    trainer = quiet_trainer(
         **{
-            "accelerator": "cpu",
             "precision": "64-true",
             "callbacks": [FullBatch()],
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "log_every_n_steps": 1,
             "default_root_dir": folder,
             "max_epochs": 4,
             **options,
@@ -299,16 +289,7 @@ def test_bf16_for_first_order(tmp_path: Path) -> None:
     assert keep.flat.dtype == torch.float32
 
 
-class RanksAgree(Callback):
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        weights = torch.cat([p.detach().flatten() for p in pl_module.parameters()])
-        torch.save(weights, self.folder / f"{trainer.global_rank}.pt")
-
-
-@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this build of torch has no gloo")
+@needs_gloo
 @pytest.mark.parametrize("make", [lbfgs], ids=["lbfgs"])
 def test_two_processes_are_as_one(make: Any, tmp_path: Path) -> None:
     module = Module(make)
@@ -320,9 +301,12 @@ def test_two_processes_are_as_one(make: Any, tmp_path: Path) -> None:
         strategy="ddp_fork",
         devices=2,
         max_epochs=3,
-        callbacks=[FullBatch(), RanksAgree(tmp_path)],
+        callbacks=[FullBatch(), WriteAtEnd(tmp_path)],
     )
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    first, second = (
+        torch.cat([weight.detach().flatten() for weight in state["weights"].values()])
+        for state in written(tmp_path)
+    )
     assert torch.equal(first, second)
     alone = by_hand(make, 22, 3)
     expected = torch.cat([p.detach().flatten() for p in alone.parameters()])

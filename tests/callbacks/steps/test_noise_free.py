@@ -16,8 +16,7 @@ from lightning_optreg.data import FashionMNISTDataModule, RandomCrop, RandomHori
 from lightning_optreg.layers import DropConnect, Dropout, GaussianNoise, NoiseLayer
 from lightning_optreg.optimizers import BFGS, Newton
 from lightning_optreg.trainer.noise_left import is_on, is_stubborn
-
-pytestmark = pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
+from tests.small_runs import quiet_trainer
 
 
 class NoisyBranch(NoiseLayer):
@@ -70,19 +69,8 @@ class Watch(Callback):
 def fit(
     folder: Path, callbacks: list[Callback], module: LightningModule, data: Any, **options: Any
 ) -> Trainer:
-    trainer = Trainer(
-        **{
-            "accelerator": "cpu",
-            "callbacks": callbacks,
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "log_every_n_steps": 1,
-            "default_root_dir": folder,
-            "max_epochs": 3,
-            **options,
-        }
+    trainer = quiet_trainer(
+        **{"callbacks": callbacks, "default_root_dir": folder, "max_epochs": 3, **options}
     )
     trainer.fit(module, data)
     return trainer

@@ -29,6 +29,7 @@ from torch.optim.lr_scheduler import (
 
 from lightning_optreg.callbacks import ResetOptimizer
 from lightning_optreg.schedulers import WarmupMultiStepLR
+from tests.small_runs import quiet_trainer
 
 BATCHES = 4
 
@@ -92,14 +93,9 @@ def fit(
     **options: Any,
 ) -> Trainer:
     torch.manual_seed(0)
-    trainer = Trainer(
+    trainer = quiet_trainer(
         default_root_dir=folder,
-        accelerator="cpu",
         callbacks=list(callbacks),
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         limit_train_batches=BATCHES,
         limit_val_batches=1,
         **options,
@@ -268,14 +264,9 @@ def test_a_new_run_is_not_changed(tmp_path: Path) -> None:
 def test_a_checkpoint_that_was_tested_is_forgotten(tmp_path: Path) -> None:
     begun = checkpoint(Module(sgd(0.1), SCHEDULES["step"]), tmp_path, max_epochs=3)
     module = Module(sgd(0.04), SCHEDULES["step"])
-    trainer = Trainer(
+    trainer = quiet_trainer(
         default_root_dir=tmp_path,
-        accelerator="cpu",
         callbacks=[ResetOptimizer()],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         limit_train_batches=BATCHES,
         limit_test_batches=1,
         limit_val_batches=1,

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 
 from lightning_optreg.callbacks import GradientNoise
 from lightning_optreg.callbacks.weights.gradient_noise import add_noise, noise_std
-from tests.resume_tools import Diary
+from tests.small_runs import Diary, quiet_trainer
 
 N = 40_000
 
@@ -47,15 +47,7 @@ class Linear(LightningModule):
 
 
 def gradients(module: Linear, callback: GradientNoise, steps: int = 4, **options: Any) -> list[Tensor]:
-    trainer = Trainer(
-        accelerator="cpu",
-        callbacks=[callback],
-        max_steps=steps,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **{"logger": False, **options},
-    )
+    trainer = quiet_trainer(callbacks=[callback], max_steps=steps, **options)
     trainer.fit(module)
     places = [*module.steps, module.w.detach()]
     found = [a - b for a, b in itertools.pairwise(places)]

@@ -11,9 +11,10 @@ from torch import nn
 
 from lightning_optreg.callbacks import ExactResume, MaxNorm
 from lightning_optreg.callbacks.weights.max_norm import project, unit_norms
-from tests.callbacks.weights.test_penalties import Net, train
-from tests.contracts.parts import checkpoint_every_step
-from tests.resume_tools import Diary, Regression, StatefulLoader, assert_identical
+from tests.callbacks.weights.small_net import Net, descend, train
+from tests.contracts.runs import checkpoint_every_step
+from tests.resume_tools import Regression, StatefulLoader, assert_identical
+from tests.small_runs import Diary, quiet_trainer
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64)
 
@@ -112,15 +113,11 @@ class Longer(Callback):
 def weights_after(folder: Path, bound: float, ckpt_path: Path | None = None, max_steps: int = 12) -> Any:
     module = Regression()
     savers = [checkpoint_every_step(folder)] if ckpt_path is None else []
-    trainer = Trainer(
-        accelerator="cpu",
-        logger=False,
+    trainer = quiet_trainer(
         callbacks=[ExactResume(), MaxNorm(bound), Longer(), *savers],
         max_epochs=2,
         max_steps=max_steps,
         enable_checkpointing=bool(savers),
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
     seed_everything(1, verbose=False)
     trainer.fit(module, StatefulLoader(), StatefulLoader(2), ckpt_path=ckpt_path)
@@ -180,21 +177,12 @@ def test_holds_after_every_step(options: dict[str, Any]) -> None:
 
 def test_is_projected_gradient_descent() -> None:
     reference = Net(torch.optim.SGD, lr=0.1)
-    weights = [reference.net[0].weight, reference.net[3].weight]
     with torch.no_grad():
-        for w in weights:
+        for w in (reference.net[0].weight, reference.net[3].weight):
             w.copy_(torch.renorm(w, 2, 0, 0.5))
-    for _ in range(2):
-        for batch in reference.train_dataloader():
-            reference.zero_grad()
-            reference.training_step(batch, 0).backward()
-            with torch.no_grad():
-                for p in reference.parameters():
-                    p.sub_(0.1 * p.grad)
-                for w in weights:
-                    w.copy_(torch.renorm(w, 2, 0, 0.5))
+    wanted = descend(reference, 0.1, lambda w: torch.renorm(w, 2, 0, 0.5))
     found = train(Net(torch.optim.SGD, lr=0.1), [MaxNorm(0.5)])
-    torch.testing.assert_close(found, list(reference.parameters()), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-7)
 
 
 def test_refuses_what_has_no_units() -> None:

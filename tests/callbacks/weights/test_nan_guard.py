@@ -15,12 +15,9 @@ from torch.utils.data import DataLoader
 from lightning_optreg import optimizers
 from lightning_optreg.callbacks import NaNGuard
 from lightning_optreg.callbacks.weights._non_finite import all_finite
+from tests.processes import WriteAtEnd, needs_gloo, written
 from tests.resume_tools import assert_identical, final_state
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
-    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning"),
-]
+from tests.small_runs import quiet_trainer
 
 
 class Bad(torch.autograd.Function):
@@ -94,19 +91,7 @@ class Victim(LightningModule):
 
 def fit(module: LightningModule, *callbacks: Callback, **options: Any) -> Trainer:
     seed_everything(1, verbose=False)
-    trainer = Trainer(
-        accelerator="cpu",
-        callbacks=list(callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **{
-            "max_epochs": 1,
-            "logger": False,
-            "enable_checkpointing": False,
-            "log_every_n_steps": 1,
-            **options,
-        },
-    )
+    trainer = quiet_trainer(callbacks=list(callbacks), **{"max_epochs": 1, **options})
     trainer.fit(module)
     return trainer
 
@@ -237,18 +222,7 @@ def test_manual_optimization() -> None:
     assert all(bool(all_finite([p.detach()])) for p in module.parameters())
 
 
-class WriteWeights(Callback):
-    """Children of a fork can only leave files."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        weights = torch.cat([p.detach().flatten() for p in pl_module.parameters()])
-        torch.save(weights, self.folder / f"weights{trainer.global_rank}.pt")
-
-
-@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this build of torch has no gloo")
+@needs_gloo
 @pytest.mark.filterwarnings("ignore:NaNGuard:RuntimeWarning")
 def test_all_processes_decide_alike(tmp_path: Path) -> None:
     options: dict[str, Any] = {"strategy": "ddp_fork", "devices": 2}
@@ -256,10 +230,10 @@ def test_all_processes_decide_alike(tmp_path: Path) -> None:
     said = "NaNGuard: step 4 .*(another process's loss is not finite|it began in what the module computes)"
     with pytest.raises(torch.multiprocessing.ProcessRaisedException, match=said):
         fit(Victim("loss", rank=1), NaNGuard(), **options)
-    fit(Victim("loss", rank=1), NaNGuard("skip"), WriteWeights(tmp_path), **options)
-    weights = [torch.load(tmp_path / f"weights{rank}.pt") for rank in range(2)]
-    assert torch.equal(*weights)
-    assert bool(all_finite(weights))
+    fit(Victim("loss", rank=1), NaNGuard("skip"), WriteAtEnd(tmp_path), **options)
+    first, second = (state["weights"] for state in written(tmp_path))
+    assert_identical(first, second)
+    assert bool(all_finite(list(first.values())))
 
 
 def test_largest_numbers_are_finite() -> None:

@@ -1,19 +1,18 @@
 """Penalties: autograd's gradient of the lecture's formula, before clipping; exact zeros in proximal form."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 
 from lightning_optreg.callbacks import AdamToSGD, ElasticNet, L1Penalty, L2Penalty
 from lightning_optreg.callbacks.weights.penalties import add_penalty_gradient, penalty, proximal_map
 from lightning_optreg.optimizers import BFGS
-from tests.resume_tools import Diary
+from tests.callbacks.weights.small_net import Net, descend, train
+from tests.small_runs import Diary
 
 CASES = [(0.3, 0.0), (0.0, 0.7), (0.3, 0.7)]
 
@@ -43,48 +42,6 @@ def test_proximal_map_is_the_minimum(l1: float, l2: float) -> None:
     torch.testing.assert_close(w, torch.stack(best), rtol=0, atol=2e-5)
     if l1 > 0:
         assert w[4] == 0.0
-
-
-class Net(LightningModule):
-    """A little network; `extra` is added to its loss, for what autograd makes of a penalty."""
-
-    def __init__(
-        self,
-        optimizer: Callable[..., torch.optim.Optimizer],
-        extra: Callable[["Net"], Tensor] | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__()
-        self.make, self.extra, self.options = optimizer, extra, options
-        torch.manual_seed(3)
-        self.net = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 1))
-        self.double()
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        loss = (self.net(batch[0]) - batch[1]).square().mean()
-        return loss if self.extra is None else loss + self.extra(self)
-
-    def train_dataloader(self) -> Any:
-        generator = torch.Generator().manual_seed(5)
-        x = torch.randn(48, 5, generator=generator, dtype=torch.float64)
-        return torch.utils.data.DataLoader(
-            torch.utils.data.TensorDataset(x, x.sum(1, keepdim=True)), batch_size=4
-        )
-
-    def configure_optimizers(self) -> Any:
-        return self.make(self.parameters(), **self.options)
-
-
-def train(module: Net, callbacks: list[Any], **options: Any) -> list[Tensor]:
-    Trainer(
-        accelerator="cpu",
-        callbacks=callbacks,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **{"logger": False, "max_epochs": 2, **options},
-    ).fit(module)
-    return [p.detach().clone() for p in module.parameters()]
 
 
 def elastic(module: Net) -> Tensor:
@@ -137,21 +94,13 @@ def test_l2_is_weight_decay_for_sgd_and_not_decoupled_decay_for_adam() -> None:
 
 def test_proximal_form_is_proximal_gradient_descent_with_exact_zeros() -> None:
     rate, lambd = 0.05, 0.5
-    reference = Net(torch.optim.SGD, lr=rate)
-    weights = [reference.net[0].weight, reference.net[3].weight]
-    for _ in range(2):
-        for batch in reference.train_dataloader():
-            reference.zero_grad()
-            reference.training_step(batch, 0).backward()
-            with torch.no_grad():
-                for p in reference.parameters():
-                    p.sub_(rate * p.grad)
-                for w in weights:
-                    w.copy_(w.sign() * (w.abs() - rate * lambd).clamp_min(0))
+    wanted = descend(
+        Net(torch.optim.SGD, lr=rate), rate, lambda w: w.sign() * (w.abs() - rate * lambd).clamp_min(0)
+    )
     diary = Diary()
     module = Net(torch.optim.SGD, lr=rate)
     found = train(module, [L1Penalty(lambd, proximal=True)], logger=diary, log_every_n_steps=24)
-    torch.testing.assert_close(found, list(reference.parameters()), rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-8)
     zeros = sum((w == 0).sum().item() for w in (module.net[0].weight, module.net[3].weight)) / 48
     assert zeros > 0.1
     assert diary.values[23, "optreg/l1_penalty/zeros"] == pytest.approx(zeros)
