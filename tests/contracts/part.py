@@ -29,7 +29,7 @@ Need = Literal[
 MISSING: dict[Need, str] = {
     "automatic optimization": "needs automatic optimization",
     "no schedule": "has a learning-rate schedule",
-    "Adam": "of Adam's type",
+    "Adam": "must be like Adam",
     "list batches": "a training batch must be a list or a dictionary",
     "batch normalisation": "has no batch normalisation",
     "residual blocks": "has no residual blocks",
