@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lightning_optreg.analysis.deviations import Dynamics, fitted_order
-from lightning_optreg.figures.style import BLUE, ORANGE, PURPLE, new_figure
+from lightning_optreg.figures._style import BLUE, ORANGE, PURPLE, new_figure
 
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn: it takes a while
     from matplotlib.axes import Axes

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lightning_optreg.figures.style import COLORS, GREY, new_figure, prepare
+from lightning_optreg.figures._style import COLORS, GREY, new_figure, prepare
 
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn: it takes a while
     from matplotlib.axes import Axes

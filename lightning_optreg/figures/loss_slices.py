@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lightning_optreg.figures.style import BLUE, GREEN, GREY, VERMILION, new_figure
+from lightning_optreg.figures._style import BLUE, GREEN, GREY, VERMILION, new_figure
 
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn: it takes a while
     from matplotlib.figure import Figure

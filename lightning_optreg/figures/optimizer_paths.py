@@ -11,7 +11,16 @@ import torch
 from torch import Tensor
 
 from lightning_optreg.analysis.surfaces import Surface
-from lightning_optreg.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY_BLUE, VERMILION, new_figure
+from lightning_optreg.figures._style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    SKY_BLUE,
+    VERMILION,
+    new_figure,
+)
 
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn: it takes a while
     from matplotlib.animation import FuncAnimation

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import TYPE_CHECKING
 
-from lightning_optreg.figures.style import BLUE, SKY_BLUE, VERMILION, literal, new_figure, prepare
+from lightning_optreg.figures._style import BLUE, SKY_BLUE, VERMILION, literal, new_figure, prepare
 
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn: it takes a while
     from matplotlib.figure import Figure

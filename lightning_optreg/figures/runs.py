@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_optreg.figures.style import COLORS, MARKERS, new_figure, prepare
+from lightning_optreg.figures._style import COLORS, MARKERS, new_figure, prepare
 
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn: it takes a while
     from matplotlib.figure import Figure

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from lightning_optreg.figures.style import GREY, literal, new_figure, prepare, style
+from lightning_optreg.figures._style import GREY, literal, new_figure, prepare, style
 
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn: it takes a while
     from matplotlib.axes import Axes

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_optreg.callbacks.evaluation.averaged_forward import AveragedForward
+from lightning_optreg.callbacks.evaluation._averaged_forward import AveragedForward
 from lightning_optreg.randomness.kept_generators import Generators, same_states
 from tests.contracts.part import Part
 from tests.contracts.parts import CALLBACKS, STEPWISE

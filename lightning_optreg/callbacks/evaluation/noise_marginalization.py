@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_optreg.callbacks._network import find_network
-from lightning_optreg.callbacks.evaluation.averaged_forward import (
+from lightning_optreg.callbacks.evaluation._averaged_forward import (
     Average,
     AveragedForward,
     Stage,

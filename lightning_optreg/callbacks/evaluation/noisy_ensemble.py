@@ -20,7 +20,7 @@ from typing_extensions import override
 from lightning_optreg.callbacks._let_go import LetsGo
 from lightning_optreg.callbacks._network import find_network
 from lightning_optreg.callbacks._seeded import SeededCallback
-from lightning_optreg.callbacks.evaluation.averaged_forward import (
+from lightning_optreg.callbacks.evaluation._averaged_forward import (
     Average,
     AveragedForward,
     Stage,

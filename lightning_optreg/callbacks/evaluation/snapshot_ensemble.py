@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from lightning_optreg.callbacks._kept_weights import in_form_of
 from lightning_optreg.callbacks._network import find_network
-from lightning_optreg.callbacks.evaluation.averaged_forward import (
+from lightning_optreg.callbacks.evaluation._averaged_forward import (
     Average,
     AveragedForward,
     Stage,

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lightning_optreg.callbacks.evaluation.averaged_forward import (
+from lightning_optreg.callbacks.evaluation._averaged_forward import (
     Average,
     AveragedForward,
     Stage,
