@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 from typing_extensions import override
 
-from lightning_optreg.checks import check_range
+from lightning_optreg._checks import check_range
 
 __all__ = ["CalibrationError", "calibration_gaps"]
 

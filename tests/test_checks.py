@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lightning_optreg.checks import check_choice, check_range
+from lightning_optreg._checks import check_choice, check_range
 
 
 @pytest.mark.parametrize(

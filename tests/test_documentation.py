@@ -165,7 +165,7 @@ def test_pages_are_filled_in_from_the_package() -> None:
     )
     filled = HOOK.expand(page)
     assert filled.count("[`SquaredLoss`]") == 1  # the page's own row stays
-    assert "| [`ScoreLoss`](#lightning_optreg.losses.ScoreLoss) | A loss per example" in filled
+    assert "| [`ScoreLoss`](#lightning_optreg.losses.ScoreLoss) | Base of the losses" in filled
     assert "\n::: lightning_optreg.losses.SquaredLoss\n    options: {heading_level: 3}\n" in filled
     code = "```text\n# a comment\n<!-- parts: lightning_optreg.losses -->\n```\n"
     assert HOOK.expand(code) == code

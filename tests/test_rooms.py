@@ -36,7 +36,7 @@ ROOMS = (
     "param_groups",
     "optimizers",
     "trust",
-    "checks",
+    "_checks",
     "files",
     "_nearest",
 )

@@ -7,7 +7,7 @@ shift", 2015 (arXiv:1502.03167), algorithms 1 and 2.
 import torch
 from torch import Tensor, nn
 
-from lightning_optreg.checks import check_range
+from lightning_optreg._checks import check_range
 
 __all__ = ["BatchNorm", "batch_norm", "batch_statistics"]
 

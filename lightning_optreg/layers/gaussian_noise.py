@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_optreg.checks import check_choice, check_range
+from lightning_optreg._checks import check_choice, check_range
 from lightning_optreg.layers.noise import NoiseLayer
 
 __all__ = ["GaussianNoise", "gaussian_noise", "relative_std"]

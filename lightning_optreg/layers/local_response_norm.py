@@ -7,7 +7,7 @@ section 3.3.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_optreg.checks import check_range
+from lightning_optreg._checks import check_range
 
 __all__ = ["LocalResponseNorm", "local_response_norm"]
 

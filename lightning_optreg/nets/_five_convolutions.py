@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from lightning_optreg.checks import check_choice, check_range
+from lightning_optreg._checks import check_choice, check_range
 from lightning_optreg.layers import LocalResponseNorm
 from lightning_optreg.nets._sizes import map_size
 from lightning_optreg.nets.network import Network

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from lightning_optreg.checks import check_choice
+from lightning_optreg._checks import check_choice
 
 __all__ = ["BLOCKS_50", "BLOCKS_101", "BLOCKS_152", "Stem", "choose_stem", "cifar_blocks"]
 

@@ -8,7 +8,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_optreg.checks import check_choice
+from lightning_optreg._checks import check_choice
 
 __all__ = ["PaddedSubsampling", "Shortcut", "make_shortcut"]
 

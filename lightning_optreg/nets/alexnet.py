@@ -12,7 +12,7 @@ from typing import Literal
 
 from torch import nn
 
-from lightning_optreg.checks import check_choice
+from lightning_optreg._checks import check_choice
 from lightning_optreg.nets._five_convolutions import FiveConvolutions, Init, NormOrder, pool_and_norm
 from lightning_optreg.nets._forms import Stem, choose_stem
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from lightning_optreg.checks import check_choice, check_range
+from lightning_optreg._checks import check_choice, check_range
 from lightning_optreg.layers import GaussianNoise
 from lightning_optreg.nets._forms import cifar_blocks
 from lightning_optreg.nets._preactivation_blocks import PreactBasicBlock

@@ -7,7 +7,7 @@ training two auxiliary heads bring gradients to the middle of the network.
 
 from torch import Tensor, nn
 
-from lightning_optreg.checks import check_choice, check_range
+from lightning_optreg._checks import check_choice, check_range
 from lightning_optreg.layers import LocalResponseNorm
 from lightning_optreg.nets._forms import Stem, choose_stem
 from lightning_optreg.nets._inception import AuxiliaryHead, ConvReLU, Form, Inception

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_optreg.checks import check_range
+from lightning_optreg._checks import check_range
 
 __all__ = ["C3_TABLE", "CodeDistance", "ScaledTanh", "Subsampling", "TableConv2d"]
 

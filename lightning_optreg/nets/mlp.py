@@ -11,8 +11,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from lightning_optreg._checks import check_range
 from lightning_optreg._nearest import nearest
-from lightning_optreg.checks import check_range
 from lightning_optreg.layers import DropConnect
 from lightning_optreg.nets.network import Network
 

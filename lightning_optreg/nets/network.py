@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from lightning_optreg.checks import check_range
+from lightning_optreg._checks import check_range
 
 __all__ = ["Network"]
 

@@ -7,7 +7,7 @@ He, Zhang, Ren, Sun, "Identity mappings in deep residual networks", 2016 (arXiv:
 
 from typing import Literal
 
-from lightning_optreg.checks import check_choice, check_range
+from lightning_optreg._checks import check_choice, check_range
 from lightning_optreg.layers import StochasticDepth
 from lightning_optreg.nets._forms import BLOCKS_50, BLOCKS_101, BLOCKS_152, Stem, cifar_blocks
 from lightning_optreg.nets._preactivation_blocks import Activate, PreactBasicBlock, PreactBottleneck

@@ -7,7 +7,7 @@ Xie, Girshick, Dollár, Tu, He, "Aggregated residual transformations for deep ne
 
 from typing import Literal
 
-from lightning_optreg.checks import check_choice, check_range
+from lightning_optreg._checks import check_choice, check_range
 from lightning_optreg.nets._forms import BLOCKS_50, BLOCKS_101, BLOCKS_152, Stem, cifar_blocks
 from lightning_optreg.nets._residual_blocks import Bottleneck, ResidualBlock
 from lightning_optreg.nets.residual_network import ResidualNetwork

@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from lightning_optreg.checks import check_choice, check_range
+from lightning_optreg._checks import check_choice, check_range
 from lightning_optreg.nets._forms import Stem, choose_stem
 from lightning_optreg.nets.network import Network
 

@@ -6,7 +6,7 @@ times ResNet's channels.
 
 from typing import Literal
 
-from lightning_optreg.checks import check_choice, check_range
+from lightning_optreg._checks import check_choice, check_range
 from lightning_optreg.nets._forms import BLOCKS_50, BLOCKS_101, Stem, cifar_blocks
 from lightning_optreg.nets._preactivation_blocks import PreactBasicBlock
 from lightning_optreg.nets._residual_blocks import Bottleneck, ResidualBlock

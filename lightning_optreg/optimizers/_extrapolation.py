@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
-from lightning_optreg.checks import check_choice
+from lightning_optreg._checks import check_choice
 from lightning_optreg.optimizers._blocks import in_blocks
 from lightning_optreg.optimizers.rate_estimate import inner_product
 from lightning_optreg.optimizers.rates import add_scaled_, rate_of

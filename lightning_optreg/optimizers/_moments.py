@@ -6,7 +6,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from lightning_optreg.checks import check_range
+from lightning_optreg._checks import check_range
 from lightning_optreg.optimizers.update_rule import Group, States, Tensors, UpdateRule
 
 __all__ = ["Moments", "by_step"]

@@ -3,7 +3,7 @@
 from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
-from lightning_optreg.checks import check_range
+from lightning_optreg._checks import check_range
 from lightning_optreg.optimizers.update_rule import Group, UpdateRule
 
 __all__ = ["Momentum"]

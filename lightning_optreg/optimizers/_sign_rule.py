@@ -3,7 +3,7 @@
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_optreg.checks import check_choice, check_range
+from lightning_optreg._checks import check_choice, check_range
 from lightning_optreg.optimizers._sign_decay import sign_decay
 from lightning_optreg.optimizers.update_rule import Group, State, UpdateRule, zeros
 

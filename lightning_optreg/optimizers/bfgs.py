@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
-from lightning_optreg.checks import check_choice, check_range
+from lightning_optreg._checks import check_choice, check_range
 from lightning_optreg.optimizers._flat_vectors import OneVector, flatten, move, only_group
 from lightning_optreg.optimizers._line_search import Point, armijo, strong_wolfe
 from lightning_optreg.optimizers.rates import check_rate

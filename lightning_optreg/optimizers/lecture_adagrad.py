@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
-from lightning_optreg.checks import check_range
+from lightning_optreg._checks import check_range
 from lightning_optreg.optimizers._blocks import in_blocks
 from lightning_optreg.optimizers._touched_rows import update_touched
 from lightning_optreg.optimizers.rates import add_quotients_, rate_of

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
-from lightning_optreg.checks import check_range
+from lightning_optreg._checks import check_range
 from lightning_optreg.optimizers.rates import add_missing, own_settings
 
 __all__ = ["Group", "State", "States", "Tensors", "UpdateRule", "as_real", "zeros"]

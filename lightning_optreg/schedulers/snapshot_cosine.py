@@ -5,7 +5,7 @@ import math
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from lightning_optreg.checks import check_range
+from lightning_optreg._checks import check_range
 from lightning_optreg.schedulers.cosine_cycles import cosine_factor, cycle_ends
 from lightning_optreg.schedulers.factor_schedule import FactorSchedule
 

@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from typing_extensions import override
 
-from lightning_optreg.checks import check_range
+from lightning_optreg._checks import check_range
 from lightning_optreg.optimizers.rates import set_rate
 from lightning_optreg.schedulers.factor_schedule import FactorSchedule, rates
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from lightning_optreg.checks import check_range
+from lightning_optreg._checks import check_range
 from lightning_optreg.schedulers.factor_schedule import FactorSchedule
 
 __all__ = ["WarmupMultiStepLR"]

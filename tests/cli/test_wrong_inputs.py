@@ -282,7 +282,7 @@ MISTAKES: dict[str, Wrong] = {
     ),
     "schedule of a run without an end": Wrong(
         [*schedule("CosineAnnealingLR"), "--trainer.max_epochs=-1"],
-        ("CosineAnnealingLR", "no end", "T_max", "trainer.max_epochs", "max_steps"),
+        ("CosineAnnealingLR", "no known end", "T_max", "trainer.max_epochs", "max_steps"),
     ),
     "label smoothing": Wrong(
         ["fit", "--model.loss", "CrossEntropyLoss", "--model.loss.label_smoothing", "2"],
@@ -390,7 +390,7 @@ MISTAKES: dict[str, Wrong] = {
             "--data.image_size",
             "8",
         ],
-        ("no subfolders", "each class"),
+        ("no subfolders", "per class"),
     ),
     "CIFAR-10 file of the wrong size": Wrong(
         lambda place: [

@@ -199,7 +199,7 @@ def test_the_file_says_how_images_are_normalised_and_can_do_it(tmp_path: Path) -
         ({"normalize": "mean_image", "evaluation": []}, "from_pixels does not work with a mean image"),
         (
             {"normalize": "none", "evaluation": ["PerImageStandardization()"]},
-            "had with PerImageStandardization",
+            "does not work with PerImageStandardization",
         ),
     ],
 )
@@ -225,7 +225,7 @@ def test_a_network_that_cannot_be_exported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "message"), [(None, "does not say"), ((28, 28), "must be"), ((1, 0, 2), "must be")]
+    ("shape", "message"), [(None, "has no input_shape"), ((28, 28), "must be"), ((1, 0, 2), "must be")]
 )
 def test_wrong_shapes(shape: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
