@@ -293,7 +293,7 @@ def test_the_order_of_overlays_that_average_makes_no_difference(
     assert all(result == results[0] for result in results)
 
 
-@pytest.mark.filterwarnings("ignore:validate: the network is untrained")
+@pytest.mark.filterwarnings("ignore:validate. the network is untrained")
 def test_alexnets_ten_crops_of_mean_subtracted_images(quick: dict[str, list[str]], tmp_path: Path) -> None:
     """As its recipe says."""
     views = ["--trainer.callbacks+=TestTimeAugmentation", "--trainer.callbacks.views=TenCrop"]
