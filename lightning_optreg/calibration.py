@@ -40,9 +40,10 @@ def calibration_gaps(probabilities: Tensor, labels: Tensor, bins: int = 15) -> T
 class CalibrationError(Metric):
     """Expected calibration error: sum over bins of n_b / N |confidence_b - accuracy_b|, in [0, 1].
 
-    n_b of the N predictions are in bin b; confidence_b is their mean confidence and accuracy_b the share that
-    is right. The bins of torchmetrics' `MulticlassCalibrationError` are closed at the other end, so it has an
-    extra bin for confidences of exactly 1, which saturated networks have: 0.99 and 1.0 are not averaged.
+    n_b of the N predictions are in bin b; confidence_b is their mean confidence and accuracy_b the fraction
+    that is right. The bins of torchmetrics' `MulticlassCalibrationError` are closed at the other end, so it
+    has an extra bin for confidences of exactly 1, which saturated networks have: 0.99 and 1.0 are not
+    averaged.
 
     Args:
         bins: Number of bins of equal width on [0, 1], at least 1. Default: 15.

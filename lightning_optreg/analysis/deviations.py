@@ -61,6 +61,14 @@ def compute_dynamics(
 
     Returns:
         What `lightning_optreg.figures.draw_dynamics` draws.
+
+    Example:
+        >>> problem = Problem((0.1, 2.0), (1.0, 1.0))
+        >>> dynamics = compute_dynamics(problem, "nag_c", step=0.01, time=1.0, steps=[0.01])
+        >>> dynamics.iterates.shape
+        (11, 2)
+        >>> {name: round(values[0], 3) for name, values in dynamics.deviations.items()}
+        {'low resolution': 0.132, 'high resolution': 0.002}
     """
     import numpy as np
 

@@ -71,6 +71,14 @@ def principal_directions(path: Sequence[Weights]) -> tuple[list[dict[str, Tensor
 
     Raises:
         ValueError: If there are fewer than 3, or they are all the same.
+
+    Example:
+        >>> path = [{"w": torch.tensor(w)} for w in ([4.0, 0.0], [2.0, 1.0], [0.0, 0.0])]
+        >>> directions, coordinates, explained = principal_directions(path)
+        >>> coordinates.shape
+        torch.Size([3, 2])
+        >>> explained
+        tensor([0.9623, 0.0377], dtype=torch.float64)
     """
     if len(path) < 3:
         raise ValueError(f"principal_directions: path must have at least 3 places, got {len(path)}")
@@ -107,6 +115,11 @@ def along(weights: Weights, directions: Sequence[Weights], place: Sequence[float
         weights: theta by name.
         directions: d_1, d_2, ...
         place: a, b, ...
+
+    Example:
+        >>> theta, d_1 = {"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([1.0, 0.0])}
+        >>> along(theta, [d_1], [0.5])
+        {'w': tensor([1.5000, 2.0000])}
     """
     moved = dict(weights)
     for direction, distance in zip(directions, place, strict=True):

@@ -57,6 +57,18 @@ def loss_grid(
 
     Returns:
         Losses and accuracies, float64, of shape (len(a),) or (len(a), len(b)).
+
+    Example:
+        >>> net, images, labels = nn.Linear(1, 2, bias=False), torch.ones(1, 1), torch.tensor([1])
+        >>> weights, direction = {"weight": torch.zeros(2, 1)}, {"weight": torch.tensor([[0.0], [1.0]])}
+        >>> a = torch.tensor([-1.0, 0.0, 1.0])
+        >>> losses, accuracies = loss_grid(
+        ...     net, nn.CrossEntropyLoss(), [(images, labels)], weights, [direction], [a]
+        ... )
+        >>> losses
+        tensor([1.3133, 0.6931, 0.3133], dtype=torch.float64)
+        >>> accuracies
+        tensor([0., 0., 1.], dtype=torch.float64)
     """
     shape = tuple(len(axis) for axis in axes)
     places = list(_places(axes))

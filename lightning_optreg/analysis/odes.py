@@ -87,6 +87,12 @@ def iterates(problem: Problem, method: Method, step: float, count: int) -> "Arra
 
     Returns:
         x_0, ..., x_count: (count + 1, d).
+
+    Example:
+        >>> iterates(Problem((0.5, 1.0), (1.0, 4.0)), "nag_c", step=0.5, count=2)
+        array([[1.      , 4.      ],
+               [0.75    , 2.      ],
+               [0.515625, 0.75    ]])
     """
     import numpy as np
 
@@ -161,6 +167,13 @@ def solve_ode(
 
     Raises:
         RuntimeError: If the solver fails.
+
+    Example:
+        >>> problem = Problem((1.0,), (2.0,))  # X'' + 2 X' + X = 0, so X = 2 (1 + t) exp(-t)
+        >>> solve_ode(problem, "nag_sc", 0.01, [0.0, 1.0, 2.0], resolution="low").round(4)
+        array([[2.    ],
+               [1.4715],
+               [0.812 ]])
     """
     import numpy as np
     from scipy.integrate import solve_ivp

@@ -69,6 +69,11 @@ def keskar_sharpness(
     Source:
         Keskar, Mudigere, Nocedal, Smelyanskiy and Tang 2017, "On large-batch training for deep learning:
         generalization gap and sharp minima" (arXiv:1609.04836), with another way to the maximum.
+
+    Example:
+        >>> w = {"w": torch.ones(1)}  # the box is [0, 2]: the loss rises from 1 to 4
+        >>> keskar_sharpness(lambda w: w["w"].square().sum(), w, epsilon=0.5)
+        150.0
     """
     bounds = {name: epsilon * (weight.abs() + 1.0) for name, weight in weights.items()}
     start = float(loss(weights).detach())

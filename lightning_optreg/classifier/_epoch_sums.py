@@ -10,8 +10,8 @@ __all__ = ["EpochSums"]
 class EpochSums:
     """Sums over the training epoch, of this process: losses, right predictions and the number of images.
 
-    20 us a step: a torchmetrics update and two calls of `self.log` cost 25 times as much. They are no buffers
-    of the module: DDP overwrites those with the first process's before every step.
+    20 us a step: a torchmetrics update and two calls of `self.log` cost 25 times as much. They are not
+    buffers of the module: DDP overwrites those with the first process's before every step.
 
     Example:
         >>> sums = EpochSums()
@@ -27,15 +27,15 @@ class EpochSums:
     def __init__(self) -> None:
         self._sums, self._images = torch.zeros(2), 0
         self._loaded: Tensor | None = None  # (processes, 3), of a checkpoint
-        self._counted = -1  # the last batch that is in them
+        self._counted = -1  # the last batch that they include
 
     def begin(self, device: torch.device) -> None:
-        """Begin an epoch; not called when one goes on after a resume."""
+        """Begin an epoch; not called when a resumed run continues one."""
         self._sums, self._images = torch.zeros(2, device=device), 0
         self._counted = -1
 
     def go_on(self, trainer: Trainer, device: torch.device) -> None:
-        """Begin training, with the sums of an epoch that goes on."""
+        """Begin training, with the sums so far of a resumed epoch."""
         if self._loaded is not None:
             ranks = self._loaded.reshape(-1, 3)
             if len(ranks) == trainer.world_size:
@@ -67,14 +67,14 @@ class EpochSums:
         return True
 
     def here(self, device: torch.device) -> Tensor:
-        """Return the three of them, (3,)."""
-        # A new tensor, since under DDP it is reduced in place; of the device, as NCCL wants it.
+        """Return the three sums, (3,)."""
+        # A new tensor, since DDP reduces it in place; on the device, as NCCL needs it.
         return torch.cat((self._sums, self._sums.new_tensor([self._images]))).to(device)
 
     def clear(self) -> None:
-        """Begin anew at an epoch's end."""
+        """Reset the sums at the end of an epoch."""
         self._sums, self._images = torch.zeros_like(self._sums), 0
 
     def load(self, ranks: Tensor | None) -> None:
-        """Keep the sums of each process, from a checkpoint, until it is known which process this is."""
+        """Keep each process's sums from a checkpoint until it is known which process this is."""
         self._loaded = ranks

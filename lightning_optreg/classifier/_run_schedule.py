@@ -1,4 +1,4 @@
-"""A module's learning-rate schedule that is as long as its run, also where that goes on from a checkpoint."""
+"""A module's learning-rate schedule, as long as its run, also after a resume."""
 
 from collections.abc import MutableMapping
 from dataclasses import replace
@@ -28,8 +28,8 @@ class RunSchedule:
     """Makes a module's schedule, and checks that its length is that of the run.
 
     Attributes:
-        length: Of the run that the schedule was made for; None if it was not asked, or has no end.
-        searching: Whether Lightning searches for a batch size, by which the run's length will change.
+        length: Length of the run that the schedule was made for; None if unknown or endless.
+        searching: Whether Lightning is searching for a batch size, which will change the run's length.
     """
 
     def __init__(self) -> None:
@@ -38,14 +38,14 @@ class RunSchedule:
         self._begun = (0, 0)  # epochs and steps that the trainer had made before the schedule
         self._lengths: list[tuple[str, str, int]] = []  # that the schedule was made with
         self._length_loaded: int | None = None  # of the run whose checkpoint was loaded
-        self._resumed: dict[str, Any] | None = None  # the checkpoint that a fit goes on from, without tensors
+        self._resumed: dict[str, Any] | None = None  # the checkpoint that a fit resumes from, without tensors
         self._checked = True
         self._interval, self._frequency = "epoch", 1
 
     def setup(self, module: LightningModule, stage: str) -> None:
         """Forget an earlier fit's checkpoint."""
         self._resumed = None
-        if stage == "fit":  # above 0 where a trainer fits again; a checkpoint has its own
+        if stage == "fit":  # above 0 if a trainer fits again; a checkpoint has its own
             self._begun = (module.trainer.current_epoch, module.trainer.global_step)
         self.searching = stage == "fit" and searches_batch_size(module.trainer)
 
@@ -78,7 +78,7 @@ class RunSchedule:
         return scheduler
 
     def _run(self, module: LightningModule) -> RunLength | None:
-        """The run's length, and what it goes on from; None without a trainer."""
+        """The run's length and the checkpoint it resumes from; None without a trainer."""
         try:
             trainer: Any = module.trainer
         except RuntimeError:
@@ -93,7 +93,7 @@ class RunSchedule:
         return replace(run, loaded=self._length_loaded, **self._resumed)
 
     def begin_training(self, module: LightningModule) -> None:
-        """Refuse a length that a checkpoint has changed, and warn of what the run will not do."""
+        """Raise an error if a checkpoint changed the length; warn if the run may end before the schedule."""
         trainer, run = module.trainer, self._run(module)
         if self._lengths and ends_by_time(trainer):
             cls, name, length = self._lengths[0]
@@ -102,11 +102,11 @@ class RunSchedule:
             )
         for config in trainer.lr_scheduler_configs:
             check_loaded(config.scheduler, self._lengths)
-            if run is not None and trainer.global_step == 0:  # a run that goes on has told it
+            if run is not None and trainer.global_step == 0:  # a resumed run has warned already
                 warn_of_unreached(config.scheduler, run)
 
     def save(self, checkpoint: MutableMapping[str, Any], hyperparameters: str, monitor: str) -> None:
-        """Keep the length, also in the configuration of the schedule, which leaves it to the module.
+        """Save the length, also in the configuration of the schedule, which leaves it to the module.
 
         Args:
             checkpoint: The checkpoint.
@@ -121,8 +121,8 @@ class RunSchedule:
             configured["lr_scheduler"] = with_lengths(configured["lr_scheduler"], self.length or 1, monitor)
 
     def load(self, checkpoint: MutableMapping[str, Any]) -> None:
-        """Go on from a checkpoint."""
-        if self.searching:  # the search for a batch size goes back to where it began
+        """Resume from a checkpoint."""
+        if self.searching:  # the search for a batch size restores its own start
             return
         self._length_loaded = checkpoint.get("schedule_length")
         epoch, step = checkpoint.get("schedule_begun", (0, 0))

@@ -1,4 +1,4 @@
-"""What is wrong with the arguments, said in one line from what jsonargparse says in many."""
+"""Turn jsonargparse's long error messages into one line."""
 
 import importlib
 import inspect
@@ -23,7 +23,7 @@ from lightning_optreg.cli.messages import Cause, cause, kind_of
 __all__ = ["explain", "init_arguments", "sections"]
 
 _DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2212"
-# What other programs call an option.
+# Names of options in other programs.
 _ELSEWHERE = {
     "checkpoint": "ckpt_path",
     "resume": "ckpt_path",
@@ -44,12 +44,12 @@ _PARTS: dict[str, type] = {
 
 
 def explain(message: str, parser: ArgumentParser, reading: str | None = None) -> str:
-    """Say in one line what a message of jsonargparse means.
+    """Explain an error message of jsonargparse in one line.
 
     Args:
         message: The message.
-        parser: The parser that it is of, which knows its command line by `args`.
-        reading: The configuration file that was being read.
+        parser: The parser that raised it; its `args` are the command line.
+        reading: The configuration file that was being read, if any.
     """
     return _Explanation(parser, reading).of(message)
 
@@ -63,7 +63,7 @@ class _Explanation:
             return self._unknown_word(found[1])
         if found := re.match(r"Subcommand '(\w+)' does not accept option '(.+)'", message):
             return self._unknown_key(found[2], _options(self._command(found[1]), self.args))
-        if found := re.match(r"Option '(.+)' is not accepted$", message):  # so it is put with --print_config
+        if found := re.match(r"Option '(.+)' is not accepted$", message):  # its words with --print_config
             command = self.args[0] if self.args and "subcommand" in self.parser.get_defaults() else None
             parser = self.parser if command is None else self._command(command)
             return self._unknown_key(found[1], _options(parser, self.args))
@@ -114,12 +114,12 @@ class _Explanation:
             return f"unexpected argument '--': write --{rest[0] if rest else 'option'}, without a space"
         if re.search(r"\.ya?ml$|\.json$", word):
             return f"unexpected argument {word!r}; did you mean --config {word}?"
-        # not for every word, as 5: only for what looks like an option
+        # suggest options only for words that look like one, not for a 5
         close = nearest(name, known, prefix="--", few=0) if option != name or equals or "." in name else ""
         return f"unexpected argument {word!r}: options begin with --{close}"
 
     def _without_value(self, option: str) -> str:
-        """The option as it was typed: jsonargparse names the part of it that is a class."""
+        """The option as it was typed: jsonargparse names only the class's part of it."""
         for word, following in pairwise([*self.args, "--"]):
             if word.startswith(f"{option}.") and "=" not in word and following.startswith("--"):
                 return word
@@ -185,7 +185,7 @@ _TYPE_NAMES = ("bool", "dict", "float", "int", "list", "str", "tuple", "Sequence
 
 
 def sections(parser: ArgumentParser) -> dict[str, list[str]]:
-    """List the groups of settings that are not a choice of class, trainer and model, and what is in each."""
+    """Return the groups of settings that are not a choice of a class, trainer and model, with their keys."""
     keys = list(parser.get_defaults(skip_validation=True).keys())
     groups: dict[str, list[str]] = {}
     for group in parser.groups or ():
@@ -196,7 +196,7 @@ def sections(parser: ArgumentParser) -> dict[str, list[str]]:
 
 
 def _options(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:
-    """The options of a command, and those of the classes that are chosen."""
+    """The options of a command and those of the chosen classes."""
     defaults = list(parser.get_defaults(skip_validation=True).keys())
     keys = [key.replace(".init_args", "") for key in defaults]
     for part, base in _PARTS.items():
@@ -233,7 +233,7 @@ def _shown(path: Path) -> str:
 
 
 def _like_import(text: str) -> str:
-    """Names like one that a module doesn't have."""
+    """Suggest names of a module that are close to a missing one."""
     found = re.search(r"module '([\w.]+)' has no attribute '(\w+)'", text)
     if found is None:
         return ""
@@ -244,7 +244,7 @@ def _like_import(text: str) -> str:
 
 
 def _like_class(wrong: str, bases: Sequence[type]) -> str:
-    """Names like a wrong one among the classes that would do; the first base's names are looked at first."""
+    """Suggest subclasses whose names are close to a wrong one, those of the first base first."""
     like = [close for base in bases if (close := nearest(wrong, _names(base), few=0))]
     return next(iter(like), None) or next(
         (close for base in bases if (close := nearest(wrong, _names(base)))), ""

@@ -26,20 +26,20 @@ _OF_LOOPS = ("epoch", "step")
 
 
 OURS = ("lightning.", "lightning_optreg.")
-"""Begin the paths of classes whose metrics are known; a callback of others may log more."""
+"""Prefixes of classes whose metrics are known; other callbacks may log more."""
 
 
 def check_monitors(settings: Namespace, argv: Sequence[str] = ()) -> None:
-    """Refuse the name of a metric that a fit never logs, wherever a callback or the schedule watches it.
+    """Raise an error if a callback or the schedule watches a metric that a fit never logs.
 
-    Nothing is refused if a callback is neither Lightning's nor this package's: it may log more.
+    Nothing is checked if a callback is neither Lightning's nor this package's: it may log more.
 
     Args:
         settings: The parsed configuration of a fit.
-        argv: The command line: the message names the file in which a name stands.
+        argv: The command line, from which the message names the file that holds the name.
 
     Raises:
-        ValueError: With what watches, the name and the nearest right ones.
+        ValueError: With the callback or schedule, the name and the nearest known ones.
     """
     callbacks = settings.get("trainer.callbacks")
     callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
@@ -57,7 +57,7 @@ def _is_logged(name: str | None, logged: Iterable[str]) -> bool:
 
 
 def _watched(settings: Namespace, callbacks: Iterable[Namespace]) -> Iterator[tuple[str, Any, str]]:
-    """What watches, the metric's name, and the key that gives it."""
+    """For each watched metric: who watches it, its name, and the key that sets it."""
     for callback in callbacks:
         for argument in ("monitor", "train_monitor"):
             name = callback.get(f"init_args.{argument}")
@@ -72,20 +72,20 @@ def _watched(settings: Namespace, callbacks: Iterable[Namespace]) -> Iterator[tu
 def check_metric(
     name: str | None, owner: str, logged: Iterable[str] = LOGGED, where: str = "", *, stage: str = "fit"
 ) -> None:
-    """Refuse the name of a metric that is never logged.
+    """Raise an error if a metric is never logged.
 
     Names that callbacks log, `optreg/...` and those of LearningRateMonitor, `lr-...`, are left to Lightning,
     and so are `step` and `epoch`.
 
     Args:
         name: The metric's name; None watches nothing.
-        owner: Begins the message.
-        logged: The names there are.
-        where: Put behind the name in the message.
-        stage: What does not log it.
+        owner: The start of the message.
+        logged: The known names.
+        where: Follows the name in the message.
+        stage: The stage, for the message.
 
     Raises:
-        ValueError: If the name is none of those.
+        ValueError: If the name is not known.
 
     Example:
         >>> check_metric("val_loss", "EarlyStopping")

@@ -39,7 +39,7 @@ def check_averages(callbacks: Sequence[Callback]) -> None:
 
 
 def check_overlays(argv: Sequence[str]) -> None:
-    """Refuse what a later file would undo: an overlay's settings, or an option that stands before the file.
+    """Raise an error if a later file would undo an overlay's setting, or an option in front of the file.
 
     Args:
         argv: The command line, with any number of `--config FILE`.
@@ -51,7 +51,7 @@ def check_overlays(argv: Sequence[str]) -> None:
     paths = [Path(path).resolve() for path in files]
     twice = next((path for i, path in enumerate(files) if paths[i] in paths[:i]), None)
     if twice is not None:
-        raise MisconfigurationException(f"config: {twice} is laid over twice; leave one out")
+        raise MisconfigurationException(f"config: {twice} is given twice; remove one")
     settings = {path: dict(_settings(tree_of(path) or {}, "")) for path in files}
     for option, text, behind in options(argv):
         for path in config_files(behind) if option != "config" else ():
@@ -64,8 +64,8 @@ def check_overlays(argv: Sequence[str]) -> None:
             name = plain_key(lost)
             if not is_given(argv, name) or file_of(argv, name) is not None:
                 raise MisconfigurationException(
-                    f"{name}: {first} and {second} set it differently; lay only one of them over, or decide "
-                    f"behind them: --{name} ..."
+                    f"{name}: {first} and {second} set it differently; use only one of them, or set it "
+                    f"after them: --{name} ..."
                 )
 
 
@@ -84,13 +84,13 @@ def _check_option(option: str, text: str, path: str, settings: dict[str, Any]) -
             return
         if plain == name or name.startswith(f"{plain}.") or plain.startswith((f"{name}.", f"{name}+")):
             raise MisconfigurationException(
-                f"--{option} stands before --config {path}, which sets {plain} again: put options behind the "
+                f"--{option} stands before --config {path}, which sets {plain} again: put options after the "
                 "files that they change"
             )
 
 
 def _undone(key: str, value: Any, earlier: dict[str, Any]) -> str | None:
-    """The key of an earlier file that this one makes ineffective; None if there is none."""
+    """The key of an earlier file that this one overrides, or None."""
     if key.endswith("+"):
         return None  # it adds
     if key in earlier:
@@ -112,5 +112,5 @@ def _settings(tree: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 
 def _plain(key: str) -> str:
-    """As one types it, with the sign of a list that is added to."""
+    """The key as it is typed; a + at its end adds to a list."""
     return plain_key(key) + ("+" if key.endswith("+") else "")

@@ -1,4 +1,4 @@
-"""What a run writes, placed in its folder: the settings of the trainer say where, Lightning does the rest."""
+"""Make a run write to its folder, by the settings of its trainer."""
 
 from pathlib import Path
 from typing import Any
@@ -36,22 +36,21 @@ DEFAULT_LOGGER: list[dict[str, Any]] = [{"class_path": _TABLE}]
 
 
 def is_checkpoint(callback: Namespace) -> bool:
-    """Whether a callback's settings are those of a `ModelCheckpoint`."""
+    """Return whether a callback's settings are those of a `ModelCheckpoint`."""
     name: str = callback.class_path
     return name.endswith("ModelCheckpoint")
 
 
 def place(trainer: Namespace, folder: Path, *, logs: bool) -> None:
-    """Set where callbacks and loggers write, as far as the user has not.
+    """Set where callbacks and loggers write, unless the user has.
 
     Args:
-        trainer: The settings of the trainer, which are changed.
+        trainer: The settings of the trainer, changed in place.
         folder: The run's folder.
-        logs: Whether the command's figures go to the run's table, unless the user says which loggers they go
-            to.
+        logs: Whether the command's figures go to the run's table, unless the user chooses the loggers.
 
     Raises:
-        MisconfigurationException: If two loggers would write one table.
+        MisconfigurationException: If two loggers would write the same table.
     """
     trainer.default_root_dir = str(folder)
     trainer.logger = _loggers(trainer.logger, folder, logs=logs)
@@ -79,6 +78,6 @@ def _loggers(given: Any, folder: Path, *, logs: bool) -> Any:
     tables = [one.init_args["save_dir"] for one in loggers if one.class_path == _TABLE]
     if len(set(tables)) < len(tables):
         raise MisconfigurationException(
-            f"trainer.logger: {len(tables)} RunCSVLoggers would write one metrics.csv; leave one"
+            f"trainer.logger: {len(tables)} RunCSVLoggers would write the same metrics.csv; keep one"
         )
     return loggers

@@ -1,4 +1,4 @@
-"""Ranges of settings that Lightning takes as they are, and then fails late or does something else."""
+"""Ranges of settings that Lightning doesn't check, so that it would fail late or do something else."""
 
 import math
 import re
@@ -52,14 +52,14 @@ _UNITS = ("days", "seconds", "microseconds", "milliseconds", "minutes", "hours",
 
 
 def check_ranges(settings: Namespace, argv: Sequence[str] = ()) -> None:
-    """Refuse settings that are out of their range, or name what this machine does not have.
+    """Raise an error if a setting is out of range or names hardware that this machine does not have.
 
     Args:
         settings: The parsed configuration of a command.
-        argv: The command line: the message names the file in which a setting stands.
+        argv: The command line, from which the message names the file that holds the setting.
 
     Raises:
-        ValueError: With the key, what is allowed and the value.
+        ValueError: With the key, the allowed values and the value.
 
     Example:
         >>> check_ranges(Namespace({"trainer.accumulate_grad_batches": 0}))
@@ -73,10 +73,10 @@ def check_ranges(settings: Namespace, argv: Sequence[str] = ()) -> None:
 
 
 def try_optimizer(module: ImageClassifier) -> None:
-    """Let the optimizer refuse its settings before data are read; the one that trains is made later.
+    """Create the optimizer once before data are read, so that wrong settings fail early.
 
     Args:
-        module: The module to train. Before its network is built there is nothing to try.
+        module: The module to train. Nothing is tried if its network is not built yet.
 
     Raises:
         ValueError: What the optimizer's class raises.
@@ -129,19 +129,19 @@ def _leaves(tree: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 
 def _batches(key: str, value: Any) -> Iterator[tuple[str, str]]:
-    """A share of the batches, or their number."""
+    """A fraction of the batches, or a number of batches."""
     if not isinstance(value, (int, float)):
         return
     if key.endswith("val_check_interval") and not value > 0:
-        yield key, f"must be > 0, a share or a number of batches, got {value}"
+        yield key, f"must be > 0, a fraction or a number of batches, got {value}"
     if not (0 <= value <= 1 or (value > 1 and value % 1 == 0)):
-        yield key, f"must be a share from 0.0 to 1.0 or a whole number of batches, got {value}"
+        yield key, f"must be a fraction from 0.0 to 1.0 or a whole number of batches, got {value}"
 
 
 def _duration(key: str, value: Any) -> Iterator[tuple[str, str]]:
     if isinstance(value, dict):
         for unit in set(value) - set(_UNITS):
-            yield key, f"has no unit {unit!r}{nearest(str(unit), _UNITS)}"
+            yield key, f"has an unknown unit {unit!r}{nearest(str(unit), _UNITS)}"
         value = timedelta(**{unit: number for unit, number in value.items() if unit in _UNITS})
     if isinstance(value, str) and not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", value.strip()):
         yield key, f"must be days:hours:minutes:seconds, such as 00:12:00:00 for 12 hours, got {value!r}"
@@ -168,7 +168,7 @@ def _name(key: str, value: Any, known: Sequence[str]) -> Iterator[tuple[str, str
         few = [name for name in known if not re.search("find_unused|_stage_|_offload", name)]
         yield (
             key,
-            f"has no choice {value!r}{nearest(value, known, few=0) or nearest(value, few, few=len(few))}",
+            f"cannot be {value!r}{nearest(value, known, few=0) or nearest(value, few, few=len(few))}",
         )
 
 
@@ -184,7 +184,7 @@ def _accelerator(name: Any) -> Iterator[tuple[str, str]]:
         there = sorted(kind for kind in kinds if kinds[kind].is_available())
         yield (
             "trainer.accelerator",
-            f"is {name!r}, and this machine has none; leave it out, or take {' or '.join(there)}",
+            f"is {name!r}, but this machine has none; leave it out or use {' or '.join(there)}",
         )
 
 

@@ -1,4 +1,4 @@
-"""Which checkpoint a start takes and which folder it writes to, by the rules that docs/resume.md states."""
+"""Choose the checkpoint that a command starts from and its folder, by the rules in docs/resume.md."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +13,13 @@ __all__ = ["Choice", "choose"]
 
 
 class Choice(NamedTuple):
-    """What a start does.
+    """What a command starts from.
 
     Attributes:
         folder: The run's folder.
-        checkpoint: Where it goes on, or what is measured. None: the untrained network is measured.
-        goes_on: Whether it is a run that goes on in its folder.
-        remarks: What the user should know of it, a sentence each.
+        checkpoint: What a fit continues, or what is measured. None: a new run, or the untrained network.
+        goes_on: Whether a run continues in its folder.
+        remarks: What to tell the user, a sentence each.
     """
 
     folder: Path
@@ -36,24 +36,24 @@ def choose(
     *,
     dry: bool = False,
 ) -> Choice:
-    """Choose checkpoint and folder. The folder of a new run is made.
+    """Choose checkpoint and folder, and create the folder of a new run.
 
     Args:
         command: "fit", "validate", "test" or "predict".
         root: The root of the runs.
         ckpt_path: As the user gave it: None, "auto", "last", "best" or a file.
-        is_same_run: Whether a folder's run is configured as this one.
+        is_same_run: Returns whether the run in a folder has the same configuration as this one.
         dry: Whether nothing is to be written; then no folder is made.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
-        ValueError: If "auto" finds damaged checkpoints only, or is given to another command than fit.
+        ValueError: If "auto" finds only damaged checkpoints, or is used with a command other than fit.
     """
     if command != "fit":
         if ckpt_path is None:
             return Choice(root)
         if ckpt_path == "auto":
-            raise ValueError(f"ckpt_path=auto is for fit; give {command} best, last or a file")
+            raise ValueError(f"ckpt_path=auto works only with fit; use best, last or a file with {command}")
         checkpoint = find_checkpoint(root, ckpt_path)
         return Choice(folder_of(checkpoint, root), checkpoint)
     requeued = slurm.run_of_job(root, is_same_run)
@@ -63,7 +63,7 @@ def choose(
         for folder in versions(root):
             if checkpoints_in(folder):
                 return _go_on(folder, "ckpt_path=auto")
-        remark = f"ckpt_path=auto: no run under {root} has a checkpoint yet; one begins"
+        remark = f"ckpt_path=auto: no run under {root} has a checkpoint yet; a new run begins"
         return Choice(claim_version(root, make=not dry), remarks=(remark,))
     given = None if ckpt_path is None else find_checkpoint(root, ckpt_path)
     if given is not None and ckpt_path == "last":
@@ -72,14 +72,14 @@ def choose(
 
 
 def _go_on(folder: Path, why: str) -> Choice:
-    """Take the newest whole checkpoint of a run, and say which newer ones are left out."""
+    """Take the newest intact checkpoint of a run, and report newer ones that are damaged."""
     found = checkpoints_in(folder)
     taken = newest_whole(found)
     if taken is None:
         damages = "; ".join(f"{path} {damage(path) or 'holds no training state'}" for path in sorted(found))
         raise ValueError(
-            f"{why}: no checkpoint of {folder} can be resumed from ({damages}); remove them, or leave "
-            "ckpt_path out, to begin anew"
+            f"{why}: no checkpoint of {folder} can be resumed from ({damages}); to begin a new run, "
+            "remove them or leave ckpt_path out"
         )
     time = taken.stat().st_mtime_ns
     later = [path for path in found if path != taken and path.stat().st_mtime_ns >= time]

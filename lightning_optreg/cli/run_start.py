@@ -1,4 +1,4 @@
-"""The begin and the end of a command: checkpoint and folder chosen once for all processes, folder locked."""
+"""Start and end of a command: checkpoint and folder are chosen once for all processes, the folder locked."""
 
 import json
 import os
@@ -21,31 +21,31 @@ from lightning_optreg.trust.torch_files import DamagedFileError, digest
 
 __all__ = ["RunStart"]
 
-# What processes that Lightning starts as copies of this one need to know.
+# Passes the choice on to processes that Lightning starts as copies of this one.
 _VARIABLE = "LIGHTNING_OPTREG_RUN"
 
 
 class RunStart:
-    """Where a command works, from its begin to its end.
+    """The checkpoint and the folder of a command, from its start to its end.
 
     Args:
         command: "fit", "validate", "test" or "predict".
         settings: Its settings.
-        is_same_run: Whether a folder's run is configured as this one.
+        is_same_run: Returns whether the run in a folder has the same configuration as this one.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
         RunInUseError: If another process works on the run.
-        MisconfigurationException: If the processes of several nodes don't find the same.
-        ValueError: If "auto" can't find what the run would leave, or finds damaged checkpoints only.
+        MisconfigurationException: If several nodes don't find the same checkpoint.
+        ValueError: If "auto" can't know where checkpoints are saved, or finds only damaged ones.
     """
 
     def __init__(self, command: str, settings: Namespace, is_same_run: Callable[[Path], bool]) -> None:
         self.command = command
         self.trainer = settings.trainer
         self.root = Path(self.trainer.default_root_dir)
-        self.made: list[Path] = []  # the folder and those around it, if they are new
-        self.keeps_figures = True  # unless a fit writes to the folder, or nobody can
+        self.made: list[Path] = []  # the folder and its parents, if they are new
+        self.keeps_figures = True  # unless a fit is writing to the folder, or it is read-only
         self.is_read_only = False
         self._lock: RunLock | None = None
         dry = bool(self.trainer.fast_dev_run)
@@ -75,7 +75,7 @@ class RunStart:
             (rank_zero_warn if "left out" in remark else rank_zero_info)(remark)
 
     def _take(self, chosen: Choice) -> None:
-        """Lock the folder for what writes to it, and note whose it is."""
+        """Lock the folder if the command writes to it, and note the SLURM job."""
         folder = chosen.folder
         if self.command == "fit":
             if not any(folder.iterdir()):
@@ -83,7 +83,7 @@ class RunStart:
             self._lock = RunLock(folder, "fit")
             self._lock.acquire()
             slurm.note_job(folder)
-            for one in versions(self.root):  # a run that never got to a checkpoint is not visited again
+            for one in versions(self.root):  # also of runs without a checkpoint, which are never resumed
                 for place in (one, one / "checkpoints"):
                     if place.is_dir():
                         remove_leftovers(place)
@@ -93,7 +93,7 @@ class RunStart:
             self._take_for_figures(folder)
 
     def _take_for_figures(self, folder: Path) -> None:
-        """Lock the folder while figures are added to its table; do without the table if that can't be."""
+        """Lock the folder while figures are added to its table; if that fails, do without the table."""
         if not is_writable(folder):
             self.keeps_figures = False
             rank_zero_warn(
@@ -110,18 +110,18 @@ class RunStart:
             self._lock = lock
 
     def _agree(self, choice: Callable[[], Choice]) -> Choice:
-        """Let the first process choose; make sure that all find what it has chosen."""
+        """Let the first process choose, and check that all processes find what it chose."""
         together = Together(place_in(self.trainer))
         if together.place is None:
             return choice()
-        self._together = together  # its store lasts as long as the run: Lightning will meet at its port
+        self._together = together  # keeps the store for the whole run: Lightning will use its port
         chosen: Choice | None = None
         said: dict[str, Any] | None = None
         if together.rank == 0:
             try:
                 chosen = choice()
                 said = _to_json(chosen, self.root)
-            except Exception as error:  # the others wait for a word
+            except Exception as error:  # the others are waiting for an answer
                 together.gather({"error": f"{together.name()}: {error}"})
                 raise
         said = together.gather(said)[0]
@@ -148,8 +148,8 @@ def _check_auto(trainer: Namespace) -> None:
     places = [saver.init_args.get("dirpath") for saver in savers]
     if places and None not in places:
         raise ValueError(
-            "ckpt_path=auto: it looks in the folders of the runs, and every ModelCheckpoint has a dirpath "
-            f"of its own ({places[0]}); leave dirpath out"
+            "ckpt_path=auto: it looks in the folders of the runs, but every ModelCheckpoint has its own "
+            f"dirpath ({places[0]}); leave dirpath out"
         )
 
 
@@ -157,12 +157,12 @@ def _is_copy() -> bool:
     return (
         int(os.environ.get("LOCAL_RANK", 0)) > 0
         and _VARIABLE in os.environ
-        and not TorchElasticEnvironment.detect()  # its processes are started by nobody who knows
+        and not TorchElasticEnvironment.detect()  # its agent starts all processes, none from another
     )
 
 
 def _compare(together: Together, checkpoint: Path) -> None:
-    """Let every process say what it finds where the checkpoint should be."""
+    """Raise an error unless every process finds the same file as the checkpoint."""
     if not checkpoint.is_file():
         found = f"there is no file {checkpoint}"
     else:
@@ -177,7 +177,7 @@ def _compare(together: Together, checkpoint: Path) -> None:
             missing = other if other["found"].startswith("there is no file") else first
             what = missing["found"]
             if not what.startswith("there is no file"):
-                what = f"{checkpoint} is another file than on {other['name']}"
+                what = f"{checkpoint} differs from the file on {other['name']}"
             raise MisconfigurationException(
                 f"ckpt_path: on {missing['name']} {what}: the nodes must share the folder of the runs "
                 "(trainer.default_root_dir), or each have a copy of the checkpoint"
@@ -187,7 +187,7 @@ def _compare(together: Together, checkpoint: Path) -> None:
 
 
 def _to_json(choice: Choice, root: Path) -> dict[str, Any]:
-    """Paths under the root as the others have them under theirs."""
+    """A choice with paths relative to the root, which may lie elsewhere for other processes."""
     return {
         "folder": _below(choice.folder, root),
         "checkpoint": None if choice.checkpoint is None else _below(choice.checkpoint, root),

@@ -16,19 +16,19 @@ from lightning_optreg.trainer.queries import is_dry_run
 
 __all__ = ["SaveConfig", "is_configured"]
 
-# What a configuration says of how a run is begun or continued, not of the run.
+# Settings of how a run is started or resumed, not of the run itself.
 _OF_A_START = ("ckpt_path", "oversubscribe", "reset_optimizer")
 
 
 class SaveConfig(Callback):
-    """Keep the run's whole configuration: in its folder, in its loggers and in its checkpoints.
+    """Save the run's whole configuration in its folder, in its loggers and in its checkpoints.
 
     Args:
         config: The configuration as plain values.
-        folder: The run's folder. `config.yaml` is written there; a continued run that is configured otherwise
-            adds `config-1.yaml` and so on.
-        made: The folder and those around it, as far as they were made for this run. They go again if it never
-            begins.
+        folder: The run's folder. `config.yaml` is written there; a resumed run with another
+            configuration adds `config-1.yaml` and so on.
+        made: The folder and its parents, if they were created for this run. They are removed if training
+            never begins.
     """
 
     def __init__(self, config: dict[str, Any], folder: Path, made: Sequence[Path] = ()) -> None:
@@ -56,13 +56,13 @@ class SaveConfig(Callback):
 
     @override
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        """Let everything stay once training has begun."""
+        """Keep everything once training has begun."""
         self._written, self._made = None, []
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave nothing of a run that never began."""
-        if self._written is None or any(self.folder.rglob("*.ckpt")):  # one that SIGTERM has left
+        """Remove what was written for a run that never began."""
+        if self._written is None or any(self.folder.rglob("*.ckpt")):  # such as one saved on SIGTERM
             return
         self._written.unlink(missing_ok=True)
         # W&B's own process still writes to its folder, and has told its server of the run.
@@ -79,7 +79,7 @@ class SaveConfig(Callback):
 
 
 def is_configured(folder: Path, config: Mapping[str, Any]) -> bool:
-    """Whether a run in this folder was configured so.
+    """Return whether a run in this folder had this configuration.
 
     Args:
         folder: The run's folder.

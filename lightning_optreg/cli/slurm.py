@@ -1,8 +1,8 @@
-"""SLURM's requeue: a job that is started again goes on in the folder where it was stopped.
+"""SLURM's requeue: a job that is started again continues in the folder where it was stopped.
 
 Lightning answers SLURM's signal with `hpc_ckpt_N.ckpt` in the run's folder and asks for the job's requeue;
-the job's script then starts again with the same words as before. The run's folder has the job's number
-in `slurm_job.txt`, so the second start knows its run.
+the job's script then starts again with the same command line. The run's folder has the job's number
+in `slurm_job.txt`, by which the second start finds its run.
 """
 
 import os
@@ -18,12 +18,12 @@ JOB_FILE = "slurm_job.txt"
 
 
 def job() -> str | None:
-    """Return the number of the SLURM job that this process belongs to; None outside and in a session.
+    """Return the number of the SLURM job that this process belongs to; None outside SLURM and in a session.
 
     Example:
         >>> job()
     """
-    if os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive"):  # as Lightning tells a session
+    if os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive"):  # as Lightning recognises a session
         return None
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     if array is not None:
@@ -32,7 +32,7 @@ def job() -> str | None:
 
 
 def note_job(folder: Path) -> None:
-    """Put the job's number into the run's folder."""
+    """Write the job's number to the run's folder."""
     number = job()
     if number is not None:
         with replacing(folder / JOB_FILE) as temporary:
@@ -40,11 +40,12 @@ def note_job(folder: Path) -> None:
 
 
 def run_of_job(root: Path, is_same_run: Callable[[Path], bool]) -> Path | None:
-    """Find the run that this job had begun before it was requeued.
+    """Find the run that this job began before it was requeued.
 
     Args:
         root: The root of the runs.
-        is_same_run: Whether a folder's run is configured as this one; a job may have several runs.
+        is_same_run: Returns whether the run in a folder has the same configuration as this one; a job may
+            have several runs.
 
     Returns:
         Its folder; None if this is not a requeued job, or has no such run.

@@ -1,9 +1,9 @@
-"""What the processes of one start agree upon before Lightning connects them.
+"""Processes that were started together agree on a run before Lightning connects them.
 
-The first process chooses the run's folder and the checkpoint, the others take its choice, and each says
-whether it finds the checkpoint. They talk through torch's store at the address that Lightning will use. So
-if one node lacks the file, all of them end with the sentence that says so; with Lightning alone one would
-end, and the others would wait for it.
+The first process chooses the run's folder and the checkpoint. The others follow, and each reports whether it
+finds the checkpoint. They exchange messages through torch's store at the address that Lightning will use. If
+one node lacks the file, all of them stop with the same message; with Lightning alone one would stop and the
+others would wait for it.
 """
 
 import json
@@ -26,14 +26,14 @@ _PATIENCE = timedelta(minutes=30)  # as torch waits for a process at its own mee
 
 
 class Place(NamedTuple):
-    """A process among those of one start.
+    """One of several processes that were started together.
 
     Attributes:
-        rank: Its number; 0 chooses.
-        size: How many they are.
+        rank: Its number; process 0 makes the choices.
+        size: Number of processes.
         node: Number of its machine.
-        address: Where they meet.
-        port: Where they meet.
+        address: Address at which they meet.
+        port: Port at which they meet.
     """
 
     rank: int
@@ -44,9 +44,9 @@ class Place(NamedTuple):
 
 
 def place_in(trainer: Namespace) -> Place | None:
-    """Tell from environment and settings which processes were started together with this one.
+    """Find this process among those that were started together, from the environment and the settings.
 
-    Those that Lightning starts itself from this one are not counted: they inherit what it knows.
+    Processes that Lightning itself starts from this one don't count: they inherit its choices.
 
     Args:
         trainer: The settings of the trainer.
@@ -79,9 +79,9 @@ def place_in(trainer: Namespace) -> Place | None:
 
 
 def _by_hand(devices: int, nodes: int, strategy: str) -> Place | None:
-    """Processes whose user has set the variables that Lightning's own environment reads."""
+    """The place if the user has set the variables that Lightning's own environment reads."""
     if "MASTER_PORT" not in os.environ:
-        return None  # Lightning looks for a free port, which no other start would know
+        return None  # Lightning looks for a free port, which no other process would know
     node = int(os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", 0)))
     address, port = os.environ.get("MASTER_ADDR", "127.0.0.1"), int(os.environ["MASTER_PORT"])
     if "LOCAL_RANK" in os.environ and os.environ.get("WORLD_SIZE") == str(nodes * devices):
@@ -94,16 +94,16 @@ def _by_hand(devices: int, nodes: int, strategy: str) -> Place | None:
 
 
 class Together:
-    """A talk between the processes of one start, in which all say everything in the same order.
+    """Messages between processes that were started together; all make the same calls in the same order.
 
     Args:
-        place: This process among them. None: it is alone.
+        place: This process among them; None if it is alone.
 
     Raises:
-        RuntimeError: If there is no way to them.
+        RuntimeError: If the others cannot be reached.
     """
 
-    _talks = 0  # of this process, so that each has keys of its own in a store that outlives it
+    _talks = 0  # in this process: each has its own keys in the store, which outlives it
 
     def __init__(self, place: Place | None) -> None:
         self.place = place
@@ -124,7 +124,7 @@ class Together:
         except dist.DistError as error:
             reason = str(error).splitlines()[0]
             raise RuntimeError(
-                f"no meeting with the other processes at {place.address}:{place.port}: {reason}"
+                f"cannot reach the other processes at {place.address}:{place.port}: {reason}"
             ) from error
         restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         prefix = f"lightning_optreg/{restart}/{Together._talks}"
@@ -137,26 +137,26 @@ class Together:
         return 0 if self.place is None else self.place.rank
 
     def name(self) -> str:
-        """How this process is called in messages."""
+        """The name of this process in messages."""
         if self.place is None:
             return platform.node()
         return f"{platform.node()} (node {self.place.node}, process {self.place.rank})"
 
     def gather(self, mine: Any) -> list[Any]:
-        """Return what every process has said, in the order of their ranks.
+        """Send a value to all processes and return everyone's, in the order of their ranks.
 
         Args:
-            mine: What this one says, as JSON has it.
+            mine: The value of this process; JSON must be able to hold it.
 
         Raises:
-            TimeoutError: If a process doesn't come.
+            TimeoutError: If a process does not answer.
         """
         if self.place is None:
             return [mine]
         said, self._said = self._said, self._said + 1
         self._store.set(f"{said}/{self.place.rank}", json.dumps(mine))
         found = [json.loads(self._get(f"{said}/{rank}", rank)) for rank in range(self.place.size)]
-        # The one that keeps the store stays until all have read.
+        # The process that keeps the store waits until all have read.
         self._store.set(f"{said}/{self.place.rank}/read", "")
         if self.place.rank == 0:
             for rank in range(self.place.size):
@@ -167,13 +167,13 @@ class Together:
         end = time.monotonic() + _PATIENCE.total_seconds()
         while True:
             try:
-                # In short waits, between which an interrupt is heard.
+                # Wait for short times, so that Ctrl+C gets through.
                 self._store.wait([key], timedelta(seconds=1))
                 value: bytes = self._store.get(key)
             except dist.DistStoreError as error:
                 if time.monotonic() > end:
                     raise TimeoutError(
-                        f"process {rank} of {self.place.size if self.place else 1} did not come within "
+                        f"process {rank} of {self.place.size if self.place else 1} did not answer within "
                         f"{_PATIENCE}"
                     ) from error
             else:

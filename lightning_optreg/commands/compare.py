@@ -64,8 +64,8 @@ def _parser() -> OptionParser:
     parser = OptionParser(
         prog="lightning-optreg compare",
         description="Run methods on one problem, each with equally many values of a setting and the same "
-        "seeds, and write a report: table, curves, sensitivity, one HTML page. A stopped study goes on where "
-        "it stopped; several processes and machines share one by its storage.",
+        "seeds, and write a report: table, curves, sensitivity, one HTML page. A stopped study continues "
+        "where it stopped; several processes and machines can share its storage.",
         allow_abbrev=False,
     )
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the study, a YAML")
@@ -109,7 +109,7 @@ def _run(args: argparse.Namespace) -> int:
         try:
             return _compare(args, stop)
         except Stopped as stopped:
-            if not args.worker:  # its parent speaks for it
+            if not args.worker:  # its parent prints the message
                 name = signal.Signals(stopped.number).name
                 print(f"error: stopped by {name}; the same command goes on where it stopped", file=sys.stderr)
             raise
@@ -120,7 +120,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _nothing() -> None:
-    """Leave it to the parent to kill this process."""
+    """Do nothing: the parent ends this process."""
 
 
 def _compare(args: argparse.Namespace, stop: StopRequest) -> int:
@@ -182,7 +182,7 @@ def _compare(args: argparse.Namespace, stop: StopRequest) -> int:
 def _check(
     args: argparse.Namespace, plan: StudyPlan, storage: str, folder: Path, trusted: Sequence[str]
 ) -> None:
-    """Refuse what can't be run, before anything is written."""
+    """Raise an error if the study can't be run, before anything is written."""
     for module in ("optuna", "plotly", "scipy", "jinja2"):  # the report needs the last three at the very end
         if importlib.util.find_spec(module) is None:
             raise ModuleNotFoundError(f"No module named {module!r}", name=module)
@@ -201,7 +201,7 @@ def _check(
 def _do_runs(
     args: argparse.Namespace, queue: "Queue", storage: str, folder: Path, stop: StopRequest
 ) -> Broken | None:
-    """Do the waiting runs; return how processes broke off, if they did."""
+    """Do the waiting runs; return how processes ended early, if they did."""
     plan = queue.plan
     queue.fill()
     waiting = len(plan.runs) - sum(record.status != "failed" for record in queue.records())

@@ -30,7 +30,7 @@ __all__ = ["main"]
 _COMMAND = "lightning-optreg describe"
 _NETS = sorted(set(nets.__all__) - {"Network"}, key=str.lower)
 _KNOWN_NETS = f"known: {', '.join(_NETS)}, or the path of a class or function: torchvision.models.resnet18"
-_MODULE_ERRORS = (RuntimeError, TypeError, ValueError)  # what modules raise at wrong settings or sizes
+_MODULE_ERRORS = (RuntimeError, TypeError, ValueError)  # raised by modules for wrong settings or sizes
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,7 +75,7 @@ def _boiled_down(message: str) -> str:
 
 
 def _run(argv: Sequence[str]) -> str:
-    """Text that answers the arguments."""
+    """The text to print for these arguments."""
     build_nothing_unasked()
     parser = _own_options()
     options, net_arguments = parser.parse_known_args(argv)
@@ -117,7 +117,7 @@ def _build(
     arguments: list[str],
     shape: tuple[int, int, int] | None,
 ) -> nn.Module:
-    """The network on the meta device, told the images' shape if it has an argument for it."""
+    """Build the network on the meta device, with the images' shape if it has an argument for it."""
     keys = vars(parser.get_defaults().get("net", argparse.Namespace()))
     given = set()
     for option in (argument.partition("=")[0] for argument in arguments if argument.startswith("--")):
@@ -145,7 +145,7 @@ def _build(
     except _MODULE_ERRORS as error:
         raise _UsageError(str(error)) from error
     if not isinstance(net, nn.Module):
-        raise _UsageError(f"{name} makes no torch.nn.Module, but {type(net).__name__}")
+        raise _UsageError(f"{name} makes a {type(net).__name__}, not a torch.nn.Module")
     return net
 
 

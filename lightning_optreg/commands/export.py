@@ -77,7 +77,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _preprocessing_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """What the datamodule of a run keeps in a checkpoint; older ones don't have it."""
+    """The preprocessing that a run's datamodule saves in a checkpoint; older ones don't have it."""
     states = (value for value in checkpoint.values() if isinstance(value, dict))
     return next((state["preprocessing"] for state in states if state.get("preprocessing") is not None), None)
 
@@ -99,8 +99,8 @@ def _parser() -> OptionParser:
     parser = OptionParser(
         prog="lightning-optreg export",
         description=f"Write a checkpoint's network to an ONNX file (opset {OPSET}) and check it. The "
-        "file takes images normalised as in training, or bytes with --from_pixels. It returns scores, whose "
-        "softmax are the probabilities.",
+        "file takes images normalised as in training, or bytes with --from_pixels. It returns scores; their "
+        "softmax gives the probabilities.",
         allow_abbrev=False,
     )
     parser.add_argument("--ckpt_path", required=True, help="best, last (of the newest run) or a file")

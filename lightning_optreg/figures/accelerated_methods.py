@@ -36,6 +36,14 @@ def draw_dynamics(dynamics: Sequence[Dynamics]) -> "Figure":
 
     Raises:
         ValueError: If there is nothing to draw.
+
+    Example:
+        >>> from lightning_optreg.analysis import Problem, compute_dynamics
+        >>> problem = Problem((0.1, 2.0), (1.0, 1.0))
+        >>> nag = compute_dynamics(problem, "nag_sc", step=0.1, time=1.0, steps=[0.1, 0.05])
+        >>> figure = draw_dynamics([nag])
+        >>> figure.axes[0].get_title()
+        'NAG-SC: in the plane'
     """
     if not dynamics:
         raise ValueError("draw_dynamics: there is nothing to draw")

@@ -86,6 +86,16 @@ def animate_surface(
 
     Raises:
         ValueError: If there is nothing to draw, a trajectory has another shape, or `frames` is less than 2.
+
+    Example:
+        >>> import tempfile
+        >>> from lightning_optreg.analysis.surfaces import SURFACES
+        >>> path = torch.tensor([[-8.0, 2.5], [0.0, 0.0]])
+        >>> film = animate_surface(SURFACES["ravine"], {"by hand": path})
+        >>> list(film.new_frame_seq())  # how many steps each frame shows
+        [0, 1, 1]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     film.save(f"{folder}/surface.gif", writer="pillow", dpi=20)
     """
     from matplotlib.animation import FuncAnimation
 

@@ -14,7 +14,7 @@ __all__ = ["draw_runs", "read_metric"]
 
 
 def read_metric(path: str | Path, name: str) -> list[tuple[int, float]]:
-    """Read what a run logged under a name, from its `metrics.csv`.
+    r"""Read what a run logged under a name, from its `metrics.csv`.
 
     Args:
         path: The file.
@@ -26,6 +26,14 @@ def read_metric(path: str | Path, name: str) -> list[tuple[int, float]]:
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it has no such column.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "metrics.csv")
+        ...     _ = path.write_text("epoch,train/loss,val/loss\n0,2.3,\n0,,2.2\n1,1.9,\n")
+        ...     read_metric(path, "train/loss")
+        [(0, 2.3), (1, 1.9)]
     """
     with Path(path).open(newline="") as file:
         rows = csv.DictReader(file)

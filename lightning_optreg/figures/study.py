@@ -23,6 +23,10 @@ class Band:
         middle: Medians.
         low: Least values.
         high: Greatest values.
+
+    Example:
+        >>> Band.of([[(1, 2.0), (2, 1.0)], [(1, 4.0), (2, 2.0)]])
+        Band(x=(1.0, 2.0), middle=(3.0, 1.5), low=(2.0, 1.0), high=(4.0, 2.0))
     """
 
     x: Sequence[float]

@@ -117,6 +117,16 @@ class StepMeter:
 
     Attributes:
         settled: Whether the last step's rate was within `tolerance` of the average.
+
+    Example:
+        >>> theta = torch.ones(1, requires_grad=True)
+        >>> adam = torch.optim.Adam([theta], lr=0.1)
+        >>> meter = StepMeter(adam, RateEstimate(), tolerance=1e-9)
+        >>> theta.grad = torch.tensor([2.0])
+        >>> adam.step()  # by -0.1, as SGD with a rate of 0.05
+        >>> round(meter.rate, 4)
+        0.05
+        >>> meter.close()
     """
 
     def __init__(self, optimizer: Optimizer, estimate: RateEstimate, tolerance: float) -> None:

@@ -21,6 +21,11 @@ from lightning_optreg.optimizers.rates import add_missing, own_settings
 
 __all__ = ["Group", "State", "States", "Tensors", "UpdateRule", "as_real", "zeros"]
 
+_FORMULAS = (
+    "update_tensor(group, parameter, gradient, state)",
+    "update_tensors(group, parameters, gradients, states)",
+)
+
 Group = dict[str, Any]
 """A parameter group: `params` and the settings, by name."""
 State = dict[str, Any]
@@ -56,6 +61,10 @@ def as_real(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
+def _is_abstract(method: Callable[..., None]) -> bool:
+    return bool(getattr(method, "__isabstractmethod__", False))
+
+
 class UpdateRule(Optimizer):
     """A first-order optimizer, given how one parameter changes.
 
@@ -75,6 +84,7 @@ class UpdateRule(Optimizer):
         differentiable: Let gradients flow through the step; it then takes the plain path.
 
     Raises:
+        TypeError: If a subclass does not define `update_tensor` or `update_tensors`.
         ValueError: If a setting is out of range; a subclass checks its own in `check_group`.
         RuntimeError: In a step, if a gradient is sparse and the rule needs dense ones.
 
@@ -107,6 +117,11 @@ class UpdateRule(Optimizer):
         foreach: bool | None = None,
         differentiable: bool = False,
     ) -> None:
+        # torch's Optimizer is not an abc.ABC, so Python itself does not refuse abstract methods.
+        methods = {formula: getattr(type(self), formula.partition("(")[0]) for formula in _FORMULAS}
+        missing = [formula for formula, method in methods.items() if _is_abstract(method)]
+        if missing:
+            raise TypeError(f"{type(self).__name__}: define {' and '.join(missing)}")
         settings = {**defaults, "maximize": maximize, "foreach": foreach, "differentiable": differentiable}
         super().__init__(params, settings)
 

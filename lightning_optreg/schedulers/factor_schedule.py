@@ -33,11 +33,11 @@ def full_rate(rate: float | Tensor, factor: float, largest: float = math.inf) ->
     """Return the full rate of a parameter group that is added while the others are at factor * full rate.
 
     Args:
-        rate: What the group is added with: its rate at that time.
-        factor: Of the schedule at that time, in [0, 1].
-        largest: The full rate is not raised above this, the largest of the others: where the factor is near 0
-            for a moment, a rate that was not meant to be relative would become huge afterwards. Infinite
-            where the factor does not rise again.
+        rate: The group's rate when it is added.
+        factor: The schedule's factor at that time, in [0, 1].
+        largest: Upper limit of the full rate, the largest of the others: if the factor is near 0 when the
+            group is added, a rate that was not meant to be relative would become huge later. Infinite if the
+            factor does not rise again.
 
     Example:
         >>> full_rate(0.01, 0.1), full_rate(0.01, 0.001, largest=0.5), full_rate(0.01, 0.0, largest=0.5)
@@ -56,8 +56,8 @@ def full_rates(
 
     Args:
         optimizer: Its groups should be at factor * full rate.
-        rates: The full rates so far, of as many groups as there were.
-        factor: Of the last step.
+        rates: The full rates so far, one for each group known before.
+        factor: The factor of the last step.
         rises: Whether the factor rises again.
 
     Example:
@@ -83,13 +83,13 @@ def full_rates(
 class FactorSchedule(LRScheduler):
     """A schedule eta_t = eta f(t): a step multiplies each group's present rate by f(t) / f(t - 1).
 
-    So it chains, as torch says of its own schedules: two in a `ChainedScheduler` make eta f(t) g(t), and a
-    rate that something else has lowered stays lowered. Parameter groups that come later join in with the rate
-    that they have (see `full_rate`). `SequentialLR` begins it with eta f(0), eta being what the optimizer
-    began with.
+    So it is chainable, in torch's words: two in a `ChainedScheduler` make eta f(t) g(t), and a rate that
+    something else has lowered stays lowered. Parameter groups that are added later keep their rate as it is
+    then (see `full_rate`). In a `SequentialLR` it begins with eta f(0), where eta is the optimizer's initial
+    rate.
 
-    After a time with f = 0 there is nothing left to multiply: it continues from eta f(t), and changes that
-    others made to the rate are lost.
+    After a time with f = 0 there is nothing left to multiply: it continues from eta f(t), and other changes
+    of the rate are lost.
 
     Args:
         optimizer: Its learning rates are scheduled; numbers stay numbers and tensors the same tensors.
@@ -134,7 +134,7 @@ class FactorSchedule(LRScheduler):
             group["initial_lr"] = first
             set_rate(group, first * factor if factor > 0.0 else first)
 
-    # torch 2.14's SequentialLR begins schedules through this, and has no public way for it.
+    # Private in torch 2.14: SequentialLR starts schedules through this, and there is no public way.
     def _get_closed_form_lr(self) -> list[float | Tensor]:
         self._take_in_new_groups(0)
         return [rate * self.multiple(self.last_epoch) for rate in self.first_rates()]

@@ -11,10 +11,10 @@ __all__ = ["InverseTimeDecay"]
 
 
 class InverseTimeDecay(FactorSchedule):
-    """The annealing that theory asks of SGD: eta_t = eta_0 / (1 + t / t0)^power.
+    """The annealing that convergence theory requires of SGD: eta_t = eta_0 / (1 + t / t0)^power.
 
     With power in (0.5, 1] the rates satisfy Robbins and Monro's conditions, sum eta_t = inf and
-    sum eta_t^2 < inf, so that SGD converges although its gradients are noisy; with power 1 on a strongly
+    sum eta_t^2 < inf, so that SGD converges despite noisy gradients; with power 1 on a strongly
     convex function its error is O(1 / t). With 0.5 the sum of squares just diverges: the choice for functions
     that are only convex.
 

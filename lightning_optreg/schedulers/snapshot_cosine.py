@@ -15,15 +15,16 @@ __all__ = ["SnapshotCosine"]
 class SnapshotCosine(FactorSchedule):
     """Cosine annealing in M cycles: eta_t = eta_0 / 2 (cos(pi s / C) + 1), s steps into a cycle of C.
 
-    Step it every iteration (`lr_interval: step`), as in the paper: the first of a cycle has the full
-    rate, the last is near 0, and there a snapshot of the weights is taken (`is_cycle_end`). Cycle k ends with
+    Step it every iteration (`lr_interval: step`), as in the paper: the first of a cycle has the full rate,
+    the last is near 0, and there a snapshot of the weights is taken (`is_cycle_end`). Cycle k ends with
     iteration ceil(k T / M): there are M, and where M does not divide T they differ by one iteration at most.
-    (The paper's cycles are of ceil(T / M), which are fewer than M for many T: three of four for T = 9.)
-    torch's `CosineAnnealingWarmRestarts` has the same cosine, with cycles of a length you work out.
+    (The paper's cycles have length ceil(T / M), so there are fewer than M for many T: 3 rather than 4 for
+    T = 9.)
+    torch's `CosineAnnealingWarmRestarts` has the same cosine, but you compute the length of the cycles.
 
     Args:
-        optimizer: Its learning rates are scheduled; eta_0 are its present ones.
-        total_steps: Iterations in all, T, at least `cycles`. `ImageClassifier` fills in the run's.
+        optimizer: Its learning rates are scheduled; eta_0 is the present rate of each group.
+        total_steps: Total number of iterations T, at least `cycles`. `ImageClassifier` fills in the run's.
         cycles: Number of cycles M, at least 1. Default: 5.
 
     Raises:

@@ -20,16 +20,16 @@ class Warmup(FactorSchedule):
 
     eta' is the other schedule's rate, f the factor to start from and n the warm-up's length; the other
     schedule begins when the warm-up is over. torch's `SequentialLR` needs the number of steps twice and both
-    schedules on one optimizer, cannot be written as a configuration's argument, and cannot hold
-    `ReduceLROnPlateau`; here that works too: during the warm-up it sees no values. Within a `SequentialLR` or
-    a `ChainedScheduler` its goal is the rate that the optimizer began with, not one lowered by earlier
-    schedules; there, a plateau schedule cannot get its values.
+    schedules on one optimizer, cannot be written as an argument in a configuration, and cannot hold
+    `ReduceLROnPlateau`; here that works too, and it sees no values during the warm-up. Within a
+    `SequentialLR` or a `ChainedScheduler` it warms up to the optimizer's initial rate, not to one lowered by
+    earlier schedules; there, a plateau schedule cannot get its values.
 
     Args:
         optimizer: Its learning rates are scheduled.
         schedule: Builds the other schedule, given the optimizer. None: a constant rate.
         warmup: Length n of the warm-up (epochs, or steps with `lr_interval: step`), at least 0. Default: 5.
-        factor: Where it starts, f, in [0, 1]; 0 leaves the first step without effect. Default: 0.1.
+        factor: The initial factor f, in [0, 1]; with 0 the first step has no effect. Default: 0.1.
 
     Raises:
         ValueError: If a value is out of range.
@@ -60,7 +60,7 @@ class Warmup(FactorSchedule):
         check_range("Warmup", ">= 0", warmup=warmup)
         check_range("Warmup", "[0, 1]", factor=factor)
         self.warmup, self.factor = warmup, factor
-        # Schedules that were made before, to be chained with this one or to come before it, have changed the
+        # Schedules created before this one, to be chained with it or to come before it, have changed the
         # rates; the goal is that of the rates that the optimizer began with.
         begun = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
         before = [
@@ -99,7 +99,7 @@ class Warmup(FactorSchedule):
 
         Args:
             metrics: The value that `ReduceLROnPlateau` watches.
-            epoch: As torch's schedules have it; not used here.
+            epoch: As in torch's schedules; not used here.
 
         Raises:
             ValueError: If there is a plateau schedule and no `metrics`.

@@ -1,4 +1,4 @@
-"""Piecewise constant rates after a few steps at a low one."""
+"""Piecewise constant rates after a short time at a low rate."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ class WarmupMultiStepLR(FactorSchedule):
         eta_t = eta * gamma ** (number of milestones <= t)   otherwise
 
     He, Zhang, Ren and Sun 2016, "Deep residual learning for image recognition", section 4.2, train ResNet-110
-    so: 0.01 at first, then 0.1. With `warmup` 0 it is torch's `MultiStepLR`.
+    this way: 0.01 at first, then 0.1. With `warmup` 0 it is torch's `MultiStepLR`.
 
     Args:
         optimizer: Its learning rates are scheduled.

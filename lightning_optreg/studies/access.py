@@ -1,4 +1,4 @@
-"""Access to a study's database: it is opened, locked where it can't lock itself, and waited for."""
+"""Access to a study's database: open it, lock it if it can't lock itself, and wait for it."""
 
 import random
 import sys
@@ -23,11 +23,11 @@ _LONGEST_PAUSE = 5.0
 
 
 class StorageUnavailableError(OSError):
-    """The database has not answered within the time to wait."""
+    """The database did not answer in time."""
 
 
 def is_outage(error: BaseException) -> bool:
-    """Return whether a call failed because the database is away or locked, so that it may be repeated."""
+    """Return whether a call failed because the database is unreachable or locked: it can be repeated."""
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import (
         DBAPIError,
@@ -48,7 +48,7 @@ def is_outage(error: BaseException) -> bool:
 
 
 class Patience:
-    """Repeats a call that fails because the database is away, with growing pauses, until the time is up.
+    """Repeats a call that fails because the database is unreachable, with growing pauses, until time is up.
 
     Args:
         storage: Its URL, for messages.
@@ -63,13 +63,13 @@ class Patience:
         self._storage = shown(storage)
         self.seconds = seconds
         self.pause: Callable[[float], None] = time.sleep
-        """How time is passed; may raise to break off."""
+        """How to wait; may raise an exception to stop waiting."""
 
     def __call__(self, call: Callable[[], Result]) -> Result:
         """Return what the call returns.
 
         Raises:
-            StorageUnavailableError: If the database is still away at the end.
+            StorageUnavailableError: If the database is still unreachable at the end.
         """
         from optuna.exceptions import StorageInternalError
         from sqlalchemy.exc import SQLAlchemyError
@@ -102,7 +102,7 @@ def file_lock(path: Path, patience: Patience) -> Iterator[None]:
 
     Args:
         path: The database.
-        patience: How time is passed until the lock is free.
+        patience: How to wait until the lock is free.
     """
     with open(path.with_name(f"{path.name}.lock"), "a+b") as file:
         while not try_lock(file.fileno()):
@@ -111,7 +111,7 @@ def file_lock(path: Path, patience: Patience) -> Iterator[None]:
 
 
 def open_study(plan: StudyPlan, storage: str, wait: float) -> "Study":
-    """Open a study in its storage, or make it there.
+    """Open a study in its storage, or create it there.
 
     Args:
         plan: The study.
@@ -119,7 +119,7 @@ def open_study(plan: StudyPlan, storage: str, wait: float) -> "Study":
         wait: Seconds that a call waits for others to finish writing to an SQLite file, at least 0.
 
     Raises:
-        ValueError: If it holds something else, or may not be written to.
+        ValueError: If the storage holds something else, or is not writable.
     """
     import optuna
     from sqlalchemy.exc import DatabaseError
@@ -135,7 +135,7 @@ def open_study(plan: StudyPlan, storage: str, wait: float) -> "Study":
                 direction="maximize" if plan.mode == "max" else "minimize",
                 load_if_exists=True,
             )
-        except DatabaseError as error:  # processes that make the tables at the same moment collide
+        except DatabaseError as error:  # processes that create the tables at the same time collide
             attempts -= 1
             if attempts == 0:
                 if is_outage(error):

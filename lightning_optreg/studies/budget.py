@@ -1,4 +1,4 @@
-"""Give every run of a study the same budget, and log how much of it is spent."""
+"""The same budget for every run of a study, and a log of how much of it is spent."""
 
 import math
 from typing import Any
@@ -22,7 +22,7 @@ class Budget(Callback):
 
     Args:
         passes: Budget, above 0.
-        bound: A loss of a batch above this has diverged, as one that is not finite always has. Above 0;
+        bound: A batch loss above this counts as diverged, as does one that is not finite. Above 0;
             default: infinite.
 
     Raises:
@@ -78,7 +78,7 @@ class Budget(Callback):
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log what was spent; stop if that is the whole budget."""
+        """Log what was spent; stop once the budget is spent."""
         self._seconds += self._watch.lap()
         passes = self._images / _training_images(trainer)
         pl_module.log("optreg/budget/passes", passes, sync_dist=True)

@@ -12,7 +12,7 @@ __all__ = ["collect"]
 
 
 def collect(queue: Queue) -> StudyResult:
-    """Collect what a report shows of a study, from its storage.
+    """Collect from its storage what a report shows of a study.
 
     Args:
         queue: The study's runs.
@@ -39,7 +39,7 @@ def collect(queue: Queue) -> StudyResult:
 
 
 def _own_settings(plan: StudyPlan) -> dict[str, str | None]:
-    """Name what each method is tuned by, unless that is the same for all."""
+    """Return the setting that each method is tuned by, unless all share one."""
     keys = plan.tune
     if len(set(keys.values())) == 1 and None not in keys.values():
         return {}

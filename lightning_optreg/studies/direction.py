@@ -13,7 +13,7 @@ def better(metric: str) -> Literal["max", "min"] | None:
     """Return whether the largest or the smallest value of a metric is best; None if its name doesn't tell.
 
     Args:
-        metric: Its name, such as `val/loss`; what stands before the last `/` does not count.
+        metric: Its name, such as `val/loss`; the part before the last `/` does not count.
 
     Example:
         >>> better("val/loss"), better("test/calibration_error"), better("val/top5"), better("val/margin")

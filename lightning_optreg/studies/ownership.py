@@ -1,9 +1,9 @@
 """Which process does a run, and whether it has certainly ended.
 
-A process number alone tells nothing: numbers are reused, and in every container the first process
-has number 1. A process is known by its machine, its number there and the moment it began. Only a process that
-shares the owner's table of processes can look it up; for all others, on other hosts or in other containers,
-the owner lives as long as it gives signs of life (`run_queue.py`).
+A process number alone is not enough: numbers are reused, and in every container the first process has
+number 1. A process is identified by its machine, its number there and its start time. Only a process that
+shares the owner's process table can look it up; for all others, on other hosts or in other containers, the
+owner lives as long as it gives signs of life (`run_queue.py`).
 """
 
 import os
@@ -16,13 +16,13 @@ __all__ = ["Owner", "this_process"]
 
 
 class Owner(NamedTuple):
-    """A process, told apart from all others at any time.
+    """A process, identified uniquely over time and machines.
 
     Attributes:
         host: Name of its machine, for messages: machines and containers may share one.
-        system: Names the table of processes that its number is of; empty where it is not known.
+        system: Identifies the process table that its number belongs to; empty if unknown.
         pid: Its number there.
-        began: When it began, as the system says it; empty where it is not known.
+        began: Its start time, as the system reports it; empty if unknown.
     """
 
     host: str
@@ -32,7 +32,7 @@ class Owner(NamedTuple):
 
     @classmethod
     def from_dict(cls, plain: Any) -> "Owner":
-        """Read what `_asdict` made, also what earlier versions wrote, without `system` and `began`.
+        """Read what `_asdict` returned, also from earlier versions, without `system` and `began`.
 
         Raises:
             ValueError: If it is something else.
@@ -50,21 +50,21 @@ class Owner(NamedTuple):
         return f"process {self.pid} on {self.host}"
 
     def has_ended(self) -> bool:
-        """Whether the process is known to have ended; False also where that can't be told from here."""
+        """Return whether the process is known to have ended; False also if it is not known."""
         if not self.system or not self.began or self.system != _system():
             return False
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return True
-        except PermissionError:  # somebody else's process has the number: it may be the one
+        except PermissionError:  # another user's process has the number: it may be this one
             pass
         began = _began(self.pid)
         return began is not None and began != self.began
 
 
 def this_process() -> Owner:
-    """Describe the process that calls this.
+    """Return the calling process.
 
     Example:
         >>> this_process().pid == os.getpid(), this_process().has_ended()
@@ -74,12 +74,12 @@ def this_process() -> Owner:
 
 
 def _system() -> str:
-    """Name the table of processes that this process's number is of: the same text in all that share it."""
+    """Return an identifier of this process's process table, the same for all that share it."""
     if os.name != "posix":
         return ""
     try:
         if os.readlink("/proc/self") != str(os.getpid()):
-            return ""  # a container that sees its host's /proc: the numbers there are others
+            return ""  # a container that sees its host's /proc, where the numbers differ
         with open("/proc/sys/kernel/random/boot_id") as file:
             boot = file.read().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -88,8 +88,8 @@ def _system() -> str:
 
 
 def _began(pid: int) -> str | None:
-    """Say when a process began, "ended" for one that only waits to be noticed, None where it isn't known."""
-    # psutil would tell as well; but torch and Lightning don't depend on it, and this is all that is needed.
+    """Return a process's start time, "ended" for a zombie, None if unknown."""
+    # psutil would know too, but torch and Lightning don't depend on it, and this is all that is needed.
     try:
         with open(f"/proc/{pid}/stat") as file:
             fields = file.read().rpartition(")")[2].split()  # the name before it may hold anything

@@ -1,6 +1,6 @@
 """One HTML page of a study, with plotly inside: it opens from a disk, without a network.
 
-The page is `report.html.jinja`; here is what it is filled with.
+The template is `report.html.jinja`; this module fills it.
 """
 
 import html
@@ -33,7 +33,7 @@ def render_page(
 
     Args:
         result: The study.
-        summary: What was chosen of it.
+        summary: Its summary.
         panels: Learning curves: for each panel, by the names of its axes, the bands by method.
         bands: What each method reached over the tuned setting.
         lost: For each method, the values at which runs diverged or failed.
@@ -78,7 +78,7 @@ def render_page(
 
 
 def _for_script(value: Any) -> str:
-    """Return JSON in which no string can end a script element, open a comment in it or break a line."""
+    """Return JSON that is safe in a script element: no string ends it, opens a comment or breaks a line."""
     # Half of a surrogate pair is not text: it becomes a question mark, as in the rest of the page.
     text = json.dumps(value, ensure_ascii=False).encode(errors="replace").decode()
     return re.sub("[<>&\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", text)

@@ -18,7 +18,7 @@ class Run(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Text that tells runs of a study apart, and serves as the name of a folder."""
+        """A unique name among the study's runs, also the name of its folder."""
         return f"{folder_name(self.method)}/{self.value:g}/seed{self.seed}"
 
 
@@ -35,7 +35,7 @@ def folder_name(method: str) -> str:
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """A study, as its YAML says.
+    """A study, as described in its YAML.
 
     Attributes:
         name: Name of the study, also in its storage.
@@ -43,13 +43,13 @@ class StudyPlan:
         base: Settings of `fit` that all methods share, merged.
         methods: For each label, settings of `fit` that are laid over the base.
         tune: For each label, the dotted key of the setting that is tuned, or None if nothing is.
-        tuned: What it is called in the report.
-        values: For each label, the values that are tried.
-        seeds: Seeds that each value is run with.
+        tuned: Name of this setting in the report.
+        values: For each label, the values to try.
+        seeds: Seeds, all used with each value.
         epochs: Budget of a run, in passes over the training data.
-        metric: What values are chosen by.
-        mode: "max" or "min": which value of `metric` is the better one.
-        test_metric: What is reported of the chosen ones.
+        metric: Metric by which values are chosen.
+        mode: "max" or "min": whether large or small values of `metric` are better.
+        test_metric: Metric that is reported for the chosen values.
         target: Value of `metric` to be timed, or None.
         reference: Label of the method that the others are compared with in the ranking, or None.
         diverged_above: Training loss above which a run has diverged; None: only one that is not finite.
@@ -81,7 +81,7 @@ class StudyPlan:
 
     @property
     def runs(self) -> list[Run]:
-        """All runs, those of the first seed first, so that a study that is broken off has all methods."""
+        """All runs, those of the first seed first, so that a study that is stopped early has all methods."""
         return [
             Run(method, value, seed)
             for seed in self.seeds
@@ -118,7 +118,7 @@ class StudyPlan:
         )
 
     def fingerprint(self) -> str:
-        """Return what makes two studies the same, as JSON."""
+        """Return JSON that is equal for equal studies."""
         same = ("base", "methods", "epochs", "metric", "mode", "test_metric")
         parts = {name: getattr(self, name) for name in same}
         keys = set(self.tune.values())

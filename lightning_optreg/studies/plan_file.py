@@ -1,4 +1,4 @@
-"""The YAML of a study: read, checked, and made its plan."""
+"""Read and check the YAML of a study, and make a plan from it."""
 
 import math
 from pathlib import Path
@@ -36,7 +36,9 @@ _PLAIN_KINDS = {str: "text", list: "a list", dict: "a mapping", int: "a whole nu
 
 
 def read_plan(path: Path) -> StudyPlan:
-    """Read and check a study's YAML; recipes it names are looked for from here, then beside it.
+    """Read and check a study's YAML.
+
+    Recipes that it names are looked up from the working directory, then beside it.
 
     Args:
         path: The file.
@@ -144,7 +146,7 @@ def _checked(given: dict[str, Any], path: Path) -> StudyPlan:
 
 
 def _check_devices(trainer: Any, where: str) -> None:
-    """Refuse a run of several processes: Lightning would start the study's command once more for each."""
+    """Raise an error if a run has several processes: Lightning would start the study's command for each."""
     for key in ("devices", "num_nodes"):
         value = trainer.get(key) if isinstance(trainer, dict) else None
         indices = (
@@ -159,7 +161,7 @@ def _check_devices(trainer: Any, where: str) -> None:
 
 
 def _has_own_callbacks(parts: list[dict[str, Any]]) -> bool:
-    """Whether a callback is the user's, who may log more."""
+    """Return whether a callback is the user's own, which may log more."""
     for part in parts:
         trainer = part.get("trainer") or {}
         for key in ("callbacks", "callbacks+"):

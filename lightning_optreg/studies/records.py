@@ -28,7 +28,7 @@ class RunRecord:
 
     Attributes:
         method: Label, such as "Adam".
-        value: Of the tuned setting, such as the learning rate.
+        value: Value of the tuned setting, such as the learning rate.
         seed: Seed of the run.
         status: "complete"; "diverged", when the loss was no longer finite; or "failed".
         points: Evaluations in the order of time.
@@ -50,12 +50,12 @@ class RunRecord:
     message: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain types, as JSON has them."""
+        """Return plain types that JSON can hold."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "RunRecord":
-        """Make a record from what `to_dict` returned, also after a way through JSON.
+        """Make a record from what `to_dict` returned, also after a round trip through JSON.
 
         Raises:
             ValueError: If it is not a record of a run.
@@ -84,9 +84,9 @@ class Unfinished:
     """A run of a study without a result.
 
     Attributes:
-        run: Which, such as "SGD, learning rate 0.1, seed 0".
-        state: "failed"; "running", in another process; or "waiting", for somebody who does it.
-        reason: Why it failed, which process does it, or why nobody does.
+        run: Its name, such as "SGD, learning rate 0.1, seed 0".
+        state: "failed"; "running", in another process; or "waiting" for a process.
+        reason: Why it failed, which process does it, or why none does.
     """
 
     run: str
@@ -101,14 +101,14 @@ class StudyResult:
     Attributes:
         name: Of the study.
         title: Its heading.
-        tuned: What the tuned setting is called, such as "learning rate".
-        metric: What runs are chosen by, such as `val/accuracy`.
+        tuned: Name of the tuned setting, such as "learning rate".
+        metric: Metric by which runs are chosen, such as `val/accuracy`.
         mode: Whether the metric should be large ("max") or small ("min").
-        test_metric: What is reported of the chosen runs, such as `test/accuracy`.
-        target: Value of `metric` whose first reaching is timed; None: the report chooses one.
-        description: Data, network, epochs and so on, shown as they are.
+        test_metric: Metric that is reported for the chosen runs, such as `test/accuracy`.
+        target: Value of `metric`; the report says when it is first reached. None: the report chooses one.
+        description: Data, network, epochs and so on, shown unchanged.
         planned: Number of runs of the whole study.
-        records: Of the runs that have ended.
+        records: Records of the runs that have ended.
         settings: For methods that are not tuned by the common setting, the name of their own ("lambd"); None
             where nothing is tuned.
         reference: Method that the others are compared with in the picture of the ranking; None for none.

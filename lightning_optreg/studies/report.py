@@ -19,8 +19,8 @@ def write_report(result: StudyResult, folder: Path) -> list[Path]:
     """Write `report.html`, `table.md`, `table.csv`, and as PNG and SVG `ranking`, `curves`, `sensitivity`.
 
     Args:
-        result: The study, all of it or what there is so far.
-        folder: Made if it is missing.
+        result: The study, complete or not.
+        folder: Created if it is missing.
 
     Returns:
         The files.
@@ -62,7 +62,7 @@ def write_report(result: StudyResult, folder: Path) -> list[Path]:
 
 
 def curves(result: StudyResult, summary: Summary) -> dict[tuple[str, str], dict[str, Band]]:
-    """Put together the learning curves of the chosen values: for each panel, the bands by method.
+    """Collect the learning curves of the chosen values: for each panel, the bands by method.
 
     Args:
         result: The study.
@@ -96,7 +96,7 @@ def curves(result: StudyResult, summary: Summary) -> dict[tuple[str, str], dict[
 def sensitivity(
     result: StudyResult, summary: Summary
 ) -> tuple[dict[str, Band], Mapping[str, tuple[float, ...]]]:
-    """Put together what each method reached at each value that was tried.
+    """Collect what each method reached at each value that was tried.
 
     Args:
         result: The study.

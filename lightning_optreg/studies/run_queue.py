@@ -10,7 +10,7 @@ was only suspended, the storage refuses what it writes later.
 
 Optuna's own heartbeat is not used. It works within `Study.optimize` only; a trial whose worker died before
 its first heartbeat is never found; it writes to failed trials too, so nobody learns that a run was taken
-away; and it goes by the database's clock, so after a restart that took longer all that runs counts as dead.
+away; and it goes by the database's clock, so after a long restart all running trials count as dead.
 No other machine's clock is trusted here: a process counts the seconds in which it sees no new sign of life.
 """
 
@@ -51,7 +51,7 @@ class Claim(NamedTuple):
     """A run that this process has to do.
 
     Attributes:
-        run: Which.
+        run: The run.
         trial: Its trial.
     """
 
@@ -78,7 +78,7 @@ class Queue:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.plan = plan
         self.patience = Patience(storage, wait)
-        # SQLite has no locks of rows: two processes that ask at once get the same trial.
+        # SQLite does not lock rows: two processes that ask at once get the same trial.
         self._file = sqlite_file(storage)
         self._study: Study = self.patience(lambda: open_study(plan, storage, wait))
         self._mine: set[int] = set()
@@ -128,7 +128,7 @@ class Queue:
                 wanted = claim.run in self.plan.runs
                 if wanted and self._current()[claim.run].number == trial.number:
                     return claim
-            # Enqueued twice, of another grid, or new: someone took the last one that waited in between.
+            # Enqueued twice, from another grid, or new because another process took the last waiting one.
             self._end(trial.number, TrialState.FAIL)
 
     def _note_owner(self, trial: "Trial") -> None:
@@ -220,7 +220,7 @@ class Queue:
 
         try:
             return self.patience(tell)
-        except RuntimeError:  # ended by another process while this one looked
+        except RuntimeError:  # ended by another process in the meantime
             return self.patience(tell)
 
     def _outcome(self, record: RunRecord) -> "tuple[TrialState, float | None]":
@@ -249,13 +249,13 @@ class Queue:
             if run in current and current[run].number != trial.number:
                 continue
             record = record_of(trial, run)
-            # A failed trial with another record was taken from its process in the last moment.
+            # A failed trial with another record was taken from its process at the last moment.
             if trial.state != TrialState.FAIL or record.status == "failed":
                 found[run] = record
         return [found[run] for run in self.plan.runs if run in found]
 
     def unfinished(self) -> list[Unfinished]:
-        """Name the runs without a result, and why there is none."""
+        """Return the runs without a result, and why there is none."""
         from optuna.trial import TrialState
 
         records = {Run(r.method, r.value, r.seed): r for r in self.records()}

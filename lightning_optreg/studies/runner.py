@@ -30,7 +30,7 @@ _PASSES, _SECONDS = "optreg/budget/passes", "optreg/budget/seconds"
 
 
 class _Fence(Callback):
-    """Calls a function at each batch, which raises if this process must not go on with the run."""
+    """Calls a function at each batch, which raises if this process must not continue the run."""
 
     def __init__(self, check: Callable[[], None]) -> None:
         self.check = check
@@ -72,7 +72,7 @@ def check_settings(plan: StudyPlan, trusted: Sequence[str] = ()) -> None:
                 raise UntrustedError(f"methods.{method}: {what}") from error
             except Stopped:
                 raise
-            except SystemExit as stop:  # always: it has printed the configuration, or what is wrong
+            except SystemExit as stop:  # always raised, after the configuration or the error is printed
                 if not stop.code:
                     continue
             message = said.getvalue().strip().removeprefix("error: ").replace(f" (in {file})", "")
@@ -90,9 +90,9 @@ def do_run(
 
     Args:
         plan: The study.
-        run: Which of its runs.
+        run: The run.
         folder: The run's own folder, for its configuration, metrics and checkpoint.
-        check: Called at each batch; raises if this process must not go on with the run.
+        check: Called at each batch; raises if this process must not continue the run.
         trusted: Options of `fit` that say which classes may be named: `--safe`, `--allow`.
 
     Returns:
@@ -117,7 +117,7 @@ def do_run(
     trainer.update(enable_progress_bar=False, enable_model_summary=False, logger=None)
     if trainer.get("devices", "auto") == "auto":
         trainer["devices"] = 1  # not all GPUs of the machine: each run is one process
-    trainer.pop("default_root_dir", None)  # on the command line, where --safe lets it be anywhere
+    trainer.pop("default_root_dir", None)  # on the command line, where --safe accepts any path
     folder.mkdir(parents=True, exist_ok=True)
     configuration = folder / "run.yaml"
     configuration.write_text(yaml.safe_dump(settings, sort_keys=False))
@@ -135,7 +135,7 @@ def do_run(
     except (Stopped, SIGTERMException):
         raise
     except SystemExit as error:
-        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning has caught it and wound up the run
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning has caught it and ended the run
             raise KeyboardInterrupt from error
         return RunRecord(*run, "failed", (), {}, "its settings are not understood; see the message above")
     except (ValueError, TypeError, MisconfigurationException) as error:
@@ -145,7 +145,7 @@ def do_run(
 
 
 def _points(metrics: Path) -> tuple[Point, ...]:
-    """Put together what was logged in each epoch."""
+    """Collect what was logged in each epoch."""
     if not metrics.exists():
         return ()
     header = metrics.read_text().partition("\n")[0].split(",")

@@ -15,14 +15,14 @@ SIGN_EVERY = 10.0
 
 
 class RunLostError(RuntimeError):
-    """The run was given to another process: this one must not write anything of it any more."""
+    """The run was given to another process: this one must no longer write to it."""
 
 
 class SignsOfLife:
     """Gives signs of life in a thread, and learns from the answers whether the run was taken away.
 
     Args:
-        send: Gives one; returns False if the run belongs to another process.
+        send: Sends a sign; returns False if the run belongs to another process.
     """
 
     def __init__(self, send: Callable[[], bool]) -> None:
@@ -55,23 +55,23 @@ _now = time.monotonic
 
 
 class Sight:
-    """What this process sees of another one's signs of life.
+    """Another process's signs of life, as this process sees them.
 
-    Only looks that follow one another closely count: in between this process may have been stopped, or the
-    database been away, for both.
+    Only looks in close succession count: during a longer gap this process may have been stopped, or the
+    database unreachable for both.
 
     Args:
-        sign: The last one when it begins to look.
+        sign: The latest one at the first look.
     """
 
     def __init__(self, sign: float) -> None:
         self._sign = sign
         self._since = self._looked = _now()
         self.has_changed = False
-        """Whether something new was seen since it looks without a break."""
+        """Whether a new sign was seen since the looks began without a gap."""
 
     def is_silent(self, sign: float) -> bool:
-        """Whether nothing new was seen for the whole lease."""
+        """Whether no new sign was seen for the whole lease."""
         now = _now()
         if now - self._looked > LEASE / 4:
             self._since, self.has_changed = now, False

@@ -1,4 +1,4 @@
-"""SIGTERM, Ctrl+C and a closed terminal end a study in order: runs are saved and given back."""
+"""End a study cleanly on SIGTERM, Ctrl+C or a closed terminal: runs are saved and given back."""
 
 import json
 import os
@@ -17,14 +17,14 @@ __all__ = ["StopRequest", "Stopped", "run_processes", "stop_with_parent"]
 
 _SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")  # the last one is not on Windows
 _PARENT = "LIGHTNING_OPTREG_STUDY_PARENT"
-_ENDING = 60.0  # seconds: a batch, a checkpoint, and what is told to the storage
+_ENDING = 60.0  # seconds: for a batch, a checkpoint and the last writes to the storage
 
 
 class Stopped(SystemExit):
     """The process was told to end; `code` is its exit status, as shells count.
 
     Args:
-        number: Of the signal.
+        number: Number of the signal.
     """
 
     def __init__(self, number: int) -> None:
@@ -33,11 +33,11 @@ class Stopped(SystemExit):
 
 
 class StopRequest:
-    """Takes note of signals, and breaks off only what may be broken off anywhere.
+    """Notes signals, and interrupts only code that may be interrupted anywhere.
 
     While a trainer runs, its own handler of SIGTERM answers to all of these signals: the run ends after a
-    batch, with a checkpoint from which it goes on exactly. A second signal ends the process at once, or does
-    what `second` says.
+    batch, with a checkpoint from which it resumes exactly. A second signal ends the process at once, or does
+    what `second` does.
 
     Example:
         >>> with StopRequest() as stop:
@@ -46,7 +46,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.number: int | None = None
-        """Of the signal that has come."""
+        """Number of the signal that has come."""
         self.second: Callable[[], object] | None = None
         """Called at a second one."""
         self._breaks_off = False
@@ -75,7 +75,7 @@ class StopRequest:
             raise Stopped(self.number)
 
     def sleep(self, seconds: float) -> None:
-        """Pass time, unless a signal comes."""
+        """Sleep, unless a signal comes."""
         with self.breaking_off():
             time.sleep(seconds)
 
@@ -120,19 +120,19 @@ class StopRequest:
 def run_processes(
     command: Sequence[str], count: int, environment: Mapping[str, str], stop: StopRequest, **options: Any
 ) -> list[int]:
-    """Run a command in several processes at once, and let none of them outlive this one's wait.
+    """Run a command in several processes at once; none of them outlives this call.
 
     Told to stop, it passes that on and waits for them; after a second signal or 60 seconds it kills them.
 
     Args:
         command: The words.
         count: Number of processes, at least 1.
-        environment: Their variables; one is added that tells them of this process.
-        stop: What tells to stop.
-        options: Further ones of `subprocess.Popen`.
+        environment: Their variables; one is added that names this process.
+        stop: Says when to stop.
+        options: Further options of `subprocess.Popen`.
 
     Returns:
-        Their statuses, as `subprocess` has them.
+        Their exit statuses, as `subprocess` returns them.
 
     Raises:
         Stopped: When told to, after they have ended.
@@ -166,7 +166,7 @@ def _end(children: Sequence["subprocess.Popen[bytes]"], stop: StopRequest) -> No
 
 
 def stop_with_parent() -> None:
-    """Let this process get a SIGTERM when the one that started it has gone, however and whenever that ended.
+    """Send this process a SIGTERM as soon as the one that started it has ended, however that happens.
 
     Windows doesn't tell; there the process continues the study by itself.
 
@@ -175,7 +175,7 @@ def stop_with_parent() -> None:
     """
     said = os.environ.pop(_PARENT, None)  # processes that this one starts have another parent
     if said is None:
-        raise ValueError("--worker: only compare itself starts such a process; give --workers")
+        raise ValueError("--worker: only compare itself starts worker processes; use --workers")
     starter = Owner.from_dict(json.loads(said))
     if os.name != "posix":
         return

@@ -1,4 +1,4 @@
-"""The URL of a study's database: checked before anything is done, with what would do instead."""
+"""Check the URL of a study's database before anything is done, and suggest what would work."""
 
 import importlib.util
 import os
@@ -29,15 +29,15 @@ _CONNECT = 10  # seconds to wait for an answer to a connection
 
 
 def check_storage(storage: str) -> None:
-    """Refuse a storage that can't be used: a wrong URL, a missing driver, a database that doesn't answer.
+    """Raise an error if a storage can't be used: wrong URL, missing driver, no answer from the database.
 
     Nothing is written.
 
     Args:
-        storage: URL of a database, as SQLAlchemy has them.
+        storage: URL of a database, in SQLAlchemy's form.
 
     Raises:
-        ValueError: If it can't be used; what is wrong, and which URL or package would do.
+        ValueError: If it can't be used; the message names the URL or package that would work.
 
     Example:
         >>> check_storage("study.db")
@@ -98,7 +98,7 @@ def sqlite_file(storage: str) -> Path | None:
 
 
 def shown(storage: str) -> str:
-    """Write a storage's URL without its password.
+    """Return a storage's URL without its password.
 
     Example:
         >>> shown("postgresql+psycopg://me:secret@host/studies")
@@ -130,7 +130,7 @@ def _parse(storage: str) -> "URL":
 
 
 def _unknown(url: "URL") -> ValueError:
-    """Say which database or driver there is instead of one that SQLAlchemy doesn't know."""
+    """Suggest a database or driver in place of one that SQLAlchemy doesn't know."""
     kind, _, driver = url.drivername.partition("+")
     if kind in _DRIVERS and driver:
         drivers = [name for name, _, _ in _DRIVERS[kind]] or ["pysqlite"]
@@ -169,7 +169,7 @@ def _with_driver(url: "URL", kind: str, driver: str) -> str:
 
 
 def _check_file(url: "URL") -> None:
-    """Refuse what can't be an SQLite file, without making one."""
+    """Raise an error if this can't be an SQLite file, without creating one."""
     path = Path(str(url.database))
     if str(path).startswith("file:"):  # SQLite's own form of a URL
         return
@@ -189,7 +189,7 @@ def _check_file(url: "URL") -> None:
         finally:
             connection.close()
     except sqlite3.OperationalError as error:
-        if "locked" not in str(error):  # it is somebody's, and will be free again
+        if "locked" not in str(error):  # another process holds it, and will release it
             raise ValueError(f"storage: {str(path)!r} can't be opened: {error}") from None
     except sqlite3.DatabaseError as error:
         raise ValueError(f"storage: {str(path)!r} is not an SQLite database: {error}") from None

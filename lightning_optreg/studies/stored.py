@@ -1,4 +1,4 @@
-"""Reads what a storage holds; anybody may have written it, so it is checked before use."""
+"""Read what a storage holds; anybody may have written it, so it is checked before use."""
 
 import json
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ __all__ = ["fingerprint_difference", "is_run", "owner_of", "record_of", "run_of"
 
 
 def is_run(trial: "FrozenTrial | Trial") -> bool:
-    """Return whether the trial says which run it belongs to."""
+    """Return whether the trial names the run it belongs to."""
     return "run" in trial.user_attrs
 
 
@@ -48,10 +48,10 @@ def record_of(trial: "FrozenTrial", run: Run) -> RunRecord:
 
 
 def owner_of(trial: "FrozenTrial") -> Owner | None:
-    """Return the process that does a trial; None if it died before it could say so.
+    """Return the process that does a trial; None if it died before it could record itself.
 
     Raises:
-        ValueError: If what is noted is not a process.
+        ValueError: If what is stored is not a process.
     """
     worker = trial.user_attrs.get("worker")
     if worker is None:
@@ -75,7 +75,7 @@ def sign_of(trial: "FrozenTrial") -> float:
 
 
 def fingerprint_difference(noted: Any, given: str) -> str:
-    """Say where two studies differ, given the fingerprint of each."""
+    """Return where two studies differ, given the fingerprint of each."""
     old, new = _leaves(json.loads(noted)), _leaves(json.loads(given))
     key = next(key for key in [*old, *new] if old.get(key, "not set") != new.get(key, "not set"))
     return f"{key} is {old.get(key, 'not set')} there and {new.get(key, 'not set')} here"

@@ -60,7 +60,7 @@ class Summary:
     settings: Mapping[str, str | None] = field(default_factory=dict)
 
     def setting(self, method: str, value: float | None) -> str:
-        """Return a value of what a method is tuned by as text; empty where it is tuned by nothing."""
+        """Return a value of the tuned setting as text; empty if nothing is tuned."""
         name = self.settings.get(method, "")
         if name is None:
             return ""
@@ -84,13 +84,13 @@ def final(record: RunRecord, metric: str) -> float | None:
 def summarize(result: StudyResult) -> Summary:
     """Choose a value for each method and sum up its runs there.
 
-    Chosen is the value with the best mean over seeds of the last validation metric, among those with the
-    fewest runs lost (diverged or failed); of equals the smallest. The test plays no part in it. Without a
+    The chosen value has the best mean over seeds of the last validation metric, among those with the fewest
+    lost runs (diverged or failed); among equals it is the smallest. The test plays no part in it. Without a
     target, the lowest of the methods' median last validation metrics is taken (the highest, if small is
     good): at least half of the runs of every method reach it.
 
     Args:
-        result: The study, all of it or what there is so far.
+        result: The study, complete or not.
     """
     best = max if result.mode == "max" else min
     chosen = {
@@ -113,7 +113,7 @@ def summarize(result: StudyResult) -> Summary:
 
 
 def _better_test(result: StudyResult) -> str:
-    """Whether more or less of the test metric is better: like the metric if both are of a kind."""
+    """Whether a large or a small test metric is better: as for the metric, if both are of a kind."""
     of_test = better(result.test_metric)
     return result.mode if of_test is None or of_test == better(result.metric) else of_test
 
@@ -182,7 +182,7 @@ def _interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def notice(result: StudyResult) -> str:
-    """Say that a study is incomplete, and how many of its runs are done; empty if it is complete.
+    """Return a notice that a study is incomplete, with the number of runs done; empty if it is complete.
 
     Example:
         >>> notice(StudyResult("s", "S", "lr", "val/loss", "min", "test/loss", None, {}, 4, ()))
@@ -201,11 +201,11 @@ def notice(result: StudyResult) -> str:
 
 
 def unfinished_lines(result: StudyResult, few: int | None = 10) -> list[str]:
-    """Name the runs without a result, a line each.
+    """Return a line for each run without a result.
 
     Args:
         result: The study.
-        few: Show this many, and say how many more there are. None: all.
+        few: Number of lines, followed by how many more there are. None: all.
     """
     lines = [f"  {run.state}: {run.run} ({run.reason})" for run in result.unfinished]
     if few is not None and len(lines) > few:

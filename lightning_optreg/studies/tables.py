@@ -65,7 +65,7 @@ def table_markdown(summary: Summary, first: str = "") -> str:
 
     Args:
         summary: What `summarize` made.
-        first: Said before it, such as that the study is incomplete; nothing by default.
+        first: A notice in front of it, such as that the study is incomplete. Default: none.
     """
     header, *rows = [[_for_markdown(cell) for cell in row] for row in table_cells(summary)]
     lines = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
@@ -82,7 +82,7 @@ def _for_markdown(cell: str) -> str:
 
 
 def table_csv(summary: Summary) -> str:
-    """Write the table as CSV, with numbers as they are."""
+    """Write the table as CSV, with unrounded numbers."""
     file = io.StringIO()
     names = [field for field in MethodSummary.__dataclass_fields__ if field not in ("test", "interval")]
     writer = csv.writer(file, lineterminator="\n")

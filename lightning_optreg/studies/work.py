@@ -15,7 +15,7 @@ from lightning_optreg.studies.stop import StopRequest
 
 __all__ = ["work"]
 
-_POLL = 1.0  # seconds between two looks at what other processes do
+_POLL = 1.0  # seconds between looks at the other processes
 
 
 def work(queue: Queue, folder: Path, trusted: Sequence[str], stop: StopRequest) -> None:
@@ -23,9 +23,9 @@ def work(queue: Queue, folder: Path, trusted: Sequence[str], stop: StopRequest) 
 
     Args:
         queue: The runs.
-        folder: The study's, for the runs' own folders.
+        folder: The study's folder, which holds the runs' folders.
         trusted: Options of `fit` that say which classes may be named: `--safe`, `--allow`.
-        stop: Ends it between two runs, or within one as soon as that is saved.
+        stop: Ends it between two runs, or within a run as soon as that is saved.
 
     Raises:
         Stopped: If it is told to stop.
@@ -97,7 +97,7 @@ def _say_lost(run: str) -> None:
 
 
 def _check_metric(record: RunRecord, metric: str, run: str) -> None:
-    """End the study with its first run if that can't be chosen by."""
+    """End the study at its first run if that does not log the metric."""
     if record.status != "complete" or any(metric in point.metrics for point in record.points):
         return
     logged = dict.fromkeys(name for point in record.points for name in point.metrics)
@@ -111,7 +111,7 @@ class _Pace:
         self._before, self._began = done, time.perf_counter()
 
     def rest(self, done: int, planned: int) -> str:
-        """Say it, given how many runs are done of how many."""
+        """Return it as text, given the number of runs that are done and of all runs."""
         return _remaining(time.perf_counter() - self._began, done - self._before, planned - done)
 
 

@@ -10,16 +10,16 @@ from lightning_optreg.studies.stop import StopRequest, run_processes
 __all__ = ["STORAGE", "UNAVAILABLE", "Broken", "default_workers", "run_workers"]
 
 STORAGE = "LIGHTNING_OPTREG_STORAGE"
-"""Environment variable with the database's URL: everybody can read a command line, only the user this."""
+"""Environment variable with the database's URL: others can read a command line, but not this."""
 UNAVAILABLE = 69
 """Exit status of a worker that gave up waiting for the database: EX_UNAVAILABLE of sysexits.h."""
 
 
 class Broken(NamedTuple):
-    """Processes that ended before the study did.
+    """How worker processes ended early.
 
     Attributes:
-        how: How many of them, and how.
+        how: How many of them ended, and how.
         status: Exit status of the command.
     """
 
@@ -30,17 +30,17 @@ class Broken(NamedTuple):
 def run_workers(
     options: Sequence[str], storage: str, wait: float, count: int, stop: StopRequest
 ) -> Broken | None:
-    """Run a study in several processes of the command `compare`.
+    """Run a study in several `compare` processes.
 
     Args:
-        options: Options of `compare` that all of them get.
+        options: Options of `compare` for all of them.
         storage: URL of the database.
         wait: Seconds that each waits for a database that does not answer.
         count: Number of processes.
-        stop: Tells when to stop.
+        stop: Says when to stop.
 
     Returns:
-        How processes broke off; None if all reached the end.
+        How processes ended early; None if none did.
 
     Raises:
         Stopped: When told to stop, after they have ended.

@@ -25,7 +25,7 @@ def take_out(trainer: Trainer, callback: Callback) -> None:
 
 
 class AfterOthers(Callback):
-    """Runs an action after the other callbacks' hook.
+    """Runs an action after the other callbacks in a hook.
 
     In `on_train_start` others may change the same settings; in `on_exception` some of them save checkpoints.
 

@@ -79,5 +79,5 @@ def is_fused(optimizer: Optimizer) -> bool:
 
 
 def shards_parameters(trainer: Trainer) -> bool:
-    """Return whether parameters and gradients are sharded, so that no process has whole ones."""
+    """Return whether parameters and gradients are sharded, so that no process holds all of them."""
     return isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy))

@@ -1,4 +1,4 @@
-"""Refuse trainers, modules and optimizers that a part can't work with, before the first step."""
+"""Raise an error before the first step if a part can't work with the trainer, module or optimizer."""
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer

@@ -1,4 +1,4 @@
-"""A checkpoint, looked through before Lightning builds the module that it describes."""
+"""Check a checkpoint before Lightning builds the module that it describes."""
 
 import io
 import os
@@ -32,22 +32,22 @@ def vetted_checkpoint(
     hparams_file: str | Path | None = None,
     weights_only: bool = True,
 ) -> Iterator[IO[bytes]]:
-    """Open a checkpoint for `load_from_checkpoint`, once nothing in it is to be built that is not trusted.
+    """Open a checkpoint for `load_from_checkpoint` after checking that it builds only what is trusted.
 
     Args:
         checkpoint: Path, address or open file.
         owner: The class whose `load_from_checkpoint` is called.
-        key: Of the hyperparameters in the checkpoint.
-        given: Arguments in Python, which take the place of the checkpoint's.
+        key: Key of the hyperparameters in the checkpoint.
+        given: Arguments given in Python, which replace the checkpoint's.
         allow: See `Trust`.
-        hparams_file: Takes the place of the checkpoint's hyperparameters.
-        weights_only: False lets torch run what the file says.
+        hparams_file: Replaces the checkpoint's hyperparameters.
+        weights_only: With False, torch runs code from the file.
 
     Yields:
         The file, at its beginning.
 
     Raises:
-        UntrustedError: If it names what may not be built.
+        UntrustedError: If it names a class that may not be built.
         ValueError: If it cannot be read.
     """
     import torch
@@ -65,7 +65,7 @@ def vetted_checkpoint(
         try:
             found = torch.load(file, map_location="cpu", weights_only=weights_only)
         except (pickle.UnpicklingError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
-            # Without its cause, whose text gives torch's advice.
+            # Without its cause, whose message repeats torch's advice.
             raise ValueError(f"{name} is damaged or not a checkpoint ({why_unreadable(error)})") from None
         if not isinstance(found, dict):
             raise ValueError(f"{name} is not a checkpoint of a training run")
@@ -87,15 +87,15 @@ def check_hyperparameters(
     key: str = "hyper_parameters",
     given: Mapping[str, Any] | None = None,
 ) -> None:
-    """Refuse a checkpoint whose hyperparameters name what may not be built.
+    """Raise an error if a checkpoint's hyperparameters name a class that may not be built.
 
     Args:
         checkpoint: What was read.
-        owner: The class that is built of it.
+        owner: The class that is built from it.
         trust: What may be named.
         what: Begins the message: the file.
-        key: Of the hyperparameters.
-        given: Arguments that take the place of the checkpoint's.
+        key: Key of the hyperparameters.
+        given: Arguments that replace the checkpoint's.
 
     Raises:
         UntrustedError: If it does.
@@ -120,13 +120,13 @@ def check_hyperparameters(
 
 
 def check_paths(states: Any, folders: Sequence[str], what: str) -> None:
-    """Refuse states of ModelCheckpoint with paths that leave its folder: it deletes what they name.
+    """Raise an error if a path in a ModelCheckpoint's state leaves its folder: it deletes such files.
 
-    Lightning looks whether the folder is among the parents of a path, and `folder/../notes` passes.
+    Lightning checks whether the folder is a parent of the path, which `folder/../notes` passes.
 
     Args:
         states: The part `callbacks` of a checkpoint.
-        folders: Those of the run's own callbacks of this kind.
+        folders: Folders of the run's own ModelCheckpoints.
         what: Begins the message: the file.
 
     Raises:

@@ -1,8 +1,8 @@
-"""Which classes a file from a stranger may name, and what its class paths lead to.
+"""Which classes an untrusted file may name, and what its class paths lead to.
 
-Being of a trusted package is not enough: `torch.hub.load` fetches and runs code, and `torch.os.system` is
-torch's by its path only. So a class must be of one of a few kinds, be defined where such classes are, and be
-named by a module of that place; of functions only torchvision's makers of networks count.
+A trusted package is not enough: `torch.hub.load` downloads and runs code, and `torch.os.system` only looks
+like torch's. So a class must be of one of a few kinds, be defined in a place for that kind, and be named by a
+module of that place. Of functions only those of torchvision that make networks are allowed.
 """
 
 import importlib
@@ -46,7 +46,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "torchmetrics.classification": (_MODULE,),
     "torchmetrics.regression": (_MODULE,),
 }
-# Packages that show classes of the places above under shorter paths.
+# Packages that offer classes of the places above under shorter paths.
 _SHOWN_BY = ("lightning.pytorch.loggers", "torch.nn", "torchmetrics")
 _MAKERS = re.compile(r"torchvision\.models\.[a-z]\w*")  # modules with functions that make classifiers
 _PACKAGES = "lightning_optreg, Lightning, torch, torchvision or torchmetrics"
@@ -55,20 +55,20 @@ _IDENTIFIERS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 class UntrustedError(ValueError):
-    """A file names something that is not to be built."""
+    """A file names something that may not be built."""
 
 
 class Trust:
-    """The classes that a file from a stranger may name.
+    """The classes that an untrusted file may name.
 
     Args:
-        allow: Packages, or modules in them, whose classes and functions may be named as well.
+        allow: Packages, or modules in them, whose classes and functions may also be named.
         way_out: How a user adds a package, for messages: "--allow " or "allow=".
         bare: Whether classes may go by their bare names. A checkpoint has full paths, and a bare name may
             mean a class of the same name that somebody else has imported.
 
     Raises:
-        ValueError: If allow holds something that is not a package's name, or a module of Python's own.
+        ValueError: If allow holds something that is not a package's name, or a module of Python itself.
 
     Example:
         >>> Trust().find("torch.nn.ReLU")[0].__name__
@@ -105,7 +105,7 @@ package of yours)
             path: Such as `torch.nn.ReLU` or `LeNet5`.
 
         Returns:
-            The class or function; of a bare name all classes that have it, none if it is unknown.
+            The class or function; for a bare name all classes of that name, none if it is unknown.
 
         Raises:
             UntrustedError: If it may not be named.
@@ -162,7 +162,7 @@ package of yours)
         )
 
     def hint(self, package: str) -> str:
-        """Say how a user trusts a package, as the end of a message."""
+        """Return the end of a message: how a user can trust a package."""
         package = _top(package)
         if not package.isidentifier() or _is_pythons(package):
             package, what = "PACKAGE", "adds a package of yours"

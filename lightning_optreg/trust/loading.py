@@ -1,4 +1,4 @@
-"""`load_from_checkpoint` that builds nothing strange, for modules and data modules alike."""
+"""`load_from_checkpoint` that builds only trusted classes, for modules and data modules."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +12,9 @@ __all__ = ["VettedLoading"]
 
 
 class VettedLoading:
-    """A base class in front of LightningModule or LightningDataModule.
+    """A base class to put in front of LightningModule or LightningDataModule.
 
-    Lightning builds whatever class a checkpoint names. Here the file is looked through first.
+    Lightning builds whatever class a checkpoint names. Here the file is checked first.
 
     Example:
         >>> from lightning.pytorch import LightningModule
@@ -38,17 +38,17 @@ class VettedLoading:
         allow: Sequence[str] = (),
         **kwargs: Any,
     ) -> Self:
-        """Build an object from a checkpoint as Lightning does, unless the file names what may not be built.
+        """Build an object from a checkpoint as Lightning does, unless the file names something untrusted.
 
         Args:
             checkpoint_path: See Lightning's method, as for the other arguments.
             map_location: Where tensors go.
-            hparams_file: YAML or CSV with hyperparameters that take the place of the checkpoint's.
-            args: Further ones of Lightning's.
-            weights_only: None: True, also for a checkpoint from an address. False lets torch run what the
-                file says.
+            hparams_file: YAML or CSV with hyperparameters that replace the checkpoint's.
+            args: Further arguments of Lightning's method.
+            weights_only: None means True, also for a checkpoint from an address. With False, torch runs
+                code from the file.
             allow: Packages of yours whose classes the file may name too.
-            kwargs: Arguments that take the place of the checkpoint's.
+            kwargs: Arguments that replace the checkpoint's.
 
         Raises:
             UntrustedError: If the file names a class that may not be built; none of it is imported then.

@@ -1,9 +1,9 @@
-"""Every value of a file held to what it may build, before jsonargparse sees it.
+"""Check every value of a file before jsonargparse sees it: it may only build what is trusted.
 
-jsonargparse builds from a mapping with `class_path`, wherever it stands. It also imports a bare string where
-a class or a function is wanted, reads a settings file that a string names there, and reads a string that is
-YAML itself. So each string is judged by the type of its place, which the class that it is given to declares;
-what is declared as text, numbers or paths is left alone.
+jsonargparse builds an object from any mapping with `class_path`. Where a class or a function is expected, it
+also imports a bare string, reads a settings file that a string names, and parses a string as YAML. So each
+string is checked by the type that the class declares for this argument; arguments declared as text, numbers
+or paths are left alone.
 """
 
 import argparse
@@ -29,7 +29,7 @@ __all__ = ["Place", "check_values", "read_yaml"]
 
 
 read_yaml = get_loader("yaml")
-"""Reads text as jsonargparse does, which takes some of what PyYAML refuses, such as 30 February."""
+"""Parses YAML as jsonargparse does, which accepts some text that PyYAML refuses, such as 30 February."""
 
 
 class Place(enum.Enum):
@@ -55,20 +55,20 @@ def check_values(
     groups: Mapping[str, Any] | None = None,
     folder: Path | None = None,
 ) -> None:
-    """Refuse values that would import or build what is not trusted.
+    """Raise an error if a value would import or build something that is not trusted.
 
     Args:
         values: Nested mappings, lists and plain values, as YAML or a checkpoint holds them.
         trust: What may be named.
-        what: Begins the message: the file.
-        owner: Class that the values are arguments of. None: of none.
+        what: The file, for the start of the message.
+        owner: Class that the values are arguments of, if any.
         groups: Without an owner: for keys of the outermost mapping, the class that their values are arguments
             of, or the `Place` of their values.
-        folder: Of the file that the values are from; jsonargparse looks there for further files. None: they
-            are from no such file.
+        folder: Folder of the file that the values come from, where jsonargparse looks for further files;
+            None if they don't come from a file.
 
     Raises:
-        UntrustedError: With the file, key, class and the way out.
+        UntrustedError: With the file, the key, the class, and how to trust it.
 
     Example:
         >>> evil = {"net": {"class_path": "torch.nn.ReLU", "init_args": {"x": {"class_path": "os.system"}}}}
@@ -98,10 +98,12 @@ class _Check:
 
     def __init__(self, trust: Trust, what: str, folders: Sequence[Path]) -> None:
         self.trust, self.what, self.folders = trust, what, folders
-        self.seen: dict[tuple[int, Place], Any] = {}  # each once: YAML's aliases may repeat and loop
+        self.seen: dict[tuple[int, Place], Any] = {}  # visited once: YAML's aliases may repeat or form loops
 
     def refuse(self, key: str, reason: object) -> typing.NoReturn:
-        key = "".join(c if c.isprintable() else "?" for c in key)  # a file's word, on somebody's terminal
+        key = "".join(
+            c if c.isprintable() else "?" for c in key
+        )  # it comes from the file and is printed to a terminal
         raise UntrustedError(": ".join(part for part in (self.what, key, str(reason)) if part))
 
     def find(self, path: str, key: str) -> list[Any]:
@@ -131,7 +133,7 @@ class _Check:
             self.specification(paths, [pair for pair in pairs if pair[0] not in _PATHS], key)
             return
         for name, inner in pairs:
-            # Where nothing is said of them, they may be arguments of a class that another file names.
+            # Without a class path they may still be arguments of a class that another file names.
             self.visit(inner, Place.FREE if place is Place.FREE else Place.OPEN, _joined(key, name))
 
     def specification(self, paths: list[Any], pairs: list[tuple[Any, Any]], key: str) -> None:
@@ -157,14 +159,14 @@ class _Check:
             self.visit(inner, _place(owners, str(name)), where)
 
     def downloads(self, owners: list[Any]) -> bool:
-        """Whether they are torchvision's, and the user has not named it."""
+        """Return whether they are torchvision's and the user has not allowed it."""
         homes = [str(getattr(owner, "__module__", "")) for owner in owners]
         theirs = any(home.startswith("torchvision.") for home in homes)
         return theirs and not any(map(self.trust.is_allowed, owners))
 
     def text(self, value: str, place: Place, key: str) -> None:
         word = value.strip()
-        if "://" in word or "::" in word:  # so fsspec's addresses are told, which jsonargparse would fetch
+        if "://" in word or "::" in word:  # marks of fsspec's addresses, which jsonargparse would fetch
             self.refuse(key, f"{word!r} is an address, and what lies there may not say what is built")
         if place is Place.OPEN and any(_is_file(folder, word) for folder in self.folders):
             self.refuse(key, f"{word!r} is a file, which may not say here what is built")
@@ -205,22 +207,22 @@ def _nested(value: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
 
 
 def _is_file(folder: Path, word: str) -> bool:
-    """Whether something can be read there; a pipe too."""
+    """Return whether something can be read there, including a pipe."""
     try:
         path = folder / os.path.expanduser(word)
         return path.exists() and not path.is_dir()
-    except (OSError, ValueError):  # too long for a name, or no text that a name could be
+    except (OSError, ValueError):  # too long, or not a possible file name
         return False
 
 
 def _is_importable(path: str) -> bool:
     top = path.partition(".")[0]
-    # Of a name without dots nothing is imported to find it.
+    # Finding the top-level name imports nothing.
     return top in sys.modules or importlib.util.find_spec(top) is not None
 
 
 def _place(owners: list[Any], name: str) -> Place:
-    """What the argument of this name is for, in all the classes or functions that could get it."""
+    """Return what an argument may hold, over all classes or functions that could receive it."""
     declared = [annotation for owner in owners for annotation in _annotations(owner, name)]
     if not declared:
         return Place.OPEN
@@ -230,7 +232,7 @@ def _place(owners: list[Any], name: str) -> Place:
 
 
 def _annotations(owner: Any, name: str) -> Iterator[Any]:
-    """Types that a class's constructors, or a function, declare for an argument; Any if they say nothing."""
+    """Types that a class's constructors, or a function, declare for an argument; Any if they declare none."""
     functions = [vars(c).get("__init__") for c in owner.__mro__] if inspect.isclass(owner) else [owner]
     for function in functions:
         if not inspect.isfunction(function):
@@ -251,7 +253,7 @@ def _annotations(owner: Any, name: str) -> Iterator[Any]:
 
 
 def _is_plain(annotation: Any) -> bool:
-    """Whether a type is of text, numbers, paths, or of collections of them."""
+    """Return whether a type means text, numbers, paths, or collections of them."""
     origin = typing.get_origin(annotation)
     if origin is typing.Literal:
         return True

@@ -185,7 +185,7 @@ def test_every_reader_tells_any_damage(trained: Path) -> None:
 
 def test_auto_is_for_fit(trained: Path, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["test", *options, "--ckpt_path=auto"]) == 2
-    assert "ckpt_path=auto is for fit" in error_of(capsys)
+    assert "ckpt_path=auto works only with fit" in error_of(capsys)
 
 
 def test_auto_and_checkpoints_elsewhere(

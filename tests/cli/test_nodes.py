@@ -121,7 +121,7 @@ def test_a_node_with_another_checkpoint_of_the_name(
     torch.save({**load(other), "global_step": 1}, other)
     results = start(fashion_mnist_dir, roots, "--ckpt_path=last")
     assert [status for status, _ in results] == [2, 2], results
-    assert all("last.ckpt is another file than on" in error_in(text) for _, text in results)
+    assert all("last.ckpt differs from the file on" in error_in(text) for _, text in results)
 
 
 @pytest.mark.slow

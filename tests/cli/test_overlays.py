@@ -212,7 +212,7 @@ def test_an_option_that_a_later_file_undoes_is_refused(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {options[0].partition('=')[0]} stands before --config {file_of(RECIPE)}")
     assert f"which sets {key}" in line
-    assert line.endswith("put options behind the files that they change")
+    assert line.endswith("put options after the files that they change")
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_an_option_that_no_later_file_sets_may_stand_anywhere(
 
 def test_a_file_twice_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", *over(RECIPE, "mix_up", "mix_up"), "--print_config"]) == 2
-    said = f"error: config: {file_of('mix_up')} is laid over twice; leave one out\n"
+    said = f"error: config: {file_of('mix_up')} is given twice; remove one\n"
     assert capsys.readouterr().err == said
 
 

@@ -175,5 +175,5 @@ def test_a_parent_that_is_killed_while_its_processes_import_takes_them_along(tmp
 
 def test_a_process_that_nobody_started_for_a_study_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LIGHTNING_OPTREG_STUDY_PARENT", raising=False)
-    with pytest.raises(ValueError, match=r"^--worker: only compare itself starts such a process"):
+    with pytest.raises(ValueError, match=r"^--worker: only compare itself starts worker processes"):
         stop_with_parent()

@@ -1,6 +1,6 @@
 """The command `plot`: pictures of optimizers at work.
 
-Its first word says which picture; each kind is a module of its own, imported when it is asked for.
+Its first word names the kind of picture. Each kind is a module, which is imported only when needed.
 """
 
 import importlib
@@ -14,7 +14,7 @@ __all__ = ["main"]
 _KINDS = {
     "surface": "optimizers on a loss surface of two variables: contours, 3-D view, animation",
     "dynamics": "heavy ball and Nesterov's methods beside their differential equations",
-    "landscape": "the loss around a trained checkpoint, with the way that training took",
+    "landscape": "the loss around a trained checkpoint, with the path of training",
 }
 _USAGE = """\
 usage: lightning-optreg plot KIND --output FILE [options]
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if kind in ("-h", "--help", "help"):
         print(_USAGE.format(kinds="\n".join(f"  {name:<11}{what}" for name, what in _KINDS.items())))
         return 0
-    if kind in _KINDS:  # imported only now: each kind needs other, heavy libraries
+    if kind in _KINDS:  # imported only now: the kinds need different, heavy libraries
         status: int = importlib.import_module(f"lightning_optreg.commands.plot.{kind}").main(argv[1:])
         return status
     if close_names(kind, ["--help"]):

@@ -1,4 +1,4 @@
-"""The command `plot landscape`: the loss around a trained checkpoint, with the way that training took."""
+"""The command `plot landscape`: the loss around a trained checkpoint, with the path of training."""
 
 import sys
 import time
@@ -126,7 +126,7 @@ def _find(name: str, root: str) -> Path:
 
 
 def _load(path: Path, allow: Sequence[str]) -> "tuple[ImageClassifier, dict[str, Any] | None]":
-    """The module of a checkpoint, and what its run's data were if it says so; neither names strangers."""
+    """Load a checkpoint's module and the description of its data, if any; both name only trusted classes."""
     from lightning_optreg import ImageClassifier
     from lightning_optreg.runs.checkpoints import load_classifier, read_checkpoint
 
@@ -150,7 +150,7 @@ def _load(path: Path, allow: Sequence[str]) -> "tuple[ImageClassifier, dict[str,
 
 
 def _described_data(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Class and arguments of a run's data module, from the configuration that its checkpoint keeps."""
+    """Class and arguments of a run's data module, from the configuration in its checkpoint."""
     found: Any = checkpoint
     for name in ("callbacks", "SaveConfig", "config", "data"):
         found = found.get(name) if isinstance(found, dict) else None
@@ -310,7 +310,7 @@ def _sharpness(module: "ImageClassifier", batches: list[Any], weights: "dict[str
 
 
 def _progress() -> Callable[[int, int], None]:
-    """Tell on the standard error how long it takes, if it takes long."""
+    """Print the remaining time to the standard error if it takes long."""
     start = time.monotonic()
     said = [start]
 

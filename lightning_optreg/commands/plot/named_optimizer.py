@@ -1,7 +1,7 @@
 """Optimizers as words of a command line: `Adam`, `Adam:lr=0.01,betas=(0.9,0.99)` or `Adam(lr=0.01)`.
 
-Options are read as Python literals, nothing is evaluated. A rate that a word leaves out is one at which the
-surface's picture shows what the method does; on two variables that is often far more than suits a network.
+Options are read as Python literals; nothing is evaluated. The default rates show well on each surface what a
+method does; with two variables they are often much larger than those for a network.
 """
 
 import ast
@@ -45,12 +45,12 @@ _LIKE = {
 
 @dataclass(frozen=True)
 class NamedOptimizer:
-    """An optimizer as a command line names it.
+    """An optimizer as named on a command line.
 
     Args:
         label: What the picture calls it: the name, with the options if any were given.
         make: Its class.
-        options: The class's arguments but the parameters.
+        options: The class's arguments, except the parameters.
 
     Example:
         >>> read_optimizer("Adam:lr=0.1,betas=(0.9,0.99)", "beale")
@@ -74,7 +74,7 @@ def read_optimizer(text: str, surface: str) -> NamedOptimizer:
         text: `NAME`, `NAME:key=value,...` or `NAME(key=value, ...)`. The name is that of a class of
             torch.optim or of `lightning_optreg.optimizers`, in any case, or `Momentum` for SGD with
             momentum 0.9; values are Python literals.
-        surface: The name of the surface, which decides on a learning rate that is not given.
+        surface: The name of the surface, which sets the default learning rate.
 
     Returns:
         What was read, with the defaults filled in.
@@ -130,7 +130,7 @@ def _parse(text: str) -> tuple[str, dict[str, Any]]:
             if None not in given:  # that would be **options
                 return tree.func.id, {str(key): value for key, value in given.items()}
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
-        pass  # what ast raises at text that is not an expression or a literal
+        pass  # raised by ast for text that is not an expression or a literal
     raise ValueError(f"cannot read the optimizer {text!r}; write NAME or NAME:lr=0.1,momentum=0.9")
 
 

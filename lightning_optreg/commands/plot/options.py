@@ -1,4 +1,4 @@
-"""What the kinds of pictures share: mistakes become one line, and a file appears whole or not at all."""
+"""Shared by the kinds of pictures: mistakes become one line, and files are written whole or not at all."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 __all__ = ["ANIMATED", "STILL", "OptionParser", "UsageError", "guarded", "read_output", "save", "save_film"]
 
 STILL = (".png", ".svg", ".pdf")
-"""Endings of pictures at rest."""
+"""File endings of still pictures."""
 ANIMATED = (".gif", ".mp4")
-"""Endings of films."""
+"""File endings of films."""
 
 
 def guarded(command: Callable[[], object]) -> int:
@@ -47,10 +47,10 @@ def read_output(text: str, endings: Sequence[str]) -> Path:
 
     Args:
         text: The name.
-        endings: Those that can be written.
+        endings: The allowed endings.
 
     Raises:
-        UsageError: If the name ends otherwise, or the file is a film for which a program is missing.
+        UsageError: If the ending is not allowed, or the program that writes the film is missing.
     """
     path = Path(text)
     if path.suffix not in endings:
@@ -69,7 +69,7 @@ def save(figure: "Figure", path: Path, *, dpi: int) -> None:
     Args:
         figure: The picture.
         path: The file; its folder is made if missing.
-        dpi: Dots per inch, of pictures of dots.
+        dpi: Dots per inch, for pixel formats.
     """
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=dpi)
@@ -83,7 +83,7 @@ def save_film(film: "FuncAnimation", path: Path, *, dpi: int, fps: int) -> None:
         film: The film.
         path: The file, `.gif` or `.mp4`; its folder is made if missing.
         dpi: Dots per inch.
-        fps: Pictures a second.
+        fps: Frames per second.
     """
     from matplotlib.animation import FFMpegWriter
 

@@ -61,7 +61,7 @@ def _run(argv: Sequence[str]) -> None:
         "--view", choices=("contours", "3d"), help="default: 3d for the saddle, contours for the others"
     )
     parser.add_argument(
-        "--fps", type=int, default=15, metavar="N", help="a film's pictures a second; default: 15"
+        "--fps", type=int, default=15, metavar="N", help="frames per second of a film; default: 15"
     )
     parser.add_argument("--dpi", type=int, metavar="N", help="dots per inch; default: 150, a film's 80")
     parser.add_argument(
@@ -90,7 +90,7 @@ def _run(argv: Sequence[str]) -> None:
             optimizer = read_optimizer(text, surface.name)
         except ValueError as error:
             raise UsageError(f"--optimizers: {error}") from error
-        try:  # what optimizers raise at wrong settings, or at what they cannot do
+        try:  # raised by optimizers for wrong settings, or for what they cannot do
             ways[optimizer.label] = follow(surface, optimizer, steps)
         except (TypeError, ValueError, RuntimeError) as error:
             raise UsageError(f"--optimizers {text}: {error}") from error
