@@ -33,19 +33,22 @@ def options(name: str, fashion_mnist_dir: Path) -> list[str]:
     ]
 
 
-def copied(name: str, folder: Path) -> Path:
-    checkpoint = folder / name / "version_0" / "checkpoints" / "begun.ckpt"
-    checkpoint.parent.mkdir(parents=True)
-    return shutil.copy(WRITTEN / f"{name}.ckpt", checkpoint)
-
-
-@pytest.mark.parametrize("name", RUNS)
-def test_a_run_goes_on(
-    name: str, tmp_path: Path, fashion_mnist_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(params=RUNS)
+def name(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a run, whose checkpoint lies in a run's folder below the working directory."""
     monkeypatch.chdir(tmp_path)
-    checkpoint = copied(name, tmp_path)
-    assert main(["fit", *options(name, fashion_mnist_dir), f"--ckpt_path={checkpoint}"]) == 0
+    checkpoint = begun(request.param)
+    checkpoint.parent.mkdir(parents=True)
+    shutil.copy(WRITTEN / f"{request.param}.ckpt", checkpoint)
+    return str(request.param)
+
+
+def begun(name: str) -> Path:
+    return Path(name, "version_0", "checkpoints", "begun.ckpt")
+
+
+def test_a_run_goes_on(name: str, tmp_path: Path, fashion_mnist_dir: Path) -> None:
+    assert main(["fit", *options(name, fashion_mnist_dir), f"--ckpt_path={begun(name)}"]) == 0
     ended = torch.load(WRITTEN / f"{name}_ended.pt", weights_only=True)
     (last,) = tmp_path.rglob("last.ckpt")
     saved = torch.load(last, weights_only=True)
@@ -56,27 +59,19 @@ def test_a_run_goes_on(
         torch.testing.assert_close(state[key.removeprefix("average.")], weights, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_a_checkpoint_is_tested(
-    name: str, tmp_path: Path, fashion_mnist_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    checkpoint = copied(name, tmp_path)
-    assert main(["test", *options(name, fashion_mnist_dir), f"--ckpt_path={checkpoint}"]) == 0
+def test_a_checkpoint_is_tested(name: str, fashion_mnist_dir: Path) -> None:
+    assert main(["test", *options(name, fashion_mnist_dir), f"--ckpt_path={begun(name)}"]) == 0
 
 
-@pytest.mark.parametrize("name", RUNS)
 def test_a_checkpoint_is_loaded_with_its_network(name: str) -> None:
     module = ImageClassifier.load_from_checkpoint(WRITTEN / f"{name}.ckpt")
     assert module(torch.zeros(1, 1, 28, 28)).shape == (1, 10)
 
 
-@pytest.mark.parametrize("name", RUNS)
 def test_a_new_configuration_names_classes_as_before(
-    name: str, tmp_path: Path, fashion_mnist_dir: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, fashion_mnist_dir: Path
 ) -> None:
     """So that what is written now is read by what was installed before."""
-    monkeypatch.chdir(tmp_path)
     few = ["--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"]
     assert main(["fit", *options(name, fashion_mnist_dir), *few]) == 0
     (written,) = tmp_path.glob("**/config.yaml")
