@@ -23,7 +23,7 @@ __all__ = ["RunCSVLogger"]
 
 
 class RunCSVLogger(Logger):
-    """Writes `metrics.csv` to a run's folder, one row per call, and continues it when the run is resumed.
+    """Write `metrics.csv` to a run's folder, one row per call, and continue it when the run is resumed.
 
     A run that was killed may have logged past its last checkpoint. When a fit resumes from a checkpoint, the
     rows from its first new step on are dropped before new ones are written, so the file ends up as if the

@@ -21,7 +21,7 @@ __all__ = ["RunWandbLogger"]
 
 
 class RunWandbLogger(WandbLogger):
-    """Logs to Weights & Biases; a resumed run continues the W&B run that it started.
+    """Log to Weights & Biases; a resumed run continues the W&B run that it started.
 
     The W&B run's id is kept in `wandb_run_id.txt` in the run's folder, where the next process finds it: the
     resumed fit, and `test` after `fit`. Without a folder every logger starts a new run, unless an `id` is

@@ -27,7 +27,7 @@ __all__ = ["NoiseMarginalization"]
 
 
 class NoiseMarginalization(AveragedForward):
-    """Keeps noise layers noisy in evaluation and averages the network's predictions: y = E_z[f(x, z)].
+    """Keep noise layers noisy in evaluation and average the network's predictions: y = E_z[f(x, z)].
 
     p(k | x) = 1/S sum over s of softmax(f(x, z_s))_k. The module's own step gets log p instead of the scores,
     so its loss, accuracy and probabilities are those of the average. Only the noise layers leave evaluation

@@ -26,7 +26,7 @@ __all__ = ["TestTimeAugmentation"]
 
 
 class TestTimeAugmentation(AveragedForward):
-    """Shows the network several views of each image in evaluation and averages its predictions.
+    """Show the network several views of each image in evaluation and average its predictions.
 
     p(k | x) = 1/V sum over v of softmax(f(T_v(x)))_k over V views T_v. The module's own step gets log p
     instead of the scores, so its loss, accuracy and probabilities are those of the average. Training is not

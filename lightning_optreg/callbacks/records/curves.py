@@ -16,7 +16,7 @@ __all__ = ["Curves"]
 
 
 class Curves(OfAKind):
-    """Draws loss, accuracy and learning rate over the epochs when a fit ends or is stopped.
+    """Draw loss, accuracy and learning rate over the epochs when a fit ends or is stopped.
 
     It uses the metrics that the module logs per epoch: those with `loss` or `acc` in their names (with `val`:
     from validation), and the learning rate at the start of the epoch, of the first optimizer's first

@@ -22,7 +22,7 @@ __all__ = ["Histograms"]
 
 
 class Histograms(Callback):
-    """Logs histograms of each parameter's gradient, of the parameters themselves, or of both.
+    """Log histograms of each parameter's gradient, of the parameters themselves, or of both.
 
     They are computed just before an optimizer step: gradients are complete (accumulated, averaged over
     processes, unscaled) and not yet clipped. Entries that are not finite are left out, as are the implicit

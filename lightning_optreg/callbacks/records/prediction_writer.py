@@ -33,7 +33,7 @@ __all__ = ["PredictionWriter"]
 
 
 class PredictionWriter(OfAKind, LetsGo, BasePredictionWriter):
-    """Writes the predictions of `trainer.predict` to one file, in the order of the dataset.
+    """Write the predictions of `trainer.predict` to one file, in the order of the dataset.
 
     This package's datamodules predict on their test set. The columns:
 

@@ -18,7 +18,7 @@ __all__ = ["Throughput"]
 
 
 class Throughput(OfAKind):
-    """Times a fit, prints the result at its end and writes it to `throughput.json` in the logger's folder.
+    """Time a fit, print the result at its end and write it to `throughput.json` in the logger's folder.
 
     The clock runs from the first training step to the end of the fit, without validation, which is timed
     separately. Start-up and the sanity check are left out. A resumed run adds its time to that in the
