@@ -13,11 +13,11 @@ from lightning_optreg.analysis._unregistered import UnregisteredError, refuse_un
 __all__ = ["FORWARD_ERRORS", "lazy_tensors", "materialized", "reason"]
 
 FORWARD_ERRORS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
-"""What a network raises that cannot take its input."""
+"""Raised by networks that cannot take their input."""
 
 
 def reason(error: Exception) -> str:
-    """Say in a few words why a layer fails there."""
+    """Return in a few words why a layer fails there."""
     message = str(error)
     if "expected device meta" in message or "on the same device" in message:
         return (
@@ -31,7 +31,7 @@ def reason(error: Exception) -> str:
 
 
 def lazy_tensors(net: nn.Module) -> list[str]:
-    """Name the parameters and buffers that have no size before the first call, as those of `LazyLinear`."""
+    """Return the names of parameters and buffers without a size before the first call, as in `LazyLinear`."""
     return [name for name, value in chain(net.named_parameters(), net.named_buffers()) if is_lazy(value)]
 
 

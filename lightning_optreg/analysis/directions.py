@@ -1,4 +1,4 @@
-"""Directions in which the loss around a network's weights is looked at.
+"""Directions along which to look at the loss around a network's weights.
 
 Li, Xu, Taylor, Studer and Goldstein 2018, "Visualizing the loss landscape of neural nets" (arXiv:1712.09913):
 random directions whose filters have the norms of the network's, and the principal directions of a trajectory.
@@ -19,7 +19,7 @@ Normalization = Literal["filter", "layer", "none"]
 def random_direction(
     weights: Weights, generator: torch.Generator, normalize: Normalization = "filter"
 ) -> dict[str, Tensor]:
-    """Draw a direction d of normal numbers, and give each filter the norm that the network's has.
+    """Draw a direction d of normal numbers, and scale each filter to the norm of the network's.
 
     d_ij = d_ij / |d_ij| |theta_ij| for the j-th filter (output unit) of layer i. Parameters of one dimension,
     biases and those of normalisation layers, do not move.
@@ -63,7 +63,7 @@ def principal_directions(path: Sequence[Weights]) -> tuple[list[dict[str, Tensor
     any trajectory and would not show its movement (section 7 of the paper).
 
     Args:
-        path: Weights theta_0 to theta_n by name, at least 3.
+        path: Weights theta_0 to theta_n by name, at least 3 points.
 
     Returns:
         Two orthonormal directions; the coordinates (n + 1, 2) of the trajectory in them; and the share of the

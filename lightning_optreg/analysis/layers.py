@@ -66,12 +66,12 @@ def describe(net: nn.Module, input_shape: Sequence[int], batch_size: int = 1) ->
     """List the input and every layer of a network in the order in which they are called, in evaluation mode.
 
     The rows add up to the whole: a module that holds layers has a row too if it has parameters or matrix
-    products of its own, and so has a layer with parameters that is never called. The network is left as it
-    was: it is not moved, and nothing of it is computed. Lazy layers stay so; a copy shows the size that they
-    will have. Tensors in plain attributes are not counted, since they are neither trained nor saved.
+    products of its own, and so has a layer with parameters that is never called. The network is left
+    unchanged: it is not moved, and no numbers are computed. Lazy layers stay lazy; a copy shows the size that
+    they will have. Tensors in plain attributes are not counted, since they are neither trained nor saved.
 
     Args:
-        net: The network, on any device; it takes one tensor.
+        net: The network, on any device, with one tensor as input.
         input_shape: Shape of one input without the batch, such as (C, H, W); each number at least 1.
         batch_size: Number N of inputs, at least 1. Default: 1.
 

@@ -1,4 +1,4 @@
-"""Accelerated methods on a quadratic, and the differential equations that they follow.
+"""Accelerated methods on a quadratic, and their differential equations.
 
 Heavy ball, NAG-SC and NAG-C with step s are near solutions X(k sqrt(s)) of equations of second order. As s
 goes to 0, heavy ball and NAG-SC have the same limit, the low-resolution equation; the high-resolution ones

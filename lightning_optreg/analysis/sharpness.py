@@ -2,7 +2,8 @@
 
 Neither says by itself how well a network generalises: Dinh, Pascanu, Bengio and Bengio 2017, "Sharp minima
 can generalize for deep nets" (arXiv:1703.04933), scale one ReLU layer up and the next one down, which leaves
-the function as it is and changes both numbers at will. They compare weights of one network trained alike.
+the function as it is and changes both numbers at will. Use them to compare weights of one network that were
+trained in the same way.
 """
 
 from collections.abc import Callable, Mapping

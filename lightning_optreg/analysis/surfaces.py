@@ -21,11 +21,11 @@ class Surface:
     Args:
         name: Its name on the command line.
         function: f, of two tensors of one shape; values have that shape.
-        formula: f in TeX, for the picture's title.
+        formula: f in TeX, for the figure's title.
         start: (x, y) where a run starts.
-        window: x from, x to, y from, y to: the part that a picture shows.
+        window: (x from, x to, y from, y to), the part that a figure shows.
         minima: The global minima, all of value 0. Empty: f is not bounded from below.
-        saddle_points: Saddle points worth a mark.
+        saddle_points: Saddle points to mark.
 
     Example:
         >>> surface = SURFACES["beale"]

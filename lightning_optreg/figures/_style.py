@@ -64,7 +64,7 @@ def new_figure(width: float, height: float) -> "Figure":
 
 
 def prepare(axes: "Axes", grid: Literal["x", "y"] = "y") -> None:
-    """Draw a light grid behind everything, and no frame above and at the right.
+    """Draw a light grid behind everything, and no frame at the top and on the right.
 
     Args:
         axes: The panel.
@@ -76,7 +76,7 @@ def prepare(axes: "Axes", grid: Literal["x", "y"] = "y") -> None:
 
 
 def literal(text: str) -> str:
-    r"""Return a string that matplotlib shows as it is, dollar signs included.
+    r"""Return a string that matplotlib shows literally, dollar signs included.
 
     Args:
         text: A string such as the label of a method. Characters that cannot be printed become U+FFFD.

@@ -27,7 +27,7 @@ def draw_line(
     Args:
         x: Distances, (n,).
         values: For "training" and "validation", losses and accuracies, each (n,).
-        label: Of the axis x.
+        label: Label of the x axis.
         marks: Places to mark, with their names.
         caption: Text below.
 
@@ -81,8 +81,8 @@ def draw_plane(
     Args:
         axes_values: Distances a (n,) and b (m,) along the two directions.
         losses: (n, m).
-        labels: Of the two axes.
-        path: Places (k, 2) of a training trajectory, drawn on contours.
+        labels: Labels of the two axes.
+        path: Points (k, 2) of a training trajectory, drawn on contours.
         view: "contours" or "3d".
         caption: Text below.
 

@@ -46,8 +46,8 @@ def draw_surface(surface: Surface, trajectories: Mapping[str, Tensor], view: Vie
     Args:
         surface: The surface.
         trajectories: For each label, points (steps + 1, 2) as `lightning_optreg.analysis.trajectories.follow`
-            returns them; rows of NaN after a run that diverged, which the legend says.
-        view: From above with contours, or the surface in space.
+            returns them; rows of NaN after a run diverged, which the legend notes.
+        view: "contours", seen from above, or "3d", the surface in space.
 
     Returns:
         The figure; `figure.savefig("surface.png")` writes it.
@@ -73,13 +73,13 @@ def animate_surface(
     *,
     frames: int | None = None,
 ) -> "FuncAnimation":
-    """Animate the same: all optimizers step at the same time, and the last frame stays for a while.
+    """Animate what `draw_surface` draws: all optimizers step together, and the last frame stays for a while.
 
     Args:
         surface: The surface.
         trajectories: As `draw_surface` takes them.
         view: From above with contours, or the surface in space.
-        frames: Largest number of frames, >= 2; steps are left out evenly. None: one a step.
+        frames: Largest number of frames, >= 2; steps are skipped evenly. None: one frame per step.
 
     Returns:
         The animation; `film.save("surface.gif", writer="pillow")` writes it.

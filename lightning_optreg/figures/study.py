@@ -53,7 +53,7 @@ class Band:
 
 
 def usual_range(values: Iterable[float], of_methods: Sequence[float]) -> tuple[float, float]:
-    """Return a range for an axis in which a method that is far off does not flatten the others.
+    """Return an axis range in which a method that is far off does not flatten the others.
 
     It spans the values that are no further from the median method than 40 times the median distance of the
     methods from it.

@@ -14,7 +14,7 @@ __all__ = ["BasicBlock", "Bottleneck", "ResidualBlock"]
 
 
 class ResidualBlock(nn.Module):
-    """What residual blocks share: y = relu(F(x) + shortcut(x)); a subclass says what F, its `branch`, is.
+    """Base of residual blocks: y = relu(F(x) + shortcut(x)); a subclass defines F as its `branch`.
 
     Args:
         shortcut: The shortcut, or None for a plain block y = relu(F(x)).

@@ -33,7 +33,7 @@ class EnResNet(Network):
     deviation is taken over each image: over the whole batch, as theirs, an image's score depends on the
     other images.
 
-    Weights start as `ResidualNetwork` says, different in each member.
+    Weights are initialised as in `ResidualNetwork`, differently in each member.
 
     Args:
         num_classes: Number of classes K, at least 2. Default: 10.

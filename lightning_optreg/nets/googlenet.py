@@ -51,7 +51,7 @@ class GoogLeNet(Network):
     github.com/kuangliu/pytorch-cifar, which has batch normalisation (`form="batch_norm"`), two 3x3 kernels in
     the place of a 5x5 one and neither heads nor dropout.
 
-    The paper does not say how weights start. Here convolutions and hidden layers start as N(0, 2 / fan_in)
+    The paper does not state the initialisation. Here convolutions and hidden layers start as N(0, 2 / fan_in)
     (He et al. 2015, arXiv:1502.01852), because the network then trains without batch normalisation too, and
     the linear layers that give scores as N(0, 1 / fan_in); biases start at 0.
 

@@ -19,7 +19,7 @@ class Network(nn.Module):
         input_shape: Channels, height and width (C, H, W) of one image, each at least 1.
 
     Shape:
-        images (N, C, H, W) -> scores (N, K), here and in all subclasses that do not say otherwise.
+        images (N, C, H, W) -> scores (N, K), unless a subclass documents other shapes.
 
     Raises:
         ValueError: If a number is out of range.

@@ -39,7 +39,7 @@ class ResNet(ResidualNetwork):
     is in the 3x3 convolution as in torchvision, whose weights `load_torchvision` loads.
 
     With pre-activation, the stem's batch normalisation and ReLU serve as the first block's, and one more pair
-    follows the last block. Weights start as `ResidualNetwork` says.
+    follows the last block. Weights start as in `ResidualNetwork`.
 
     Args:
         num_classes: Number of classes K, at least 2. Default: 10.

@@ -25,7 +25,7 @@ class ResNeXt(ResidualNetwork):
     output channels; `load_torchvision` loads torchvision's weights. The 3x3 convolution of the first stage
     has cardinality x width channels, each further stage twice as many as the one before. The stride is in
     the 3x3 convolution, shortcuts that change the shape are 1x1 convolutions with batch normalisation, and
-    weights start as `ResidualNetwork` says.
+    weights start as in `ResidualNetwork`.
 
     Args:
         num_classes: Number of classes K, at least 2. Default: 10.

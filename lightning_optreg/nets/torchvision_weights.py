@@ -71,7 +71,7 @@ def load_torchvision(net: Network, state_dict: Mapping[str, Tensor], *, head: bo
 
     Raises:
         TypeError: If torchvision has no twin of this kind of network.
-        RuntimeError: If names or shapes do not fit, as `load_state_dict` says.
+        RuntimeError: If names or shapes do not fit, as in `load_state_dict`.
 
     Example:
         >>> import torch, torchvision

@@ -108,7 +108,7 @@ class OneVector(Optimizer):
         why: What takes the memory and what to do about it, for the message.
 
     Raises:
-        ValueError: As `only_group` says.
+        ValueError: As in `only_group`.
     """
 
     def __init__(self, params: ParamsT, settings: dict[str, Any], largest: float, why: str) -> None:

@@ -117,7 +117,7 @@ def strong_wolfe(
         elif point.slope >= 0.0:
             low, high = point, low
         else:
-            # To where the slope, if it goes on changing as it did, is 0; but 2 to 10 times as far as now.
+            # To where the slope would be 0 if it kept changing as it did; but 2 to 10 times as far as now.
             further = _cubic_minimum(low, point)
             low, step = point, 2.0 * step
             if math.isfinite(further):

@@ -28,7 +28,7 @@ def linear_decay(t: float, total: float) -> float:
 
 
 def cosine_decay(t: float, total: float, periods: float = 0.5) -> float:
-    """Return f(t) = (1 + cos(2 pi n t / T)) / 2; it goes on beyond T, and rises there again if n is 0.5.
+    """Return f(t) = (1 + cos(2 pi n t / T)) / 2; it continues beyond T, and rises again there if n is 0.5.
 
     Args:
         t: Steps made so far, 0 in the first.

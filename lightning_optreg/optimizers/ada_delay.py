@@ -43,7 +43,7 @@ class AdaDelay(UpdateRule):
         weight_decay: Factor lambda of the L2 term lambda/2 |theta|^2, at least 0 (coupled, with the
             parameters at the time of the step). Default: 0.
         maximize: Climb instead of descend.
-        foreach: Use multi-tensor operations. None: yes, unless `differentiable`.
+        foreach: Use multi-tensor operations. None means yes, unless `differentiable`.
         differentiable: Let gradients flow through the step.
 
     Raises:

@@ -25,7 +25,7 @@ class AddSign(SignRule):
 
     m_t = beta m_{t-1} + (1 - beta) g is not corrected for its start at 0 and is renewed before its sign is
     taken; the sign of 0 is 0. With alpha = 1 and f = 1 a gradient that disagrees is left out and one that
-    agrees counts twice. As in the authors' program (tensorflow.contrib.opt), f goes on by its formula beyond
+    agrees counts twice. As in the authors' program (tensorflow.contrib.opt), f follows its formula beyond
     T: choose T as long as the training. That program's description has m for the last g; it computes g.
 
     Args:
@@ -40,7 +40,7 @@ class AddSign(SignRule):
         periods: n, above 0. None: 0.5 with "cosine", 1 with "restart".
         weight_decay: Factor lambda of the L2 term lambda/2 |theta|^2, at least 0 (coupled). Default: 0.
         maximize: Climb instead of descend.
-        foreach: Use multi-tensor operations. None: yes, unless `differentiable`.
+        foreach: Use multi-tensor operations. None means yes, unless `differentiable`.
         differentiable: Let gradients flow through the step.
 
     Raises:

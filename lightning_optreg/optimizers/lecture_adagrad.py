@@ -30,7 +30,7 @@ class LectureAdagrad(UpdateRule):
         eps: epsilon, above 0. Default: 1e-8.
         weight_decay: Factor lambda of the L2 term lambda/2 |theta|^2, at least 0 (coupled). Default: 0.
         maximize: Climb instead of descend.
-        foreach: Use multi-tensor operations. None: yes, unless `differentiable`.
+        foreach: Use multi-tensor operations. None means yes, unless `differentiable`.
         differentiable: Let gradients flow through the step.
 
     Raises:
@@ -104,7 +104,7 @@ class LectureRMSprop(UpdateRule):
         eps: epsilon, above 0. Default: 1e-8.
         weight_decay: Factor lambda of the L2 term lambda/2 |theta|^2, at least 0 (coupled). Default: 0.
         maximize: Climb instead of descend.
-        foreach: Use multi-tensor operations. None: yes, unless `differentiable`.
+        foreach: Use multi-tensor operations. None means yes, unless `differentiable`.
         differentiable: Let gradients flow through the step.
 
     Raises:

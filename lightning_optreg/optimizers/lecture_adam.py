@@ -1,4 +1,4 @@
-"""Adam, AMSGrad and NAdam as the lecture writes them; each class says where torch's differs.
+"""Adam, AMSGrad and NAdam as written in the lecture; each class notes where torch's differs.
 
 Kingma and Ba 2015, "Adam: A Method for Stochastic Optimization" (arXiv:1412.6980); Reddi, Kale and Kumar
 2018, "On the Convergence of Adam and Beyond" (arXiv:1904.09237); Dozat 2016, "Incorporating Nesterov Momentum
@@ -72,7 +72,7 @@ class LectureAdam(_WithTwoMoments):
         eps: epsilon, at least 0. Default: 1e-8.
         weight_decay: Factor lambda of the L2 term lambda/2 |theta|^2, at least 0 (coupled). Default: 0.
         maximize: Climb instead of descend.
-        foreach: Use multi-tensor operations. None: yes, unless `differentiable`.
+        foreach: Use multi-tensor operations. None means yes, unless `differentiable`.
         differentiable: Let gradients flow through the step.
 
     Raises:
@@ -124,7 +124,7 @@ class LectureAMSGrad(_WithTwoMoments):
         eps: epsilon, at least 0. Default: 1e-8.
         weight_decay: Factor lambda of the L2 term lambda/2 |theta|^2, at least 0 (coupled). Default: 0.
         maximize: Climb instead of descend.
-        foreach: Use multi-tensor operations. None: yes, unless `differentiable`.
+        foreach: Use multi-tensor operations. None means yes, unless `differentiable`.
         differentiable: Let gradients flow through the step.
 
     Raises:
@@ -179,7 +179,7 @@ class LectureNAdam(_WithTwoMoments):
         eps: epsilon, at least 0. Default: 1e-8.
         weight_decay: Factor lambda of the L2 term lambda/2 |theta|^2, at least 0 (coupled). Default: 0.
         maximize: Climb instead of descend.
-        foreach: Use multi-tensor operations. None: yes, unless `differentiable`.
+        foreach: Use multi-tensor operations. None means yes, unless `differentiable`.
         differentiable: Let gradients flow through the step.
 
     Raises:

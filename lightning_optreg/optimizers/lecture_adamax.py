@@ -1,4 +1,4 @@
-"""AdaMax as the lecture writes it; the class says where torch's differs.
+"""AdaMax as written in the lecture; the class notes where torch's differs.
 
 Kingma and Ba 2015, "Adam: A Method for Stochastic Optimization" (arXiv:1412.6980), section 7.1.
 """
@@ -28,7 +28,7 @@ class LectureAdaMax(Moments):
         betas: beta1 and beta2, decay rates of the moments, in [0, 1). Default: (0.9, 0.999).
         weight_decay: Factor lambda of the L2 term lambda/2 |theta|^2, at least 0 (coupled). Default: 0.
         maximize: Climb instead of descend.
-        foreach: Use multi-tensor operations. None: yes, unless `differentiable`.
+        foreach: Use multi-tensor operations. None means yes, unless `differentiable`.
         differentiable: Let gradients flow through the step.
 
     Raises:

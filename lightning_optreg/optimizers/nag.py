@@ -35,7 +35,7 @@ class NAG(Momentum):
         momentum: gamma, in [0, 1). Default: 0.9.
         weight_decay: Factor lambda of the L2 term lambda/2 |theta|^2, at least 0 (coupled). Default: 0.
         maximize: Climb instead of descend.
-        foreach: Use multi-tensor operations. None: yes, unless `differentiable`.
+        foreach: Use multi-tensor operations. None means yes, unless `differentiable`.
         differentiable: Let gradients flow through the step.
 
     Raises:

@@ -29,7 +29,7 @@ class NAGConvex(Extrapolation):
             `step(closure)` (the paper compares f at y, for a second evaluation a step; processes take the
             mean of their losses); "gradient", when grad f(x_k).(y_{k+1} - y_k) > 0.
         maximize: Climb instead of descend.
-        foreach: Use multi-tensor operations. None: yes, unless `differentiable`.
+        foreach: Use multi-tensor operations. None means yes, unless `differentiable`.
         differentiable: Let gradients flow through the step.
 
     Raises:

@@ -35,7 +35,7 @@ class NAGStronglyConvex(Extrapolation):
             mean of their losses); "gradient", when grad f(x_k).(y_{k+1} - y_k) > 0. It
             helps where mu is too small.
         maximize: Climb instead of descend.
-        foreach: Use multi-tensor operations. None: yes, unless `differentiable`.
+        foreach: Use multi-tensor operations. None means yes, unless `differentiable`.
         differentiable: Let gradients flow through the step.
 
     Raises:

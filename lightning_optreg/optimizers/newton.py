@@ -55,7 +55,7 @@ class Newton(OneVector):
       gradient is exactly 0).
     - "line_search": the direction is made to go downhill in the same way (`exact`), or is cut off at the
       first negative curvature (`free`); the step is halved from `lr` until Armijo's condition holds.
-    - None: the step as it stands, also where H is not positive definite; `free` then goes on with MINRES.
+    - None: the step as it stands, also where H is not positive definite; `free` then continues with MINRES.
       Saddle points attract it.
 
     Args:

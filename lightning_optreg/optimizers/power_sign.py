@@ -40,7 +40,7 @@ class PowerSign(SignRule):
         periods: n, above 0. None: 0.5 with "cosine", 1 with "restart".
         weight_decay: Factor lambda of the L2 term lambda/2 |theta|^2, at least 0 (coupled). Default: 0.
         maximize: Climb instead of descend.
-        foreach: Use multi-tensor operations. None: yes, unless `differentiable`.
+        foreach: Use multi-tensor operations. None means yes, unless `differentiable`.
         differentiable: Let gradients flow through the step.
 
     Raises:

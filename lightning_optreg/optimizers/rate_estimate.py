@@ -1,4 +1,4 @@
-"""The learning rate at which SGD would go on from Adam, estimated from Adam's own steps.
+"""The learning rate at which SGD would continue from Adam, estimated from Adam's own steps.
 
 Keskar and Socher 2017, "Improving generalization performance by switching from Adam to SGD"
 (arXiv:1712.07628), section 3.

@@ -110,7 +110,7 @@ class SWATS(Moments):
 
     @property
     def rate_estimate(self) -> float:
-        """Lambda, the rate at which SGD would go on, or goes on."""
+        """Lambda, the rate at which SGD would continue, or continues."""
         first = self.param_groups[0]
         return RateEstimate(first["average"], first["steps"]).rate(beta2=first["betas"][1])
 

@@ -80,7 +80,7 @@ class UpdateRule(Optimizer):
         defaults: The settings of groups that have none of their own; may hold `weight_decay` (coupled:
             lambda * theta is added to the gradient).
         maximize: Climb instead of descend.
-        foreach: Take the path for lists of tensors. None: yes, unless `differentiable`.
+        foreach: Take the path for lists of tensors. None means yes, unless `differentiable`.
         differentiable: Let gradients flow through the step; it then takes the plain path.
 
     Raises:
@@ -169,7 +169,7 @@ class UpdateRule(Optimizer):
         self.state.clear()
 
     def begin_step(self, loss: Tensor | float | None) -> None:
-        """Do what concerns all parameters, before any of them changes.
+        """Do what involves all parameters, before any of them changes.
 
         Args:
             loss: What the closure returned; None without a closure.
@@ -183,7 +183,7 @@ class UpdateRule(Optimizer):
             group: The settings.
             parameter: The parameter, real.
             gradient: Of its shape; not to be changed in place.
-            state: As `start_state` made it, or the previous step left it.
+            state: As `start_state` created it, or as the previous step left it.
         """
 
     @abstractmethod

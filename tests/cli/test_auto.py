@@ -196,7 +196,7 @@ def test_auto_and_checkpoints_elsewhere(
         f"--trainer.callbacks.dirpath={tmp_path / 'elsewhere'}",
     ]
     assert main(["fit", *options, *elsewhere, "--ckpt_path=auto"]) == 2
-    assert "every ModelCheckpoint has a dirpath" in error_of(capsys)
+    assert "every ModelCheckpoint has its own dirpath" in error_of(capsys)
     assert versions(tmp_path) == []
 
 

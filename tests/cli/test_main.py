@@ -8,9 +8,8 @@ import pytest
 
 from lightning_optreg import __version__
 from lightning_optreg.__main__ import main
+from lightning_optreg.commands import COMMANDS
 from tests.cli.tools import short
-
-COMMANDS = ("fit", "validate", "test", "predict", "describe", "export")
 
 
 def process(*argv: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -25,7 +24,7 @@ def test_help_lists_the_commands(argv: list[str], capsys: pytest.CaptureFixture[
     out, err = capsys.readouterr()
     assert err == ""
     for command in COMMANDS:
-        assert f"\n  {command} " in out
+        assert f"\n  {command.name} " in out
     assert out.count("lightning-optreg fit --config configs/") == 1
     assert max(map(len, out.splitlines())) <= 100
 
@@ -59,7 +58,7 @@ def test_help_imports_nothing_heavy() -> None:
         ("fti", "unknown command 'fti'; did you mean fit?"),
         ("FIT", "did you mean fit?"),
         ("tets", "did you mean test?"),
-        ("zzz", "known: fit, validate, test, predict, describe, export"),
+        ("zzz", f"known: {', '.join(command.name for command in COMMANDS)}"),
         ("--trainer.max_epochs", "unknown option '--trainer.max_epochs'"),
     ],
 )
