@@ -107,13 +107,16 @@ def known_optimizers() -> dict[str, Callable[..., Optimizer]]:
     Example:
         >>> {"Adam", "Momentum", "SWATS"} <= set(known_optimizers())
         True
+        >>> "UpdateRule" in known_optimizers()
+        False
     """
     known: dict[str, Callable[..., Optimizer]] = {}
     for package in map(importlib.import_module, _PACKAGES):
         for name, member in vars(package).items():
-            if isinstance(member, type) and issubclass(member, Optimizer) and not inspect.isabstract(member):
+            if isinstance(member, type) and issubclass(member, Optimizer):
                 known.setdefault(name, member)
-    del known["Optimizer"]
+    for base in ("Optimizer", "UpdateRule"):  # torch's and this package's, without an update of their own
+        del known[base]
     known |= {name: known[base] for name, (base, _) in _ALIASES.items()}
     return dict(sorted(known.items(), key=lambda item: item[0].lower()))
 
