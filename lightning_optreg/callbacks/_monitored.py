@@ -41,6 +41,8 @@ class Monitored:
         min_delta: Smallest change that counts as an improvement, at least 0.
 
     Attributes:
+        mode: As given; the owner sets it anew if its own has changed.
+        min_delta: Likewise.
         bad_checks: Number of values since the last improvement.
 
     Raises:
@@ -59,8 +61,12 @@ class Monitored:
             raise ValueError(f"{owner}: mode must be min or max, got {mode!r}")
         if not 0.0 <= min_delta < math.inf:
             raise ValueError(f"{owner}: min_delta must be >= 0, got {min_delta}")
-        self._sign, self._min_delta = 1.0 if mode == "min" else -1.0, min_delta
+        self.mode, self.min_delta = mode, min_delta
         self.forget()
+
+    @property
+    def _sign(self) -> float:
+        return 1.0 if self.mode == "min" else -1.0
 
     def forget(self) -> None:
         """Start afresh."""
@@ -77,7 +83,7 @@ class Monitored:
 
     def improves(self, value: float) -> bool:
         """Add a value, and return whether it is an improvement."""
-        better = self._sign * value < self._lowest - self._min_delta
+        better = self._sign * value < self._lowest - self.min_delta
         if better:
             self._lowest, self.bad_checks = self._sign * value, 0
         else:

@@ -40,7 +40,6 @@ class RunSchedule:
         self._length_loaded: int | None = None  # of the run whose checkpoint was loaded
         self._resumed: dict[str, Any] | None = None  # the checkpoint that a fit resumes from, without tensors
         self._checked = True
-        self._interval, self._frequency = "epoch", 1
 
     def setup(self, module: LightningModule, stage: str) -> None:
         """Forget an earlier fit's checkpoint."""
@@ -66,8 +65,7 @@ class RunSchedule:
             interval: Whether the schedule counts "epoch"s or "step"s.
             frequency: Epochs or steps from one step of the schedule to the next.
         """
-        self._interval, self._frequency = interval, frequency
-        run = self._run(module)
+        run = self._run(module, interval, frequency)
         if run is None:
             return make(optimizer)
         scheduler = fitted(make, run)(optimizer)
@@ -77,7 +75,7 @@ class RunSchedule:
         self._checked = run.checked
         return scheduler
 
-    def _run(self, module: LightningModule) -> RunLength | None:
+    def _run(self, module: LightningModule, interval: str, frequency: int) -> RunLength | None:
         """The run's length and the checkpoint it resumes from; None without a trainer."""
         try:
             trainer: Any = module.trainer
@@ -87,14 +85,20 @@ class RunSchedule:
             return None
         if self.searching:
             return trial_length()
-        run = run_length(trainer, self._interval, self._frequency, self._begun)
+        run = run_length(trainer, interval, frequency, self._begun)
         if self._resumed is None or any(isinstance(each, ResetsOptimizers) for each in callbacks_of(trainer)):
             return replace(run, loaded=self._length_loaded)
         return replace(run, loaded=self._length_loaded, **self._resumed)
 
-    def begin_training(self, module: LightningModule) -> None:
-        """Raise an error if a checkpoint changed the length; warn if the run may end before the schedule."""
-        trainer, run = module.trainer, self._run(module)
+    def begin_training(self, module: LightningModule, interval: str, frequency: int) -> None:
+        """Raise an error if a checkpoint changed the length; warn if the run may end before the schedule.
+
+        Args:
+            module: The module, whose schedule need not be one that `make` has made.
+            interval: As in `make`.
+            frequency: As in `make`.
+        """
+        trainer, run = module.trainer, self._run(module, interval, frequency)
         if self._lengths and ends_by_time(trainer):
             cls, name, length = self._lengths[0]
             rank_zero_info(

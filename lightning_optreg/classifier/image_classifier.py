@@ -239,7 +239,7 @@ class ImageClassifier(VettedLoading, LightningModule):
         callbacks = callbacks_of(self.trainer)
         if not any(isinstance(callback, TurnsNoiseOff) for callback in callbacks):  # it warns itself
             warn_of_noise(self.trainer, self)
-        self._schedule.begin_training(self)
+        self._schedule.begin_training(self, self.lr_interval, self.lr_frequency)
 
     @override
     def on_train_epoch_start(self) -> None:

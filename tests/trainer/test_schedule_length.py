@@ -29,7 +29,7 @@ from lightning_optreg.schedulers import InverseTimeDecay, SnapshotCosine, Warmup
 from lightning_optreg.trainer.run_length import RunLength, run_length, schedule_steps
 from lightning_optreg.trainer.schedule_length import fitted, length_argument, with_lengths
 from lightning_optreg.trainer.schedule_parts import check_made, warn_of_unreached
-from tests.classifier.small_models import images, small_model, trainer_for
+from tests.classifier.small_models import images, small_model, small_net, trainer_for
 from tests.processes import ddp, in_processes
 
 pytestmark = [
@@ -539,6 +539,22 @@ def test_a_fit_tells_it() -> None:
     model = small_model(lr_scheduler=partial(torchs.MultiStepLR, milestones=[2, 5]))
     with pytest.warns(UserWarning, match="the run's 3 epochs end before MultiStepLR's milestones 5"):
         fit(model)
+
+
+class OwnSchedule(ImageClassifier):
+    """Makes its optimizer and its schedule itself."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        schedule = torchs.MultiStepLR(optimizer, [8])
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+def test_a_module_that_makes_its_schedule_counts_as_it_says() -> None:
+    """Three epochs of ten steps: the milestone at step 8 comes, which one at epoch 8 would not."""
+    fit(OwnSchedule(small_net(), lr_interval="step", num_classes=3))
+    with pytest.warns(UserWarning, match="the run's 3 epochs end before MultiStepLR's milestones 8"):
+        fit(OwnSchedule(small_net(), num_classes=3))
 
 
 def test_a_time_that_may_end_the_run_first_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

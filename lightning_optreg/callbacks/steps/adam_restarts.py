@@ -125,6 +125,7 @@ class AdamRestarts(OfAKind):
         """Check the monitored value, and restart if it is time."""
         if not validates_in_fit(trainer):
             return
+        self._monitored.mode, self._monitored.min_delta = self.mode, self.min_delta
         if self._monitored.improves(logged_value(trainer, self.monitor, "AdamRestarts")):
             self._weights = self._validated.take(pl_module)
             return

@@ -216,6 +216,7 @@ class AdamToSGD(OfAKind, LetsGo):
         """Look at the monitored value; the first process's counts."""
         if self.monitor is None or self.switched or not validates_in_fit(trainer):
             return
+        self._monitored.mode, self._monitored.min_delta = self.mode, self.min_delta
         self._monitored.improves(logged_value(trainer, self.monitor, "AdamToSGD"))
         self._due = self._monitored.bad_checks >= self.patience
 

@@ -235,6 +235,7 @@ class EarlyStopping(OfAKind, lightning_callbacks.EarlyStopping):
             if self.smoothing == 0.0
             else torch.tensor(value, dtype=torch.float64)
         )
+        self._take_settings()
         stop, reason = self._evaluate_stopping_criteria(current)
         if math.isfinite(value) and self._monitored.improves(value):
             if self.stopping_reason == EarlyStoppingReason.STOPPING_THRESHOLD:
@@ -254,6 +255,12 @@ class EarlyStopping(OfAKind, lightning_callbacks.EarlyStopping):
             self.stopping_reason_message = reason
         if reason and self.verbose:
             self._log_info(trainer, reason, self.log_rank_zero_only)
+
+    def _take_settings(self) -> None:
+        """Pass on the settings as they are now; a user may have changed them since construction."""
+        self._monitored.mode = self._prechelt.mode = "min" if self.mode == "min" else "max"
+        self._prechelt.criterion, self._prechelt.alpha = self.criterion, self.alpha
+        self._prechelt.strip, self._prechelt.successive = self.strip, self.successive
 
     def _smoothed(self, value: float) -> float:
         if not math.isfinite(value):
@@ -281,9 +288,12 @@ class EarlyStopping(OfAKind, lightning_callbacks.EarlyStopping):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check, if it is time, and log the quantities of the criterion."""
         super().on_train_epoch_end(trainer, pl_module)
-        patience = {"wait": float(self.wait_count)} if self.criterion == "patience" else {}
+        # a checkpoint may have the quantities of another criterion
+        of_criterion = (
+            {"wait": float(self.wait_count)} if self.criterion == "patience" else self._prechelt.quantities
+        )
         best = {} if self._monitored.best is None else {"best": self._monitored.best}
-        for name, value in {**best, **patience, **self._prechelt.quantities}.items():
+        for name, value in {**best, **of_criterion}.items():
             if math.isfinite(value):
                 pl_module.log(
                     f"{self._log_path('early_stopping')}/{name}", value, sync_dist=True, batch_size=1

@@ -57,6 +57,7 @@ class Prechelt:
         mode: Whether the value of UP should fall ("min") or rise ("max").
 
     Attributes:
+        criterion, alpha, strip, successive, mode: As given; the owner sets them anew if its own have changed.
         quantities: The last quantity of the criterion, by name: "GL", "PQ" or "rises".
 
     Example:
@@ -72,8 +73,8 @@ class Prechelt:
     def __init__(
         self, criterion: Criterion, alpha: float, strip: int, successive: int, mode: Mode = "min"
     ) -> None:
-        self._criterion, self._alpha, self._strip = criterion, alpha, strip
-        self._successive, self._mode = successive, mode
+        self.criterion, self.alpha, self.strip = criterion, alpha, strip
+        self.successive, self.mode = successive, mode
         self.forget()
 
     def forget(self) -> None:
@@ -87,9 +88,9 @@ class Prechelt:
     def reason(self) -> str:
         """Why the run ends, once `is_over` has returned True."""
         value = next(iter(self.quantities.values()))
-        is_up = self._criterion == "UP"
-        bound = f">= successive = {self._successive}" if is_up else f"> alpha = {self._alpha:g}"
-        return f"criterion {self._criterion} reached: {value:.4g} {bound}"
+        is_up = self.criterion == "UP"
+        bound = f">= successive = {self.successive}" if is_up else f"> alpha = {self.alpha:g}"
+        return f"criterion {self.criterion} reached: {value:.4g} {bound}"
 
     def is_over(self, t: int, error: float, lowest: float = math.nan, train_error: float = math.nan) -> bool:
         """Return whether to stop after one more validation.
@@ -100,28 +101,28 @@ class Prechelt:
             lowest: E_opt(t), above 0; for GL and PQ.
             train_error: E_tr(t), above 0; for PQ.
         """
-        if self._criterion == "patience":
+        if self.criterion == "patience":
             return False
-        end_of_strip = t % self._strip == 0
-        if self._criterion == "UP":
+        end_of_strip = t % self.strip == 0
+        if self.criterion == "UP":
             if not end_of_strip:
                 return False
             last, self._strip_end = self._strip_end, error
-            rises = last is not None and (error > last if self._mode == "min" else error < last)
+            rises = last is not None and (error > last if self.mode == "min" else error < last)
             self._rises = self._rises + 1 if rises else 0
             self.quantities = {"rises": float(self._rises)}
-            return self._rises >= self._successive
+            return self._rises >= self.successive
         loss = generalization_loss(error, lowest)
-        if self._criterion == "GL":
+        if self.criterion == "GL":
             self.quantities = {"GL": loss}
-            return loss > self._alpha
-        self._train_errors = [*self._train_errors, train_error][-self._strip :]
+            return loss > self.alpha
+        self._train_errors = [*self._train_errors, train_error][-self.strip :]
         if not end_of_strip:
             return False
         progress = training_progress(self._train_errors)
         quotient = loss / progress if progress > 0.0 else (math.inf if loss > 0.0 else 0.0)
         self.quantities = {"PQ": quotient}
-        return quotient > self._alpha
+        return quotient > self.alpha
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next decisions depend on."""

@@ -56,6 +56,13 @@ def fit(
     return trainer
 
 
+def test_a_least_change_that_is_set_after_construction_counts() -> None:
+    callback = AdamRestarts(patience=1, max_restarts=2)
+    callback.min_delta = 9.0
+    fit(Scripted([5.0, 4.0, 3.0, 2.0, 1.0, 0.5, 0.4, 0.3, 0.2]), [callback])
+    assert callback.restarts == 2
+
+
 def test_restarts_from_the_best_weights_with_half_the_rate() -> None:
     #         epoch 0    1    2    3    4    5    6    7    8
     module = Scripted([5.0, 4.0, 4.5, 4.2, 3.0, 3.5, 3.0, 9.0, 9.0])

@@ -115,6 +115,28 @@ def test_stops_when_worked_out_by_hand(
     assert trainer.current_epoch == epochs
 
 
+@pytest.mark.parametrize(("arguments", "epochs"), [case for case in CASES if "criterion" in case[0]])
+def test_settings_that_are_changed_after_construction_count(
+    arguments: dict[str, Any], epochs: int, tmp_path: Path
+) -> None:
+    settings = {name: arguments[name] for name in ("alpha", "strip", "successive") if name in arguments}
+    stop = EarlyStopping("val", **{name: value for name, value in arguments.items() if name not in settings})
+    for name, value in settings.items():
+        setattr(stop, name, value)
+    assert fit(tmp_path, Scripted(VAL, TRAIN), stop).current_epoch == epochs
+
+
+def test_what_another_criterion_logged_is_not_logged_again(tmp_path: Path) -> None:
+    saver = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    gl = EarlyStopping("val", criterion="GL", alpha=90.0)
+    trainer = fit(tmp_path, Scripted(VAL), ExactResume(), gl, saver, enable_checkpointing=True, max_epochs=2)
+    assert "optreg/early_stopping/GL" in trainer.callback_metrics
+    patience = EarlyStopping("val", patience=9)
+    resumed = fit(tmp_path, Scripted(VAL), patience, ckpt_path=tmp_path / "step=4.ckpt", max_epochs=4)
+    assert resumed.callback_metrics["optreg/early_stopping/wait"] == 1
+    assert "optreg/early_stopping/GL" not in resumed.callback_metrics
+
+
 def test_formulas() -> None:
     assert generalization_loss(1.04, 1.0) == pytest.approx(4.0)
     assert training_progress([1.0, 0.9, 0.85]) == pytest.approx(1000 * (2.75 / 2.55 - 1))
