@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from lightning_optreg.callbacks.evaluation.batch_norm_recalibration import recalibrate
     from lightning_optreg.callbacks.evaluation.spread import spread
     from lightning_optreg.callbacks.steps.batch_size_growth import noise_scale
-    from lightning_optreg.callbacks.steps.prechelt import generalization_loss, training_progress
+    from lightning_optreg.callbacks.steps.prechelt import (
+        generalization_loss,
+        progress_quotient,
+        successive_rises,
+        training_progress,
+    )
     from lightning_optreg.callbacks.weights.gradient_noise import noise_std
     from lightning_optreg.callbacks.weights.max_norm import project, unit_norms
     from lightning_optreg.callbacks.weights.penalties import add_penalty_gradient, penalty, proximal_map
@@ -77,6 +82,7 @@ __all__ = [
     "param_groups",
     "penalty",
     "pool_windows",
+    "progress_quotient",
     "project",
     "proximal_map",
     "random_branch",
@@ -88,6 +94,7 @@ __all__ = [
     "spread",
     "squared_error",
     "stochastic_depth",
+    "successive_rises",
     "survival_probabilities",
     "take_windows",
     "ten_crop",
@@ -104,7 +111,12 @@ _HOMES = {
     "callbacks.evaluation.batch_norm_recalibration": ("recalibrate",),
     "callbacks.evaluation.spread": ("spread",),
     "callbacks.steps.batch_size_growth": ("noise_scale",),
-    "callbacks.steps.prechelt": ("generalization_loss", "training_progress"),
+    "callbacks.steps.prechelt": (
+        "generalization_loss",
+        "progress_quotient",
+        "successive_rises",
+        "training_progress",
+    ),
     "callbacks.weights.gradient_noise": ("noise_std",),
     "callbacks.weights.max_norm": ("project", "unit_norms"),
     "callbacks.weights.penalties": ("add_penalty_gradient", "penalty", "proximal_map"),

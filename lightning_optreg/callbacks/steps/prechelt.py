@@ -4,6 +4,7 @@ Prechelt 1998, "Early stopping - but when?" (in: Neural networks: tricks of the 
 the validation error after t validations, E_opt(t) the lowest so far, E_tr(t) the training error.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -11,7 +12,14 @@ from typing import Any, Literal
 Criterion = Literal["patience", "GL", "PQ", "UP"]
 Mode = Literal["min", "max"]
 
-__all__ = ["Criterion", "Prechelt", "generalization_loss", "training_progress"]
+__all__ = [
+    "Criterion",
+    "Prechelt",
+    "generalization_loss",
+    "progress_quotient",
+    "successive_rises",
+    "training_progress",
+]
 
 
 def generalization_loss(error: float, lowest: float) -> float:
@@ -39,6 +47,38 @@ def training_progress(strip: Sequence[float]) -> float:
         250.0
     """
     return 1000.0 * (sum(strip) / (len(strip) * min(strip)) - 1.0)
+
+
+def progress_quotient(loss: float, progress: float) -> float:
+    """PQ(t) = GL(t) / P_k(t): the generalization loss for the training progress that it comes with.
+
+    Args:
+        loss: GL(t), at least 0.
+        progress: P_k(t), at least 0. With 0, which is no progress, it is infinite if there is a loss, else 0.
+
+    Example:
+        >>> progress_quotient(generalization_loss(1.5, 1.0), training_progress([1.5, 1.25, 1.0]))
+        0.2
+    """
+    if progress > 0.0:
+        return loss / progress
+    return math.inf if loss > 0.0 else 0.0
+
+
+def successive_rises(errors: Sequence[float]) -> int:
+    """UP: for how many strips in a row the error has risen; UP_s stops at s.
+
+    Args:
+        errors: E_va at the ends of all strips so far.
+
+    Example:
+        >>> successive_rises([1.0, 0.5, 0.6, 0.7])
+        2
+    """
+    rises = 0
+    for before, after in itertools.pairwise(errors):
+        rises = rises + 1 if after > before else 0
+    return rises
 
 
 class Prechelt:
@@ -108,7 +148,8 @@ class Prechelt:
             if not end_of_strip:
                 return False
             last, self._strip_end = self._strip_end, error
-            rises = last is not None and (error > last if self.mode == "min" else error < last)
+            sign = 1.0 if self.mode == "min" else -1.0
+            rises = last is not None and successive_rises([sign * last, sign * error]) == 1
             self._rises = self._rises + 1 if rises else 0
             self.quantities = {"rises": float(self._rises)}
             return self._rises >= self.successive
@@ -120,7 +161,7 @@ class Prechelt:
         if not end_of_strip:
             return False
         progress = training_progress(self._train_errors)
-        quotient = loss / progress if progress > 0.0 else (math.inf if loss > 0.0 else 0.0)
+        quotient = progress_quotient(loss, progress)
         self.quantities = {"PQ": quotient}
         return quotient > self.alpha
 

@@ -13,7 +13,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_optreg.callbacks import EarlyStopping, ExactResume
-from lightning_optreg.callbacks.steps.prechelt import generalization_loss, training_progress
+from lightning_optreg.callbacks.steps.prechelt import (
+    generalization_loss,
+    progress_quotient,
+    successive_rises,
+    training_progress,
+)
 from tests.processes import needs_gloo
 from tests.resume_tools import assert_identical
 from tests.small_runs import quiet_trainer
@@ -140,6 +145,9 @@ def test_what_another_criterion_logged_is_not_logged_again(tmp_path: Path) -> No
 def test_formulas() -> None:
     assert generalization_loss(1.04, 1.0) == pytest.approx(4.0)
     assert training_progress([1.0, 0.9, 0.85]) == pytest.approx(1000 * (2.75 / 2.55 - 1))
+    assert progress_quotient(4.0, 80.0) == pytest.approx(0.05)
+    assert (progress_quotient(4.0, 0.0), progress_quotient(0.0, 0.0)) == (float("inf"), 0.0)
+    assert [successive_rises(VAL[1 : 2 * n : 2]) for n in range(1, 7)] == [0, 0, 1, 2, 3, 4]
 
 
 def test_smoothing_is_a_moving_average_without_its_bias(tmp_path: Path) -> None:
