@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_optreg.analysis._on_meta import FORWARD_ERRORS, lazy_tensors, materialized, reason
 from lightning_optreg.analysis._unregistered import UnregisteredError, refuse_unregistered, tensors_on_meta
+from lightning_optreg.layers.modes import evaluating
 
 __all__ = ["LayerRow", "describe", "format_table", "total"]
 
@@ -151,15 +152,13 @@ def _rows(
     # The values are swapped for meta tensors from outside: the module's own stay where they are.
     values = dict(net.named_parameters()) | dict(net.named_buffers())
     on_meta = {name: value.to("meta") for name, value in values.items()}
-    training = {module: module.training for module in names}
     with ExitStack() as stack:
-        stack.callback(_set_training, training)
+        stack.enter_context(evaluating(net))
         stack.callback(refuse_unregistered(net))
         stack.enter_context(tensors_on_meta(net, {id(values[name]): on_meta[name] for name in values}))
         for module in names:
             stack.callback(module.register_forward_pre_hook(enter).remove)
             stack.callback(module.register_forward_hook(leave).remove)
-        net.eval()
         images = torch.empty(batch_size, *input_shape, device="meta")
         try:
             with torch.no_grad(), factories, counter:
@@ -269,8 +268,3 @@ def _tensors(value: Any) -> Iterable[Tensor]:
     elif isinstance(value, tuple | list):
         for item in value:
             yield from _tensors(item)
-
-
-def _set_training(modes: Mapping[nn.Module, bool]) -> None:
-    for module, training in modes.items():
-        module.training = training

@@ -24,8 +24,8 @@ def evaluating(module: nn.Module) -> Iterator[None]:
         [True, False]
     """
     modes = [(layer, layer.training) for layer in module.modules()]
-    module.eval()
     try:
+        module.eval()
         yield
     finally:
         for layer, training in modes:
