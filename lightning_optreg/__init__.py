@@ -17,9 +17,11 @@ if TYPE_CHECKING:
         losses,
         nets,
         optimizers,
+        parallel,
         randomness,
         runs,
         schedulers,
+        strategies,
         studies,
     )
     from lightning_optreg.classifier import ImageClassifier
@@ -39,9 +41,11 @@ __all__ = [
     "losses",
     "nets",
     "optimizers",
+    "parallel",
     "randomness",
     "runs",
     "schedulers",
+    "strategies",
     "studies",
 ]
 

@@ -13,6 +13,7 @@ import pytest
 PACKAGES = (
     *("nets", "layers", "losses", "optimizers", "schedulers", "data", "callbacks", "loggers", "classifier"),
     *("runs", "figures", "analysis", "export", "randomness", "studies", "functional"),
+    *("parallel", "strategies"),
 )
 
 # Why these have no example.

@@ -22,6 +22,7 @@ ROOMS = (
     "functional",
     "classifier",
     "callbacks",
+    "strategies",
     "loggers",
     "trainer",
     "data",
@@ -32,6 +33,7 @@ ROOMS = (
     "layers",
     "losses",
     "calibration",
+    "parallel",
     "schedulers",
     "param_groups",
     "optimizers",
@@ -40,7 +42,16 @@ ROOMS = (
     "files",
     "_nearest",
 )
-WITHOUT_LIGHTNING = ("nets", "layers", "losses", "optimizers", "schedulers", "analysis", "figures")
+WITHOUT_LIGHTNING = (
+    "nets",
+    "layers",
+    "losses",
+    "optimizers",
+    "schedulers",
+    "parallel",
+    "analysis",
+    "figures",
+)
 MOST_FILES = 10  # in callbacks and each folder below it
 
 

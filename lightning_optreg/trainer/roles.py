@@ -1,13 +1,17 @@
-"""Roles of callbacks that other parts of a run must know, without importing the callbacks.
+"""Roles of callbacks and strategies that other parts of a run must know, without importing them.
 
-Each class here is an additional base next to Lightning's `Callback`.
+Each class here is an additional base next to Lightning's `Callback` or `Strategy`.
 """
 
 from abc import ABC, abstractmethod
 
 from lightning.pytorch import Trainer
 
-__all__ = ["ChangesAccumulation", "ResetsOptimizers", "TurnsNoiseOff"]
+__all__ = ["Asynchronous", "ChangesAccumulation", "OwnWeights", "ResetsOptimizers", "TurnsNoiseOff"]
+
+
+class Asynchronous:
+    """Base of strategies whose workers do not wait for each other: only worker 0 validates and saves."""
 
 
 class ChangesAccumulation(ABC):
@@ -21,6 +25,10 @@ class ChangesAccumulation(ABC):
             trainer: The trainer.
             epoch: Number of the epoch, counted from 0.
         """
+
+
+class OwnWeights:
+    """Base of strategies whose workers have weights of their own, other than those validated and saved."""
 
 
 class ResetsOptimizers:

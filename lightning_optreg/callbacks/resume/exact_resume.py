@@ -67,7 +67,7 @@ from lightning_optreg.callbacks.resume.signals.launched import is_launched
 from lightning_optreg.callbacks.resume.signals.stop_signals import StopSignals, exit_status
 from lightning_optreg.randomness.state import collect_random_state, restore_random_state
 from lightning_optreg.trainer.across_ranks import gather_ranks, gather_tensors
-from lightning_optreg.trainer.last_in_line import AfterOthers, put_last, take_out
+from lightning_optreg.trainer.order_of_callbacks import AfterOthers, put_last, take_out
 from lightning_optreg.trainer.queries import callbacks_of, shards_parameters
 
 __all__ = ["ExactResume"]

@@ -15,7 +15,7 @@ from lightning_optreg.callbacks._kept_weights import ValidatedWeights, put_weigh
 from lightning_optreg.callbacks._monitored import Monitored, logged_value
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.callbacks.steps.prechelt import Criterion, Prechelt
-from lightning_optreg.trainer.last_in_line import AfterOthers, put_last, take_out
+from lightning_optreg.trainer.order_of_callbacks import AfterOthers, put_last, take_out
 from lightning_optreg.trainer.queries import callbacks_of, is_dry_run
 from lightning_optreg.trainer.refusals import refuse_barebones, refuse_sharding
 

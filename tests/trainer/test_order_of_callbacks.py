@@ -5,7 +5,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 from typing_extensions import override
 
-from lightning_optreg.trainer.last_in_line import AfterOthers, put_last, take_out
+from lightning_optreg.trainer.order_of_callbacks import AfterOthers, put_last, take_out
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),

@@ -1,4 +1,4 @@
-"""Run an action after all other callbacks in a hook."""
+"""Act before or after all other callbacks in a hook."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -8,7 +8,13 @@ from typing_extensions import override
 
 from lightning_optreg.trainer.queries import callbacks_of
 
-__all__ = ["AfterOthers", "put_last", "take_out"]
+__all__ = ["AfterOthers", "put_first", "put_last", "take_out"]
+
+
+def put_first(trainer: Trainer, callback: Callback) -> None:
+    """Make a callback the first one of a trainer; call this before `setup`, as a strategy can."""
+    take_out(trainer, callback)
+    callbacks_of(trainer).insert(0, callback)
 
 
 def put_last(trainer: Trainer, callback: Callback) -> None:

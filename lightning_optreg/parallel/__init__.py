@@ -1,0 +1,6 @@
+"""The update rules of parallel SGD, on lists of tensors: strategies and the simulator share them.
+
+None of them communicates: a rule says what a worker or a server does with what it has.
+"""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""Strategies of Lightning's Trainer for parallel SGD, each also by name: `Trainer(strategy="Hogwild")`."""
+
+__all__: list[str] = []
