@@ -3,4 +3,14 @@
 None of them communicates: a rule says what a worker or a server does with what it has.
 """
 
-__all__: list[str] = []
+from lightning_optreg.parallel.elastic import elastic_difference, move_centre, pull_centre, pull_worker
+from lightning_optreg.parallel.local_sgd import outer_gradient, outer_step
+
+__all__ = [
+    "elastic_difference",
+    "move_centre",
+    "outer_gradient",
+    "outer_step",
+    "pull_centre",
+    "pull_worker",
+]
