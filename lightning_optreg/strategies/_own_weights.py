@@ -85,7 +85,7 @@ class OwnWeightsStrategy(DDPStrategy, OwnWeights):
         )
         self.period = period
         self.bytes = 0
-        """What this process has handed to all-reduces of weights since the start of the fit."""
+        """What this process has handed to all-reduces of weights in this run, bytes."""
         self.distance: Tensor | None = None
         """Distance of this worker's weights from the common ones at the last exchange, L2."""
         self._clocks: dict[int, Clock] = {}
@@ -163,15 +163,16 @@ class OwnWeightsStrategy(DDPStrategy, OwnWeights):
             )
         broadcast_tensors(tensors)
         self._fits = True
-        self.bytes = 0
         self._begin()
 
     def _begin(self) -> None:
         """Start from the common weights in the module, or go on with those of a checkpoint."""
-        self._clocks, self._own, self.distance = {}, None, None
+        self._clocks, self._own = {}, None
+        self.bytes, self.distance = 0, None
         loaded, self._loaded = self._loaded, None
         if loaded is None:
             return
+        self.bytes, self.distance = loaded["bytes"], loaded["distance"]
         named, buffers = self._named, self._buffers()
         for index, saved in loaded["clocks"].items():
             clock = self._clocks[index] = Clock(saved["steps"])
@@ -303,6 +304,7 @@ class OwnWeightsStrategy(DDPStrategy, OwnWeights):
         trained = {name for clock in self._clocks.values() for names in clock.joined for name in names}
         weights = {name: each for name, each in self._named.items() if name in trained}
         mine = {
+            "distance": self.distance,
             "weights": {name: own.get(id(each), each) for name, each in weights.items()},
             "buffers": {name: own.get(id(each), each) for name, each in self._buffers().items()},
             "checkpoint": {name: checkpoint[name] for name in self._parts_of_a_rank if name in checkpoint},
@@ -319,6 +321,7 @@ class OwnWeightsStrategy(DDPStrategy, OwnWeights):
             "strategy": type(self).__name__,
             "count": self.world_size,
             "clocks": clocks,
+            "bytes": self.bytes,
             **collect_workers(self._trainer, mine),
         }
 
@@ -344,7 +347,7 @@ class OwnWeightsStrategy(DDPStrategy, OwnWeights):
             return checkpoint
         mine = worker_of(workers, self.global_rank)
         checkpoint.update(mine["checkpoint"])
-        self._loaded = {**mine, "clocks": workers["clocks"]}
+        self._loaded = {**mine, "clocks": workers["clocks"], "bytes": workers["bytes"]}
         return checkpoint
 
     @override
