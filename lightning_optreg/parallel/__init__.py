@@ -3,4 +3,6 @@
 None of them communicates: a rule says what a worker or a server does with what it has.
 """
 
-__all__: list[str] = []
+from lightning_optreg.parallel.late_step import Read, late_step, note_read
+
+__all__ = ["Read", "late_step", "note_read"]
