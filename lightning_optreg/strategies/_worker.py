@@ -91,11 +91,24 @@ class StepCount:
         self.trainer = trainer
         self._own = own
         self._shown = trainer.global_step
+        self._posing = False
         self._not_scheduled: dict[int, int] = {}
+
+    def pose(self, total: int) -> None:
+        """Set `trainer.global_step` to a smaller number for a moment, until another method is called."""
+        self._posing = True
+        self._progress().total.completed = total
+
+    def true(self) -> int:
+        """Return the last number shown, with steps that this worker has made since, and end a pose."""
+        if self._posing:
+            self._progress().total.completed = self._shown
+            self._posing = False
+        return self.trainer.global_step
 
     def own_steps(self) -> int:
         """Return how many steps this worker has made in the whole run."""
-        now = self.trainer.global_step
+        now = self.true()
         self._own += now - self._shown
         self._shown = now
         return self._own
