@@ -1,10 +1,12 @@
 """A few numbers that workers on one machine share: who is where, and how many steps there are."""
 
-import multiprocessing
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Board", "Stopped"]
+__all__ = ["MOST_GROUPS", "Board", "Stopped"]
+
+MOST_GROUPS = 64
+"""Most parameter groups whose rates can follow worker 0's."""
 
 _FLAGS = ("prepared", "started", "epoch", "pauses", "resumed", "ended", "stopped")
 _COLUMNS = ("steps", "claimed", "updates", "epochs", "rests", "wishes")
@@ -32,6 +34,8 @@ class Board:
     - epochs: epochs whose share it has done; rests: the last pause in which it rests
     - wishes: 1 if it wants the run to stop
 
+    rates are worker 0's learning rates of all parameter groups, for schedules that follow its validation.
+
     Only `claim` takes a lock, as the last steps before `max_steps` must not be made twice.
 
     Args:
@@ -39,6 +43,7 @@ class Board:
         context: How processes are started.
 
     Example:
+        >>> import multiprocessing
         >>> board = Board(2, multiprocessing.get_context("spawn"))
         >>> board.steps[1] = 3
         >>> board.total()
@@ -51,6 +56,7 @@ class Board:
         self.steps, self.claimed, self.updates, self.epochs, self.rests, self.wishes = (
             context.RawArray("q", workers) for _ in _COLUMNS
         )
+        self.rates = context.RawArray("d", MOST_GROUPS)
         self._lock = context.Lock()
 
     def flag(self, name: str) -> int:

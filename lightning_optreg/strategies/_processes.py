@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from io import BytesIO
+from multiprocessing.reduction import recv_handle, send_handle
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from lightning_optreg.strategies._board import Board, Stopped
+from lightning_optreg.strategies._shared_memory import Memory
 
 __all__ = ["Crew", "Launcher", "Mate", "deaf"]
 
@@ -36,6 +38,7 @@ class Mate:
 
     def __init__(self, rank: int, board: Board, connection: Any) -> None:
         self.rank, self.board, self.connection = rank, board, connection
+        self._received: list[tuple[Any, Memory]] = []
 
     def check(self) -> None:
         """Leave the run if worker 0 has said so."""
@@ -60,11 +63,19 @@ class Mate:
                 torch.save(state(), file)
                 self.connection.send(("state", file.getvalue()))
 
-    def receive(self) -> Any:
-        """Wait for an object that worker 0 sends."""
-        while not self.connection.poll(0.05):
+    def receive(self) -> tuple[Any, Memory]:
+        """Wait for a memory that worker 0 sends, and what it says about it."""
+        while not self._received:
             self.check()
-        return self.connection.recv()
+            if self.connection.poll(0.05):
+                self._take(self.connection.recv())
+        return self._received.pop(0)
+
+    def _take(self, content: tuple[Any, int]) -> None:
+        about, size = content
+        memory = Memory(size, recv_handle(self.connection))
+        memory.close_handle()
+        self._received.append((about, memory))
 
 
 class Crew:
@@ -112,9 +123,8 @@ class Crew:
                 if kind == "error":
                     return f"{who} has failed:\n\n{content}"
         code = process.exitcode
-        if code < 0:
-            return f"{who} was killed by {signal.Signals(-code).name}, so the run ends: resume from its checkpoint"
-        return f"{who} ended with status {code}, so the run ends: resume from its checkpoint"
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+        return f"{who} {how}, so the run ends: resume it from its last checkpoint"
 
     def wait(self, over: Callable[[], bool], what: str) -> None:
         """Wait until something is so; it is watched that the workers live and make progress.
@@ -136,32 +146,41 @@ class Crew:
             elif time.monotonic() - since > self.timeout:
                 self.failed = True
                 raise RuntimeError(
-                    f"{self.owner}: no worker has made progress for {self.timeout:.0f} s while worker 0 waited "
-                    f"for {what}; set a longer timeout if a batch takes longer"
+                    f"{self.owner}: no worker has made progress for {self.timeout:.0f} s while worker 0 "
+                    f"waited for {what}; set a longer timeout if a batch takes longer"
                 )
             time.sleep(_POLL)
 
     def pause(self) -> None:
         """Let the others rest at the end of their batches."""
         board = self.board
-        if not board.paused:
-            board.set_flag("pauses", board.flag("pauses") + 1)
+        self.ask_to_pause()
         number = board.flag("pauses")
         self.wait(lambda: min(board.rests[1:]) >= number, "the others to finish a batch")
+
+    def ask_to_pause(self) -> None:
+        """Let the others rest at the end of their batches, without waiting for it."""
+        board = self.board
+        if not board.paused:
+            board.set_flag("pauses", board.flag("pauses") + 1)
 
     def resume(self) -> None:
         """Let the others go on."""
         self.board.set_flag("resumed", self.board.flag("pauses"))
 
-    def send(self, content: Any) -> None:
-        """Send an object to all others."""
-        for connection in self.connections:
-            connection.send(content)
+    def send(self, about: Any, memory: Memory) -> None:
+        """Send a memory to all others, and something about it; closes its handle here."""
+        for process, connection in zip(self.processes, self.connections, strict=True):
+            self.check()
+            connection.send((about, memory.size))
+            send_handle(connection, memory.handle, process.pid)
+        memory.close_handle()
 
     def states(self) -> list[Any]:
         """Return the states of all others, which must rest."""
-        self.send("state")
         states = []
+        for connection in self.connections:
+            connection.send("state")
         for connection in self.connections:
             self.wait(lambda connection=connection: connection.poll(), "the state of a worker")  # type: ignore[misc]
             kind, content = connection.recv()
@@ -193,12 +212,6 @@ class Crew:
         if deaths and not self.failed:
             raise RuntimeError(deaths[0])
 
-    def kill(self, number: int) -> None:
-        """Send a signal to all others."""
-        for process in self.processes:
-            if process.exitcode is None:
-                os.kill(process.pid, number)
-
 
 class Launcher:
     """Starts the other workers and runs a function in all of them, worker 0's in this process.
@@ -210,7 +223,7 @@ class Launcher:
         workers: Number of workers, at least 1.
         start_method: "fork" or "spawn".
         timeout: As of `Crew`.
-        joined: Called in worker 0 with its `Crew`, and in the others with their `Mate`: the strategy's method.
+        joined: The strategy's method that is called in worker 0 with its `Crew`, in others with their `Mate`.
     """
 
     is_interactive_compatible = True
@@ -227,9 +240,13 @@ class Launcher:
             return function(*args, **kwargs)
         threads = torch.get_num_threads()
         torch.set_num_threads(max(1, threads // self.workers))
+        crew = self._start(function, args, kwargs, trainer)
         try:
-            self.joined(trainer, self._start(function, args, kwargs, trainer))
+            self.joined(trainer, crew)
             return function(*args, **kwargs)
+        except BaseException:
+            crew.ask_to_pause()  # while callbacks save what there is
+            raise
         finally:
             torch.set_num_threads(threads)
 

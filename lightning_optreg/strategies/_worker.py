@@ -25,7 +25,7 @@ from lightning.pytorch.callbacks import (
 
 from lightning_optreg.trainer.queries import callbacks_of
 
-__all__ = ["StepCount", "length_for_all", "silence"]
+__all__ = ["StepCount", "has_plateau", "length_for_all", "silence"]
 
 ONLY_WORKER_0: tuple[type[Callback], ...] = (
     BasePredictionWriter,
@@ -146,3 +146,8 @@ class StepCount:
             for _ in range(due // config.frequency):
                 module.lr_scheduler_step(config.scheduler, None)
             self._not_scheduled[number] = due % config.frequency
+
+
+def has_plateau(trainer: Trainer) -> bool:
+    """Return whether a schedule follows a logged metric, such as the validation loss."""
+    return any(config.reduce_on_plateau for config in trainer.lr_scheduler_configs)
