@@ -1,3 +1,11 @@
 """Strategies of Lightning's Trainer for parallel SGD, each also by name: `Trainer(strategy="Hogwild")`."""
 
-__all__: list[str] = []
+from lightning.pytorch.strategies import StrategyRegistry
+
+from lightning_optreg.strategies.pipeline import PipelineParallel
+
+__all__ = ["PipelineParallel"]
+
+StrategyRegistry.register(
+    "PipelineParallel", PipelineParallel, description="a part of the network in each process"
+)
