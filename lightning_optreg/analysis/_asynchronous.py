@@ -3,7 +3,6 @@
 import heapq
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -15,11 +14,11 @@ from lightning_optreg.analysis.parallel_methods import (
     SimulatedHogwild,
 )
 from lightning_optreg.parallel import (
-    Read,
-    elastic_difference,
+    DownpourServer,
+    DownpourWorker,
+    ElasticServer,
     late_step,
     note_read,
-    pull_centre,
     pull_worker,
 )
 
@@ -103,8 +102,6 @@ class _Run:
     def __init__(self, job: Job) -> None:
         self.job, self.ledger = job, job.ledger
         self.events = _Events()
-        self.updates = 0
-        """Number of updates of the shared parameters."""
         self._gradients = _Gradients(job)
         self._dealt = 0
 
@@ -139,28 +136,41 @@ class _Run:
 
     def count(self, delay: int, images: int, parameters: Sequence[Tensor]) -> None:
         """Note an update of the shared parameters, after it."""
-        self.updates += 1
-        self.ledger.delays[delay] += 1
+        self.ledger.delays.add(delay)
         self.ledger.images += images
         self.ledger.measure_if_due(parameters, self.events.now)
 
     def finish(self) -> None:
-        """Let everything happen that is planned, and what follows from it."""
+        """Let everything happen that is planned, and what comes of it."""
         self.events.run()
         self.ledger.seconds = self.events.now
+
+
+class _Copies:
+    """Copies of parameters that others change, one for all who read them between two updates."""
+
+    def __init__(self) -> None:
+        self._updates = -1
+        self._copy: list[Tensor] = []
+
+    def of(self, parameters: Sequence[Tensor], updates: int) -> list[Tensor]:
+        """Return a copy of the parameters after so many updates."""
+        if updates != self._updates:
+            self._updates, self._copy = updates, [parameter.detach().clone() for parameter in parameters]
+        return self._copy
 
 
 class _Servers:
     """The way to the servers and back: delays, and one port each way for each server."""
 
     def __init__(self, run: _Run) -> None:
-        self._run, self._wires, self._delays = run, run.job.wires, run.job.delays
+        self._run, self._wires, self._latencies = run, run.job.wires, run.job.latencies
         self._free = {"in": 0.0, "out": 0.0}
 
     def send(self, worker: _Worker, size: int, then: Callable[[], None], *, waits: bool) -> None:
         """Send from a worker, which may wait for the answer, to the servers, each its share of the bytes."""
         events = self._run.events
-        worker.last_arrival = max(worker.last_arrival, events.now + self._delays.message())
+        worker.last_arrival = max(worker.last_arrival, events.now + self._latencies.message())
         self._run.ledger.bytes += size
         waiting = worker if waits else None
         events.at(worker.last_arrival, lambda: events.at(self._through("in", waiting, size), then))
@@ -169,7 +179,7 @@ class _Servers:
         """Send from the servers to a worker."""
         self._run.ledger.bytes += size
         done = self._through("out", worker, size)
-        self._run.events.at(done + self._delays.message(), then)
+        self._run.events.at(done + self._latencies.message(), then)
 
     def _through(self, port: str, waiting: _Worker | None, size: int) -> float:
         """When a message that is at the ports now is through; the worker's own port has to pass all of it."""
@@ -185,25 +195,24 @@ def _hogwild(method: SimulatedHogwild, job: Job) -> tuple[list[Tensor], list[Ten
     run, x = _Run(job), leaves(job.workload.start())
     own = 1 if method.state == "shared" else job.workers
     optimizers = [job.make_optimizer(x) for _ in range(own)]
-    seen: dict[int, list[Tensor]] = {}  # the newest parameters that a worker has read, by their updates
+    copies, updates = _Copies(), 0
 
     def begin(worker: _Worker) -> None:
         batch = run.deal()
         if batch is None:
             return
         optimizer = optimizers[worker.number % own]
-        read = note_read(optimizer, run.updates)
-        if run.updates not in seen:
-            seen.clear()
-            seen[run.updates] = [parameter.detach().clone() for parameter in x]
+        read = note_read(optimizer, updates)
 
         def end(gradient: list[Tensor]) -> None:
+            nonlocal updates
             give(optimizer, gradient)
-            late_step(optimizer, read, run.updates)
-            run.count(run.updates - read.updates, job.batch_size, x)
+            late_step(optimizer, read, updates)
+            run.count(updates - read.updates, job.batch_size, x)
+            updates += 1
             begin(worker)
 
-        run.compute(worker, seen[run.updates], batch, end)
+        run.compute(worker, copies.of(x, updates), batch, end)
 
     for number in range(job.workers):
         begin(_Worker(number))
@@ -212,54 +221,61 @@ def _hogwild(method: SimulatedHogwild, job: Job) -> tuple[list[Tensor], list[Ten
 
 
 def _downpour(method: SimulatedDownpour, job: Job) -> tuple[list[Tensor], list[Tensor]]:
-    run, size = _Run(job), job.workload.bytes
-    servers, x = _Servers(run), leaves(job.workload.start())
-    optimizer = job.make_optimizer(x)
-    first = start = job.workload.start()
+    run, size, x = _Run(job), job.workload.bytes, leaves(job.workload.start())
+    servers, server = _Servers(run), DownpourServer(job.make_optimizer(x))
+    rates = [group["lr"] for group in server.optimizer.param_groups for _ in group["params"]]
+    copies = _Copies()
+    own: list[DownpourWorker] = []
 
-    def begin(worker: _Worker, copy: list[Tensor], read: Read, held: list[Tensor], since: int) -> None:
-        nonlocal first
-        if worker.number == 0:
-            first = copy
+    def fetch(worker: _Worker) -> list[Tensor]:
+        copy = copies.of(server.fetch(worker.number), server.updates)
+        return copy if method.n_fetch == 1 else [value.clone() for value in copy]  # local steps change it
+
+    def push(worker: _Worker, gradients: Sequence[Tensor | None], images: int) -> None:
+        run.count(server.push(worker.number, gradients), images, x)
+
+    def begin(worker: _Worker, unpushed: int) -> None:
+        rule = own[worker.number]
         batch = run.deal()
         if batch is None:
+            if (rest := rule.flush()) is not None:
+                servers.send(worker, size, lambda: push(worker, rest, unpushed), waits=False)
             return
 
         def end(gradient: list[Tensor]) -> None:
-            total = list(torch._foreach_add(held, gradient)) if since else gradient
-            pushes = worker.step % method.n_push == 0
-            fetches = worker.step % method.n_fetch == 0
+            images = unpushed + job.batch_size
+            pushed, fetches = rule.step(gradient, rates)
 
             def arrived() -> None:
-                if pushes:
-                    give(optimizer, total)
-                    late_step(optimizer, read, run.updates)
-                    run.count(run.updates - read.updates, (since + 1) * job.batch_size, x)
+                if pushed is not None:
+                    push(worker, pushed, images)
                 if fetches:
-                    fresh = [parameter.detach().clone() for parameter in x]
-                    seen = note_read(optimizer, run.updates)
-                    servers.reply(worker, size, lambda: go_on(fresh, seen))
+                    fresh = fetch(worker)
+                    servers.reply(worker, size, lambda: go_on(fresh))
 
-            def go_on(parameters: list[Tensor], seen: Read) -> None:
-                begin(worker, parameters, seen, total, 0 if pushes else since + 1)
+            def go_on(fresh: list[Tensor] | None) -> None:
+                if fresh is not None:
+                    rule.parameters = fresh
+                begin(worker, images if pushed is None else 0)
 
-            if pushes or fetches:
-                servers.send(worker, size if pushes else 0, arrived, waits=fetches)
+            if pushed is not None or fetches:
+                servers.send(worker, 0 if pushed is None else size, arrived, waits=fetches)
             if not fetches:
-                go_on(copy, read)
+                go_on(None)
 
-        run.compute(worker, copy, batch, end)
+        run.compute(worker, rule.parameters, batch, end)
 
-    for number in range(job.workers):
-        begin(_Worker(number), start, note_read(optimizer, 0), start, 0)
+    workers = [_Worker(number) for number in range(job.workers)]
+    own += [DownpourWorker(fetch(worker), method.n_push, method.n_fetch) for worker in workers]
+    for worker in workers:
+        begin(worker, 0)
     run.finish()
-    return x, first
+    return x, own[0].parameters
 
 
 def _elastic(method: SimulatedElasticAveraging, job: Job) -> tuple[list[Tensor], list[Tensor]]:
-    run, size = _Run(job), job.workload.bytes
-    servers, centre = _Servers(run), job.workload.start()
-    alpha = method.beta / job.workers
+    run, size, centre = _Run(job), job.workload.bytes, job.workload.start()
+    servers, server = _Servers(run), ElasticServer(centre, method.beta / job.workers)
 
     def begin(worker: _Worker, x: list[Tensor], optimizer: Optimizer) -> None:
         batch = run.deal()
@@ -276,22 +292,13 @@ def _elastic(method: SimulatedElasticAveraging, job: Job) -> tuple[list[Tensor],
 
             run.compute(worker, x, batch, end)
 
-        def fetched(copy: list[Tensor], read: int) -> None:
-            difference = elastic_difference(x, copy, alpha)
-
-            def pushed() -> None:
-                pull_centre(centre, difference)
-                run.count(run.updates - read, 0, centre)
-
-            servers.send(worker, size, pushed, waits=False)
-            compute(difference)
-
-        def asked() -> None:
-            copy, read = [value.clone() for value in centre], run.updates
-            servers.reply(worker, size, lambda: fetched(copy, read))
+        def arrived() -> None:
+            difference = server.exchange(worker.number, x)
+            job.ledger.measure_if_due(centre, run.events.now)
+            servers.reply(worker, size, lambda: compute(difference))
 
         if worker.step % method.period == 0:
-            servers.send(worker, 0, asked, waits=True)
+            servers.send(worker, size, arrived, waits=True)
         else:
             compute(None)
 
@@ -299,4 +306,5 @@ def _elastic(method: SimulatedElasticAveraging, job: Job) -> tuple[list[Tensor],
     for number, x in enumerate(own):
         begin(_Worker(number), x, job.make_optimizer(x))
     run.finish()
+    job.ledger.delays = server.delays
     return centre, own[0]

@@ -1,6 +1,5 @@
 """What a simulation is given, and the books that it keeps."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,8 +7,9 @@ import torch
 from torch import Tensor
 
 from lightning_optreg.analysis.parallel_methods import MakeOptimizer
-from lightning_optreg.analysis.speeds import Clocks, Delays, Interconnect
+from lightning_optreg.analysis.speeds import Clocks, Interconnect, Latencies
 from lightning_optreg.analysis.workload import Workload
+from lightning_optreg.parallel import Delays
 
 __all__ = ["Job", "Ledger", "Moment", "leaves", "step_with"]
 
@@ -48,7 +48,7 @@ class Ledger:
         self.steps = [0] * workers
         self.computing = [0.0] * workers
         self.sending = [0.0] * workers
-        self.delays: Counter[int] = Counter()
+        self.delays = Delays()
         self.measure_if_due(workload.start(), 0.0)
 
     def measure_if_due(self, parameters: Sequence[Tensor], seconds: float) -> None:
@@ -76,7 +76,7 @@ class Job:
     batch_size: int
     clocks: Clocks
     wires: Interconnect
-    delays: Delays
+    latencies: Latencies
     seed: int
     vectorize: bool
     ledger: Ledger

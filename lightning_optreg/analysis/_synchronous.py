@@ -105,21 +105,29 @@ class _March:
         self._job = job
         self._own = torch.zeros(job.workers, dtype=torch.float64)
         self._computing = torch.zeros(job.workers, dtype=torch.float64)
-        self._sending = 0.0
+        self._sending = torch.zeros(job.workers, dtype=torch.float64)
 
     def compute(self, step: int) -> None:
         """Let every worker make a step."""
         job, times = self._job, self._job.clocks.row(step)
-        self._own += times
+        self._own = self._own + times
         self._computing += times
         job.ledger.images += job.workers * job.batch_size
 
-    def meet(self) -> None:
-        """Let all wait for the last, and sum tensors of the parameters' size over the workers."""
+    def meet(self, step: int | None = None) -> None:
+        """Sum tensors of the parameters' size over the workers, once the last of them is here.
+
+        Args:
+            step: A step that the workers make meanwhile; None: they wait.
+        """
         job, size = self._job, self._job.workload.bytes
-        sending = job.delays.all_reduce(size, job.workers)
-        self._sending += sending
-        self._own.fill_(self._own.max().item() + sending)
+        sending = job.latencies.all_reduce(size, job.workers)
+        done = self._own.max() + sending
+        if step is not None:
+            self.compute(step)
+        blocked = (done - self._own).clamp(min=0.0)
+        self._sending += blocked.clamp(max=sending)
+        self._own = self._own + blocked
         job.ledger.bytes += all_reduce_bytes(size, job.workers)
 
     def end(self, steps: int) -> None:
@@ -127,7 +135,7 @@ class _March:
         ledger = self._job.ledger
         ledger.seconds = self.now
         ledger.computing = self._computing.tolist()
-        ledger.sending = [self._sending] * self._job.workers
+        ledger.sending = self._sending.tolist()
         ledger.steps = [steps] * self._job.workers
 
     @property
@@ -168,16 +176,18 @@ def _elastic(method: SimulatedElasticAveraging, job: Job) -> tuple[list[Tensor],
     workers, march = _workers(job, centre), _March(job)
     alpha = method.beta / job.workers
     for step in range(_steps(job)):
-        differences = None
-        if step % method.period == 0:  # both sides of a spring use the values from before the step
-            differences = workers.differences(centre, alpha)
-            move_centre(centre, workers.mean(), method.beta)
-            march.meet()
-            job.ledger.measure_if_due(centre, march.now)
-        workers.step(_batches(job, step))
-        march.compute(step)
-        if differences is not None:
-            workers.pull(differences)
+        batches = _batches(job, step)
+        if step % method.period:
+            workers.step(batches)
+            march.compute(step)
+            continue
+        # Both sides of a spring use the values from before the step.
+        differences, mean = workers.differences(centre, alpha), workers.mean()
+        workers.step(batches)
+        workers.pull(differences)
+        move_centre(centre, mean, method.beta)
+        march.meet(step)
+        job.ledger.measure_if_due(centre, march.now)
     march.end(_steps(job))
     return centre, workers.first()
 
@@ -189,10 +199,13 @@ def _local(method: SimulatedLocalSGD, job: Job) -> tuple[list[Tensor], list[Tens
     for step in range(steps):
         workers.step(_batches(job, step))
         march.compute(step)
-        if (step + 1) % method.period == 0 or step + 1 == steps:
+        if (step + 1) % method.period == 0:
             outer_step(common, workers.mean(), outer)
             workers.start_again(common)
             march.meet()
             job.ledger.measure_if_due(common, march.now)
+    if outer is None and steps % method.period:
+        outer_step(common, workers.mean())
+        march.meet()
     march.end(steps)
     return common, workers.first()

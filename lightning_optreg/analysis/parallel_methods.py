@@ -35,6 +35,8 @@ class ParallelMethod:
 class SimulatedDDP(ParallelMethod):
     """Synchronous SGD, as under Lightning's `ddp`: in every step all workers wait for their mean gradient.
 
+    Here it is sent after the backward pass; torch begins during the backward pass if the network is large.
+
     Example:
         >>> SimulatedDDP()
         SimulatedDDP()
@@ -72,8 +74,8 @@ class SimulatedHogwild(ParallelMethod):
 class SimulatedDownpour(ParallelMethod):
     """Downpour: workers push gradients to a server with the optimizer, and fetch its parameters.
 
-    Dean et al. 2012, "Large scale distributed deep networks". A worker does not wait for what it pushes, but
-    for what it fetches.
+    Dean et al. 2012, "Large scale distributed deep networks"; see `DownpourWorker` and `DownpourServer`. A
+    worker does not wait for what it pushes, but for what it fetches. What is left at the end is pushed.
 
     Args:
         n_push: Steps between two pushes of the sum of the gradients since the last one, at least 1.
@@ -99,14 +101,15 @@ class SimulatedDownpour(ParallelMethod):
 class SimulatedElasticAveraging(ParallelMethod):
     """EASGD: every `period` steps, springs pull each worker and a centre towards each other.
 
-    Zhang, Choromanska and LeCun 2015, "Deep learning with Elastic Averaging SGD" (arXiv:1412.6651). The
-    first time is before the first step. Measured is the centre.
+    Zhang, Choromanska and LeCun 2015, "Deep learning with Elastic Averaging SGD" (arXiv:1412.6651); see
+    `elastic_difference`. The first time is before the first step. If all workers meet, what they sum is
+    sent while they compute that step. Measured is the centre.
 
     Args:
         period: tau, steps between two pulls, at least 1. Default: 10.
         beta: N alpha, in [0, 1], for N workers and a moving rate alpha. Default: 0.9.
-        asynchronous: Whether the centre is on a server that each worker calls when it likes; otherwise all
-            workers meet. Default: False.
+        asynchronous: Whether the centre is on a server that each worker calls by itself (`ElasticServer`),
+            which waits for the answer before its step; otherwise all workers meet. Default: False.
 
     Raises:
         ValueError: If a value is out of range.
@@ -129,7 +132,9 @@ class SimulatedElasticAveraging(ParallelMethod):
 class SimulatedLocalSGD(ParallelMethod):
     """Local SGD and DiLoCo: after `period` steps of their own the workers start again from a common point.
 
-    Stich 2018 (arXiv:1805.09767); Douillard et al. 2023 (arXiv:2311.08105). Measured is the common point.
+    Stich 2018 (arXiv:1805.09767); Douillard et al. 2023 (arXiv:2311.08105); see `outer_step`. Measured is
+    the common point; if the last steps are fewer than `period`, without an outer optimizer the mean of the
+    workers at the end, with one the last common point.
 
     Args:
         period: tau, steps between two meetings, at least 1. Default: 10.

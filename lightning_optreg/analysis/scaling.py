@@ -19,7 +19,7 @@ from lightning_optreg.analysis.parallel_methods import (
     SimulatedElasticAveraging,
     SimulatedHogwild,
 )
-from lightning_optreg.analysis.speeds import Clocks, Delays, Interconnect, StepTimes
+from lightning_optreg.analysis.speeds import Clocks, Interconnect, Latencies, StepTimes
 from lightning_optreg.analysis.workload import Workload
 
 __all__ = ["Moment", "ScalingRun", "simulate"]
@@ -38,8 +38,8 @@ class ScalingRun:
         steps: Steps of each worker.
         computing: Seconds that each worker computed.
         sending: Seconds that messages took which the worker had to wait for, without queues before a port.
-        delays: How many updates of a server or of shared memory had which delay: the number of updates by
-            others between reading the parameters and this update. Empty for synchronous methods.
+        delays: How many updates of a server or of shared memory had which delay: the number of updates since
+            the worker read the parameters. Empty for synchronous methods.
         parameters: What was measured last: the common parameters, or the centre.
         first_worker: Parameters of worker 0 at the end.
     """
@@ -155,7 +155,7 @@ def simulate(
         batch_size=batch_size,
         clocks=Clocks(StepTimes() if step_times is None else step_times, workers, seed),
         wires=wires,
-        delays=Delays(wires, seed),
+        latencies=Latencies(wires, seed),
         seed=seed,
         vectorize=workers >= _MANY if vectorize is None else vectorize,
         ledger=Ledger(workload, workers, images, measurements),
@@ -173,7 +173,7 @@ def simulate(
         steps=ledger.steps,
         computing=ledger.computing,
         sending=ledger.sending,
-        delays=dict(sorted(ledger.delays.items())),
+        delays={row[0]: row[1] for row in ledger.delays.counts()},
         parameters=[parameter.detach().clone() for parameter in parameters],
         first_worker=[parameter.detach().clone() for parameter in own],
     )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_optreg._checks import check_choice, check_range
 
-__all__ = ["Clocks", "Delays", "Distribution", "Interconnect", "StepTimes", "factors"]
+__all__ = ["Clocks", "Distribution", "Interconnect", "Latencies", "StepTimes", "all_reduce_bytes", "factors"]
 
 Distribution = Literal["constant", "lognormal", "exponential"]
 
@@ -123,7 +123,7 @@ class Interconnect:
     messages to or from the same port follow one another. Synchronous methods sum B bytes over N workers by
     recursive halving and doubling (Thakur, Rabenseifner and Gropp 2005, "Optimization of collective
     communication operations in MPICH"): 2 ceil(log2 N) delays and 2 (N - 1) / N B / bandwidth; each worker
-    sends 2 (N - 1) / N B. Nothing is sent while a worker computes.
+    sends 2 (N - 1) / N B.
 
     Args:
         latency: Mean delay of a message, in seconds, at least 0. Default: 0.0001.
@@ -139,7 +139,7 @@ class Interconnect:
 
     Example:
         >>> wires = Interconnect(latency=0.001, bandwidth=1000.0)
-        >>> Delays(wires, seed=0).all_reduce(size=100, workers=4)  # 4 delays, 150 bytes
+        >>> Latencies(wires, seed=0).all_reduce(size=100, workers=4)  # 4 delays, 150 bytes
         0.154
     """
 
@@ -157,7 +157,7 @@ class Interconnect:
         check_range("Interconnect", ">= 1", shards=self.shards)
 
 
-class Delays:
+class Latencies:
     """The delays of messages, drawn one after the other.
 
     Args:
@@ -165,7 +165,7 @@ class Delays:
         seed: Seed of the draws, at least 0.
 
     Example:
-        >>> Delays(Interconnect(latency=0.5), seed=0).message()
+        >>> Latencies(Interconnect(latency=0.5), seed=0).message()
         0.5
     """
 

@@ -134,7 +134,7 @@ def reference_local(work: Workload, workers: int, batches: int, tau: int, outer:
             for p, v, g in zip(each, states[i], gradients, strict=True):
                 v.mul_(0.9).add_(g)
                 p.sub_(0.05 * v)
-        if (step + 1) % tau == 0 or step + 1 == steps:
+        if (step + 1) % tau == 0 or (step + 1 == steps and not outer):
             for j, c in enumerate(common):
                 delta = c - sum(each[j] for each in x) / workers
                 speed[j] = 0.9 * speed[j] + delta
@@ -287,18 +287,33 @@ def test_messages_queue_at_the_port_of_the_server() -> None:
 def test_elastic_averaging_on_a_server_by_hand() -> None:
     """beta = 1 and two workers: alpha = 1/2. Steps of 1 s and messages of 1 s each way; rate 1/2.
 
-    Both ask at 0, have the centre 0 at 2, d = 0; their gradient -1 is there at 3: x = 1/2. Both ask at 3,
-    have 0 at 5, d = 1/4, which the centre has at 6: 1/4, then 1/2; the second one's delay is 1. At 6 the
-    gradient of 1/2, -1/2: x = 3/4 - 1/4 = 1/2.
+    Both send 0 at 0, have d = 0 at 2; their gradient -1 is there at 3: x = 1/2. Both send it at 3. At 4 the
+    server answers the first d = 1/2 (1/2 - 0), the centre is 1/4; the second d = 1/2 (1/2 - 1/4), the centre
+    is 3/8. They have these at 5, and at 6 the gradient of 1/2, -1/2: x = 3/4 - 1/4 = 1/2 of the first.
     """
     method = SimulatedElasticAveraging(1, 1.0, asynchronous=True)
     wires = Interconnect(latency=1.0, bandwidth=math.inf)
     found = run(method, slope(), plain(0.5), 2, 4, step_times=StepTimes(1.0), wires=wires)
-    assert found.parameters[0].item() == 0.5
+    assert found.parameters[0].item() == 0.375
     assert found.first_worker[0].item() == 0.5
-    assert found.delays == {0: 2, 1: 2}
+    assert found.delays == {1: 2}  # first calls have none
     assert found.seconds == 6.0
+    assert found.sending == [4.0, 4.0]
     assert found.moments[-1].bytes == 2 * 2 * 2 * 8
+
+
+def test_elastic_averaging_sends_while_workers_compute() -> None:
+    """8 bytes from 2 workers: 1 s. Steps of 2 s hide it, steps of 0.5 s half of it."""
+    wires = Interconnect(latency=0.0, bandwidth=8.0)
+
+    def seconds(step: float) -> float:
+        method = SimulatedElasticAveraging(2)
+        return run(method, slope(), plain(0.1), 2, 8, step_times=StepTimes(step), wires=wires).seconds
+
+    assert seconds(2.0) == 8.0
+    assert seconds(0.5) == 2 * (1.0 + 0.5)
+    local = run(SimulatedLocalSGD(2), slope(), plain(0.1), 2, 8, step_times=StepTimes(2.0), wires=wires)
+    assert local.seconds == 8.0 + 2 * 1.0
 
 
 def test_the_slowest_worker_sets_the_pace_of_synchronous_sgd() -> None:
