@@ -3,8 +3,14 @@
 from lightning.pytorch.strategies import StrategyRegistry
 
 from lightning_optreg.strategies.downpour import Downpour
+from lightning_optreg.strategies.elastic_averaging import ElasticAveraging
+from lightning_optreg.strategies.hogwild import Hogwild
+from lightning_optreg.strategies.local_sgd import LocalSGD
+from lightning_optreg.strategies.pipeline import PipelineParallel
 
-__all__ = ["Downpour"]
+__all__ = ["Downpour", "ElasticAveraging", "Hogwild", "LocalSGD", "PipelineParallel"]
 
-if "Downpour" not in StrategyRegistry:
-    StrategyRegistry.register("Downpour", Downpour, description="Downpour SGD with parameter servers on Ray")
+for _strategy in (Downpour, ElasticAveraging, Hogwild, LocalSGD, PipelineParallel):
+    _sentence = (_strategy.__doc__ or "").partition("\n")[0]
+    # The trainer looks names up in lower case.
+    StrategyRegistry.register(_strategy.__name__.lower(), _strategy, description=_sentence)

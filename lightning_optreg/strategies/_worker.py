@@ -25,7 +25,7 @@ from lightning.pytorch.callbacks import (
 
 from lightning_optreg.trainer.queries import callbacks_of
 
-__all__ = ["StepCount", "length_for_all", "silence"]
+__all__ = ["StepCount", "has_plateau", "length_for_all", "silence"]
 
 ONLY_WORKER_0: tuple[type[Callback], ...] = (
     BasePredictionWriter,
@@ -91,11 +91,24 @@ class StepCount:
         self.trainer = trainer
         self._own = own
         self._shown = trainer.global_step
+        self._posing = False
         self._not_scheduled: dict[int, int] = {}
+
+    def pose(self, total: int) -> None:
+        """Set `trainer.global_step` to a smaller number for a moment, until another method is called."""
+        self._posing = True
+        self._progress().total.completed = total
+
+    def true(self) -> int:
+        """Return the last number shown, with steps that this worker has made since, and end a pose."""
+        if self._posing:
+            self._progress().total.completed = self._shown
+            self._posing = False
+        return self.trainer.global_step
 
     def own_steps(self) -> int:
         """Return how many steps this worker has made in the whole run."""
-        now = self.trainer.global_step
+        now = self.true()
         self._own += now - self._shown
         self._shown = now
         return self._own
@@ -133,3 +146,8 @@ class StepCount:
             for _ in range(due // config.frequency):
                 module.lr_scheduler_step(config.scheduler, None)
             self._not_scheduled[number] = due % config.frequency
+
+
+def has_plateau(trainer: Trainer) -> bool:
+    """Return whether a schedule follows a logged metric, such as the validation loss."""
+    return any(config.reduce_on_plateau for config in trainer.lr_scheduler_configs)
