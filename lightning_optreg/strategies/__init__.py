@@ -6,6 +6,7 @@ from lightning_optreg.strategies.pipeline import PipelineParallel
 
 __all__ = ["PipelineParallel"]
 
+# In small letters, as Lightning looks them up.
 StrategyRegistry.register(
-    "PipelineParallel", PipelineParallel, description="a part of the network in each process"
+    "pipelineparallel", PipelineParallel, description="a part of the network in each process"
 )
