@@ -2,11 +2,14 @@
 
 from lightning.pytorch.strategies import StrategyRegistry
 
+from lightning_optreg.strategies.elastic_averaging import ElasticAveraging
+from lightning_optreg.strategies.hogwild import Hogwild
+from lightning_optreg.strategies.local_sgd import LocalSGD
 from lightning_optreg.strategies.pipeline import PipelineParallel
 
-__all__ = ["PipelineParallel"]
+__all__ = ["ElasticAveraging", "Hogwild", "LocalSGD", "PipelineParallel"]
 
-# In small letters, as Lightning looks them up.
-StrategyRegistry.register(
-    "pipelineparallel", PipelineParallel, description="a part of the network in each process"
-)
+for _strategy in (ElasticAveraging, Hogwild, LocalSGD, PipelineParallel):
+    _sentence = (_strategy.__doc__ or "").partition("\n")[0]
+    # The trainer looks names up in lower case.
+    StrategyRegistry.register(_strategy.__name__.lower(), _strategy, description=_sentence)
