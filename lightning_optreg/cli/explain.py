@@ -11,6 +11,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningDataModule
+from lightning.pytorch.strategies import Strategy, StrategyRegistry
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -40,6 +41,7 @@ _PARTS: dict[str, type] = {
     "model.net": nn.Module,
     "optimizer": Optimizer,
     "lr_scheduler": LRScheduler,
+    "trainer.strategy": Strategy,
 }
 
 
@@ -169,6 +171,8 @@ class _Explanation:
         )
         wrong = unknown_class or value or ""
         is_name = wrong == "" or re.match(r"[\[{]|-?\d+(\.\d*)?$|True$|False$", wrong) is None
+        if Strategy in bases and wrong in ("auto", *StrategyRegistry):
+            return f"{start}{_without_class(wrong)}{self._where(key)}"
         if bases and is_name and (unknown_class is not None or not set(allowed) - {"null"}):
             known_as = f"{wrong!r} is not a known {kinds[0]}"
             return f"{start}{known_as}{self._where(key)}{_like_class(wrong, bases)}"
@@ -230,6 +234,14 @@ def _missing_file(path: Path) -> str:
 
 def _shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _without_class(name: str) -> str:
+    """Say why a strategy's short name has no arguments, and what to write instead."""
+    if name == "auto":
+        return "no strategy is named that could have arguments; put --trainer.strategy NAME in front"
+    made = StrategyRegistry[name]["strategy"].__name__
+    return f"{name!r} is a name without arguments; to set some, name its class, {made}"
 
 
 def _like_import(text: str) -> str:

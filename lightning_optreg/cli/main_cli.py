@@ -17,7 +17,8 @@ from typing_extensions import override
 
 # so that configurations name them by their bare names
 import lightning_optreg.optimizers
-import lightning_optreg.schedulers  # noqa: F401
+import lightning_optreg.schedulers
+import lightning_optreg.strategies  # noqa: F401
 from lightning_optreg.callbacks import ExactResume, PredictionWriter, ResetOptimizer
 from lightning_optreg.callbacks.resume.signals.launched import pass_on_sigterm
 from lightning_optreg.classifier import ImageClassifier

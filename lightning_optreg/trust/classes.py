@@ -19,6 +19,7 @@ _MODULE = "torch.nn.modules.module.Module"
 _OPTIMIZER = "torch.optim.optimizer.Optimizer"
 _SCHEDULE = "torch.optim.lr_scheduler.LRScheduler"
 _CALLBACK = "lightning.pytorch.callbacks.callback.Callback"
+_STRATEGY = "lightning.pytorch.strategies.strategy.Strategy"
 _LOGGER = "lightning.pytorch.loggers.logger.Logger"
 _DATA = "lightning.pytorch.core.datamodule.LightningDataModule"
 _TRANSFORM = "lightning_optreg.data.transforms.base.BatchTransform"
@@ -33,6 +34,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "lightning_optreg.schedulers": (_SCHEDULE,),
     "lightning_optreg.callbacks": (_CALLBACK,),
     "lightning_optreg.loggers": (_LOGGER,),
+    "lightning_optreg.strategies": (_STRATEGY,),
     "lightning_optreg.data": (_DATA, _TRANSFORM),
     "lightning.pytorch.callbacks": (_CALLBACK,),
     "lightning.pytorch.loggers.csv_logs": (_LOGGER,),
@@ -50,7 +52,10 @@ _HOMES: dict[str, tuple[str, ...]] = {
 _SHOWN_BY = ("lightning.pytorch.loggers", "torch.nn", "torchmetrics")
 _MAKERS = re.compile(r"torchvision\.models\.[a-z]\w*")  # modules with functions that make classifiers
 _PACKAGES = "lightning_optreg, Lightning, torch, torchvision or torchmetrics"
-_KINDS = "network, loss, optimizer, schedule, data module, transform, callback or logger that a file may name"
+_KINDS = (
+    "network, loss, optimizer, schedule, data module, transform, callback, logger or strategy that a file "
+    "may name"
+)
 _IDENTIFIERS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 

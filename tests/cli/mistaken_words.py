@@ -140,6 +140,10 @@ fit --trainer.precision 12  =>  trainer.precision | 12 | 16
 ~ fit --trainer.precision half  =>  trainer.precision | half
 ~ fit --trainer.strategy dppp  =>  trainer.strategy | dppp | ddp
 fit --trainer.strategy DDP  =>  trainer.strategy | DDP | ddp
+~ fit --trainer.strategy.timeout 3  =>  trainer.strategy | --trainer.strategy NAME
+fit --trainer.strategy ddp --trainer.strategy.find_unused_parameters true  =>  'ddp' | DDPStrategy
+~ fit --trainer.strategy DDPStrategi --trainer.strategy.timeout 3  =>  'DDPStrategi' | DDPStrategy
+~ fit --trainer.strategy DDPStrategy --trainer.strategy.timout 3  =>  trainer.strategy.timout | timeout
 ~ fit --trainer.profiler simpel  =>  trainer.profiler | simpel | simple
 ~ fit --trainer.fast_dev_run -1  =>  trainer.fast_dev_run | >= 0 | -1
 ~ fit --trainer.reload_dataloaders_every_n_epochs -1
