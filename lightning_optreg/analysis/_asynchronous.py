@@ -38,7 +38,7 @@ def run_asynchronous(method: ParallelMethod, job: Job) -> tuple[Sequence[Tensor]
 
 def _hogwild(method: SimulatedHogwild, job: Job) -> tuple[list[Tensor], list[Tensor]]:
     run, x = Run(job), leaves(job.workload.start())
-    own = 1 if method.state == "shared" else job.workers
+    own = 1 if method.shared_state else job.workers
     optimizers = [job.make_optimizer(x) for _ in range(own)]
     copies, updates = Copies(), 0
 
