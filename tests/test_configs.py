@@ -46,6 +46,18 @@ SMALLER = {
     "zfnet": ["--model.net.channels=[2,4,4,4,4]", "--model.net.hidden=8"],
 }
 
+# Recipes whose network another recipe trains too: here they are only parsed, and trained in slow tests.
+ALIKE = {
+    "cifar10/deepobs_3c3d",
+    "cifar10/googlenet",
+    "cifar10/plain56",
+    "cifar10/resnet20",
+    "cifar10/resnet56",
+    "cifar10/resnet110",
+    "fashion_mnist/resnet20",
+    "imagenet/vgg16",
+}
+
 pytestmark = [
     # Lightning's and torch's remarks on a run of two steps
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
@@ -103,7 +115,11 @@ def test_there_are_configs() -> None:
     assert len(METHODS) >= 13
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=name)
+@pytest.mark.parametrize(
+    "recipe",
+    [pytest.param(path, marks=pytest.mark.slow if name(path) in ALIKE else []) for path in RECIPES],
+    ids=name,
+)
 def test_a_recipe_trains(recipe: Path, quick: dict[str, list[str]], tmp_path: Path) -> None:
     steps = 3 if "OneCycleLR" in recipe.read_text() else 2  # as few as it takes
     smaller = [*SMALLER.get(recipe.stem, []), f"--trainer.limit_train_batches={steps}"]
@@ -116,6 +132,12 @@ def test_a_recipe_trains(recipe: Path, quick: dict[str, list[str]], tmp_path: Pa
     if argument is not None:
         times = steps if config["model"].get("lr_interval") == "step" else 1
         assert checkpoint["lr_schedulers"][0][argument] == times
+
+
+@pytest.mark.parametrize("recipe", sorted(ALIKE))
+def test_a_recipe_is_parsed(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--config", str(CONFIGS / f"{recipe}.yaml"), "--print_config"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["trainer"]["default_root_dir"] == f"runs/{recipe}"
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=name)

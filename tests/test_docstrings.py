@@ -19,6 +19,8 @@ PACKAGES = (
 # Why these have no example.
 WITHOUT_EXAMPLE = {
     "analysis.Dynamics": "the result of compute_dynamics",
+    "analysis.Moment": "a part of a ScalingRun",
+    "analysis.ScalingRun": "the result of simulate",
     "studies.Point": "a part of a StudyResult",
     "studies.StudyResult": "the result of a whole study",
     "studies.Unfinished": "a part of a StudyResult",

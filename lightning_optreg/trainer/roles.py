@@ -7,7 +7,14 @@ from abc import ABC, abstractmethod
 
 from lightning.pytorch import Trainer
 
-__all__ = ["Asynchronous", "ChangesAccumulation", "OwnWeights", "ResetsOptimizers", "TurnsNoiseOff"]
+__all__ = [
+    "Asynchronous",
+    "ChangesAccumulation",
+    "OwnWeights",
+    "ResetsOptimizers",
+    "SplitsNetwork",
+    "TurnsNoiseOff",
+]
 
 
 class Asynchronous:
@@ -33,6 +40,10 @@ class OwnWeights:
 
 class ResetsOptimizers:
     """Base of callbacks that reset optimizers and schedules in a resumed run."""
+
+
+class SplitsNetwork:
+    """Base of strategies whose processes each have a part of the network, the rest on the meta device."""
 
 
 class TurnsNoiseOff:

@@ -120,7 +120,8 @@ def save_other(content: object) -> Callable[[Path], None]:
     return lambda path: torch.save(content, path)
 
 
-MISTAKES: dict[str, Wrong] = {
+# Names and keys, of which test_mistakes.py has a table too: these are slow tests.
+NAMES: dict[str, Wrong] = {
     # ---- the command line ----------------------------------------------------------------------------------
     "unknown command": Wrong(["fti"], ("'fti'", "fit")),
     "unknown option before a command": Wrong(["--confg", "x.yaml"], ("'--confg'",)),
@@ -229,6 +230,9 @@ MISTAKES: dict[str, Wrong] = {
         overlay("optimizer:\n  class_path: Adam\n  init_args: {betas: 0.9}\n"),
         ("optimizer.betas", "0.9", "wrong.yaml"),
     ),
+}
+
+MISTAKES: dict[str, Wrong] = {
     # ---- values out of their range -------------------------------------------------------------------------
     "depth not 6n + 2": Wrong(
         ["fit", "--model.net", "ResNet", "--model.net.depth", "21"], ("ResNet", "depth", "6n + 2", "21")
@@ -481,10 +485,13 @@ def files(folder: Path) -> dict[str, float | None]:
     return {str(path): path.stat().st_mtime if path.is_file() else None for path in folder.rglob("*")}
 
 
+ROWS = [*MISTAKES, *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES)]
+
+
 @pytest.mark.filterwarnings("ignore:.*the network is untrained")
-@pytest.mark.parametrize("name", MISTAKES)
+@pytest.mark.parametrize("name", ROWS)
 def test_a_mistake_is_one_line(name: str, place: Place, capfd: pytest.CaptureFixture[str]) -> None:
-    wrong = MISTAKES[name]
+    wrong = {**NAMES, **MISTAKES}[name]
     argv = wrong.arguments if isinstance(wrong.arguments, list) else wrong.arguments(place)
     if argv[0] in ("fit", "validate", "test", "predict"):
         argv = [argv[0], *short(place.data, place.runs), *argv[1:]]

@@ -16,6 +16,7 @@ from torchmetrics.utilities.data import dim_zero_cat
 from torchmetrics.wrappers.abstract import WrapperMetric
 
 __all__ = [
+    "buffers_of",
     "collect_metric_states",
     "gradients_of",
     "restore_buffers",
@@ -137,6 +138,8 @@ def restore_gradients(pl_module: LightningModule, gradients: Mapping[str, Tensor
     parameters = dict(pl_module.named_parameters())
     for name, gradient in gradients.items():
         parameter = parameters[name]
+        if parameter.is_meta:  # another process has it
+            continue
         parameter.grad = gradient.to(device=parameter.device, dtype=parameter.dtype, copy=True)
         if parameter.is_contiguous(memory_format=torch.channels_last) and parameter.dim() == 4:
             parameter.grad = parameter.grad.contiguous(memory_format=torch.channels_last)
@@ -154,7 +157,12 @@ def syncs_buffers(trainer: Trainer) -> bool | None:
 def unsaved_buffers(pl_module: LightningModule) -> dict[str, Tensor]:
     """Return the buffers that are not in the module's `state_dict`, such as those with `persistent=False`."""
     kept = pl_module.state_dict().keys()
-    return {name: buffer for name, buffer in pl_module.named_buffers() if name not in kept}
+    return {name: buffer for name, buffer in buffers_of(pl_module).items() if name not in kept}
+
+
+def buffers_of(pl_module: LightningModule) -> dict[str, Tensor]:
+    """Return the buffers, but for those that only another process has."""
+    return {name: buffer for name, buffer in pl_module.named_buffers() if not buffer.is_meta}
 
 
 def restore_buffers(

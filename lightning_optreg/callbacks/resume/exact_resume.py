@@ -33,6 +33,7 @@ from lightning_optreg.callbacks.resume._loaders_resumed import (
 )
 from lightning_optreg.callbacks.resume._module_flags import collect_flags, restore_flags
 from lightning_optreg.callbacks.resume._partial_state import (
+    buffers_of,
     collect_metric_states,
     gradients_of,
     restore_buffers,
@@ -69,6 +70,7 @@ from lightning_optreg.randomness.state import collect_random_state, restore_rand
 from lightning_optreg.trainer.across_ranks import gather_ranks, gather_tensors
 from lightning_optreg.trainer.order_of_callbacks import AfterOthers, put_last, take_out
 from lightning_optreg.trainer.queries import callbacks_of, shards_parameters
+from lightning_optreg.trainer.roles import SplitsNetwork
 
 __all__ = ["ExactResume"]
 
@@ -411,7 +413,14 @@ class ExactResume(Callback):
             )
         gradients = gradients_of(pl_module) if half_done and not shards else {}
         unsaved = {} if shards else unsaved_buffers(pl_module)
-        buffers = {} if shards else dict(pl_module.named_buffers())
+        buffers = {} if shards else buffers_of(pl_module)
+        gathered = gather_tensors(trainer, gradients, if_equal=True)
+        if isinstance(
+            trainer.strategy, SplitsNetwork
+        ):  # each gradient is in one process, and no part of a mean
+            gathered = {
+                name: [each for each in tensors if each is not None] for name, tensors in gathered.items()
+            }
         checkpoint["callbacks"][self.state_key] = {
             "next": follows.value,
             "moment": moment.name,
@@ -425,7 +434,7 @@ class ExactResume(Callback):
             "plateau_steps_due": plateau_steps_due(trainer, moment, follows, mid_window=mid_window),
             "step_size": self._step_size.with_loader(trainer).plain(),
             "ranks": gather_ranks(trainer, mine),
-            "gradients": gather_tensors(trainer, gradients, if_equal=True),
+            "gradients": gathered,
             "buffers": gather_tensors(trainer, buffers, if_equal=False)
             | gather_tensors(trainer, unsaved, if_equal=True),
         }

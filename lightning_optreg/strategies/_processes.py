@@ -1,0 +1,329 @@
+"""Worker processes on one machine, beside the user's own process, which is worker 0."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from io import BytesIO
+from multiprocessing.reduction import recv_handle, send_handle
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+
+from lightning_optreg.strategies._board import Board, Stopped
+from lightning_optreg.strategies._shared_memory import Memory
+
+__all__ = ["Crew", "Launcher", "Mate", "deaf"]
+
+_ENDING = 30.0  # seconds that workers get to end by themselves
+_POLL = 0.0005  # seconds
+
+
+class Mate:
+    """A worker's own place among the workers, in its process.
+
+    Args:
+        rank: Its number, at least 1.
+        board: The shared counters.
+        connection: Its pipe to worker 0.
+    """
+
+    def __init__(self, rank: int, board: Board, connection: Any) -> None:
+        self.rank, self.board, self.connection = rank, board, connection
+        self._received: list[tuple[Any, Memory]] = []
+
+    def check(self) -> None:
+        """Leave the run if worker 0 has said so."""
+        if self.board.flag("stopped"):
+            raise Stopped
+
+    def rest(self, over: Callable[[], bool], state: Callable[[], Any]) -> None:
+        """Wait, at a place from which the worker can be resumed; answer worker 0's requests for its state.
+
+        Args:
+            over: Whether the reason to wait is gone; a pause goes on nevertheless.
+            state: Returns the worker's state.
+        """
+        while self.board.paused or not over():
+            self.check()
+            self.board.rests[self.rank] = self.board.flag("pauses")
+            if self.connection.poll(_POLL):
+                self.connection.recv()
+                file = (
+                    BytesIO()
+                )  # not as tensors, which would be sent as shared memory of a process that ends
+                torch.save(state(), file)
+                self.connection.send(("state", file.getvalue()))
+
+    def receive(self) -> tuple[Any, Memory]:
+        """Wait for a memory that worker 0 sends, and what it says about it."""
+        while not self._received:
+            self.check()
+            if self.connection.poll(0.05):
+                self._take(self.connection.recv())
+        return self._received.pop(0)
+
+    def _take(self, content: tuple[Any, int]) -> None:
+        about, size = content
+        memory = Memory(size, recv_handle(self.connection))
+        memory.close_handle()
+        self._received.append((about, memory))
+
+
+class Crew:
+    """The other workers, as worker 0 sees them.
+
+    Args:
+        owner: Name of the strategy, for messages.
+        board: The shared counters.
+        processes: Their processes, of workers 1, 2, ...
+        connections: Pipes to them.
+        timeout: Seconds without any progress of a worker that worker 0 waits for, after which the run ends.
+    """
+
+    def __init__(
+        self,
+        owner: str,
+        board: Board,
+        processes: Sequence[Any],
+        connections: Sequence[Any],
+        timeout: float,
+    ) -> None:
+        self.owner, self.board, self.timeout = owner, board, timeout
+        self.processes, self.connections = list(processes), list(connections)
+        self.failed = False
+        # Processes wait for their children when they end, so these must not be left over by any way out.
+        self._kill = weakref.finalize(self, _kill_all, os.getpid(), self.processes)
+
+    def check(self) -> None:
+        """Raise an error if a worker has died.
+
+        Raises:
+            RuntimeError: With the worker's number and process, and its traceback or the signal.
+        """
+        for rank, process in enumerate(self.processes, 1):
+            if process.exitcode is not None:
+                self.failed = True
+                raise RuntimeError(self._death(rank))
+
+    def _death(self, rank: int) -> str:
+        process, connection = self.processes[rank - 1], self.connections[rank - 1]
+        who = f"{self.owner}: worker {rank} (process {process.pid})"
+        with suppress(EOFError, OSError):
+            while connection.poll():
+                kind, content = connection.recv()
+                if kind == "error":
+                    return f"{who} has failed:\n\n{content}"
+        code = process.exitcode
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+        return f"{who} {how}, so the run ends: resume it from its last checkpoint"
+
+    def wait(self, over: Callable[[], bool], what: str) -> None:
+        """Wait until something is so; it is watched that the workers live and make progress.
+
+        Args:
+            over: Whether it is so.
+            what: What is waited for, for the error.
+
+        Raises:
+            RuntimeError: If a worker has died, or none has made progress for `timeout` seconds.
+        """
+        seen, since = None, time.monotonic()
+        while not over():
+            self.check()
+            board = self.board
+            progress = (*board.steps, *board.epochs, *board.rests)
+            if progress != seen:
+                seen, since = progress, time.monotonic()
+            elif time.monotonic() - since > self.timeout:
+                self.failed = True
+                raise RuntimeError(
+                    f"{self.owner}: no worker has made progress for {self.timeout:.0f} s while worker 0 "
+                    f"waited for {what}; set a longer timeout if a batch takes longer"
+                )
+            time.sleep(_POLL)
+
+    def pause(self) -> None:
+        """Let the others rest at the end of their batches."""
+        board = self.board
+        self.ask_to_pause()
+        number = board.flag("pauses")
+        self.wait(lambda: min(board.rests[1:]) >= number, "the others to finish a batch")
+
+    def ask_to_pause(self) -> None:
+        """Let the others rest at the end of their batches, without waiting for it."""
+        board = self.board
+        if not board.paused:
+            board.set_flag("pauses", board.flag("pauses") + 1)
+
+    def resume(self) -> None:
+        """Let the others go on."""
+        self.board.set_flag("resumed", self.board.flag("pauses"))
+
+    def send(self, about: Any, memory: Memory) -> None:
+        """Send a memory to all others, and something about it; closes its handle here."""
+        for process, connection in zip(self.processes, self.connections, strict=True):
+            self.check()
+            connection.send((about, memory.size))
+            send_handle(connection, memory.handle, process.pid)
+        memory.close_handle()
+
+    def states(self) -> list[Any]:
+        """Return the states of all others, which must rest."""
+        states = []
+        for connection in self.connections:
+            connection.send("state")
+        for connection in self.connections:
+            self.wait(lambda connection=connection: connection.poll(), "the state of a worker")  # type: ignore[misc]
+            kind, content = connection.recv()
+            if kind == "error":
+                self.failed = True
+                raise RuntimeError(f"{self.owner}: a worker has failed:\n\n{content}")
+            # from a process of this run, so it is trusted
+            states.append(torch.load(BytesIO(content), weights_only=False))
+        return states
+
+    def end(self) -> None:
+        """End all others; afterwards none of their processes is left.
+
+        Raises:
+            RuntimeError: If a worker has failed after training.
+        """
+        if not self.board.flag("ended"):
+            self.board.set_flag("stopped", 1)
+        deadline = time.monotonic() + _ENDING
+        while any(process.exitcode is None for process in self.processes):
+            if time.monotonic() > deadline:
+                rank_zero_warn(f"{self.owner}: workers did not end within {_ENDING:.0f} s and are killed")
+                break
+            time.sleep(_POLL)
+        deaths = [self._death(rank) for rank, process in enumerate(self.processes, 1) if process.exitcode]
+        self._kill()
+        for connection in self.connections:
+            connection.close()
+        if deaths and not self.failed:
+            raise RuntimeError(deaths[0])
+
+
+class Launcher:
+    """Starts the other workers and runs a function in all of them, worker 0's in this process.
+
+    Lightning's Trainer calls it. Only a fit has other workers.
+
+    Args:
+        owner: Name of the strategy.
+        workers: Number of workers, at least 1.
+        start_method: "fork" or "spawn".
+        timeout: As of `Crew`.
+        joined: The strategy's method that is called in worker 0 with its `Crew`, in others with their `Mate`.
+    """
+
+    is_interactive_compatible = True
+
+    def __init__(
+        self, owner: str, workers: int, start_method: str, timeout: float, joined: Callable[..., None]
+    ):
+        self.owner, self.workers, self.timeout = owner, workers, timeout
+        self.start_method, self.joined = start_method, joined
+
+    def launch(self, function: Callable[..., Any], *args: Any, trainer: Trainer, **kwargs: Any) -> Any:
+        """Run a function of the trainer in all workers, and return what worker 0's returns."""
+        if self.workers == 1 or trainer.state.fn != TrainerFn.FITTING:
+            return function(*args, **kwargs)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(max(1, threads // self.workers))
+        crew = self._start(function, args, kwargs, trainer)
+        try:
+            self.joined(trainer, crew)
+            return function(*args, **kwargs)
+        except BaseException:
+            crew.ask_to_pause()  # while callbacks save what there is
+            raise
+        finally:
+            torch.set_num_threads(threads)
+
+    def _start(self, function: Callable[..., Any], args: Any, kwargs: Any, trainer: Trainer) -> Crew:
+        context: Any = multiprocessing.get_context(self.start_method)
+        board = Board(self.workers, context)
+        processes: list[Any] = []
+        ours: list[Any] = []
+        try:
+            for rank in range(1, self.workers):
+                mine, theirs = context.Pipe()
+                others = [*ours, mine] if self.start_method == "fork" else []
+                process = context.Process(
+                    target=_work,
+                    args=(os.getpid(), Mate(rank, board, theirs), others, self.joined, trainer, function),
+                    kwargs={"args": args, "kwargs": kwargs},
+                    name=f"{self.owner}-{rank}",
+                )
+                process.start()
+                theirs.close()
+                processes.append(process)
+                ours.append(mine)
+        except BaseException:
+            _kill_all(os.getpid(), processes)
+            raise
+        return Crew(self.owner, board, processes, ours, self.timeout)
+
+    def kill(self, signum: int) -> None:
+        """Lightning calls it with a signal that worker 0 got, which decides for all: nothing to pass on."""
+
+
+def deaf() -> None:
+    """Ignore the signals by which a run is stopped: worker 0 gets them too, and tells the others."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _work(
+    parent: int,
+    mate: Mate,
+    others: list[Any],
+    joined: Callable[..., None],
+    trainer: Trainer,
+    function: Callable[..., Any],
+    *,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> None:
+    for connection in others:  # copies of worker 0's ends
+        connection.close()
+    deaf()
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    # OpenMP's threads do not survive a fork.
+    torch.set_num_threads(1)
+    rank_zero_only.rank = mate.rank
+    try:
+        joined(trainer, mate)
+        function(*args, **kwargs)
+    except Stopped:
+        pass
+    except BaseException:
+        with suppress(OSError):
+            mate.connection.send(("error", traceback.format_exc()))
+        raise SystemExit(1) from None
+
+
+def _end_with(parent: int) -> None:
+    """End this process at once when its parent has ended, wherever it is."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _kill_all(owner: int, processes: list[Any]) -> None:
+    if os.getpid() != owner:  # a copy in a forked process
+        return
+    for process in processes:
+        if process.exitcode is None:
+            process.kill()
+        process.join()
