@@ -159,8 +159,17 @@ _NAMES: dict[str, Callable[[], Sequence[str]]] = {
     "trainer.accelerator": lambda: ["auto", "gpu", *AcceleratorRegistry.available_accelerators()],
     "trainer.gradient_clip_algorithm": lambda: ["norm", "value"],
     "trainer.profiler": lambda: ["simple", "advanced", "pytorch", "xla"],
-    "trainer.strategy": lambda: ["auto", *StrategyRegistry.available_strategies()],
+    "trainer.strategy": lambda: ["auto", *map(_shown, StrategyRegistry.available_strategies())],
 }
+
+
+def _shown(name: str) -> str:
+    """A strategy's name in the registry; that of its class if it differs only by capitals.
+
+    Lightning looks names up in lower case.
+    """
+    own: str = StrategyRegistry[name]["strategy"].__name__
+    return own if own.lower() == name else name
 
 
 def _name(key: str, value: Any, known: Sequence[str]) -> Iterator[tuple[str, str]]:

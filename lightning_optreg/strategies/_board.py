@@ -3,10 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["MOST_GROUPS", "Board", "Stopped"]
+__all__ = ["MOST_GROUPS", "NO_MORE", "Board", "Stopped"]
 
 MOST_GROUPS = 64
 """Most parameter groups whose rates can follow worker 0's."""
+
+NO_MORE = 2**62
+"""Number of epochs done by a worker that has nothing left to do."""
 
 _FLAGS = ("prepared", "started", "epoch", "pauses", "resumed", "ended", "stopped")
 _COLUMNS = ("steps", "claimed", "updates", "epochs", "rests", "wishes")
@@ -31,7 +34,7 @@ class Board:
 
     - steps: optimizer steps it has made, in the whole run; claimed: with those that it may make next
     - updates: the same as steps, but counted right after a step rather than after its batch
-    - epochs: epochs whose share it has done; rests: the last pause in which it rests
+    - epochs: epochs whose share it has done, -1 before training; rests: the last pause in which it rests
     - wishes: 1 if it wants the run to stop
 
     rates are worker 0's learning rates of all parameter groups, for schedules that follow its validation.
@@ -56,6 +59,7 @@ class Board:
         self.steps, self.claimed, self.updates, self.epochs, self.rests, self.wishes = (
             context.RawArray("q", workers) for _ in _COLUMNS
         )
+        self.epochs[:] = [-1] * workers
         self.rates = context.RawArray("d", MOST_GROUPS)
         self._lock = context.Lock()
 

@@ -53,6 +53,7 @@ class Lead:
         self._write_rates()
         self.board.set_flag("epoch", self.trainer.current_epoch)
         self._claim()
+        self.crew.wait(lambda: min(self.board.epochs[1:]) >= 0, "the others to start")
 
     def let_begin(self) -> None:
         """Let the others begin."""

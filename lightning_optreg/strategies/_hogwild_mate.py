@@ -81,6 +81,10 @@ class Follower:
         self._show()
         self._leave_if_ended()
 
+    def finish(self) -> None:
+        """Wait until worker 0's training has ended too, if this worker has nothing left to do before."""
+        self.mate.finish(self.state)
+
     def _show(self) -> None:
         if self.count is None:
             return

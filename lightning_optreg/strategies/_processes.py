@@ -18,7 +18,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
-from lightning_optreg.strategies._board import Board, Stopped
+from lightning_optreg.strategies._board import NO_MORE, Board, Stopped
 from lightning_optreg.strategies._shared_memory import Memory
 
 __all__ = ["Crew", "Launcher", "Mate", "deaf"]
@@ -56,12 +56,22 @@ class Mate:
             self.check()
             self.board.rests[self.rank] = self.board.flag("pauses")
             if self.connection.poll(_POLL):
-                self.connection.recv()
-                file = (
-                    BytesIO()
-                )  # not as tensors, which would be sent as shared memory of a process that ends
+                content = self.connection.recv()
+                if content != "state":
+                    self._take(content)
+                    continue
+                file = BytesIO()  # tensors would be sent as shared memory, of a process that ends
                 torch.save(state(), file)
                 self.connection.send(("state", file.getvalue()))
+
+    def finish(self, state: Callable[[], Any] = dict) -> None:
+        """Wait until worker 0's training has ended.
+
+        Args:
+            state: As of `rest`; by default there is none.
+        """
+        self.board.epochs[self.rank] = NO_MORE
+        self.rest(lambda: bool(self.board.flag("ended")), state)
 
     def receive(self) -> tuple[Any, Memory]:
         """Wait for a memory that worker 0 sends, and what it says about it."""
@@ -305,6 +315,7 @@ def _work(
     try:
         joined(trainer, mate)
         function(*args, **kwargs)
+        mate.finish()
     except Stopped:
         pass
     except BaseException:

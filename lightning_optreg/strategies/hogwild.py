@@ -351,7 +351,7 @@ class Hogwild(ParallelStrategy, Asynchronous):
     @override
     def on_train_end(self) -> None:
         super().on_train_end()
-        if isinstance(self._role, Lead):
+        if self._role is not None:
             self._role.finish()
 
     @override

@@ -4,11 +4,13 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 
 from lightning_optreg.trainer.queries import has_gradient_scaler, is_fused, shards_parameters
+from lightning_optreg.trainer.roles import OwnWeights
 
 __all__ = [
     "refuse_barebones",
     "refuse_fused_under_scaler",
     "refuse_manual_optimization",
+    "refuse_own_weights",
     "refuse_sharding",
 ]
 
@@ -45,6 +47,23 @@ def refuse_sharding(trainer: Trainer, owner: str, reason: str) -> None:
     if shards_parameters(trainer):
         raise MisconfigurationException(
             f"{owner}: {type(trainer.strategy).__name__} shards parameters, {reason}"
+        )
+
+
+def refuse_own_weights(trainer: Trainer, owner: str, reason: str) -> None:
+    """Refuse strategies whose workers have weights of their own, other than those validated and saved.
+
+    Args:
+        trainer: The trainer.
+        owner: Name of the calling class, for the error.
+        reason: The end of the sentence that begins "the workers of LocalSGD have weights of their own, ".
+
+    Raises:
+        MisconfigurationException: If the strategy is one of these.
+    """
+    if isinstance(trainer.strategy, OwnWeights):
+        raise MisconfigurationException(
+            f"{owner}: the workers of {type(trainer.strategy).__name__} have weights of their own, {reason}"
         )
 
 

@@ -96,14 +96,16 @@ class Nodes:
             restarts: How often all of them are started again if one fails.
             more: For `start`.
         """
+        meeting = [f"--rdzv_endpoint={self.addresses[0]}:{_PORT}", "--rdzv_backend=c10d", "--rdzv_id=nodes"]
+        program = ["-m", "lightning_optreg", *arguments]
         return [
             self.start(
                 node,
                 [
-                    *(sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node_rank={node}"),
-                    *(f"--nproc_per_node={processes}", f"--max_restarts={restarts}"),
-                    *(f"--master_addr={self.addresses[0]}", f"--master_port={_PORT}"),
-                    *("-m", "lightning_optreg", *arguments),
+                    *(sys.executable, "-m", "torch.distributed.run", "--nnodes=2", *meeting),
+                    # Otherwise both would go by the name of the machine, which is the same.
+                    *(f"--local_addr={self.addresses[node]}", f"--rdzv_conf=is_host={int(node == 0)}"),
+                    *(f"--nproc_per_node={processes}", f"--max_restarts={restarts}", *program),
                 ],
                 **more,  # type: ignore[arg-type]
             )

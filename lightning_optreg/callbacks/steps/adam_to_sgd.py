@@ -234,7 +234,9 @@ class AdamToSGD(OfAKind, LetsGo):
         elif self.monitor is not None:
             due = self._due
         else:
-            due = trainer.strategy.reduce_boolean_decision(self._due or self._has_settled, all=False)
+            # The first process's: others may have measured steps of weights of their own.
+            settled = trainer.is_global_zero and (self._due or self._has_settled)
+            due = trainer.strategy.reduce_boolean_decision(settled, all=False)
         if not due:
             return
         optimizer = trainer.optimizers[self.optimizer_index]
