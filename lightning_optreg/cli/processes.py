@@ -52,6 +52,14 @@ def check_processes(settings: Namespace) -> None:
             raise ValueError(
                 f"trainer.devices must be <= {cores}, this machine's CPU cores, got {devices}; {told}"
             )
+    strategy = settings.trainer.get("strategy")
+    arguments = strategy.get("init_args") or {} if isinstance(strategy, Namespace) else {}
+    on_ray = arguments.get("workers") or 1
+    elsewhere = arguments.get("address") or os.environ.get("RAY_ADDRESS")  # has room for them or waits
+    if on_ray > cores and not elsewhere:
+        raise ValueError(
+            f"trainer.strategy.workers must be <= {cores}, this machine's CPU cores, got {on_ray}; {told}"
+        )
     workers = settings.get("data.init_args.num_workers") or 0
     if workers > 8 * cores:
         raise ValueError(

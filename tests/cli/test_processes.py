@@ -58,6 +58,23 @@ def test_processes_that_load_data_are_counted_too() -> None:
     check_processes(settings(1, workers=33, told=True))
 
 
+@pytest.mark.usefixtures("four_cores")
+def test_workers_that_a_strategy_starts_on_this_machine_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+    def with_workers(count: int | None, **more: object) -> Namespace:
+        given = settings(1)
+        given.trainer.strategy = Namespace(class_path="Downpour", init_args=Namespace(workers=count, **more))
+        return given
+
+    for allowed in (with_workers(4), with_workers(None), with_workers(99, address="10.0.0.1:6379")):
+        check_processes(allowed)
+    with pytest.raises(ValueError, match=r"^trainer\.strategy\.workers must be <= 4, .*, got 5; "):
+        check_processes(with_workers(5))
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    check_processes(with_workers(5))
+
+
 def test_devices_of_an_accelerator_are_its_own_matter() -> None:
     check_processes(settings(99999, accelerator="gpu"))
 
