@@ -165,7 +165,7 @@ def simulate(
     )
     parameters, own = run_asynchronous(method, job) if asynchronous else run_synchronous(method, job)
     ledger = job.ledger
-    ledger.measure(parameters, ledger.seconds)
+    ledger.measure(parameters, ledger.seconds, ledger.images)
     return ScalingRun(
         workers=workers,
         seconds=ledger.seconds,

@@ -153,7 +153,9 @@ class PipelineParallel(SplitsNetwork, DDPStrategy):
                 f"PipelineParallel: training_step must call self.{self.net} once, it did not"
             )
         if not self._checked:
-            self._check_loss(output["loss"] if isinstance(output, Mapping) else output, step.loss)
+            returned = output["loss"] if isinstance(output, Mapping) else output
+            if isinstance(returned, Tensor):  # otherwise Lightning says what it must return
+                self._check_loss(returned, step.loss)
             self._checked = True
         return output
 
@@ -218,8 +220,8 @@ class PipelineParallel(SplitsNetwork, DDPStrategy):
         if not torch.allclose(returned.detach().float(), computed.float(), rtol=1e-2, atol=1e-4):
             raise MisconfigurationException(
                 f"PipelineParallel: training_step must return the mean of self.{self.loss}(outputs, "
-                f"targets), it returns {float(returned):.4g} where that is {float(computed):.4g}; put what it "
-                f"adds into self.{self.loss}"
+                f"targets), it returns {float(returned):.4g} where that is {float(computed):.4g}; put what "
+                f"it adds into self.{self.loss}"
             )
 
     # -------------------------------------------------------------------------------------------- set-up
