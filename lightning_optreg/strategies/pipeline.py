@@ -176,7 +176,7 @@ class PipelineParallel(SplitsNetwork, DDPStrategy):
             raise MisconfigurationException(
                 f"PipelineParallel: training_step must call self.{self.net} once, it called it again"
             )
-        trainer = self._trainer()
+        trainer = self._module().trainer
         # `zero_grad` comes only after the training step, so gradients of a new window are kept aside; others
         # are added up in place, in the order in which one process adds them.
         window = trainer.accumulate_grad_batches
@@ -338,9 +338,6 @@ class PipelineParallel(SplitsNetwork, DDPStrategy):
         assert module is not None
         return module
 
-    def _trainer(self) -> Trainer:
-        return self._module().trainer
-
     def _network(self) -> nn.Module:
         net: nn.Module = getattr(self._module(), self.net)
         return net
@@ -408,7 +405,7 @@ class PipelineParallel(SplitsNetwork, DDPStrategy):
     @override
     def on_validation_end(self) -> None:
         """Make the module whole, unless training goes on."""
-        if self._trainer().state.fn == TrainerFn.VALIDATING:
+        if self._module().trainer.state.fn == TrainerFn.VALIDATING:
             self._gather()
 
     @override
