@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
@@ -24,6 +25,7 @@ from lightning_optreg.parallel.shards import DownpourShard, Shard
 from lightning_optreg.strategies._pushing import let_schedules_begin
 from lightning_optreg.strategies._server_strategy import ServerStrategy
 from lightning_optreg.trainer.noise_left import compares_losses
+from lightning_optreg.trainer.refusals import refuse_fused_under_scaler
 
 __all__ = ["Downpour"]
 
@@ -124,7 +126,8 @@ class Downpour(ServerStrategy):
         return part_of(optimizer, positions)
 
     @override
-    def check_optimizer(self, optimizer: Optimizer) -> None:
+    def check_optimizer(self, trainer: Trainer, optimizer: Optimizer) -> None:
+        refuse_fused_under_scaler(trainer, "Downpour", "push")
         name = type(optimizer).__name__
         if compares_losses(optimizer):
             raise MisconfigurationException(
@@ -138,7 +141,7 @@ class Downpour(ServerStrategy):
             )
 
     @override
-    def begin(self) -> None:
+    def begin(self, saved: dict[str, Any]) -> None:
         optimizer = self.optimizers[0]
         if self.number == 0 and self.lr_scheduler_configs:
             let_schedules_begin(optimizer)
