@@ -17,14 +17,13 @@ from typing_extensions import override
 
 # so that configurations name them by their bare names
 import lightning_optreg.optimizers
-import lightning_optreg.schedulers
-import lightning_optreg.strategies  # noqa: F401
+import lightning_optreg.schedulers  # noqa: F401
 from lightning_optreg.callbacks import ExactResume, PredictionWriter, ResetOptimizer
 from lightning_optreg.callbacks.resume.signals.launched import pass_on_sigterm
 from lightning_optreg.classifier import ImageClassifier
 from lightning_optreg.cli.added_callbacks import prediction_writer, without_validation
 from lightning_optreg.cli.checkpoint_checks import check_training_state, check_weights, say_differences
-from lightning_optreg.cli.given import names_class, options
+from lightning_optreg.cli.given import mentions, names_class, options
 from lightning_optreg.cli.links import LINKED, settle_links
 from lightning_optreg.cli.monitors import OURS, check_monitors
 from lightning_optreg.cli.overlays import check_averages, check_overlays
@@ -123,6 +122,8 @@ class CLI(LightningCLI):
             for command in self.subcommands():
                 # Private in Lightning 2.6: there is no public way to the parser of a subcommand.
                 self._parser(command).set_defaults({"optimizer": None})
+        if mentions(words, "strategy"):  # their import takes as long as that of all callbacks
+            import lightning_optreg.strategies  # noqa: F401
         if any(option.name == "print_config" for option in options(words)):  # it prints, and ends
             check_overlays(words)
         super().parse_arguments(parser, args)
