@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelPruning, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
@@ -30,7 +31,7 @@ from lightning_optreg.strategies._placement import Placement
 from lightning_optreg.strategies._schedules import Pipe
 from lightning_optreg.strategies._stages import plan_stages
 from lightning_optreg.trainer.noise_left import compares_losses
-from lightning_optreg.trainer.queries import has_gradient_scaler
+from lightning_optreg.trainer.queries import callbacks_of, has_gradient_scaler
 from lightning_optreg.trainer.refusals import refuse_manual_optimization
 from lightning_optreg.trainer.roles import SplitsNetwork
 
@@ -314,6 +315,11 @@ class PipelineParallel(SplitsNetwork, DDPStrategy):
             raise MisconfigurationException(
                 f"{name}: stages have no common gradient scaler; set precision to bf16-mixed"
             )
+        for callback in callbacks_of(trainer):
+            if isinstance(callback, (ModelPruning, StochasticWeightAveraging, WeightAveraging)):
+                raise MisconfigurationException(
+                    f"{name}: {type(callback).__name__} needs the whole network in each process; leave it out"
+                )
         inside = {id(each) for each in net.parameters()}
         outside = [n for n, p in module.named_parameters() if p.requires_grad and id(p) not in inside]
         if outside:

@@ -28,7 +28,11 @@ from lightning_optreg.optimizers import Newton
 from lightning_optreg.trainer.moved_batch import move_batch
 from lightning_optreg.trainer.noise_left import compares_losses
 from lightning_optreg.trainer.queries import callbacks_of, has_gradient_scaler
-from lightning_optreg.trainer.refusals import refuse_manual_optimization, refuse_own_weights
+from lightning_optreg.trainer.refusals import (
+    refuse_manual_optimization,
+    refuse_own_weights,
+    refuse_split_network,
+)
 
 __all__ = ["FullBatch"]
 
@@ -99,6 +103,7 @@ class FullBatch(NoiseFree, LetsGo):
         refuse_manual_optimization(
             pl_module, "FullBatch", "since it makes the closure that the optimizer gets"
         )
+        refuse_split_network(trainer, "FullBatch", "so no process can compute the gradient of the whole set")
         refuse_own_weights(
             trainer, "FullBatch", "so the whole set has no one loss and gradient; use ddp, or one process"
         )

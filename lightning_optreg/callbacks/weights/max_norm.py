@@ -132,7 +132,7 @@ class MaxNorm(OfAKind, LetsGo):
         ValueError: If max_norm is not above 0.
         TypeError: If names or types are not lists of strings.
         MisconfigurationException: Before the first step, if no parameter is chosen, including frozen ones, if
-            a named one has a single dimension, or if the strategy shards parameters.
+            a named one has a single dimension, or if the strategy shards parameters or splits the network.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -159,7 +159,7 @@ class MaxNorm(OfAKind, LetsGo):
         self._chosen = None
         if self.max_norm == inf:
             return
-        refuse_sharding(trainer, "MaxNorm", "so no process knows a unit's norm")
+        refuse_sharding(trainer, "MaxNorm", "so no process knows all units' norms")
         self._chosen = ChosenParameters("MaxNorm", pl_module, self.names, self.types)
         for name, parameter, _ in self._chosen.all():
             if parameter.ndim < 2 and self.names:
