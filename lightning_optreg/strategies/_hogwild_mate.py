@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from lightning_optreg.strategies._board import Stopped
-from lightning_optreg.strategies._processes import Mate, deaf
+from lightning_optreg.strategies._mate import Mate, deaf
 from lightning_optreg.strategies._shared_memory import Memory
 from lightning_optreg.strategies._worker import StepCount, has_plateau
 
