@@ -29,7 +29,7 @@ from lightning_optreg.cli.monitors import OURS, check_monitors
 from lightning_optreg.cli.overlays import check_averages, check_overlays
 from lightning_optreg.cli.parser import Parser
 from lightning_optreg.cli.placement import DEFAULT_CALLBACKS, DEFAULT_LOGGER, place
-from lightning_optreg.cli.processes import check_processes
+from lightning_optreg.cli.processes import check_processes, check_started
 from lightning_optreg.cli.ranges import check_ranges, try_optimizer
 from lightning_optreg.cli.run_start import RunStart
 from lightning_optreg.cli.safety import check_command, check_names, check_settings
@@ -130,6 +130,7 @@ class CLI(LightningCLI):
         settings = self.config[self.config.subcommand]
         check_ranges(settings, parser.args)
         check_processes(settings)
+        check_started(settings.trainer)
         if self.config.subcommand == "fit" and _is_all_ours(self.more_callbacks):
             check_monitors(settings, parser.args)
         check_overlays(words)

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from jsonargparse import Namespace
 
+import lightning_optreg.strategies  # noqa: F401  # so that their names are known
 from lightning_optreg.__main__ import main
 from lightning_optreg.cli import processes
-from lightning_optreg.cli.processes import check_processes
+from lightning_optreg.cli.processes import check_processes, check_started
 
 
 def settings(devices: object, *, workers: int = 0, accelerator: str = "cpu", told: bool = False) -> Namespace:
@@ -73,6 +74,23 @@ def test_workers_that_a_strategy_starts_on_this_machine_are_counted(monkeypatch:
         check_processes(with_workers(5))
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     check_processes(with_workers(5))
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    ["Hogwild", Namespace(class_path="lightning_optreg.strategies.Downpour", init_args=Namespace())],
+)
+def test_workers_are_not_started_twice(strategy: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_started(Namespace(strategy=strategy))
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    check_started(Namespace(strategy=strategy))  # one process
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for other in ("auto", "ddp", "LocalSGD"):
+        check_started(Namespace(strategy=other))
+    with pytest.raises(
+        ValueError, match=r"^trainer\.strategy: \w+ starts its workers itself; .* 2 processes"
+    ):
+        check_started(Namespace(strategy=strategy))
 
 
 def test_devices_of_an_accelerator_are_its_own_matter() -> None:
