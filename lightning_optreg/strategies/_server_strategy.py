@@ -72,7 +72,6 @@ class ServerStrategy(Asynchronous, Launched, ParallelStrategy):
         self.number = 0
         """Number of this worker."""
         self._workers = workers
-        self._launcher = RayLauncher(self)  # type: ignore[assignment]  # its class is private
         self._hooks = _Hooks(self)
         self._saved: dict[str, Any] | None = None
         self.record: dict[str, Any] | None = None
@@ -93,7 +92,7 @@ class ServerStrategy(Asynchronous, Launched, ParallelStrategy):
         self._own = 0
         self._sent = self._total = 0
         self._settings: list[dict[str, Any]] = []
-        self._version = 0
+        self._known_settings = 0
         self._twin: Optimizer | None = None
 
     # ---- what a subclass defines ---------------------------------------------------------------------------
@@ -147,6 +146,12 @@ class ServerStrategy(Asynchronous, Launched, ParallelStrategy):
     def root_device(self) -> torch.device:
         """This worker's device: the first that it sees."""
         return (self.parallel_devices or [torch.device("cpu")])[0]
+
+    @property
+    @override
+    def launcher(self) -> RayLauncher:  # type: ignore[override]  # Lightning's base class is private
+        """What runs the user's function, as worker 0."""
+        return RayLauncher(self)
 
     @property
     def is_distributed(self) -> bool:
@@ -382,7 +387,7 @@ class ServerStrategy(Asynchronous, Launched, ParallelStrategy):
         place = place_of(trainer) if moved else None
         sent, self._sent = self._sent, 0
         steps = self.count.own_steps() + in_step
-        return Report(self.number, steps, place, sent, settings, self._version)
+        return Report(self.number, steps, place, sent, settings, self._known_settings)
 
     def note(self, answer: Answer) -> None:
         """Do what the first server says."""
@@ -394,7 +399,7 @@ class ServerStrategy(Asynchronous, Launched, ParallelStrategy):
         if answer.stop:
             module.trainer.should_stop = True
         if answer.settings is not None:
-            self._version = answer.version
+            self._known_settings = answer.version
             for group, settings in zip(self.optimizers[0].param_groups, answer.settings, strict=True):
                 group.update(settings)
 
