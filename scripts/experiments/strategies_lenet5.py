@@ -3,8 +3,8 @@
     python scripts/experiments/strategies_lenet5.py --epochs 4
     python scripts/experiments/strategies_lenet5.py --strategies one Hogwild --seeds 3
 
-All see the same number of images, in batches of the same size for each worker; the rate falls to 0. Printed is the accuracy on the
-test images in percent.
+All see the same number of images, in batches of the same size for each worker; the rate falls to 0. Printed
+is the accuracy on the test images in percent.
 """
 
 import argparse
