@@ -51,18 +51,25 @@ class Ledger:
         self.delays = Delays()
         self.measure_if_due(workload.start(), 0.0)
 
-    def measure_if_due(self, parameters: Sequence[Tensor], seconds: float) -> None:
-        """Measure if enough images have been seen since the last time."""
-        if self.images >= self._due:
-            self.measure(parameters, seconds)
-            self._due += self._interval * max(1, int((self.images - self._due) / self._interval) + 1)
+    def measure_if_due(self, parameters: Sequence[Tensor], seconds: float, images: int | None = None) -> None:
+        """Measure if enough images have been seen since the last time.
 
-    def measure(self, parameters: Sequence[Tensor], seconds: float) -> None:
+        Args:
+            parameters: What is measured.
+            seconds: When.
+            images: How many images they have seen. None: all so far.
+        """
+        images = self.images if images is None else images
+        if images >= self._due:
+            self.measure(parameters, seconds, images)
+            self._due += self._interval * (int((images - self._due) / self._interval) + 1)
+
+    def measure(self, parameters: Sequence[Tensor], seconds: float, images: int) -> None:
         """Measure now, in place of a measurement at the same number of images."""
-        if self.moments and self.moments[-1].images == self.images and self.images:
+        if self.moments and self.moments[-1].images == images and images:
             del self.moments[-1]
         loss, accuracy = self._workload.evaluate(parameters)
-        self.moments.append(Moment(seconds, self.bytes, self.images, loss, accuracy))
+        self.moments.append(Moment(seconds, self.bytes, images, loss, accuracy))
 
 
 @dataclass(frozen=True)

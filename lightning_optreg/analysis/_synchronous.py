@@ -186,8 +186,9 @@ def _elastic(method: SimulatedElasticAveraging, job: Job) -> tuple[list[Tensor],
         workers.step(batches)
         workers.pull(differences)
         move_centre(centre, mean, method.beta)
+        seen = job.ledger.images
         march.meet(step)
-        job.ledger.measure_if_due(centre, march.now)
+        job.ledger.measure_if_due(centre, march.now, seen)
     march.end(_steps(job))
     return centre, workers.first()
 

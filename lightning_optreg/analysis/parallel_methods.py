@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_optreg._checks import check_choice, check_range
+from lightning_optreg._checks import check_range
 
 __all__ = [
     "MakeOptimizer",
@@ -53,21 +52,24 @@ class SimulatedHogwild(ParallelMethod):
     stochastic gradient descent" (arXiv:1106.5730).
 
     Args:
-        state: Whether the optimizer's state, such as momentum, is each "worker"'s own or "shared" by them,
-            like the parameters. Default: worker.
+        shared_state: Whether the workers share the optimizer's state too, such as momentum; otherwise each
+            has its own. Default: False.
 
     Raises:
-        ValueError: If `state` is something else.
+        TypeError: If `shared_state` is neither True nor False.
 
     Example:
-        >>> SimulatedHogwild("shared").state
-        'shared'
+        >>> SimulatedHogwild(shared_state=True)
+        SimulatedHogwild(shared_state=True)
     """
 
-    state: Literal["worker", "shared"] = "worker"
+    shared_state: bool = False
 
     def __post_init__(self) -> None:
-        check_choice("SimulatedHogwild", ("worker", "shared"), state=self.state)
+        if not isinstance(self.shared_state, bool):
+            raise TypeError(
+                f"SimulatedHogwild: shared_state must be True or False, got {self.shared_state!r}"
+            )
 
 
 @dataclass(frozen=True)

@@ -78,19 +78,21 @@ class ValidatedWeights:
         self._copy = copy
         self._before: dict[str, Tensor] | None = None
 
-    def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def begin(self, trainer: Trainer) -> None:
         """Prepare for a validation that begins."""
         callbacks = callbacks_of(trainer)
         if any(isinstance(callback, ModelPruning) for callback in callbacks):
-            self._before = self._copied(pl_module)
+            self._before = self._copied(trainer)
 
-    def take(self, pl_module: LightningModule) -> dict[str, Tensor]:
-        """Return a copy of the weights of the last validation."""
-        return self._copied(pl_module) if self._before is None else self._before
+    def take(self, trainer: Trainer) -> dict[str, Tensor]:
+        """Return a copy of the weights of the last validation; all processes must call it."""
+        return self._copied(trainer) if self._before is None else self._before
 
     def forget(self) -> None:
         """Drop the copy, as training continues."""
         self._before = None
 
-    def _copied(self, pl_module: LightningModule) -> dict[str, Tensor]:
-        return {name: self._copy(weight.detach()) for name, weight in pl_module.state_dict().items()}
+    def _copied(self, trainer: Trainer) -> dict[str, Tensor]:
+        # Where workers have weights of their own, the validated ones are in the module in a validation only.
+        weights = trainer.strategy.lightning_module_state_dict()
+        return {name: self._copy(weight.detach()) for name, weight in weights.items()}

@@ -115,6 +115,16 @@ def _problems(settings: Namespace) -> Iterator[tuple[str, str]]:
         yield from _name(key, settings.get(key), known())
     yield from _accelerator(settings.get("trainer.accelerator"))
     yield from _devices(settings.get("trainer.devices"), settings.get("trainer.accelerator"))
+    hook = settings.get("trainer.strategy.init_args.ddp_comm_hook")
+    if hook is not None and (_is_cpu(settings) or not CUDAAccelerator.is_available()):
+        yield (
+            "trainer.strategy.init_args.ddp_comm_hook",
+            "works on CUDA only: Lightning leaves it out elsewhere, without a word",
+        )
+
+
+def _is_cpu(settings: Namespace) -> bool:
+    return str(settings.get("trainer.accelerator")) == "cpu"
 
 
 def _leaves(tree: Any, key: str) -> Iterator[tuple[str, Any]]:
@@ -159,8 +169,17 @@ _NAMES: dict[str, Callable[[], Sequence[str]]] = {
     "trainer.accelerator": lambda: ["auto", "gpu", *AcceleratorRegistry.available_accelerators()],
     "trainer.gradient_clip_algorithm": lambda: ["norm", "value"],
     "trainer.profiler": lambda: ["simple", "advanced", "pytorch", "xla"],
-    "trainer.strategy": lambda: ["auto", *StrategyRegistry.available_strategies()],
+    "trainer.strategy": lambda: ["auto", *map(_shown, StrategyRegistry.available_strategies())],
 }
+
+
+def _shown(name: str) -> str:
+    """A strategy's name in the registry; that of its class if it differs only by capitals.
+
+    Lightning looks names up in lower case.
+    """
+    own: str = StrategyRegistry[name]["strategy"].__name__
+    return own if own.lower() == name else name
 
 
 def _name(key: str, value: Any, known: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import time
+import uuid
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -103,8 +104,6 @@ class Together:
         RuntimeError: If the others cannot be reached.
     """
 
-    _talks = 0  # in this process: each has its own keys in the store, which outlives it
-
     def __init__(self, place: Place | None) -> None:
         self.place = place
         self._said = 0
@@ -126,10 +125,10 @@ class Together:
             raise RuntimeError(
                 f"cannot reach the other processes at {place.address}:{place.port}: {reason}"
             ) from error
-        restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        prefix = f"lightning_optreg/{restart}/{Together._talks}"
-        self._store = dist.PrefixStore(prefix, server)  # type: ignore[attr-defined]  # public likewise
-        Together._talks += 1
+        self._server = dist.PrefixStore("lightning_optreg", server)  # type: ignore[attr-defined]  # likewise
+        self._store = self._server
+        prefix = self._meet(place)
+        self._store = dist.PrefixStore(prefix, self._server)  # type: ignore[attr-defined]  # likewise
 
     @property
     def rank(self) -> int:
@@ -141,6 +140,32 @@ class Together:
         if self.place is None:
             return platform.node()
         return f"{platform.node()} (node {self.place.node}, process {self.place.rank})"
+
+    def _meet(self, place: Place) -> str:
+        """Find those that are here now, and return a prefix of keys that nobody else uses.
+
+        The store outlives processes: torchrun starts them again beside what the dead ones have written, and
+        its count of restarts (TORCHELASTIC_RESTART_COUNT) may differ between nodes. So each process writes a
+        word of its own, the first one collects them into a list, and the list counts once every process has
+        found its present word there.
+        """
+        word = uuid.uuid4().hex
+        self._store.set(f"here/{place.rank}", word)
+        end = time.monotonic() + _PATIENCE.total_seconds()
+        while True:
+            if place.rank == 0:
+                here = [word, *(self._get(f"here/{rank}", rank).decode() for rank in range(1, place.size))]
+                self._store.set("list", json.dumps(here))
+            else:
+                here = json.loads(self._get("list", 0))
+            prefix = uuid.uuid5(uuid.NAMESPACE_OID, " ".join(here)).hex
+            if word in here:
+                self._store.set(f"{prefix}/found/{place.rank}", "")
+                if self._store.check([f"{prefix}/found/{rank}" for rank in range(place.size)]):
+                    return prefix
+            if time.monotonic() > end:
+                raise TimeoutError(f"the {place.size} processes did not find each other within {_PATIENCE}")
+            time.sleep(0.02)
 
     def gather(self, mine: Any) -> list[Any]:
         """Send a value to all processes and return everyone's, in the order of their ranks.

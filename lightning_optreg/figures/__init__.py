@@ -6,10 +6,12 @@ from lightning_optreg.figures.loss_slices import draw_line, draw_plane
 from lightning_optreg.figures.optimizer_paths import animate_surface, draw_surface
 from lightning_optreg.figures.ranking import draw_ranking
 from lightning_optreg.figures.runs import draw_runs, read_metric
+from lightning_optreg.figures.scaling import ScalingCurve, draw_scaling, draw_speedup, read_scaling
 from lightning_optreg.figures.study import Band, draw_bands, draw_sensitivity
 
 __all__ = [
     "Band",
+    "ScalingCurve",
     "animate_surface",
     "draw_bands",
     "draw_curves",
@@ -18,7 +20,10 @@ __all__ = [
     "draw_plane",
     "draw_ranking",
     "draw_runs",
+    "draw_scaling",
     "draw_sensitivity",
+    "draw_speedup",
     "draw_surface",
     "read_metric",
+    "read_scaling",
 ]

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["FlatMean", "broadcast_tensors"]
+__all__ = ["FlatMean", "broadcast_tensors", "copy_all", "distance_of", "share_buffers"]
 
 _BUCKET = 2**28  # bytes that are sent at once, so that no second copy of a large network is needed
 
@@ -75,3 +75,27 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
             bucket, size = [], 0
     if bucket:
         yield bucket
+
+
+@torch.no_grad()
+def copy_all(targets: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Copy values into tensors."""
+    if targets:
+        torch._foreach_copy_(list(targets), list(values))
+
+
+def share_buffers(buffers: Sequence[Tensor]) -> None:
+    """Give every process the mean of floating buffers, and process 0's values of others."""
+    floating = [each for each in buffers if each.is_floating_point() or each.is_complex()]
+    if floating:
+        # In float64 the mean of equal numbers is that number for any count, so constants stay as they are.
+        wide = None if floating[0].device.type == "mps" else torch.float64
+        copy_all(floating, FlatMean(floating, dtype=wide).wait())
+    broadcast_tensors([each for each in buffers if not (each.is_floating_point() or each.is_complex())])
+
+
+@torch.no_grad()
+def distance_of(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the L2 norm of all together, without waiting for the device."""
+    squares = torch.stack([norm.float() ** 2 for norm in torch._foreach_norm(list(tensors))])
+    return squares.sum().sqrt()

@@ -11,8 +11,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelPruning, StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
@@ -21,13 +20,13 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from lightning_optreg.strategies._flat import FlatMean, broadcast_tensors
+from lightning_optreg.strategies._common_weights import CommonWeights
+from lightning_optreg.strategies._flat import broadcast_tensors, copy_all, share_buffers
 from lightning_optreg.strategies._workers_state import collect_workers, worker_of
 from lightning_optreg.trainer.order_of_callbacks import put_first
-from lightning_optreg.trainer.queries import callbacks_of, is_logging_step
 from lightning_optreg.trainer.roles import OwnWeights
 
-__all__ = ["WAIT", "Clock", "OwnWeightsStrategy", "distance_of"]
+__all__ = ["WAIT", "Clock", "OwnWeightsStrategy"]
 
 WAIT = timedelta(minutes=30)
 """How long a process waits for the others, as in torch."""
@@ -85,7 +84,7 @@ class OwnWeightsStrategy(DDPStrategy, OwnWeights):
         )
         self.period = period
         self.bytes = 0
-        """What this process has handed to all-reduces of weights since the start of the fit."""
+        """What this process has handed to all-reduces of weights in this run, bytes."""
         self.distance: Tensor | None = None
         """Distance of this worker's weights from the common ones at the last exchange, L2."""
         self._clocks: dict[int, Clock] = {}
@@ -133,10 +132,10 @@ class OwnWeightsStrategy(DDPStrategy, OwnWeights):
     def setup_environment(self) -> None:
         super().setup_environment()
         # Before other callbacks, so that they see the common weights in a validation and at the end.
-        put_first(self._trainer, _CommonWeights(self))
+        put_first(self._its_trainer, CommonWeights(self))
 
     @property
-    def _trainer(self) -> Trainer:
+    def _its_trainer(self) -> Trainer:
         assert self.lightning_module is not None  # connected before anything else
         return self.lightning_module.trainer
 
@@ -163,15 +162,16 @@ class OwnWeightsStrategy(DDPStrategy, OwnWeights):
             )
         broadcast_tensors(tensors)
         self._fits = True
-        self.bytes = 0
         self._begin()
 
     def _begin(self) -> None:
         """Start from the common weights in the module, or go on with those of a checkpoint."""
-        self._clocks, self._own, self.distance = {}, None, None
+        self._clocks, self._own = {}, None
+        self.bytes, self.distance = 0, None
         loaded, self._loaded = self._loaded, None
         if loaded is None:
             return
+        self.bytes, self.distance = loaded["bytes"], loaded["distance"]
         named, buffers = self._named, self._buffers()
         for index, saved in loaded["clocks"].items():
             clock = self._clocks[index] = Clock(saved["steps"])
@@ -229,15 +229,15 @@ class OwnWeightsStrategy(DDPStrategy, OwnWeights):
         with torch.inference_mode(False), torch.no_grad():
             own = [(tensor, tensor.detach().clone()) for tensor in (*parameters, *buffers)]
             if parameters:
-                _copy(parameters, self.common(parameters))
-            _share_buffers(buffers)
+                copy_all(parameters, self.common(parameters))
+            share_buffers(buffers)
         self._own = own
 
     def put_own(self) -> None:
         """Put this worker's own weights back."""
         if self._own is not None:
             with torch.inference_mode(False), torch.no_grad():
-                _copy(*zip(*self._own, strict=True))
+                copy_all([tensor for tensor, _ in self._own], [own for _, own in self._own])
             self._own = None
 
     def end_in_failure(self) -> None:
@@ -247,7 +247,7 @@ class OwnWeightsStrategy(DDPStrategy, OwnWeights):
             parameters = list(dict.fromkeys(chain(*(clock.parameters for clock in self._clocks.values()))))
             self._own = [(each, each.detach().clone()) for each in (*parameters, *self._buffers().values())]
             with torch.no_grad():
-                _copy(parameters, self.common(parameters))
+                copy_all(parameters, self.common(parameters))
 
     def _buffers(self) -> dict[str, Tensor]:
         """The buffers that belong to the weights; others, such as caches, stay each worker's own."""
@@ -258,7 +258,7 @@ class OwnWeightsStrategy(DDPStrategy, OwnWeights):
     @override
     def on_validation_end(self) -> None:
         super().on_validation_end()
-        if self._trainer.state.fn == TrainerFn.FITTING:
+        if self._its_trainer.state.fn == TrainerFn.FITTING:
             self.put_own()
 
     @override
@@ -303,6 +303,7 @@ class OwnWeightsStrategy(DDPStrategy, OwnWeights):
         trained = {name for clock in self._clocks.values() for names in clock.joined for name in names}
         weights = {name: each for name, each in self._named.items() if name in trained}
         mine = {
+            "distance": self.distance,
             "weights": {name: own.get(id(each), each) for name, each in weights.items()},
             "buffers": {name: own.get(id(each), each) for name, each in self._buffers().items()},
             "checkpoint": {name: checkpoint[name] for name in self._parts_of_a_rank if name in checkpoint},
@@ -319,7 +320,8 @@ class OwnWeightsStrategy(DDPStrategy, OwnWeights):
             "strategy": type(self).__name__,
             "count": self.world_size,
             "clocks": clocks,
-            **collect_workers(self._trainer, mine),
+            "bytes": self.bytes,
+            **collect_workers(self._its_trainer, mine),
         }
 
     @property
@@ -332,7 +334,7 @@ class OwnWeightsStrategy(DDPStrategy, OwnWeights):
         checkpoint = super().load_checkpoint(checkpoint_path, weights_only)
         workers = checkpoint.pop(_WORKERS, None)
         self._loaded = None
-        if workers is None or self._trainer.state.fn != TrainerFn.FITTING:
+        if workers is None or self._its_trainer.state.fn != TrainerFn.FITTING:
             return checkpoint
         name, count = type(self).__name__, self.world_size
         if (workers["strategy"], workers["count"]) != (name, count):
@@ -344,7 +346,7 @@ class OwnWeightsStrategy(DDPStrategy, OwnWeights):
             return checkpoint
         mine = worker_of(workers, self.global_rank)
         checkpoint.update(mine["checkpoint"])
-        self._loaded = {**mine, "clocks": workers["clocks"]}
+        self._loaded = {**mine, "clocks": workers["clocks"], "bytes": workers["bytes"]}
         return checkpoint
 
     @override
@@ -352,76 +354,3 @@ class OwnWeightsStrategy(DDPStrategy, OwnWeights):
         super().load_model_state_dict(checkpoint, strict)
         if self._fits:  # back to an earlier moment of this fit, as LearningRateFinder goes
             self._begin()
-
-
-class _CommonWeights(Callback):
-    """Exchanges weights in the module before other callbacks see it, and logs."""
-
-    def __init__(self, strategy: OwnWeightsStrategy) -> None:
-        self._strategy = strategy
-
-    @override
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage != "fit":
-            return
-        name = type(self._strategy).__name__
-        for callback in callbacks_of(trainer):
-            for kind, does in _REFUSED.items():
-                if isinstance(callback, kind):
-                    raise MisconfigurationException(
-                        f"{name}: its workers have weights of their own, but {type(callback).__name__} "
-                        f"{does}; remove one of the two"
-                    )
-        self._strategy.check(trainer)
-
-    @override
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == TrainerFn.FITTING:
-            self._strategy.put_common()
-
-    @override
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if self._strategy.distance is not None and is_logging_step(trainer):
-            path = f"optreg/{self._strategy.log_name}"
-            pl_module.log(f"{path}/distance", self._strategy.distance, batch_size=1)
-            pl_module.log(f"{path}/bytes", float(self._strategy.bytes), batch_size=1)
-
-    @override
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._strategy.put_common()
-
-    @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._strategy.end_in_failure()
-
-
-_REFUSED: dict[type[Callback], str] = {
-    WeightAveraging: "averages those of each by themselves",
-    StochasticWeightAveraging: "averages those of each by themselves",
-    ModelPruning: "chooses in each by itself what to prune",
-}
-
-
-@torch.no_grad()
-def _copy(targets: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    if targets:
-        torch._foreach_copy_(list(targets), list(values))
-
-
-def _share_buffers(buffers: Sequence[Tensor]) -> None:
-    """Give every process the mean of floating buffers, and process 0's values of others."""
-    floating = [each for each in buffers if each.is_floating_point() or each.is_complex()]
-    if floating:
-        # In float64 the mean of equal numbers is that number for any count, so constants stay as they are.
-        wide = None if floating[0].device.type == "mps" else torch.float64
-        _copy(floating, FlatMean(floating, dtype=wide).wait())
-    broadcast_tensors([each for each in buffers if not (each.is_floating_point() or each.is_complex())])
-
-
-@torch.no_grad()
-def distance_of(tensors: Sequence[Tensor]) -> Tensor:
-    """Return the L2 norm of all together, without waiting for the device."""
-    squares = torch.stack([norm.float() ** 2 for norm in torch._foreach_norm(list(tensors))])
-    return squares.sum().sqrt()

@@ -156,7 +156,7 @@ class Placement:
             dist.recv(value, src=owner)
         if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
             value = value.contiguous(memory_format=torch.channels_last)
-        return value.cpu()
+        return value.clone() if value.is_cpu else value.cpu()  # torch still holds what it has received
 
 
 def _on_cpu(value: Any) -> Any:

@@ -184,8 +184,8 @@ class _Values:
                 self._known[node] = self._compute(net, node)
                 self.seconds[node] = time.perf_counter() - begin
             if node is wanted:
-                return self._known[node]
-        return None
+                break
+        return None if wanted is None else self._known[wanted]
 
     def _compute(self, net: nn.Module, node: fx.Node) -> Any:
         args = fx.node.map_arg(node.args, self._known.__getitem__)

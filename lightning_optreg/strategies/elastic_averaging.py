@@ -15,8 +15,8 @@ from typing_extensions import override
 from lightning_optreg._checks import check_range
 from lightning_optreg.optimizers import NAG
 from lightning_optreg.parallel.elastic import elastic_difference, move_centre, pull_worker
-from lightning_optreg.strategies._flat import FlatMean, broadcast_tensors
-from lightning_optreg.strategies._own_weights import WAIT, Clock, OwnWeightsStrategy, distance_of
+from lightning_optreg.strategies._flat import FlatMean, broadcast_tensors, distance_of
+from lightning_optreg.strategies._own_weights import WAIT, Clock, OwnWeightsStrategy
 
 __all__ = ["ElasticAveraging"]
 

@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from lightning_optreg.parallel.local_sgd import outer_gradient, outer_step
-from lightning_optreg.strategies._flat import FlatMean, broadcast_tensors
-from lightning_optreg.strategies._own_weights import WAIT, Clock, OwnWeightsStrategy, distance_of
+from lightning_optreg.strategies._flat import FlatMean, broadcast_tensors, distance_of
+from lightning_optreg.strategies._own_weights import WAIT, Clock, OwnWeightsStrategy
 
 __all__ = ["LocalSGD"]
 

@@ -57,9 +57,9 @@ class Nodes:
     def __exit__(self, *_: object) -> None:
         for name in self.names:
             with contextlib.suppress(subprocess.CalledProcessError):  # never made
-                for pid in _ip("netns", "pids", name).split():
+                for pid in map(int, _ip("netns", "pids", name).split()):
                     with contextlib.suppress(ProcessLookupError):
-                        os.kill(int(pid), 9)
+                        os.kill(pid, 9)
                 _ip("netns", "delete", name)
 
     def start(
@@ -85,6 +85,21 @@ class Nodes:
             **more,  # type: ignore[call-overload]
         )
 
+    def program(self, node: int, arguments: Sequence[str], **more: object) -> "subprocess.Popen[str]":
+        """Start `python -m lightning_optreg` on a node.
+
+        Args:
+            node: Its number, 0 or 1.
+            arguments: Those of the program.
+            more: For `start`.
+        """
+        command = [sys.executable, "-m", "lightning_optreg", *arguments]
+        return self.start(node, command, **more)  # type: ignore[arg-type]
+
+    def processes(self, node: int) -> list[int]:
+        """Return the process ids of all that runs on a node."""
+        return [int(pid) for pid in _ip("netns", "pids", self.names[node]).split()]
+
     def torchrun(
         self, arguments: Sequence[str], *, processes: int = 1, restarts: int = 0, **more: object
     ) -> "list[subprocess.Popen[str]]":
@@ -96,14 +111,16 @@ class Nodes:
             restarts: How often all of them are started again if one fails.
             more: For `start`.
         """
+        meeting = [f"--rdzv_endpoint={self.addresses[0]}:{_PORT}", "--rdzv_backend=c10d", "--rdzv_id=nodes"]
+        program = ["-m", "lightning_optreg", *arguments]
         return [
             self.start(
                 node,
                 [
-                    *(sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node_rank={node}"),
-                    *(f"--nproc_per_node={processes}", f"--max_restarts={restarts}"),
-                    *(f"--master_addr={self.addresses[0]}", f"--master_port={_PORT}"),
-                    *("-m", "lightning_optreg", *arguments),
+                    *(sys.executable, "-m", "torch.distributed.run", "--nnodes=2", *meeting),
+                    # Otherwise both would go by the name of the machine, which is the same.
+                    *(f"--local_addr={self.addresses[node]}", f"--rdzv_conf=is_host={int(node == 0)}"),
+                    *(f"--nproc_per_node={processes}", f"--max_restarts={restarts}", *program),
                 ],
                 **more,  # type: ignore[arg-type]
             )

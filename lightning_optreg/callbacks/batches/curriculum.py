@@ -23,7 +23,7 @@ from lightning_optreg.data.curriculum import Pacing, PacingName, RankingOrder, e
 from lightning_optreg.data.loader import BatchLoader
 from lightning_optreg.data.scores import read_scores
 from lightning_optreg.trainer.queries import is_logging_step
-from lightning_optreg.trainer.refusals import refuse_sharding
+from lightning_optreg.trainer.refusals import refuse_own_weights, refuse_sharding, refuse_steps_elsewhere
 
 __all__ = ["Curriculum", "Scoring"]
 
@@ -91,7 +91,8 @@ class Curriculum(OfAKind, LetsGo):
         TypeError: If balanced is not a bool, or seed is not an integer.
         MisconfigurationException: Before the first step, if the loader's order can't be set, or it must not
             shuffle (`NoiseFree`, `FullBatch`), if the run has no end, the reference is of another network,
-            the images can't be scored, or the strategy shards parameters.
+            the images can't be scored, or the strategy shards parameters, gives each worker weights of its
+            own, of which the scores would be, or makes steps on servers.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -174,6 +175,10 @@ class Curriculum(OfAKind, LetsGo):
     def _asks_network(self) -> bool:
         return self.scoring != "file" and self.order != "random"
 
+    @property
+    def _asks_current(self) -> bool:
+        return self._asks_network and self.reference is None
+
     @override
     def state_dict(self) -> dict[str, Any]:
         """Return the scores, the epoch of the scoring, and when all images will be in the pool."""
@@ -190,6 +195,16 @@ class Curriculum(OfAKind, LetsGo):
         """Refuse unsupported setups, and continue in the middle of an epoch, for which there is no hook."""
         if self._asks_network:
             refuse_sharding(trainer, "Curriculum", "so no network is asked for scores; give a file of scores")
+        if self._asks_current:
+            refuse_own_weights(
+                trainer, "Curriculum", "so images have no common score; give a reference or a file of scores"
+            )
+            refuse_steps_elsewhere(
+                trainer,
+                "Curriculum",
+                "and workers fetch at different times, so images have no common score; give a reference or a "
+                "file of scores",
+            )
         loader = told_loader(trainer, "Curriculum")
         if self._full_at_batch == 0.0:
             self._full_at_batch = self.full_at * batches_of_run(trainer, "Curriculum")
@@ -211,8 +226,7 @@ class Curriculum(OfAKind, LetsGo):
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loader: Any = trainer.train_dataloader
         epoch = trainer.current_epoch
-        current = self._asks_network and self.reference is None
-        due = current and epoch % self.rescore_every == 0 and epoch != self._scored
+        due = self._asks_current and epoch % self.rescore_every == 0 and epoch != self._scored
         if self._values is None or due:
             self._values, self._scored = self._score(trainer, pl_module, loader), epoch
         self._tell(trainer, loader)

@@ -208,7 +208,7 @@ class EarlyStopping(OfAKind, lightning_callbacks.EarlyStopping):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Copy the validated weights, if something may change them before the check."""
         if self.restore_best and not self._should_skip_check(trainer):
-            self._validated.begin(trainer, pl_module)
+            self._validated.begin(trainer)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -241,7 +241,7 @@ class EarlyStopping(OfAKind, lightning_callbacks.EarlyStopping):
             if self.stopping_reason == EarlyStoppingReason.STOPPING_THRESHOLD:
                 self.best_score = current  # Lightning doesn't update it
             if self.restore_best:
-                self._weights = self._validated.take(trainer.lightning_module)
+                self._weights = self._validated.take(trainer)
         lowest = self._monitored.best
         if math.isfinite(value) and lowest is not None:
             train_error = self._train_error(trainer, lowest)

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from lightning_optreg._nearest import nearest
 
-__all__ = ["METHODS", "STEPS", "NamedOptimizer", "known_optimizers", "read_optimizer"]
+__all__ = ["METHODS", "STEPS", "NamedOptimizer", "known_optimizers", "read_call", "read_optimizer"]
 
 METHODS = ("SGD", "Momentum", "NAG", "Adagrad", "Adadelta", "RMSprop", "Adam")
 """The lecture's methods, which a picture shows unless others are named."""
@@ -82,7 +82,7 @@ def read_optimizer(text: str, surface: str) -> NamedOptimizer:
     Raises:
         ValueError: If there is no such class, or it has no such option, or a value is not a literal.
     """
-    name, given = _parse(text)
+    name, given = read_call(text, "optimizer")
     known = known_optimizers()
     by_lower_case = {other.lower(): other for other in known}
     found = by_lower_case.get(name.lower())
@@ -121,20 +121,40 @@ def known_optimizers() -> dict[str, Callable[..., Optimizer]]:
     return dict(sorted(known.items(), key=lambda item: item[0].lower()))
 
 
-def _parse(text: str) -> tuple[str, dict[str, Any]]:
-    """Name and options."""
+def read_call(text: str, what: str, *, bare: bool = False) -> tuple[str, dict[str, Any]]:
+    """Read a name and its options; nothing is evaluated.
+
+    Args:
+        text: `NAME`, `NAME:key=value,...` or `NAME(key=value, ...)`; values are Python literals.
+        what: What it is, for the message.
+        bare: Whether a value may also be a name, which is taken as a string.
+
+    Raises:
+        ValueError: If it cannot be read.
+
+    Example:
+        >>> read_call("Adam:lr=0.1,betas=(0.9, 0.99)", "optimizer")
+        ('Adam', {'lr': 0.1, 'betas': (0.9, 0.99)})
+        >>> read_call("Downpour:optimizer=Adagrad", "method", bare=True)
+        ('Downpour', {'optimizer': 'Adagrad'})
+    """
     name, colon, options = text.partition(":") if "(" not in text.partition(":")[0] else (text, "", "")
     try:
         tree = ast.parse(f"{name}({options})" if colon else text.strip(), mode="eval").body
         if isinstance(tree, ast.Name):
             return tree.id, {}
         if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and not tree.args:
-            given = {word.arg: ast.literal_eval(word.value) for word in tree.keywords}
+            given = {
+                word.arg: word.value.id
+                if bare and isinstance(word.value, ast.Name)
+                else ast.literal_eval(word.value)
+                for word in tree.keywords
+            }
             if None not in given:  # that would be **options
                 return tree.func.id, {str(key): value for key, value in given.items()}
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         pass  # raised by ast for text that is not an expression or a literal
-    raise ValueError(f"cannot read the optimizer {text!r}; write NAME or NAME:lr=0.1,momentum=0.9")
+    raise ValueError(f"cannot read the {what} {text!r}; write NAME or NAME:lr=0.1,momentum=0.9")
 
 
 def _rate(name: str, surface: str) -> float | None:
