@@ -81,8 +81,8 @@ class Pipe:
         self._device, self._context, self._microbatches = device, context, microbatches
         self._schedule = Schedule1F1B if schedule == "1F1B" else ScheduleGPipe
         self._rank, self._last = dist.get_rank(), dist.get_world_size() - 1
-        parts = {True: stages.training, False: stages.evaluation}
-        self._modules = {mode: _InContext(part[self._rank], context) for mode, part in parts.items()}
+        modes = {True: stages.training, False: stages.evaluation}
+        self._parts = {mode: _InContext(parts[self._rank], context) for mode, parts in modes.items()}
         self._runs: dict[Any, Run] = {}
         self._loss: Callable[[Tensor, Tensor], Tensor] | None = None
         self._weight = 1.0
@@ -170,7 +170,7 @@ class Pipe:
         return self._runs[key]
 
     def _make_run(self, x: Meta, count: int, training: bool, backward: bool) -> Run:
-        module = self._modules[training]
+        module = self._parts[training]
         inputs, outputs = self._agree_on_shapes(x, module, backward)
         stage = PipelineStage(
             module,

@@ -31,6 +31,7 @@ from lightning_optreg.trainer.queries import callbacks_of, has_gradient_scaler
 from lightning_optreg.trainer.refusals import (
     refuse_manual_optimization,
     refuse_own_weights,
+    refuse_split_network,
     refuse_steps_elsewhere,
 )
 
@@ -103,6 +104,7 @@ class FullBatch(NoiseFree, LetsGo):
         refuse_manual_optimization(
             pl_module, "FullBatch", "since it makes the closure that the optimizer gets"
         )
+        refuse_split_network(trainer, "FullBatch", "so no process can compute the gradient of the whole set")
         refuse_own_weights(
             trainer, "FullBatch", "so the whole set has no one loss and gradient; use ddp, or one process"
         )

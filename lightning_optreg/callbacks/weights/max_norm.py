@@ -132,7 +132,7 @@ class MaxNorm(OfAKind, LetsGo):
         ValueError: If max_norm is not above 0.
         TypeError: If names or types are not lists of strings.
         MisconfigurationException: Before the first step, if no parameter is chosen, including frozen ones, if
-            a named one has a single dimension, or if the strategy shards parameters or
+            a named one has a single dimension, or if the strategy shards parameters, splits the network or
             makes steps on servers.
 
     Example:
@@ -160,7 +160,7 @@ class MaxNorm(OfAKind, LetsGo):
         self._chosen = None
         if self.max_norm == inf:
             return
-        refuse_sharding(trainer, "MaxNorm", "so no process knows a unit's norm")
+        refuse_sharding(trainer, "MaxNorm", "so no process knows all units' norms")
         refuse_steps_elsewhere(
             trainer, "MaxNorm", "so what is projected here does not reach them; use weight decay"
         )
