@@ -161,7 +161,7 @@ class Lead:
     def _all_done(self) -> bool:
         if self.board.total() > self._seen:
             self._catch_up()
-        return min(self.board.epochs[1:]) > self.trainer.current_epoch
+        return all(done > self.trainer.current_epoch for done in self.board.epochs[1:])
 
     def _catch_up(self) -> None:
         """Count and save what is due while worker 0 waits."""
