@@ -15,6 +15,7 @@ from lightning_optreg.analysis._synchronous import run_synchronous
 from lightning_optreg.analysis.parallel_methods import (
     MakeOptimizer,
     ParallelMethod,
+    SimulatedDDP,
     SimulatedDownpour,
     SimulatedElasticAveraging,
     SimulatedHogwild,
@@ -23,8 +24,6 @@ from lightning_optreg.analysis.speeds import Clocks, Interconnect, Latencies, St
 from lightning_optreg.analysis.workload import Workload
 
 __all__ = ["Moment", "ScalingRun", "simulate"]
-
-_MANY = 4  # workers from which computing their gradients at once is faster
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,8 @@ def simulate(
         measurements: How many times loss and accuracy are measured after the start, at least 1. Default: 40.
         vectorize: Whether to compute many workers' gradients, and for optimizers of torch that treat
             every element by itself also their steps, at once; that differs from one after the other by
-            rounding, which is what False does. None: from 4 workers on, where it is faster.
+            rounding, which is what False does. None: where it is faster: from 4 workers
+            on, under `SimulatedDDP` from 2.
 
     Returns:
         Accuracy over time and traffic, and what the workers did meanwhile.
@@ -146,6 +146,7 @@ def simulate(
         raise ValueError(
             f"simulate: images must be at least a batch for each worker, {workers * batch_size}, got {images}"
         )
+    many = 2 if isinstance(method, SimulatedDDP) else 4  # from where it is faster
     wires = Interconnect() if wires is None else wires
     job = Job(
         workload=workload,
@@ -157,7 +158,7 @@ def simulate(
         wires=wires,
         latencies=Latencies(wires, seed),
         seed=seed,
-        vectorize=workers >= _MANY if vectorize is None else vectorize,
+        vectorize=workers >= many if vectorize is None else vectorize,
         ledger=Ledger(workload, workers, images, measurements),
     )
     asynchronous = isinstance(method, SimulatedHogwild | SimulatedDownpour) or (

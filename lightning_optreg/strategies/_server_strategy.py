@@ -32,6 +32,7 @@ from lightning_optreg.strategies._pushing import stepping
 from lightning_optreg.strategies._ray_cluster import ray_for
 from lightning_optreg.strategies._ray_crew import Crew, ServerDiedError
 from lightning_optreg.strategies._ray_launcher import Launched, RayLauncher
+from lightning_optreg.strategies._server_refusals import refuse_callbacks
 from lightning_optreg.strategies._worker import StepCount, length_for_all
 from lightning_optreg.trainer.order_of_callbacks import put_first
 from lightning_optreg.trainer.queries import callbacks_of, is_logging_step, validates_in_fit
@@ -176,6 +177,19 @@ class ServerStrategy(Asynchronous, Launched, ParallelStrategy):
         return 0
 
     @property
+    def num_nodes(self) -> int:
+        """1, as Ray knows the nodes."""
+        return 1
+
+    @num_nodes.setter
+    def num_nodes(self, num_nodes: int) -> None:
+        if num_nodes != 1:
+            raise MisconfigurationException(
+                f"{self.name}: Ray knows the nodes, so num_nodes must be 1, got {num_nodes}; set workers to "
+                "the number of workers on all nodes"
+            )
+
+    @property
     @override
     def world_size(self) -> int:
         """1: no step waits for the others, and takes the batches of one worker."""
@@ -225,12 +239,8 @@ class ServerStrategy(Asynchronous, Launched, ParallelStrategy):
         super().setup_environment()
         module = self.lightning_module
         assert module is not None
-        if module.trainer.num_nodes > 1:
-            raise MisconfigurationException(
-                f"{self.name}: Ray knows the nodes, so num_nodes must be 1, got {module.trainer.num_nodes}; "
-                "set workers to the number of workers on all nodes"
-            )
         if module.trainer.state.fn == TrainerFn.FITTING:
+            refuse_callbacks(self.name, module.trainer)
             put_first(module.trainer, self._hooks)
 
     @override
@@ -257,8 +267,6 @@ class ServerStrategy(Asynchronous, Launched, ParallelStrategy):
             )
         self.positions = deal(self.parameters, self.shards)
         self.packings = [Packing([self.parameters[i] for i in positions]) for positions in self.positions]
-        if self.number == 0:
-            self._start_cluster()
 
     def check_optimizer(self, trainer: Trainer, optimizer: Optimizer) -> None:
         """Refuse an optimizer that can't work here."""
@@ -291,6 +299,7 @@ class ServerStrategy(Asynchronous, Launched, ParallelStrategy):
         saved: dict[str, Any] = {}
         self._twin = stepping(optimizer, self._step)
         if self.number == 0:
+            self._start_cluster()  # only now, when all refusals are over
             saved, self._saved = self._saved or self._first_ledger(trainer), None
             if saved["workers"] != self.workers:
                 saved = {**saved, "ledger": {**saved["ledger"], "places": {}}}
@@ -367,8 +376,9 @@ class ServerStrategy(Asynchronous, Launched, ParallelStrategy):
         settings = None
         if self.number == 0:
             now = settings_of(self.optimizers[0])
-            if now != self._settings:
-                settings = self._settings = now
+            known = len(self._settings or now)  # a group that was added is refused in the next step
+            if now[:known] != self._settings:
+                settings = self._settings = now[:known]
         place = place_of(trainer) if moved else None
         sent, self._sent = self._sent, 0
         steps = self.count.own_steps() + in_step

@@ -4,6 +4,7 @@ Worker 0 has the user's trainer: it validates, saves, logs and decides when the 
 same `trainer.fit` without that.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import ceil, isinf
@@ -143,8 +144,11 @@ class StepCount:
             if config.interval != "step" or config.reduce_on_plateau:
                 continue
             due = self._not_scheduled.get(number, 0) + others
-            for _ in range(due // config.frequency):
-                module.lr_scheduler_step(config.scheduler, None)
+            with warnings.catch_warnings():
+                # The steps of others may come before this worker's first.
+                warnings.filterwarnings("ignore", r"Detected call of `lr_scheduler\.step\(\)` before")
+                for _ in range(due // config.frequency):
+                    module.lr_scheduler_step(config.scheduler, None)
             self._not_scheduled[number] = due % config.frequency
 
 

@@ -26,13 +26,14 @@ from lightning_optreg.strategies._pushing import let_schedules_begin
 from lightning_optreg.strategies._server_strategy import ServerStrategy
 from lightning_optreg.trainer.noise_left import compares_losses
 from lightning_optreg.trainer.refusals import refuse_fused_under_scaler
+from lightning_optreg.trainer.roles import StepsElsewhere
 
 __all__ = ["Downpour"]
 
 _LAG = 2  # pushes without a fetch that may be under way
 
 
-class Downpour(ServerStrategy):
+class Downpour(StepsElsewhere, ServerStrategy):
     """Asynchronous training with a parameter server on Ray: workers push gradients and fetch parameters.
 
     A server has the parameters theta and the optimizer: the one that the module configures, any of torch's or
@@ -134,7 +135,12 @@ class Downpour(ServerStrategy):
                 f"Downpour: {name} evaluates the loss several times in a step, and servers have no loss: "
                 "use a first-order optimizer"
             )
-        if self.shards > 1 and isinstance(optimizer, SWATS):
+        restart = optimizer.param_groups[0].get("restart")
+        if restart == "function":
+            raise MisconfigurationException(
+                f"Downpour: {name} starts over by the loss, and servers have none: set restart to gradient"
+            )
+        if self.shards > 1 and (restart is not None or isinstance(optimizer, SWATS)):
             raise MisconfigurationException(
                 f"Downpour: {name} decides over all parameters together, and {self.shards} servers have a "
                 "part each: set shards=1"

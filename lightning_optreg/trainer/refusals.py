@@ -4,7 +4,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 
 from lightning_optreg.trainer.queries import has_gradient_scaler, is_fused, shards_parameters
-from lightning_optreg.trainer.roles import OwnWeights, SplitsNetwork
+from lightning_optreg.trainer.roles import OwnWeights, SplitsNetwork, StepsElsewhere
 
 __all__ = [
     "refuse_barebones",
@@ -13,6 +13,7 @@ __all__ = [
     "refuse_own_weights",
     "refuse_sharding",
     "refuse_split_network",
+    "refuse_steps_elsewhere",
 ]
 
 
@@ -83,6 +84,23 @@ def refuse_own_weights(trainer: Trainer, owner: str, reason: str) -> None:
     if isinstance(trainer.strategy, OwnWeights):
         raise MisconfigurationException(
             f"{owner}: the workers of {type(trainer.strategy).__name__} have weights of their own, {reason}"
+        )
+
+
+def refuse_steps_elsewhere(trainer: Trainer, owner: str, reason: str) -> None:
+    """Refuse strategies whose servers make the optimizer's steps.
+
+    Args:
+        trainer: The trainer.
+        owner: Name of the calling class, for the error.
+        reason: The end of the sentence that begins "the servers of Downpour make the optimizer's steps, ".
+
+    Raises:
+        MisconfigurationException: If the strategy is one of these.
+    """
+    if isinstance(trainer.strategy, StepsElsewhere):
+        raise MisconfigurationException(
+            f"{owner}: the servers of {type(trainer.strategy).__name__} make the optimizer's steps, {reason}"
         )
 
 

@@ -13,6 +13,7 @@ __all__ = [
     "OwnWeights",
     "ResetsOptimizers",
     "SplitsNetwork",
+    "StepsElsewhere",
     "TurnsNoiseOff",
 ]
 
@@ -44,6 +45,10 @@ class ResetsOptimizers:
 
 class SplitsNetwork:
     """Base of strategies whose processes each have a part of the network, the rest on the meta device."""
+
+
+class StepsElsewhere:
+    """Base of strategies whose servers make the optimizer's steps: changes of weights here do not last."""
 
 
 class TurnsNoiseOff:

@@ -151,6 +151,7 @@ def _wrote(folder: Path, worker: int) -> bool:
     return (folder / f"worker{worker}.txt").exists()
 
 
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
 def test_resumed_workers_go_on_where_they_were(tmp_path: Path) -> None:
     saving = ModelCheckpoint(tmp_path / "saved", "{step}", every_n_train_steps=15, save_top_k=-1)
     first = trainer_of(tmp_path, callbacks=[saving], enable_checkpointing=True)
