@@ -1,8 +1,7 @@
 """Where exceptions become messages: what a user can fix is one line, a bug keeps its traceback.
 
-Mistakes of configuration end with status 2, failures of a run (no space, a file that vanished) with 1, an
-interrupt with 130 and SIGTERM with 143, as shells count. `LIGHTNING_OPTREG_TRACEBACK=1` shows every
-traceback.
+Mistakes of configuration end with status 2, failures of a run (no space, a dead worker) with 1, an interrupt
+with 130 and SIGTERM with 143, as shells count. `LIGHTNING_OPTREG_TRACEBACK=1` shows every traceback.
 
 A ValueError, TypeError or RuntimeError is a message if this package or Lightning raised it on purpose, or if
 it came up before the first training step: then a constructor refused a setting, or Lightning's sanity check
@@ -37,6 +36,7 @@ _STEPS = {"training_step", "validation_step", "test_step", "predict_step", "back
 # Private in Lightning 2.6: the trainer's method that validates two batches before training.
 _SANITY_CHECK = "_run_sanity_check"
 _OPTIMIZERS = Path(torch.optim.__file__).parent
+_STRATEGIES = str(Path(str(lightning_optreg.__file__)).parent / "strategies") + os.sep
 _OURS = tuple(str(Path(str(package.__file__)).parent) + os.sep for package in (lightning_optreg, lightning))
 
 
@@ -96,7 +96,7 @@ def run_guarded(command: Callable[[], object]) -> int:
             return _say(f"a file cannot be read: {why_unreadable(error)}", 2)
         if _is_bug(error):
             raise
-        return _say(f"{_part(error)}{boil_down(str(error))}", 2)
+        return _say(f"{_part(error)}{boil_down(str(error))}", 1 if _is_lost_worker(error) else 2)
     return 0
 
 
@@ -129,6 +129,12 @@ def _raised_on_purpose(error: Exception) -> bool:
         place = place.tb_next
     # From the byte code: the source's text need not be there.
     return place is not None and place.tb_frame.f_code.co_code[place.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+
+
+def _is_lost_worker(error: Exception) -> bool:
+    """Return whether a strategy says that a worker or a server has failed."""
+    file = traceback.extract_tb(error.__traceback__)[-1].filename
+    return isinstance(error, RuntimeError) and file.startswith(_STRATEGIES)
 
 
 def _part(error: Exception) -> str:
@@ -168,6 +174,7 @@ _EXTRAS = {
     "plotly": "report",
     "scipy": "report",
     "jinja2": "report",
+    "ray": "cluster",
 }
 
 

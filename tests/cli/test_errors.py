@@ -4,6 +4,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from lightning_utilities.core.imports import RequirementCache
 from torch import nn
 from torch.multiprocessing.spawn import ProcessExitedException
 
+import lightning_optreg
 from lightning_optreg.__main__ import main
 from lightning_optreg.cli.errors import run_guarded
 from lightning_optreg.nets import ResNet
@@ -59,6 +61,16 @@ def test_a_message_and_a_status(
     assert err.startswith("error: ")
     assert message in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("kind", "status"), [("RuntimeError", 1), ("ValueError", 2)])
+def test_a_dead_worker_is_no_mistake(kind: str, status: int, capsys: pytest.CaptureFixture[str]) -> None:
+    file = Path(str(lightning_optreg.__file__)).parent / "strategies" / "any.py"
+    code = compile(f"def fails(): raise {kind}('Hogwild: worker 1 was killed')", str(file), "exec")
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert run_guarded(names["fails"]) == status
+    assert capsys.readouterr().err == "error: Hogwild: worker 1 was killed\n"
 
 
 @pytest.mark.parametrize(
