@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -27,13 +27,18 @@ def ddp() -> DDPStrategy:
     return DDPStrategy(process_group_backend="gloo", timeout=timedelta(seconds=120))
 
 
-def in_processes(count: int, function: Callable[..., None], *args: Any) -> None:
-    """Call `function(rank, *args)` in each of `count` processes at once, and wait until they end."""
+def in_processes(
+    count: int, function: Callable[..., None], *args: Any, start_method: Literal["spawn", "fork"] = "spawn"
+) -> None:
+    """Call `function(rank, *args)` in each of `count` processes at once, and wait until they end.
+
+    With `fork` they start at once, with all that the tests have imported.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     torch.multiprocessing.start_processes(
-        _begin, args=(count, port, function, args), nprocs=count, start_method="spawn"
+        _begin, args=(count, port, function, args), nprocs=count, start_method=start_method
     )
 
 

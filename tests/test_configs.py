@@ -239,16 +239,32 @@ FAST = (
     "compile",
     "curriculum",
     "ema",
+    "hogwild",
     "label_smoothing",
     "lbfgs",
+    "local_sgd",
     "lr_finder",
     "no_decay",
+    "pipeline",
     "random_erasing",
     "snapshot_ensemble",
     "swa",
     "tensorboard",
     "wandb",
 )
+
+
+# Methods that start processes, in the way that is quickest.
+FORK = ["--trainer.strategy.start_method=fork"]
+IN_PROCESSES = {
+    "async_elastic_averaging": [],
+    "diloco": FORK,
+    "downpour": [],
+    "elastic_averaging": FORK,
+    "hogwild": [],
+    "local_sgd": FORK,
+    "pipeline": FORK,
+}
 
 
 @pytest.mark.parametrize(
@@ -268,6 +284,8 @@ def test_a_method_is_laid_over_a_recipe(
     command = ["fit", "--config", str(base), *files, *quick["fashion_mnist"]]
     if base.stem == "resnet20":
         command += ["--model.net.depth=8"]
+    if method.stem in IN_PROCESSES:
+        command += ["--oversubscribe=true", *IN_PROCESSES[method.stem]]
     if method.stem == "compile":  # which takes a minute: building is enough
         command += ["--trainer.limit_train_batches=0", "--trainer.limit_val_batches=0"]
     if method.stem == "snapshot_ensemble":  # as many steps as cycles at least

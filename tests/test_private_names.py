@@ -68,6 +68,12 @@ USES = (
         "a key of a checkpoint's hyperparameters",
     ),
     Use(
+        "_compiled_call_impl",
+        ("strategies/pipeline.py",),
+        "torch 2.14",
+        "whether a module was compiled in place",
+    ),
+    Use(
         "_combined_loader",
         ("callbacks/resume/_loaders_resumed.py",),
         "Lightning 2.6",
@@ -117,6 +123,7 @@ USES = (
         "torch 2.14",
         "what `get_last_lr` returns",
     ),
+    Use("_layer_sync", ("strategies/pipeline.py",), "Lightning 2.6", "the Trainer's `sync_batchnorm`"),
     Use(
         "_log_info", ("callbacks/steps/early_stopping.py",), "Lightning 2.6", "how the base says why it stops"
     ),

@@ -15,6 +15,7 @@ __all__ = [
     "config_files",
     "file_of",
     "is_given",
+    "mentions",
     "names_class",
     "options",
     "plain_key",
@@ -93,6 +94,25 @@ def chosen(argv: Sequence[str], key: str) -> str | None:
         if isinstance(part, str):
             return part
     return found
+
+
+def mentions(argv: Sequence[str], word: str) -> bool:
+    """Return whether a word is in a command line or its configuration files, wherever, or could be.
+
+    It could be where a file gives another file in the place of a section.
+
+    Example:
+        >>> mentions(["fit", "--trainer.strategy=ddp"], "strategy"), mentions(["fit"], "strategy")
+        (True, False)
+    """
+    trees = [tree_of(path) for path in config_files(argv)]
+    parts = [part for tree in trees if isinstance(tree, dict) for part in (tree, *tree.values())]
+    sections = [part.get("trainer") for part in parts if isinstance(part, dict)]
+    return (
+        any(word in each for each in argv)
+        or any(word in str(tree) for tree in trees)
+        or any(isinstance(section, str) for section in sections)
+    )
 
 
 def tree_of(path: str) -> Any:

@@ -17,20 +17,19 @@ from typing_extensions import override
 
 # so that configurations name them by their bare names
 import lightning_optreg.optimizers
-import lightning_optreg.schedulers
-import lightning_optreg.strategies  # noqa: F401
+import lightning_optreg.schedulers  # noqa: F401
 from lightning_optreg.callbacks import ExactResume, PredictionWriter, ResetOptimizer
 from lightning_optreg.callbacks.resume.signals.launched import pass_on_sigterm
 from lightning_optreg.classifier import ImageClassifier
 from lightning_optreg.cli.added_callbacks import prediction_writer, without_validation
 from lightning_optreg.cli.checkpoint_checks import check_training_state, check_weights, say_differences
-from lightning_optreg.cli.given import names_class, options
+from lightning_optreg.cli.given import mentions, names_class, options
 from lightning_optreg.cli.links import LINKED, settle_links
 from lightning_optreg.cli.monitors import OURS, check_monitors
 from lightning_optreg.cli.overlays import check_averages, check_overlays
 from lightning_optreg.cli.parser import Parser
 from lightning_optreg.cli.placement import DEFAULT_CALLBACKS, DEFAULT_LOGGER, place
-from lightning_optreg.cli.processes import check_processes
+from lightning_optreg.cli.processes import check_processes, check_started
 from lightning_optreg.cli.ranges import check_ranges, try_optimizer
 from lightning_optreg.cli.run_start import RunStart
 from lightning_optreg.cli.safety import check_command, check_names, check_settings
@@ -123,12 +122,15 @@ class CLI(LightningCLI):
             for command in self.subcommands():
                 # Private in Lightning 2.6: there is no public way to the parser of a subcommand.
                 self._parser(command).set_defaults({"optimizer": None})
+        if mentions(words, "strategy"):  # their import takes as long as that of all callbacks
+            import lightning_optreg.strategies  # noqa: F401
         if any(option.name == "print_config" for option in options(words)):  # it prints, and ends
             check_overlays(words)
         super().parse_arguments(parser, args)
         settings = self.config[self.config.subcommand]
         check_ranges(settings, parser.args)
         check_processes(settings)
+        check_started(settings.trainer)
         if self.config.subcommand == "fit" and _is_all_ours(self.more_callbacks):
             check_monitors(settings, parser.args)
         check_overlays(words)

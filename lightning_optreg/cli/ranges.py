@@ -115,6 +115,16 @@ def _problems(settings: Namespace) -> Iterator[tuple[str, str]]:
         yield from _name(key, settings.get(key), known())
     yield from _accelerator(settings.get("trainer.accelerator"))
     yield from _devices(settings.get("trainer.devices"), settings.get("trainer.accelerator"))
+    hook = settings.get("trainer.strategy.init_args.ddp_comm_hook")
+    if hook is not None and (_is_cpu(settings) or not CUDAAccelerator.is_available()):
+        yield (
+            "trainer.strategy.init_args.ddp_comm_hook",
+            "works on CUDA only: Lightning leaves it out elsewhere, without a word",
+        )
+
+
+def _is_cpu(settings: Namespace) -> bool:
+    return str(settings.get("trainer.accelerator")) == "cpu"
 
 
 def _leaves(tree: Any, key: str) -> Iterator[tuple[str, Any]]:

@@ -35,13 +35,15 @@ _GROUPS: dict[str, Any] = {
 _COMMANDS = ("fit", "validate", "test", "predict")
 # Arguments that say where something is written.
 _WRITTEN = ("default_root_dir", "save_dir", "dirpath", "folder", "cache_dir", "filename", "path")
+# Arguments that say whom to connect to: who leads a Ray cluster runs code on its members.
+_MACHINES = ("address",)
 
 
 def check_command(argv: Sequence[str], trust: Trust) -> None:
     """Refuse a command line that names what may not be built, in itself or in its configuration files.
 
     Nothing is imported or built for it. Configuration files may not say either that something is written
-    elsewhere than below the working directory; the command line may.
+    elsewhere than below the working directory, or to which machines to connect; the command line may.
 
     Args:
         argv: The command and its options.
@@ -57,14 +59,26 @@ def check_command(argv: Sequence[str], trust: Trust) -> None:
         for part in _commands(tree):
             folder = None if file is None else file.parent
             check_values(part, trust=trust, what=what, groups=_GROUPS, folder=folder)
-            for key, value in _written(part) if file is not None else ():
-                if leaves_folder(value):
-                    raise UntrustedError(
-                        f"{what}: {key} is {value!r}, and with --safe a file may only let it be written "
-                        "below the working directory; give it on the command line"
-                    )
+            if file is not None:
+                _check_file(part, what)
     for key, value in _options(argv):
         check_values({key: value}, trust=trust, what="command line", groups=_GROUPS)
+
+
+def _check_file(tree: Any, what: str) -> None:
+    """Refuse plain values of a file that would reach outside: to other folders, or to other machines."""
+    for key, value in _texts(tree):
+        name = key.rpartition(".")[2].rstrip("+")
+        if name in _WRITTEN and leaves_folder(value):
+            raise UntrustedError(
+                f"{what}: {key} is {value!r}, and with --safe a file may only let it be written "
+                "below the working directory; give it on the command line"
+            )
+        if name in _MACHINES:
+            raise UntrustedError(
+                f"{what}: {key} is {value!r}, and with --safe a file may not say which machines take part; "
+                "give it on the command line"
+            )
 
 
 def check_settings(settings: Any, trust: Trust) -> None:
@@ -150,15 +164,14 @@ def _options(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield key, value if equals else following
 
 
-def _written(tree: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Values that say where something is written."""
-    waiting: list[tuple[str, Any]] = [(key, tree)]
+def _texts(tree: Any) -> Iterator[tuple[str, str]]:
+    """All values that are text, with their keys."""
+    waiting: list[tuple[str, Any]] = [("", tree)]
     seen = set()
     while waiting:
         key, value = waiting.pop()
-        if isinstance(value, str) and key.rpartition(".")[2].rstrip("+") in _WRITTEN:
-            yield key, value
         if isinstance(value, str):
+            yield key, value
             value = _yaml_in(value)
         if not isinstance(value, (Mapping, list)) or id(value) in seen:
             continue

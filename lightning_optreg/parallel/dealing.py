@@ -120,7 +120,7 @@ def load_parts(optimizer: Optimizer, parts: Sequence[Sequence[int]], states: Seq
                     else value
                     for name, value in state.items()
                 }
-    for group, saved in zip(optimizer.param_groups, states[0]["groups"], strict=True):
+    for group, saved in zip(optimizer.param_groups, states[0]["groups"], strict=False):
         group.update({name: value for name, value in saved.items() if name not in (*_SETTINGS, "initial_lr")})
 
 

@@ -2,15 +2,26 @@
 
 from lightning.pytorch.strategies import StrategyRegistry
 
+from lightning_optreg.strategies.async_elastic_averaging import AsyncElasticAveraging
 from lightning_optreg.strategies.downpour import Downpour
 from lightning_optreg.strategies.elastic_averaging import ElasticAveraging
 from lightning_optreg.strategies.hogwild import Hogwild
 from lightning_optreg.strategies.local_sgd import LocalSGD
 from lightning_optreg.strategies.pipeline import PipelineParallel
+from lightning_optreg.strategies.tensor_parallel import split_linear_layers, tensor_parallel_plan
 
-__all__ = ["Downpour", "ElasticAveraging", "Hogwild", "LocalSGD", "PipelineParallel"]
+__all__ = [
+    "AsyncElasticAveraging",
+    "Downpour",
+    "ElasticAveraging",
+    "Hogwild",
+    "LocalSGD",
+    "PipelineParallel",
+    "split_linear_layers",
+    "tensor_parallel_plan",
+]
 
-for _strategy in (Downpour, ElasticAveraging, Hogwild, LocalSGD, PipelineParallel):
+for _strategy in (AsyncElasticAveraging, Downpour, ElasticAveraging, Hogwild, LocalSGD, PipelineParallel):
     _sentence = (_strategy.__doc__ or "").partition("\n")[0]
     # The trainer looks names up in lower case.
     StrategyRegistry.register(_strategy.__name__.lower(), _strategy, description=_sentence)

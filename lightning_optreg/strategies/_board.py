@@ -96,7 +96,7 @@ class Board:
         while not self._lock.acquire(timeout=0.2):
             check()
         try:
-            free = sum(self.claimed) < most
+            free = bool(sum(self.claimed) < most)
             self.claimed[worker] += free
         finally:
             self._lock.release()

@@ -1,17 +1,15 @@
 """Puts the common weights into the module before other callbacks see it, and logs."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelPruning, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 from typing_extensions import override
 
 from lightning_optreg.trainer.queries import callbacks_of, is_logging_step
-
-if TYPE_CHECKING:
-    from lightning_optreg.strategies._own_weights import OwnWeightsStrategy
 
 __all__ = ["CommonWeights"]
 
@@ -22,10 +20,24 @@ _REFUSED: dict[type[Callback], str] = {
 }
 
 
+class HasCommonWeights(Protocol):
+    """A strategy whose workers have weights of their own, and common ones; see `OwnWeightsStrategy`."""
+
+    log_name: str
+    bytes: int
+    distance: Tensor | None
+
+    def check(self, trainer: Trainer) -> None: ...
+
+    def put_common(self) -> None: ...
+
+    def end_in_failure(self) -> None: ...
+
+
 class CommonWeights(Callback):
     """Exchanges weights in the module before other callbacks see it, and logs."""
 
-    def __init__(self, strategy: "OwnWeightsStrategy") -> None:
+    def __init__(self, strategy: HasCommonWeights) -> None:
         self._strategy = strategy
 
     @override

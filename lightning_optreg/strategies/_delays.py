@@ -48,6 +48,8 @@ class Delays:
     def _before(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if len(args) > 1:  # the optimizer and the closure
+            args, kwargs = args[:1], {**kwargs, "closure": args[1]}
         closure = kwargs.get("closure")
         if closure is not None:
             loss = closure()

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from lightning_optreg.strategies._board import Stopped
-from lightning_optreg.strategies._processes import Mate, deaf
+from lightning_optreg.strategies._mate import Mate, deaf
 from lightning_optreg.strategies._shared_memory import Memory
 from lightning_optreg.strategies._worker import StepCount, has_plateau
 
@@ -27,7 +27,7 @@ class Follower:
 
     def __init__(self, trainer: Trainer, mate: Mate, state: Callable[[], Any]) -> None:
         self.trainer, self.mate, self.board, self.rank = trainer, mate, mate.board, mate.rank
-        self.state = state
+        self._save = state
         self.count: StepCount | None = None
 
     def begin(self, *, resumed: bool, placed: Callable[[Any, Memory], None] | None = None) -> None:
@@ -84,6 +84,11 @@ class Follower:
     def finish(self) -> None:
         """Wait until worker 0's training has ended too, if this worker has nothing left to do before."""
         self.mate.finish(self.state)
+
+    def state(self) -> Any:
+        """Return the worker's state, with the steps that all have made by now."""
+        self._show()
+        return self._save()
 
     def _show(self) -> None:
         if self.count is None:

@@ -237,7 +237,7 @@ class OwnWeightsStrategy(DDPStrategy, OwnWeights):
         """Put this worker's own weights back."""
         if self._own is not None:
             with torch.inference_mode(False), torch.no_grad():
-                copy_all(*zip(*self._own, strict=True))
+                copy_all([tensor for tensor, _ in self._own], [own for _, own in self._own])
             self._own = None
 
     def end_in_failure(self) -> None:

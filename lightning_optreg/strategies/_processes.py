@@ -10,82 +10,22 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from io import BytesIO
-from multiprocessing.reduction import recv_handle, send_handle
+from multiprocessing.reduction import send_handle
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
-from lightning_optreg.strategies._board import NO_MORE, Board, Stopped
+from lightning_optreg.strategies._board import Board, Stopped
+from lightning_optreg.strategies._mate import POLL, Mate, deaf
 from lightning_optreg.strategies._shared_memory import Memory
 
-__all__ = ["Crew", "Launcher", "Mate", "deaf"]
+__all__ = ["Crew", "Launcher"]
 
 _ENDING = 30.0  # seconds that workers get to end by themselves
-_POLL = 0.0005  # seconds
-
-
-class Mate:
-    """A worker's own place among the workers, in its process.
-
-    Args:
-        rank: Its number, at least 1.
-        board: The shared counters.
-        connection: Its pipe to worker 0.
-    """
-
-    def __init__(self, rank: int, board: Board, connection: Any) -> None:
-        self.rank, self.board, self.connection = rank, board, connection
-        self._received: list[tuple[Any, Memory]] = []
-
-    def check(self) -> None:
-        """Leave the run if worker 0 has said so."""
-        if self.board.flag("stopped"):
-            raise Stopped
-
-    def rest(self, over: Callable[[], bool], state: Callable[[], Any]) -> None:
-        """Wait, at a place from which the worker can be resumed; answer worker 0's requests for its state.
-
-        Args:
-            over: Whether the reason to wait is gone; a pause goes on nevertheless.
-            state: Returns the worker's state.
-        """
-        while self.board.paused or not over():
-            self.check()
-            self.board.rests[self.rank] = self.board.flag("pauses")
-            if self.connection.poll(_POLL):
-                content = self.connection.recv()
-                if content != "state":
-                    self._take(content)
-                    continue
-                file = BytesIO()  # tensors would be sent as shared memory, of a process that ends
-                torch.save(state(), file)
-                self.connection.send(("state", file.getvalue()))
-
-    def finish(self, state: Callable[[], Any] = dict) -> None:
-        """Wait until worker 0's training has ended.
-
-        Args:
-            state: As of `rest`; by default there is none.
-        """
-        self.board.epochs[self.rank] = NO_MORE
-        self.rest(lambda: bool(self.board.flag("ended")), state)
-
-    def receive(self) -> tuple[Any, Memory]:
-        """Wait for a memory that worker 0 sends, and what it says about it."""
-        while not self._received:
-            self.check()
-            if self.connection.poll(0.05):
-                self._take(self.connection.recv())
-        return self._received.pop(0)
-
-    def _take(self, content: tuple[Any, int]) -> None:
-        about, size = content
-        memory = Memory(size, recv_handle(self.connection))
-        memory.close_handle()
-        self._received.append((about, memory))
 
 
 class Crew:
@@ -118,23 +58,26 @@ class Crew:
 
         Raises:
             RuntimeError: With the worker's number and process, and its traceback or the signal.
+            MisconfigurationException: If it has refused a setting.
         """
         for rank, process in enumerate(self.processes, 1):
             if process.exitcode is not None:
                 self.failed = True
-                raise RuntimeError(self._death(rank))
+                raise self._death(rank)
 
-    def _death(self, rank: int) -> str:
+    def _death(self, rank: int) -> Exception:
         process, connection = self.processes[rank - 1], self.connections[rank - 1]
         who = f"{self.owner}: worker {rank} (process {process.pid})"
         with suppress(EOFError, OSError):
             while connection.poll():
                 kind, content = connection.recv()
+                if kind == "refusal":
+                    return MisconfigurationException(content)
                 if kind == "error":
-                    return f"{who} has failed:\n\n{content}"
+                    return RuntimeError(f"{who} has failed:\n\n{content}")
         code = process.exitcode
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-        return f"{who} {how}, so the run ends: resume it from its last checkpoint"
+        return RuntimeError(f"{who} {how}, so the run ends: resume it from its last checkpoint")
 
     def wait(self, over: Callable[[], bool], what: str) -> None:
         """Wait until something is so; it is watched that the workers live and make progress.
@@ -159,7 +102,7 @@ class Crew:
                     f"{self.owner}: no worker has made progress for {self.timeout:.0f} s while worker 0 "
                     f"waited for {what}; set a longer timeout if a batch takes longer"
                 )
-            time.sleep(_POLL)
+            time.sleep(POLL)
 
     def pause(self) -> None:
         """Let the others rest at the end of their batches."""
@@ -194,7 +137,7 @@ class Crew:
         for connection in self.connections:
             self.wait(lambda connection=connection: connection.poll(), "the state of a worker")  # type: ignore[misc]
             kind, content = connection.recv()
-            if kind == "error":
+            if kind != "state":
                 self.failed = True
                 raise RuntimeError(f"{self.owner}: a worker has failed:\n\n{content}")
             # from a process of this run, so it is trusted
@@ -210,17 +153,17 @@ class Crew:
         if not self.board.flag("ended"):
             self.board.set_flag("stopped", 1)
         deadline = time.monotonic() + _ENDING
-        while any(process.exitcode is None for process in self.processes):
-            if time.monotonic() > deadline:
-                rank_zero_warn(f"{self.owner}: workers did not end within {_ENDING:.0f} s and are killed")
-                break
-            time.sleep(_POLL)
+        while any(process.exitcode is None for process in self.processes) and time.monotonic() < deadline:
+            time.sleep(POLL)
+        late = [process.pid for process in self.processes if process.exitcode is None]
         deaths = [self._death(rank) for rank, process in enumerate(self.processes, 1) if process.exitcode]
         self._kill()
         for connection in self.connections:
             connection.close()
+        if late:
+            rank_zero_warn(f"{self.owner}: processes {late} did not end in {_ENDING:.0f} s and were killed")
         if deaths and not self.failed:
-            raise RuntimeError(deaths[0])
+            raise deaths[0]
 
 
 class Launcher:
@@ -288,12 +231,6 @@ class Launcher:
         """Lightning calls it with a signal that worker 0 got, which decides for all: nothing to pass on."""
 
 
-def deaf() -> None:
-    """Ignore the signals by which a run is stopped: worker 0 gets them too, and tells the others."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-
 def _work(
     parent: int,
     mate: Mate,
@@ -311,13 +248,17 @@ def _work(
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     # OpenMP's threads do not survive a fork.
     torch.set_num_threads(1)
-    rank_zero_only.rank = mate.rank
+    rank_zero_only.rank = mate.rank  # type: ignore[attr-defined]  # as Lightning's strategies do
     try:
         joined(trainer, mate)
         function(*args, **kwargs)
         mate.finish()
     except Stopped:
         pass
+    except MisconfigurationException as refusal:  # the same as in worker 0, or one that comes before it
+        with suppress(OSError):
+            mate.connection.send(("refusal", str(refusal)))
+        raise SystemExit(1) from None
     except BaseException:
         with suppress(OSError):
             mate.connection.send(("error", traceback.format_exc()))

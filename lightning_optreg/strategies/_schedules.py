@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
@@ -81,8 +82,8 @@ class Pipe:
         self._device, self._context, self._microbatches = device, context, microbatches
         self._schedule = Schedule1F1B if schedule == "1F1B" else ScheduleGPipe
         self._rank, self._last = dist.get_rank(), dist.get_world_size() - 1
-        parts = {True: stages.training, False: stages.evaluation}
-        self._modules = {mode: _InContext(part[self._rank], context) for mode, part in parts.items()}
+        modes = {True: stages.training, False: stages.evaluation}
+        self._parts = {mode: _InContext(parts[self._rank], context) for mode, parts in modes.items()}
         self._runs: dict[Any, Run] = {}
         self._loss: Callable[[Tensor, Tensor], Tensor] | None = None
         self._weight = 1.0
@@ -170,7 +171,7 @@ class Pipe:
         return self._runs[key]
 
     def _make_run(self, x: Meta, count: int, training: bool, backward: bool) -> Run:
-        module = self._modules[training]
+        module = self._parts[training]
         inputs, outputs = self._agree_on_shapes(x, module, backward)
         stage = PipelineStage(
             module,
@@ -186,7 +187,10 @@ class Pipe:
         results = [list(outputs)]
         dist.broadcast_object_list(results, src=self._last)
         if len(results[0]) != 1:
-            raise ValueError("PipelineParallel: the network must return one tensor, it returns a tuple")
+            raise MisconfigurationException(
+                f"PipelineParallel: the network must return one tensor, it returns {len(results[0])}; turn "
+                "auxiliary heads off"
+            )
         # Weighted by `_weighted_loss` instead, since sizes may differ.
         return Run(kind(stage, count, loss_fn=loss, scale_grads=False), results[0][0])
 

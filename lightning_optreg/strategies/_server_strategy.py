@@ -10,6 +10,7 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.environments import (  # type: ignore[attr-defined]  # not declared as public
     LightningEnvironment,
 )
@@ -26,15 +27,15 @@ from lightning_optreg.parallel.delays import Delays
 from lightning_optreg.parallel.ledger import Answer, Report
 from lightning_optreg.parallel.packing import Packing
 from lightning_optreg.parallel.shards import Shard
-from lightning_optreg.strategies._crew import Crew, ServerDiedError
-from lightning_optreg.strategies._place import loaders_to, place_of, trainer_to
+from lightning_optreg.strategies._place import is_dealt, loaders_to, place_of, trainer_to
 from lightning_optreg.strategies._pushing import stepping
 from lightning_optreg.strategies._ray_cluster import ray_for
+from lightning_optreg.strategies._ray_crew import Crew, ServerDiedError
 from lightning_optreg.strategies._ray_launcher import Launched, RayLauncher
+from lightning_optreg.strategies._server_refusals import refuse_callbacks
 from lightning_optreg.strategies._worker import StepCount, length_for_all
 from lightning_optreg.trainer.order_of_callbacks import put_first
-from lightning_optreg.trainer.queries import is_logging_step, validates_in_fit
-from lightning_optreg.trainer.refusals import refuse_fused_under_scaler
+from lightning_optreg.trainer.queries import callbacks_of, is_logging_step, validates_in_fit
 from lightning_optreg.trainer.roles import Asynchronous
 
 __all__ = ["ServerStrategy"]
@@ -71,7 +72,6 @@ class ServerStrategy(Asynchronous, Launched, ParallelStrategy):
         self.number = 0
         """Number of this worker."""
         self._workers = workers
-        self._launcher = RayLauncher(self)  # type: ignore[assignment]  # its class is private
         self._hooks = _Hooks(self)
         self._saved: dict[str, Any] | None = None
         self.record: dict[str, Any] | None = None
@@ -92,7 +92,7 @@ class ServerStrategy(Asynchronous, Launched, ParallelStrategy):
         self._own = 0
         self._sent = self._total = 0
         self._settings: list[dict[str, Any]] = []
-        self._version = 0
+        self._known_settings = 0
         self._twin: Optimizer | None = None
 
     # ---- what a subclass defines ---------------------------------------------------------------------------
@@ -106,8 +106,12 @@ class ServerStrategy(Asynchronous, Launched, ParallelStrategy):
         """Return what a server begins with: some of the parameters."""
 
     @abstractmethod
-    def begin(self) -> None:
-        """Begin to train, when the servers have their parts."""
+    def begin(self, saved: dict[str, Any]) -> None:
+        """Begin to train, when the servers have their parts.
+
+        Args:
+            saved: Worker 0's `record` from a checkpoint, or a part of one.
+        """
 
     @abstractmethod
     def step(self, optimizer: Optimizer, closure: Any, **kwargs: Any) -> Any:
@@ -144,17 +148,34 @@ class ServerStrategy(Asynchronous, Launched, ParallelStrategy):
         return (self.parallel_devices or [torch.device("cpu")])[0]
 
     @property
+    @override
+    def launcher(self) -> RayLauncher:  # type: ignore[override]  # Lightning's base class is private
+        """What runs the user's function, as worker 0."""
+        return RayLauncher(self)
+
+    @property
     def is_distributed(self) -> bool:
-        """Whether Lightning deals loaders of others out, by `DistributedSampler`."""
-        return self.workers > 1
+        """Whether loaders made now are dealt out: those for training are; worker 0 validates alone."""
+        module = self.lightning_module
+        return self.workers > 1 and (module is None or module.trainer.training)
 
     @property
     @override
     def distributed_sampler_kwargs(self) -> dict[str, Any]:
-        """Training images are dealt out; worker 0 evaluates on all images."""
-        module = self.lightning_module
-        training = module is None or module.trainer.training
-        return {"num_replicas": self.workers, "rank": self.number} if training else _ALONE
+        """This worker's share of what a loader has."""
+        if self.is_distributed:
+            return {"num_replicas": self.workers, "rank": self.number}
+        return {"num_replicas": 1, "rank": 0}
+
+    @override
+    def process_dataloader(self, dataloader: object) -> object:
+        if self.is_distributed and not is_dealt(dataloader, self.workers, self.number):
+            raise MisconfigurationException(
+                f"{self.name}: the batches of a {type(dataloader).__name__} can't be dealt out to "
+                f"{self.workers} workers: use a DataLoader of a dataset with a length, a loader of this "
+                "package, or one with attributes rank and world_size"
+            )
+        return dataloader
 
     @property
     @override
@@ -170,6 +191,19 @@ class ServerStrategy(Asynchronous, Launched, ParallelStrategy):
     @override
     def node_rank(self) -> int:
         return 0
+
+    @property
+    def num_nodes(self) -> int:
+        """1, as Ray knows the nodes."""
+        return 1
+
+    @num_nodes.setter
+    def num_nodes(self, num_nodes: int) -> None:
+        if num_nodes != 1:
+            raise MisconfigurationException(
+                f"{self.name}: Ray knows the nodes, so num_nodes must be 1, got {num_nodes}; set workers to "
+                "the number of workers on all nodes"
+            )
 
     @property
     @override
@@ -221,12 +255,8 @@ class ServerStrategy(Asynchronous, Launched, ParallelStrategy):
         super().setup_environment()
         module = self.lightning_module
         assert module is not None
-        if module.trainer.num_nodes > 1:
-            raise MisconfigurationException(
-                f"{self.name}: Ray knows the nodes, so num_nodes must be 1, got {module.trainer.num_nodes}; "
-                "set workers to the number of workers on all nodes"
-            )
         if module.trainer.state.fn == TrainerFn.FITTING:
+            refuse_callbacks(self.name, module.trainer)
             put_first(module.trainer, self._hooks)
 
     @override
@@ -244,8 +274,7 @@ class ServerStrategy(Asynchronous, Launched, ParallelStrategy):
                 f"{self.name}: needs one optimizer, the module has {len(self.optimizers)}: put all "
                 "parameters into the groups of one"
             )
-        refuse_fused_under_scaler(trainer, self.name, "push")
-        self.check_optimizer(self.optimizers[0])
+        self.check_optimizer(trainer, self.optimizers[0])
         self.parameters = [p for group in self.optimizers[0].param_groups for p in group["params"]]
         if not len(self.parameters) >= self.shards:
             raise MisconfigurationException(
@@ -254,10 +283,8 @@ class ServerStrategy(Asynchronous, Launched, ParallelStrategy):
             )
         self.positions = deal(self.parameters, self.shards)
         self.packings = [Packing([self.parameters[i] for i in positions]) for positions in self.positions]
-        if self.number == 0:
-            self._start_cluster()
 
-    def check_optimizer(self, optimizer: Optimizer) -> None:
+    def check_optimizer(self, trainer: Trainer, optimizer: Optimizer) -> None:
         """Refuse an optimizer that can't work here."""
 
     @override
@@ -285,10 +312,11 @@ class ServerStrategy(Asynchronous, Launched, ParallelStrategy):
         module = self.lightning_module
         assert module is not None
         trainer, optimizer = module.trainer, self.optimizers[0]
+        saved: dict[str, Any] = {}
         self._twin = stepping(optimizer, self._step)
         if self.number == 0:
-            saved, self._saved = self._saved, None
-            saved = self._first_ledger(trainer) if saved is None else saved
+            self._start_cluster()  # only now, when all refusals are over
+            saved, self._saved = self._saved or self._first_ledger(trainer), None
             if saved["workers"] != self.workers:
                 saved = {**saved, "ledger": {**saved["ledger"], "places": {}}}
             progress = trainer.fit_loop.epoch_loop.batch_progress.current
@@ -313,7 +341,7 @@ class ServerStrategy(Asynchronous, Launched, ParallelStrategy):
         if self.number > 0 and self._place is not None and any(self._place):
             loaders_to(trainer, *self._place)
         self.begun = True
-        self.begin()
+        self.begin(saved)
 
     def _first_ledger(self, trainer: Trainer) -> dict[str, Any]:
         steps = {0: trainer.global_step} if trainer.global_step else {}
@@ -364,12 +392,13 @@ class ServerStrategy(Asynchronous, Launched, ParallelStrategy):
         settings = None
         if self.number == 0:
             now = settings_of(self.optimizers[0])
-            if now != self._settings:
-                settings = self._settings = now
+            known = len(self._settings or now)  # a group that was added is refused in the next step
+            if now[:known] != self._settings:
+                settings = self._settings = now[:known]
         place = place_of(trainer) if moved else None
         sent, self._sent = self._sent, 0
         steps = self.count.own_steps() + in_step
-        return Report(self.number, steps, place, sent, settings, self._version)
+        return Report(self.number, steps, place, sent, settings, self._known_settings)
 
     def note(self, answer: Answer) -> None:
         """Do what the first server says."""
@@ -381,7 +410,7 @@ class ServerStrategy(Asynchronous, Launched, ParallelStrategy):
         if answer.stop:
             module.trainer.should_stop = True
         if answer.settings is not None:
-            self._version = answer.version
+            self._known_settings = answer.version
             for group, settings in zip(self.optimizers[0].param_groups, answer.settings, strict=True):
                 group.update(settings)
 
@@ -418,10 +447,22 @@ class ServerStrategy(Asynchronous, Launched, ParallelStrategy):
             ) from error
         return answers
 
-    def after_batch(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def after_batch(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Show the steps of all workers, and log."""
+        before = self.count.true()
         self.count.show(self._total)
-        if self.number == 0 and is_logging_step(trainer):
+        now = self.count.true()
+        if self.number > 0:
+            return
+        saving = [each for each in callbacks_of(trainer) if isinstance(each, ModelCheckpoint)]
+        for step in range(before, now) if saving else ():  # in between, as the count leaps
+            for callback in saving:
+                self.count.pose(step)
+                callback.on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        self.count.true()
+        if any(is_logging_step(trainer, step) for step in range(before, now + 1)):
             self._log(pl_module)
 
     def _log(self, pl_module: LightningModule) -> None:
@@ -464,12 +505,14 @@ class ServerStrategy(Asynchronous, Launched, ParallelStrategy):
         self.home = True
 
     def _wait_for_others(self, *, stop: bool) -> None:
-        if self._crew is None:
+        module = self.lightning_module
+        if self._crew is None or module is None:
             return
+        trainer = module.trainer
         if stop:
             self.ask(self.servers[0].stop.remote())
         before, since = -1, time.monotonic()
-        while not self._crew.done:
+        while not self._crew.done and not trainer.received_sigterm:
             self._crew.check(0.2)
             steps, _ = self.ask(self.servers[0].progress.remote())
             now = sum(steps.values())
@@ -532,9 +575,6 @@ class ServerStrategy(Asynchronous, Launched, ParallelStrategy):
         super().save_checkpoint(checkpoint, filepath, storage_options)
 
 
-_ALONE = {"num_replicas": 1, "rank": 0}
-
-
 class _Hooks(Callback):
     """Calls the strategy in hooks before other callbacks."""
 
@@ -545,7 +585,7 @@ class _Hooks(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._strategy.after_batch(trainer, pl_module)
+        self._strategy.after_batch(trainer, pl_module, outputs, batch, batch_idx)
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -100,7 +100,7 @@ def plan_for(tensors: Sequence[Tensor]) -> Plan:
             storages.append((size, storage.nbytes()))
             size += -(-storage.nbytes() // _ALIGNED) * _ALIGNED
         places.append(
-            (numbers[key], tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+            (numbers[key], int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride(), tensor.dtype)
         )
     return Plan(max(size, 1), storages, places)
 
@@ -130,7 +130,7 @@ def move_in(tensors: Sequence[Tensor], plan: Plan, memory: Memory, *, copy: bool
             if copy and number not in copied:
                 storage.copy_(tensor.untyped_storage())
                 copied.add(number)
-            tensor.set_(storage, offset, shape, strides)  # type: ignore[call-overload]  # an untyped storage
+            tensor.set_(storage, offset, shape, strides)
 
 
 def move_out(tensors: Sequence[Tensor]) -> None:
@@ -142,7 +142,7 @@ def move_out(tensors: Sequence[Tensor]) -> None:
             if not shared.nbytes():
                 continue
             if shared.data_ptr() not in storages:
-                storages[shared.data_ptr()] = shared.clone()
-            tensor.set_(  # type: ignore[call-overload]  # likewise
+                storages[shared.data_ptr()] = shared.clone()  # type: ignore[no-untyped-call]
+            tensor.set_(
                 storages[shared.data_ptr()], tensor.storage_offset(), tuple(tensor.shape), tensor.stride()
             )

@@ -27,7 +27,8 @@ def shareable_state(owner: str, optimizers: Sequence[Optimizer]) -> tuple[list[T
         MisconfigurationException: If a part of the state is no tensor, or a parameter has no state yet where
             others of its optimizer have.
     """
-    places, tensors = [], []
+    places: list[tuple[int, int, str]] = []
+    tensors: list[Tensor] = []
     for number, optimizer in enumerate(optimizers):
         name = type(optimizer).__name__
         without = False

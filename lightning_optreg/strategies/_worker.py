@@ -4,6 +4,7 @@ Worker 0 has the user's trainer: it validates, saves, logs and decides when the 
 same `trainer.fit` without that.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import ceil, isinf
@@ -41,6 +42,9 @@ ONLY_WORKER_0: tuple[type[Callback], ...] = (
 )
 """Callbacks that save, show, stop or average; the rest may change what a training step does."""
 
+RECORDS = "lightning_optreg.callbacks.records."
+"""Where callbacks are that only record; by name, as strategies are imported by callbacks."""
+
 
 def silence(trainer: Trainer) -> None:
     """Take out of a trainer what only worker 0 does; call this before callbacks' `setup`.
@@ -51,7 +55,11 @@ def silence(trainer: Trainer) -> None:
     trainer.loggers = []
     trainer.limit_val_batches = 0
     callbacks = callbacks_of(trainer)
-    callbacks[:] = [each for each in callbacks if not isinstance(each, ONLY_WORKER_0)]
+    callbacks[:] = [
+        each
+        for each in callbacks
+        if not isinstance(each, ONLY_WORKER_0) and not type(each).__module__.startswith(RECORDS)
+    ]
 
 
 @contextmanager
@@ -143,8 +151,11 @@ class StepCount:
             if config.interval != "step" or config.reduce_on_plateau:
                 continue
             due = self._not_scheduled.get(number, 0) + others
-            for _ in range(due // config.frequency):
-                module.lr_scheduler_step(config.scheduler, None)
+            with warnings.catch_warnings():
+                # The steps of others may come before this worker's first.
+                warnings.filterwarnings("ignore", r"Detected call of `lr_scheduler\.step\(\)` before")
+                for _ in range(due // config.frequency):
+                    module.lr_scheduler_step(config.scheduler, None)
             self._not_scheduled[number] = due % config.frequency
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
@@ -24,13 +25,15 @@ from lightning_optreg.parallel.shards import DownpourShard, Shard
 from lightning_optreg.strategies._pushing import let_schedules_begin
 from lightning_optreg.strategies._server_strategy import ServerStrategy
 from lightning_optreg.trainer.noise_left import compares_losses
+from lightning_optreg.trainer.refusals import refuse_fused_under_scaler
+from lightning_optreg.trainer.roles import StepsElsewhere
 
 __all__ = ["Downpour"]
 
 _LAG = 2  # pushes without a fetch that may be under way
 
 
-class Downpour(ServerStrategy):
+class Downpour(StepsElsewhere, ServerStrategy):
     """Asynchronous training with a parameter server on Ray: workers push gradients and fetch parameters.
 
     A server has the parameters theta and the optimizer: the one that the module configures, any of torch's or
@@ -124,21 +127,27 @@ class Downpour(ServerStrategy):
         return part_of(optimizer, positions)
 
     @override
-    def check_optimizer(self, optimizer: Optimizer) -> None:
+    def check_optimizer(self, trainer: Trainer, optimizer: Optimizer) -> None:
+        refuse_fused_under_scaler(trainer, "Downpour", "push")
         name = type(optimizer).__name__
         if compares_losses(optimizer):
             raise MisconfigurationException(
                 f"Downpour: {name} evaluates the loss several times in a step, and servers have no loss: "
                 "use a first-order optimizer"
             )
-        if self.shards > 1 and isinstance(optimizer, SWATS):
+        restart = optimizer.param_groups[0].get("restart")
+        if restart == "function":
+            raise MisconfigurationException(
+                f"Downpour: {name} starts over by the loss, and servers have none: set restart to gradient"
+            )
+        if self.shards > 1 and (restart is not None or isinstance(optimizer, SWATS)):
             raise MisconfigurationException(
                 f"Downpour: {name} decides over all parameters together, and {self.shards} servers have a "
                 "part each: set shards=1"
             )
 
     @override
-    def begin(self) -> None:
+    def begin(self, saved: dict[str, Any]) -> None:
         optimizer = self.optimizers[0]
         if self.number == 0 and self.lr_scheduler_configs:
             let_schedules_begin(optimizer)

@@ -9,39 +9,29 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
-import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.accelerators import Accelerator, CPUAccelerator
-from lightning.pytorch.callbacks import (
-    BatchSizeFinder,
-    LearningRateFinder,
-    ModelPruning,
-    StochasticWeightAveraging,
-)
 from lightning.pytorch.plugins import Precision
-from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
-from torch.optim import LBFGS, Optimizer
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.optim import Optimizer
 from typing_extensions import override
 
 from lightning_optreg._checks import check_choice, check_range
-from lightning_optreg.optimizers import BFGS, AdaptiveRevision, Newton
-from lightning_optreg.strategies._board import MOST_GROUPS
 from lightning_optreg.strategies._delays import Delays
 from lightning_optreg.strategies._hogwild_hooks import AfterAll, BeforeAll, InOthers
 from lightning_optreg.strategies._hogwild_lead import Lead
 from lightning_optreg.strategies._hogwild_mate import Follower
-from lightning_optreg.strategies._processes import Crew, Launcher, Mate
+from lightning_optreg.strategies._hogwild_refusals import refuse_callbacks, refuse_loader, refuse_optimizers
+from lightning_optreg.strategies._mate import Mate
+from lightning_optreg.strategies._one_machine import OneMachine
+from lightning_optreg.strategies._processes import Crew, Launcher
 from lightning_optreg.strategies._shared_memory import Memory, move_in, move_out, plan_for
 from lightning_optreg.strategies._shared_state import place_state, shareable_state
-from lightning_optreg.strategies._worker import has_plateau, length_for_all, silence
+from lightning_optreg.strategies._worker import length_for_all, silence
 from lightning_optreg.trainer.order_of_callbacks import put_first, put_last, take_out
-from lightning_optreg.trainer.queries import callbacks_of
 from lightning_optreg.trainer.roles import Asynchronous
 
 __all__ = ["Hogwild"]
@@ -49,11 +39,82 @@ __all__ = ["Hogwild"]
 _KEY = "Hogwild"  # in checkpoints
 
 
-class Hogwild(ParallelStrategy, Asynchronous):
-    """TODO.
+class Hogwild(OneMachine, Asynchronous):
+    """Train one set of weights by several processes of this machine at once, without locks.
+
+    `trainer.devices` says how many workers there are. Worker 0 is the user's own process, the others are
+    started from it. Each repeats, without waiting for the others:
+
+    1. read the weights x, while others change them;
+    2. compute the gradient g of its own batch at what it has read;
+    3. make an optimizer step in place; with SGD: x_v = x_v - gamma g_v, for v in the rows that g has.
+
+    With sparse gradients, as of `nn.Embedding(sparse=True)`, a step writes only the rows that its batch
+    touches, so workers rarely meet: the paper shows a nearly linear speed-up then. Steps with dense gradients
+    may overwrite parts of each other; this still learns, with less to gain. As in the paper, all workers meet
+    at the end of an epoch, before schedules of interval "epoch" go on. With one worker this is ordinary
+    training, to the last bit.
+
+    The workers share all parameters and buffers, such as those of batch norm. What else is kept while
+    training is each worker's own:
+
+    - The optimizer's state (the paper's SGD has none). With `shared_state` the workers share that of worker
+      0's first step.
+    - The data: each has its share of every epoch. Loaders of this package deal it out; for a DataLoader of a
+      dataset with a length Lightning adds a DistributedSampler.
+    - Metrics: those logged in training are of worker 0's share.
+
+    `trainer.global_step` counts the steps of all, in each worker. So `max_steps` is exactly the number that
+    all of them make together, and schedules of interval "step" are as long as the steps of all;
+    `trainer.estimated_stepping_batches` is that number. (With manual optimization a module steps its
+    schedules itself, once for each of its own steps.) `ModelCheckpoint(every_n_train_steps=n)` saves for
+    each n, as soon as worker 0 has ended its batch; the checkpoint's own `global_step` also counts the few
+    steps that the others have made by then. `log_every_n_steps` counts steps of worker 0.
+
+    Worker 0 alone validates, saves, logs, shows progress and stops the run; meanwhile the others rest at the
+    end of a batch, so that a validated or saved state is one moment's. They have no loggers, checkpoints,
+    progress bars, early stopping or weight averages; other callbacks run in each. A `ReduceLROnPlateau` in
+    worker 0 gives its rates to all. `AdaDelay` gets as delay the number of steps that others have made since
+    the worker read the weights; `AdaptiveRevision` the sum of gradients at that time, and needs
+    `shared_state`.
+
+    A checkpoint also holds the state of each other worker (its optimizer, progress, loader and callbacks),
+    under "Hogwild". A run that is resumed with the same number of workers goes on where each was; with
+    another number only at the end of an epoch, with the state of worker 0. Checkpoints saved after the fit
+    hold only worker 0's.
+
+    If a worker fails or is killed, the run ends at worker 0's next batch, with an error that has the worker's
+    traceback or its signal. If worker 0 is killed the others end within a second. Ctrl+C and SIGTERM reach
+    worker 0, which tells the others.
+
+    Where it differs from the paper: its components are single numbers with atomic addition, and its examples
+    are drawn with replacement; here a step adds to whole rows or tensors, and each example is used once in
+    an epoch.
 
     Args:
-        shared_state: TODO
+        shared_state: Whether workers share the optimizer's state too, without locks. Then the others begin
+            after worker 0's first step. Default: False.
+        start_method: "fork", or "spawn", which needs a module and loaders that can be pickled, and takes
+            seconds. None: "fork" where there is one. Forked workers compute in one thread; worker 0 in its
+            share of the threads.
+        timeout: Seconds that worker 0 waits for the others, with no batch or epoch done by any, before it
+            ends the run; above 0. Must be longer than a batch takes. Default: 600.
+        checkpoint_io: Lightning's plugin that writes checkpoints.
+        precision_plugin: Lightning's plugin for the precision.
+
+    Raises:
+        TypeError: If `shared_state` is not a bool.
+        ValueError: If `start_method` or `timeout` is not allowed, or a parameter is not dense.
+        MisconfigurationException: If the accelerator is not the CPU, or there are several nodes; with several
+            workers, before training, if the loader can't be dealt out, or for LBFGS, Newton and BFGS,
+            ModelPruning, StochasticWeightAveraging, BatchSizeFinder and LearningRateFinder, and for
+            `shared_state` if the optimizer keeps plain numbers.
+        RuntimeError: If a worker has failed, was killed or makes no progress.
+
+    Example:
+        >>> trainer = Trainer(strategy=Hogwild(), accelerator="cpu", devices=2, logger=False)
+        >>> trainer.strategy.workers
+        2
     """
 
     def __init__(
@@ -74,9 +135,7 @@ class Hogwild(ParallelStrategy, Asynchronous):
         self.shared_state = shared_state
         self.start_method = start_method or ("fork" if hasattr(os, "fork") else "spawn")
         self.timeout = timeout
-        self._rank = 0
         self._role: Lead | Follower | None = None
-        self._place: Crew | Mate | None = None
         self._delays: Delays | None = None
         self._tensors: list[Tensor] = []  # in shared memory
         self._hooks: list[Any] = []
@@ -84,118 +143,11 @@ class Hogwild(ParallelStrategy, Asynchronous):
         self._loader_states: list[Any] = []
         self._dump: dict[str, Any] = {}
 
-    # ---- what Lightning asks -------------------------------------------------------------------------------
-
-    @property
-    def workers(self) -> int:
-        """Number of workers, `devices` of the trainer."""
-        return len(self.parallel_devices or [torch.device("cpu")])
-
     @property
     @override
     def launcher(self) -> Launcher:  # type: ignore[override]  # Lightning's base class is private
         """What starts the other workers."""
         return Launcher("Hogwild", self.workers, self.start_method, self.timeout, self._join)
-
-    @property
-    @override
-    def accelerator(self) -> Accelerator | None:
-        """The CPU."""
-        return ParallelStrategy.accelerator.__get__(self)  # type: ignore[attr-defined,no-any-return]
-
-    @accelerator.setter
-    def accelerator(self, accelerator: Accelerator | None) -> None:
-        if accelerator is not None and not isinstance(accelerator, CPUAccelerator):
-            raise MisconfigurationException(
-                f"Hogwild: its workers share main memory and {type(accelerator).__name__} has its own: set "
-                "accelerator to cpu"
-            )
-        ParallelStrategy.accelerator.__set__(self, accelerator)  # type: ignore[attr-defined]
-
-    @property
-    def num_nodes(self) -> int:
-        """One: the workers share the memory of one machine."""
-        return 1
-
-    @num_nodes.setter
-    def num_nodes(self, num_nodes: int) -> None:
-        if num_nodes != 1:
-            raise MisconfigurationException(
-                f"Hogwild: the workers share the memory of one machine: set num_nodes to 1, got {num_nodes}"
-            )
-
-    @property
-    @override
-    def root_device(self) -> torch.device:
-        return torch.device("cpu")
-
-    @property
-    @override
-    def global_rank(self) -> int:
-        return self._rank
-
-    @property
-    @override
-    def local_rank(self) -> int:
-        return self._rank
-
-    @property
-    @override
-    def node_rank(self) -> int:
-        return 0
-
-    @property
-    @override
-    def world_size(self) -> int:
-        return self.workers if self._place is not None else 1
-
-    @property
-    def is_distributed(self) -> bool:
-        """Whether loaders made now are dealt out: those for training are; worker 0 validates alone."""
-        module = self.lightning_module
-        return self._place is not None and module is not None and module.trainer.training
-
-    @property
-    @override
-    def distributed_sampler_kwargs(self) -> dict[str, Any]:
-        if self.is_distributed:
-            return {"num_replicas": self.workers, "rank": self._rank}
-        return {"num_replicas": 1, "rank": 0}
-
-    @override
-    def model_to_device(self) -> None:
-        """Do nothing: it is in main memory."""
-
-    @override
-    def reduce(self, tensor: Any, *args: Any, **kwargs: Any) -> Any:
-        """Return the worker's own: the others are elsewhere."""
-        return tensor
-
-    @override
-    def all_gather(self, tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the worker's own."""
-        return tensor
-
-    @override
-    def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
-        """Return the worker's own."""
-        return decision
-
-    @override
-    def broadcast(self, obj: Any, src: int = 0) -> Any:
-        """Return the worker's own."""
-        return obj
-
-    @override
-    def barrier(self, name: str | None = None) -> None:
-        """Wait until worker 0 has prepared the data, before they are set up; otherwise for nobody."""
-        if name != "pre_setup":
-            return
-        if isinstance(self._place, Crew):
-            self._place.board.set_flag("prepared", 1)
-        elif isinstance(self._place, Mate):
-            board = self._place.board
-            self._place.rest(lambda: bool(board.flag("prepared")), dict)
 
     # ---- setup ---------------------------------------------------------------------------------------------
 
@@ -210,17 +162,11 @@ class Hogwild(ParallelStrategy, Asynchronous):
 
     @override
     def setup_environment(self) -> None:
-        environment = self.cluster_environment
-        if environment is not None and environment.world_size() > 1:
-            raise MisconfigurationException(
-                f"Hogwild: it starts its workers itself, but {type(environment).__name__} has started "
-                f"{environment.world_size()} processes: start one"
-            )
         super().setup_environment()
         if self._role is None:
             return
         trainer = self._role.trainer
-        _refuse_callbacks(trainer)
+        refuse_callbacks(trainer)
         if isinstance(self._role, Lead):
             self._hooks = [BeforeAll(self._role), AfterAll(self._role)]
             put_first(trainer, self._hooks[0])
@@ -255,36 +201,18 @@ class Hogwild(ParallelStrategy, Asynchronous):
             trainer.fit_loop.on_load_checkpoint({"combined_loader": self._loader_states})
         with length_for_all(trainer, self.workers):
             super().setup_optimizers(trainer)
-        _refuse_optimizers(self.optimizers, shared_state=self.shared_state)
-        if has_plateau(trainer):
-            groups = sum(len(optimizer.param_groups) for optimizer in self.optimizers)
-            if groups > MOST_GROUPS:
-                raise MisconfigurationException(
-                    f"Hogwild: with a schedule that follows a metric there can be {MOST_GROUPS} parameter "
-                    f"groups, got {groups}"
-                )
-            if isinstance(role, Follower):  # it gets worker 0's rates
-                for config in self.lr_scheduler_configs:
-                    if config.reduce_on_plateau:
-                        config.frequency = 2**62
+        refuse_optimizers(trainer, self.optimizers, shared_state=self.shared_state)
+        if isinstance(role, Follower):
+            for config in self.lr_scheduler_configs:
+                if config.reduce_on_plateau:  # it gets worker 0's rates
+                    config.frequency = 2**62
         updates = role.board.updates
         self._delays = Delays(self.optimizers, lambda: sum(updates))
 
     @override
     def process_dataloader(self, dataloader: object) -> object:
         if self.is_distributed:
-            dealt = (
-                isinstance(dataloader, DataLoader) and isinstance(dataloader.sampler, DistributedSampler)
-            ) or (_attribute(dataloader, "world_size"), _attribute(dataloader, "rank")) == (
-                self.workers,
-                self._rank,
-            )
-            if not dealt:
-                raise MisconfigurationException(
-                    f"Hogwild: the batches of a {type(dataloader).__name__} can't be dealt out to "
-                    f"{self.workers} workers: use a DataLoader of a dataset with a length, a loader of this "
-                    "package, or one with attributes rank and world_size of the trainer"
-                )
+            refuse_loader(dataloader, self.workers, self._rank)
         return dataloader
 
     # ---- training ------------------------------------------------------------------------------------------
@@ -393,6 +321,8 @@ class Hogwild(ParallelStrategy, Asynchronous):
             if "optimizer_states" in checkpoint:
                 checkpoint[_KEY] = role.shares()
         super().save_checkpoint(checkpoint, filepath, storage_options)
+        if isinstance(role, Lead):
+            role.saved()
 
     def _state(self) -> dict[str, Any]:
         """Return this worker's own checkpoint, without the weights."""
@@ -410,8 +340,8 @@ class Hogwild(ParallelStrategy, Asynchronous):
             return checkpoint
         if saved is not None and saved["workers"] != self.workers and not saved["met"]:
             raise MisconfigurationException(
-                f"Hogwild: the checkpoint was saved by {saved['workers']} workers in the middle of an epoch, so "
-                f"each goes on with its own share: set devices to {saved['workers']}, got {self.workers}"
+                f"Hogwild: the checkpoint was saved by {saved['workers']} workers in the middle of an epoch, "
+                f"each in its own share of the batches: set devices to {saved['workers']}, got {self.workers}"
             )
         if saved is not None and saved["workers"] == self.workers:
             self._saved = saved
@@ -420,37 +350,3 @@ class Hogwild(ParallelStrategy, Asynchronous):
         loops = checkpoint.get("loops", {}).get("fit_loop", {})
         self._loader_states = loops.get("state_dict", {}).get("combined_loader", [])
         return checkpoint
-
-
-def _attribute(loader: object, name: str) -> Any:
-    return getattr(loader, name, getattr(getattr(loader, "dataset", None), name, None))
-
-
-def _refuse_callbacks(trainer: Trainer) -> None:
-    reasons = {
-        BatchSizeFinder: "it tries sizes in worker 0 only: run it with one device",
-        LearningRateFinder: "it tries rates in worker 0 only: run it with one device",
-        ModelPruning: "each worker would prune the shared weights by itself: prune after training",
-        StochasticWeightAveraging: "each worker would average the shared weights: use WeightAveraging, which "
-        "averages them in worker 0",
-    }
-    for callback in callbacks_of(trainer):
-        for kind, reason in reasons.items():
-            if isinstance(callback, kind):
-                raise MisconfigurationException(
-                    f"Hogwild: {type(callback).__name__} doesn't work with it; {reason}"
-                )
-
-
-def _refuse_optimizers(optimizers: list[Optimizer], *, shared_state: bool) -> None:
-    for optimizer in optimizers:
-        name = type(optimizer).__name__
-        if isinstance(optimizer, (LBFGS, BFGS, Newton)):
-            raise MisconfigurationException(
-                f"Hogwild: {name} compares losses and gradients at points of its own, which the other workers "
-                "move: use a first-order optimizer"
-            )
-        if isinstance(optimizer, AdaptiveRevision) and not shared_state:
-            raise MisconfigurationException(
-                f"Hogwild: {name} needs the sum of all workers' gradients: set shared_state to true"
-            )

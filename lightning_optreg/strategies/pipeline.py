@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelPruning, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
@@ -30,7 +31,7 @@ from lightning_optreg.strategies._placement import Placement
 from lightning_optreg.strategies._schedules import Pipe
 from lightning_optreg.strategies._stages import plan_stages
 from lightning_optreg.trainer.noise_left import compares_losses
-from lightning_optreg.trainer.queries import has_gradient_scaler
+from lightning_optreg.trainer.queries import callbacks_of, has_gradient_scaler
 from lightning_optreg.trainer.refusals import refuse_manual_optimization
 from lightning_optreg.trainer.roles import SplitsNetwork
 
@@ -176,7 +177,7 @@ class PipelineParallel(SplitsNetwork, DDPStrategy):
             raise MisconfigurationException(
                 f"PipelineParallel: training_step must call self.{self.net} once, it called it again"
             )
-        trainer = self._trainer()
+        trainer = self._module().trainer
         # `zero_grad` comes only after the training step, so gradients of a new window are kept aside; others
         # are added up in place, in the order in which one process adds them.
         window = trainer.accumulate_grad_batches
@@ -314,6 +315,11 @@ class PipelineParallel(SplitsNetwork, DDPStrategy):
             raise MisconfigurationException(
                 f"{name}: stages have no common gradient scaler; set precision to bf16-mixed"
             )
+        for callback in callbacks_of(trainer):
+            if isinstance(callback, (ModelPruning, StochasticWeightAveraging, WeightAveraging)):
+                raise MisconfigurationException(
+                    f"{name}: {type(callback).__name__} needs the whole network in each process; leave it out"
+                )
         inside = {id(each) for each in net.parameters()}
         outside = [n for n, p in module.named_parameters() if p.requires_grad and id(p) not in inside]
         if outside:
@@ -337,9 +343,6 @@ class PipelineParallel(SplitsNetwork, DDPStrategy):
         module = self.lightning_module
         assert module is not None
         return module
-
-    def _trainer(self) -> Trainer:
-        return self._module().trainer
 
     def _network(self) -> nn.Module:
         net: nn.Module = getattr(self._module(), self.net)
@@ -408,7 +411,7 @@ class PipelineParallel(SplitsNetwork, DDPStrategy):
     @override
     def on_validation_end(self) -> None:
         """Make the module whole, unless training goes on."""
-        if self._trainer().state.fn == TrainerFn.VALIDATING:
+        if self._module().trainer.state.fn == TrainerFn.VALIDATING:
             self._gather()
 
     @override

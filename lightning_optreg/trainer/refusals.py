@@ -4,7 +4,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 
 from lightning_optreg.trainer.queries import has_gradient_scaler, is_fused, shards_parameters
-from lightning_optreg.trainer.roles import OwnWeights
+from lightning_optreg.trainer.roles import OwnWeights, SplitsNetwork, StepsElsewhere
 
 __all__ = [
     "refuse_barebones",
@@ -12,6 +12,8 @@ __all__ = [
     "refuse_manual_optimization",
     "refuse_own_weights",
     "refuse_sharding",
+    "refuse_split_network",
+    "refuse_steps_elsewhere",
 ]
 
 
@@ -34,7 +36,7 @@ def refuse_barebones(trainer: Trainer, owner: str, monitor: str) -> None:
 
 
 def refuse_sharding(trainer: Trainer, owner: str, reason: str) -> None:
-    """Refuse strategies that shard parameters (FSDP, DeepSpeed, ModelParallel).
+    """Refuse strategies that shard parameters (FSDP, DeepSpeed, ModelParallel) or split the network.
 
     Args:
         trainer: The trainer.
@@ -47,6 +49,24 @@ def refuse_sharding(trainer: Trainer, owner: str, reason: str) -> None:
     if shards_parameters(trainer):
         raise MisconfigurationException(
             f"{owner}: {type(trainer.strategy).__name__} shards parameters, {reason}"
+        )
+    refuse_split_network(trainer, owner, reason)
+
+
+def refuse_split_network(trainer: Trainer, owner: str, reason: str) -> None:
+    """Refuse strategies whose processes each have a part of the network.
+
+    Args:
+        trainer: The trainer.
+        owner: Name of the calling class, for the error.
+        reason: The end of the sentence that begins "PipelineParallel splits the network, ".
+
+    Raises:
+        MisconfigurationException: If the strategy is one of these.
+    """
+    if isinstance(trainer.strategy, SplitsNetwork):
+        raise MisconfigurationException(
+            f"{owner}: {type(trainer.strategy).__name__} splits the network, {reason}"
         )
 
 
@@ -64,6 +84,23 @@ def refuse_own_weights(trainer: Trainer, owner: str, reason: str) -> None:
     if isinstance(trainer.strategy, OwnWeights):
         raise MisconfigurationException(
             f"{owner}: the workers of {type(trainer.strategy).__name__} have weights of their own, {reason}"
+        )
+
+
+def refuse_steps_elsewhere(trainer: Trainer, owner: str, reason: str) -> None:
+    """Refuse strategies whose servers make the optimizer's steps.
+
+    Args:
+        trainer: The trainer.
+        owner: Name of the calling class, for the error.
+        reason: The end of the sentence that begins "the servers of Downpour make the optimizer's steps, ".
+
+    Raises:
+        MisconfigurationException: If the strategy is one of these.
+    """
+    if isinstance(trainer.strategy, StepsElsewhere):
+        raise MisconfigurationException(
+            f"{owner}: the servers of {type(trainer.strategy).__name__} make the optimizer's steps, {reason}"
         )
 
 

@@ -12,7 +12,9 @@ __all__ = [
     "ChangesAccumulation",
     "OwnWeights",
     "ResetsOptimizers",
+    "RestoresProcess",
     "SplitsNetwork",
+    "StepsElsewhere",
     "TurnsNoiseOff",
 ]
 
@@ -42,8 +44,16 @@ class ResetsOptimizers:
     """Base of callbacks that reset optimizers and schedules in a resumed run."""
 
 
+class RestoresProcess:
+    """Base of callbacks that restore the random state of a process and its place in the data."""
+
+
 class SplitsNetwork:
     """Base of strategies whose processes each have a part of the network, the rest on the meta device."""
+
+
+class StepsElsewhere:
+    """Base of strategies whose servers make the optimizer's steps: changes of weights here do not last."""
 
 
 class TurnsNoiseOff:

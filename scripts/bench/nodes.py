@@ -57,9 +57,9 @@ class Nodes:
     def __exit__(self, *_: object) -> None:
         for name in self.names:
             with contextlib.suppress(subprocess.CalledProcessError):  # never made
-                for pid in _ip("netns", "pids", name).split():
+                for pid in map(int, _ip("netns", "pids", name).split()):
                     with contextlib.suppress(ProcessLookupError):
-                        os.kill(int(pid), 9)
+                        os.kill(pid, 9)
                 _ip("netns", "delete", name)
 
     def start(
@@ -84,6 +84,21 @@ class Nodes:
             text=True,
             **more,  # type: ignore[call-overload]
         )
+
+    def program(self, node: int, arguments: Sequence[str], **more: object) -> "subprocess.Popen[str]":
+        """Start `python -m lightning_optreg` on a node.
+
+        Args:
+            node: Its number, 0 or 1.
+            arguments: Those of the program.
+            more: For `start`.
+        """
+        command = [sys.executable, "-m", "lightning_optreg", *arguments]
+        return self.start(node, command, **more)  # type: ignore[arg-type]
+
+    def processes(self, node: int) -> list[int]:
+        """Return the process ids of all that runs on a node."""
+        return [int(pid) for pid in _ip("netns", "pids", self.names[node]).split()]
 
     def torchrun(
         self, arguments: Sequence[str], *, processes: int = 1, restarts: int = 0, **more: object

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from jsonargparse import Namespace
 
+import lightning_optreg.strategies  # noqa: F401  # so that their names are known
 from lightning_optreg.__main__ import main
 from lightning_optreg.cli import processes
-from lightning_optreg.cli.processes import check_processes
+from lightning_optreg.cli.processes import check_processes, check_started
 
 
 def settings(devices: object, *, workers: int = 0, accelerator: str = "cpu", told: bool = False) -> Namespace:
@@ -56,6 +57,40 @@ def test_processes_that_load_data_are_counted_too() -> None:
     with pytest.raises(ValueError, match=r"^data\.num_workers must be <= 32, 8 for each .*, got 33; "):
         check_processes(settings(1, workers=33))
     check_processes(settings(1, workers=33, told=True))
+
+
+@pytest.mark.usefixtures("four_cores")
+def test_workers_that_a_strategy_starts_on_this_machine_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+    def with_workers(count: int | None, **more: object) -> Namespace:
+        given = settings(1)
+        given.trainer.strategy = Namespace(class_path="Downpour", init_args=Namespace(workers=count, **more))
+        return given
+
+    for allowed in (with_workers(4), with_workers(None), with_workers(99, address="10.0.0.1:6379")):
+        check_processes(allowed)
+    with pytest.raises(ValueError, match=r"^trainer\.strategy\.workers must be <= 4, .*, got 5; "):
+        check_processes(with_workers(5))
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    check_processes(with_workers(5))
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    ["Hogwild", Namespace(class_path="lightning_optreg.strategies.Downpour", init_args=Namespace())],
+)
+def test_workers_are_not_started_twice(strategy: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_started(Namespace(strategy=strategy))
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    check_started(Namespace(strategy=strategy))  # one process
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for other in ("auto", "ddp", "LocalSGD"):
+        check_started(Namespace(strategy=other))
+    with pytest.raises(
+        ValueError, match=r"^trainer\.strategy: \w+ starts its workers itself; .* 2 processes"
+    ):
+        check_started(Namespace(strategy=strategy))
 
 
 def test_devices_of_an_accelerator_are_its_own_matter() -> None:

@@ -11,13 +11,21 @@ from tests.processes import in_processes, needs_gloo
 pytestmark = [pytest.mark.slow, needs_gloo]
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+STRATEGIES = "it has a strategy of its own"
 NOT_COMPARED = {
+    "async_elastic_averaging": STRATEGIES,
     "batch_norm_recalibration": "batch normalisation, see test_ddp_numbers",
     "bf16": "it is a precision, and rounding is taken out here by another one",
     "compile": "it takes a minute",
+    "diloco": STRATEGIES,
+    "downpour": STRATEGIES,
+    "elastic_averaging": STRATEGIES,
+    "hogwild": STRATEGIES,
+    "local_sgd": STRATEGIES,
     "lr_finder": "it looks at the losses of the first process, and finds another rate there",
     "noise_marginalization": "noise layers, see test_ddp_numbers",
     "noisy_ensemble": "noise, see test_ddp_numbers",
+    "pipeline": STRATEGIES,
 }
 OVERLAYS = [path.stem for path in sorted(CONFIGS.glob("methods/*.yaml")) if path.stem not in NOT_COMPARED]
 

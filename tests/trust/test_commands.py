@@ -303,6 +303,8 @@ def test_other_ways_round_safe(
         {"allow": [MODULE], "model": {"net": f"{MODULE}.Net"}},
         {"trainer": {"default_root_dir": "/somewhere"}},
         {"trainer": {"callbacks+": [spec("ModelCheckpoint", dirpath="../elsewhere")]}},
+        {"trainer": {"strategy": spec("Hogwild", address="10.9.8.7:6379")}},  # to join a stranger's cluster
+        {"trainer": {"strategy": spec("DDPStrategy", cluster_environment=settings)}},
     ):
         file.write_text(yaml.safe_dump(config))
         assert str(file) in refused(capsys, *fit, "--config", str(file), "--safe")

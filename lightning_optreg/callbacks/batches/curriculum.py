@@ -23,7 +23,7 @@ from lightning_optreg.data.curriculum import Pacing, PacingName, RankingOrder, e
 from lightning_optreg.data.loader import BatchLoader
 from lightning_optreg.data.scores import read_scores
 from lightning_optreg.trainer.queries import is_logging_step
-from lightning_optreg.trainer.refusals import refuse_own_weights, refuse_sharding
+from lightning_optreg.trainer.refusals import refuse_own_weights, refuse_sharding, refuse_steps_elsewhere
 
 __all__ = ["Curriculum", "Scoring"]
 
@@ -91,8 +91,8 @@ class Curriculum(OfAKind, LetsGo):
         TypeError: If balanced is not a bool, or seed is not an integer.
         MisconfigurationException: Before the first step, if the loader's order can't be set, or it must not
             shuffle (`NoiseFree`, `FullBatch`), if the run has no end, the reference is of another network,
-            the images can't be scored, or the strategy shards parameters, or gives each worker weights of its
-            own, of which the scores would be.
+            the images can't be scored, or the strategy shards parameters, gives each worker weights of its
+            own, of which the scores would be, or makes steps on servers.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -198,6 +198,12 @@ class Curriculum(OfAKind, LetsGo):
         if self._asks_current:
             refuse_own_weights(
                 trainer, "Curriculum", "so images have no common score; give a reference or a file of scores"
+            )
+            refuse_steps_elsewhere(
+                trainer,
+                "Curriculum",
+                "and workers fetch at different times, so images have no common score; give a reference or a "
+                "file of scores",
             )
         loader = told_loader(trainer, "Curriculum")
         if self._full_at_batch == 0.0:

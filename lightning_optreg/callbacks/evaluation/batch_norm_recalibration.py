@@ -22,6 +22,7 @@ from lightning_optreg.layers.modes import evaluating
 from lightning_optreg.randomness.kept_generators import kept_generators
 from lightning_optreg.trainer.moved_batch import move_batch
 from lightning_optreg.trainer.queries import callbacks_of, datamodule_of
+from lightning_optreg.trainer.refusals import refuse_split_network
 
 __all__ = ["BatchNormRecalibration", "batch_norms", "recalibrate"]
 
@@ -124,7 +125,8 @@ class BatchNormRecalibration(Callback):
         TypeError: If images is neither an index nor a key.
         MisconfigurationException: Before the first step, if the network is not found or has no batch
             normalisation, there are several training loaders, a batch has no such inputs or the network
-            doesn't take them, or a callback that changes the weights at the end comes after this one.
+            doesn't take them, a callback that changes the weights at the end comes after this one, or the
+            strategy splits the network.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -156,6 +158,9 @@ class BatchNormRecalibration(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the layers, if they exist already, and callbacks that change the weights at the end."""
         self._tried = False
+        refuse_split_network(
+            trainer, "BatchNormRecalibration", "so no process has all statistics; recalibrate in one process"
+        )
         if not makes_layers_later(pl_module):
             self._find(pl_module)
         callbacks = callbacks_of(trainer)

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_optreg.trainer.refusals import refuse_split_network
+
 __all__ = ["Histograms"]
 
 
@@ -37,7 +39,8 @@ class Histograms(Callback):
 
     Raises:
         ValueError: If a value is out of its range.
-        MisconfigurationException: At the start of a fit, if no logger accepts histograms.
+        MisconfigurationException: At the start of a fit, if no logger accepts histograms, or the strategy
+            splits the network.
 
     Example:
         >>> Histograms(of="all", every_n_steps=500).of
@@ -64,6 +67,8 @@ class Histograms(Callback):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a fit whose loggers would drop the histograms."""
+        if stage == "fit":
+            refuse_split_network(trainer, "Histograms", "so no process has all tensors")
         # A fast_dev_run has one DummyLogger.
         takers = (WandbLogger, TensorBoardLogger, DummyLogger)
         if stage == "fit" and not any(isinstance(logger, takers) for logger in trainer.loggers):

@@ -20,7 +20,12 @@ from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.optimizers.rates import set_rate
 from lightning_optreg.optimizers.update_rule import UpdateRule
 from lightning_optreg.trainer.queries import callbacks_of, validates_in_fit
-from lightning_optreg.trainer.refusals import refuse_barebones, refuse_own_weights, refuse_sharding
+from lightning_optreg.trainer.refusals import (
+    refuse_barebones,
+    refuse_own_weights,
+    refuse_sharding,
+    refuse_steps_elsewhere,
+)
 
 __all__ = ["AdamRestarts"]
 
@@ -51,8 +56,8 @@ class AdamRestarts(OfAKind):
         ValueError: If a value is out of its range.
         MisconfigurationException: Before the first step, if the module has no optimizer or a learning-rate
             schedule, which would undo the factor, if a callback averages weights, the strategy shards
-            parameters or gives each worker weights of its own, or the trainer is barebones; after a
-            validation, if the value is not logged.
+            parameters, gives each worker weights of its own or makes steps on servers, or the trainer is
+            barebones; after a validation, if the value is not logged.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -103,6 +108,7 @@ class AdamRestarts(OfAKind):
         refuse_own_weights(
             trainer, "AdamRestarts", "so a restart from the best common ones would not reach them; use ddp"
         )
+        refuse_steps_elsewhere(trainer, "AdamRestarts", "so a restart here would not reach them; use ddp")
         if not any(optimizer.param_groups for optimizer in trainer.optimizers):
             raise MisconfigurationException("AdamRestarts: the module must have an optimizer, got none")
         callbacks = callbacks_of(trainer)

@@ -20,7 +20,7 @@ from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.optimizers.rate_estimate import RateEstimate, StepMeter
 from lightning_optreg.trainer.optimizer_switch import replace_optimizer
 from lightning_optreg.trainer.queries import is_logging_step, validates_in_fit
-from lightning_optreg.trainer.refusals import refuse_barebones, refuse_sharding
+from lightning_optreg.trainer.refusals import refuse_barebones, refuse_sharding, refuse_steps_elsewhere
 from lightning_optreg.trainer.run_length import run_length
 
 __all__ = ["AdamToSGD"]
@@ -68,9 +68,9 @@ class AdamToSGD(OfAKind, LetsGo):
         ValueError: If a value is out of its range, or more than one of at_epoch, at_step and monitor is
             given.
         MisconfigurationException: Before the first step, if there is no such optimizer, its groups have no
-            `betas` as Adam's have, another `AdamToSGD` would replace it, the strategy shards parameters or,
-            with monitor, the trainer is barebones; after a validation, if the monitored value is not logged;
-            at the switch, if a schedule is at a rate of 0.
+            `betas` as Adam's have, another `AdamToSGD` would replace it, the strategy shards parameters or
+            makes steps on servers or, with monitor, the trainer is barebones; after a validation, if the
+            monitored value is not logged; at the switch, if a schedule is at a rate of 0.
 
     Warns:
         UserWarning: If the run ends before the switch.
@@ -155,6 +155,9 @@ class AdamToSGD(OfAKind, LetsGo):
         if self.monitor is not None:
             refuse_barebones(trainer, "AdamToSGD", self.monitor)
         refuse_sharding(trainer, "AdamToSGD", "which cannot be switched")
+        refuse_steps_elsewhere(
+            trainer, "AdamToSGD", "so it can't be replaced here; use SWATS, an optimizer that switches itself"
+        )
         if self.optimizer_index >= len(trainer.optimizers):
             raise MisconfigurationException(
                 f"AdamToSGD: optimizer_index must be < {len(trainer.optimizers)}, the number of optimizers, "

@@ -19,7 +19,7 @@ from lightning_optreg.callbacks._seeded import SeededCallback
 from lightning_optreg.randomness.draws import mix
 from lightning_optreg.trainer.noise_left import compares_losses
 from lightning_optreg.trainer.queries import is_logging_step
-from lightning_optreg.trainer.refusals import refuse_fused_under_scaler
+from lightning_optreg.trainer.refusals import refuse_fused_under_scaler, refuse_split_network
 
 __all__ = ["GradientNoise", "add_noise", "noise_std"]
 
@@ -78,8 +78,9 @@ class GradientNoise(SeededCallback, LetsGo):
         ValueError: If a value is out of its range.
         TypeError: If seed is not an integer.
         MisconfigurationException: Before the first step, with an optimizer that compares losses (L-BFGS,
-            BFGS, Newton), with a callback that turns noise off (`NoiseFree`, `FullBatch`), or with a fused
-            optimizer and a gradient scaler (16-mixed); in the first step, if a gradient is sparse.
+            BFGS, Newton), with a callback that turns noise off (`NoiseFree`, `FullBatch`), with a fused
+            optimizer and a gradient scaler (16-mixed), or with a strategy that splits the network; in the
+            first step, if a gradient is sparse.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -108,6 +109,7 @@ class GradientNoise(SeededCallback, LetsGo):
         super().on_fit_start(trainer, pl_module)
         if self.eta == 0.0:
             return
+        refuse_split_network(trainer, "GradientNoise", "so parts would get the same noise")
         for optimizer in trainer.optimizers:
             if compares_losses(optimizer):
                 raise MisconfigurationException(

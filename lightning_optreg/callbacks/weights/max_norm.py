@@ -24,7 +24,7 @@ from lightning_optreg.callbacks.weights._chosen_parameters import (
 )
 from lightning_optreg.callbacks.weights._step_hooks import StepHooks
 from lightning_optreg.trainer.queries import is_logging_step
-from lightning_optreg.trainer.refusals import refuse_sharding
+from lightning_optreg.trainer.refusals import refuse_sharding, refuse_steps_elsewhere
 
 __all__ = ["MaxNorm", "project", "unit_norms"]
 
@@ -132,7 +132,8 @@ class MaxNorm(OfAKind, LetsGo):
         ValueError: If max_norm is not above 0.
         TypeError: If names or types are not lists of strings.
         MisconfigurationException: Before the first step, if no parameter is chosen, including frozen ones, if
-            a named one has a single dimension, or if the strategy shards parameters.
+            a named one has a single dimension, or if the strategy shards parameters, splits the network or
+            makes steps on servers.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -159,7 +160,10 @@ class MaxNorm(OfAKind, LetsGo):
         self._chosen = None
         if self.max_norm == inf:
             return
-        refuse_sharding(trainer, "MaxNorm", "so no process knows a unit's norm")
+        refuse_sharding(trainer, "MaxNorm", "so no process knows all units' norms")
+        refuse_steps_elsewhere(
+            trainer, "MaxNorm", "so what is projected here does not reach them; use weight decay"
+        )
         self._chosen = ChosenParameters("MaxNorm", pl_module, self.names, self.types)
         for name, parameter, _ in self._chosen.all():
             if parameter.ndim < 2 and self.names:

@@ -28,7 +28,11 @@ from lightning_optreg.callbacks.weights._step_hooks import StepHooks
 from lightning_optreg.optimizers.rates import rate_of
 from lightning_optreg.trainer.noise_left import compares_losses
 from lightning_optreg.trainer.queries import is_logging_step
-from lightning_optreg.trainer.refusals import refuse_fused_under_scaler
+from lightning_optreg.trainer.refusals import (
+    refuse_fused_under_scaler,
+    refuse_split_network,
+    refuse_steps_elsewhere,
+)
 
 __all__ = ["ElasticNet", "L1Penalty", "L2Penalty", "add_penalty_gradient", "penalty", "proximal_map"]
 
@@ -128,6 +132,9 @@ class _Penalty(OfAKind, LetsGo):
         self._chosen = None
         if not self._active:
             return
+        refuse_split_network(
+            trainer, name, "so no process knows the penalty; use the optimizer's weight_decay"
+        )
         for optimizer in trainer.optimizers:
             if compares_losses(optimizer):
                 raise MisconfigurationException(
@@ -136,6 +143,10 @@ class _Penalty(OfAKind, LetsGo):
                 )
         if not self.proximal:
             refuse_fused_under_scaler(trainer, name, "penalty")
+        else:
+            refuse_steps_elsewhere(
+                trainer, name, "so weights that are shrunk here do not reach them; set proximal=False"
+            )
         self._chosen = ChosenParameters(name, pl_module, self.names, self.types)
 
     @override
@@ -230,8 +241,9 @@ class L1Penalty(_Penalty):
         ValueError: If lambd is out of its range.
         TypeError: If names or types are not lists of strings, or proximal is not a bool.
         MisconfigurationException: Before the first step, if no parameter is chosen, with an optimizer that
-            compares losses (L-BFGS, BFGS, Newton), or with a fused optimizer and a gradient scaler; in a
-            step, if a gradient is sparse.
+            compares losses (L-BFGS, BFGS, Newton), with a fused optimizer and a gradient scaler, if the
+            strategy splits the network, or with proximal if it makes steps on servers; in a step, if a
+            gradient is sparse.
 
     Example:
         >>> from lightning.pytorch import Trainer
