@@ -171,7 +171,7 @@ def draw_speedup(
     Example:
         >>> curves = [ScalingCurve("DDP", n, [0.0, 1 / n], [0, 80 * n], [0.1, 0.6]) for n in (1, 2, 4)]
         >>> figure = draw_speedup(curves, 0.5)
-        >>> figure.axes[0].get_lines()[1].get_ydata()
+        >>> figure.axes[0].get_lines()[1].get_ydata().tolist()
         [1.0, 2.0, 4.0]
     """
     styles = _styles([*curves, *measured])
@@ -238,7 +238,10 @@ def _draw_panel(
             ]
             if points:
                 x, y = zip(*points, strict=True)
-                axes.plot(x, y, **(styles[curve.method] | look))
+                alone = (
+                    {"marker": "."} if len(points) == 1 and not look.get("mfc") else {}
+                )  # no line shows it
+                axes.plot(x, y, **(styles[curve.method] | look | alone))
     if not axes.get_lines():
         axes.text(0.5, 0.5, "nothing is sent", transform=axes.transAxes, ha="center", color=GREY)
 

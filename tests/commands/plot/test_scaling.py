@@ -22,6 +22,7 @@ from lightning_optreg.commands.plot.scaling import make_workload
 from lightning_optreg.figures import ScalingCurve, draw_scaling, draw_speedup, read_scaling
 from lightning_optreg.nets import MLP
 
+REAL = Path("/usr/share/datasets/fashion-mnist")
 HEAD = "method,workers,seconds,images,bytes,accuracy\n"
 SPARSE = ("--model", "sparse", "--images", "1000", "--batch_size", "20", "--dpi", "30")
 
@@ -218,6 +219,7 @@ def test_speedup_is_the_ratio_of_times_between_measurements() -> None:
         draw_speedup(curves, 0.99)
 
 
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"Fashion-MNIST is not in {REAL}")
 def test_images_become_a_workload_that_learns() -> None:
     state = torch.get_rng_state()
     workload = make_workload("mlp", seed=1)
