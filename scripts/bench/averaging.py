@@ -123,9 +123,8 @@ def fit(strategy: Strategy, steps: int) -> Meter:
 
 
 def table(found: dict[str, list[Meter]], steps: int) -> None:
-    print(
-        f"{'':18}{'ms a step':>10}{'to DDP':>8}{'spread':>16}{'CPU':>8}{'to DDP':>8}{'bytes':>10}{'to DDP':>8}"
-    )
+    titles = ((18, ""), (10, "ms a step"), (8, "to DDP"), (16, "spread"), (8, "CPU"), (8, "to DDP"))
+    print("".join(f"{title:>{width}}" for width, title in (*titles, (10, "bytes"), (8, "to DDP"))))
     for name, meters in found.items():
         pairs = list(zip(meters, found["DDP"], strict=True))
         times = sorted(own.seconds / ddp.seconds for own, ddp in pairs)
