@@ -3,7 +3,8 @@
     python scripts/bench/averaging.py                  # two processes of one thread, LeNet-5 on Fashion-MNIST
 
 Two processes train LeNet-5 with batches of 64 under DDP, ElasticAveraging and LocalSGD, which take turns; a
-round's ratio compares neighbours in time. Bytes are those of the loopback device, counted by the kernel, in a
+round's ratio compares neighbours in time. The processor's time, which other programs change less, is that of
+process 0 with its threads. Bytes are those of the loopback device, counted by the kernel, in a
 network namespace of the processes' own (`unshare --net`), so nothing else is counted: gloo's traffic with its
 headers, and what Lightning sends in every step.
 """
@@ -57,19 +58,20 @@ class Net(LightningModule):
 
 
 class Meter(Callback):
-    """Seconds and bytes of the steps after the first few."""
+    """Seconds by the clock and of the processor, and bytes, of the steps after the first few."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
-        self.seconds = self.bytes = 0.0
+        self.seconds = self.cpu = self.bytes = 0.0
 
     def on_train_batch_start(self, trainer: Trainer, module: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx == WARM_UP:
-            self.seconds, self.bytes = -time.perf_counter(), -sent()
+            self.seconds, self.cpu, self.bytes = -time.perf_counter(), -time.process_time(), -sent()
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, out: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx == self.steps + WARM_UP - 1:
             self.seconds += time.perf_counter()
+            self.cpu += time.process_time()
             self.bytes += sent()
 
 
@@ -121,17 +123,19 @@ def fit(strategy: Strategy, steps: int) -> Meter:
 
 
 def table(found: dict[str, list[Meter]], steps: int) -> None:
-    print(f"{'':18}{'ms a step':>10}{'to DDP':>8}{'spread':>16}{'bytes a step':>14}{'to DDP':>8}")
+    titles = ((18, ""), (10, "ms a step"), (8, "to DDP"), (16, "spread"), (8, "CPU"), (8, "to DDP"))
+    print("".join(f"{title:>{width}}" for width, title in (*titles, (10, "bytes"), (8, "to DDP"))))
     for name, meters in found.items():
         pairs = list(zip(meters, found["DDP"], strict=True))
         times = sorted(own.seconds / ddp.seconds for own, ddp in pairs)
-        traffic = [own.bytes / ddp.bytes for own, ddp in pairs]
         quarter = len(times) // 4
         print(
             f"{name:18}{1e3 * statistics.median(each.seconds for each in meters) / steps:10.2f}"
             f"{statistics.median(times):8.3f}{times[quarter]:9.3f} - {times[-1 - quarter]:.2f}"
-            f"{statistics.median(each.bytes for each in meters) / steps:14,.0f}"
-            f"{statistics.median(traffic):8.3f}",
+            f"{1e3 * statistics.median(each.cpu for each in meters) / steps:8.2f}"
+            f"{statistics.median(own.cpu / ddp.cpu for own, ddp in pairs):8.3f}"
+            f"{statistics.median(each.bytes for each in meters) / steps:10,.0f}"
+            f"{statistics.median(own.bytes / ddp.bytes for own, ddp in pairs):8.3f}",
             flush=True,
         )
 
