@@ -1,19 +1,21 @@
 """Downpour and asynchronous elastic averaging with processes of Ray."""
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-pytest.importorskip("ray")
-
 from lightning_optreg.strategies import AsyncElasticAveraging, Downpour
 from lightning_optreg.strategies._ray_cluster import ray_for
 from tests.resume_tools import assert_identical
 from tests.strategies import ray_runs
 from tests.strategies.ray_runs import BATCH, SAMPLES, fit, taken
+
+# Not imported here: the strategies set its environment first.
+pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
 
 
 @pytest.fixture(scope="session")

@@ -9,20 +9,19 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-pytest.importorskip("ray")
-
 from lightning_optreg.strategies import Downpour
 from lightning_optreg.strategies._ray_cluster import ray_for
 from lightning_optreg.strategies._ray_crew import ServerDiedError
 from tests.strategies.ray_runs import BATCH, SAMPLES, fit, taken
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")]
 
 TIMES = int(os.environ.get("OPTREG_FAULTS", "20"))
 EACH = SAMPLES // BATCH // 2
