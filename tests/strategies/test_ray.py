@@ -57,7 +57,7 @@ def test_two_workers_one_of_which_dies(session_ray: Any, tmp_path: Path) -> None
     assert kept["updates"] == 4 * each == sum(number for _, number in kept["delays"])
     size = 5 * 4  # bytes of the parameters of one linear layer; buffers round up
     assert kept["ledger"]["bytes"] > 2 * size * 4 * each
-    assert_identical(saved["state_dict"], dict(trainer.lightning_module.state_dict()))
+    assert_identical(dict(saved["state_dict"]), dict(trainer.lightning_module.state_dict()))
     assert float(trainer.callback_metrics["val_loss"]) < 0.5
 
 
