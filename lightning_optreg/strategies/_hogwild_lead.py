@@ -30,6 +30,7 @@ class Lead:
         self._rest = False  # whether the others rest
         self._met = False  # whether all have done their shares of this epoch
         self._seen = self._hooked = self._began = 0
+        self._posed: int | None = None  # the step that callbacks see, while they act on a batch
         self._batch: tuple[Any, Any, int] | None = None
 
     @property
@@ -85,7 +86,7 @@ class Lead:
     def batch_done(self) -> None:
         """Count the steps of all."""
         self.crew.check()
-        self._hooked = self._show()
+        self._hooked = self._posed = self._show()
 
     def after_batch(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Save what is due, wait at the end of an epoch, and reserve the next step."""
@@ -135,6 +136,11 @@ class Lead:
             self.crew.pause()
         self._show()
 
+    def saved(self) -> None:
+        """Show the step again that `ModelCheckpoint` saves for, which it then notes as saved."""
+        if self._posed is not None and self.count is not None:
+            self.count.pose(self._posed)
+
     def shares(self) -> dict[str, Any]:
         """Return what a checkpoint needs of the others, which rest."""
         return {
@@ -175,15 +181,16 @@ class Lead:
         assert self.count is not None
         saving = [each for each in callbacks_of(self.trainer) if isinstance(each, ModelCheckpoint)]
         if self._batch is None or not saving:
-            self._seen = self.count.true()
+            self._seen, self._posed = self.count.true(), None
             return
         step = self._seen + 1
         while step <= self.count.true():
             for callback in saving if step != self._hooked else ():
+                self._posed = step
                 self.count.pose(step)
                 callback.on_train_batch_end(self.trainer, self.trainer.lightning_module, *self._batch)
             step += 1
-        self._seen = step - 1
+        self._seen, self._posed = step - 1, None
 
     def _claim(self) -> None:
         """Reserve the next step; if none is left, wait until the others have made theirs."""

@@ -153,15 +153,15 @@ class Crew:
         if not self.board.flag("ended"):
             self.board.set_flag("stopped", 1)
         deadline = time.monotonic() + _ENDING
-        while any(process.exitcode is None for process in self.processes):
-            if time.monotonic() > deadline:
-                rank_zero_warn(f"{self.owner}: workers did not end within {_ENDING:.0f} s and are killed")
-                break
+        while any(process.exitcode is None for process in self.processes) and time.monotonic() < deadline:
             time.sleep(POLL)
+        late = [process.pid for process in self.processes if process.exitcode is None]
         deaths = [self._death(rank) for rank, process in enumerate(self.processes, 1) if process.exitcode]
         self._kill()
         for connection in self.connections:
             connection.close()
+        if late:
+            rank_zero_warn(f"{self.owner}: processes {late} did not end in {_ENDING:.0f} s and were killed")
         if deaths and not self.failed:
             raise deaths[0]
 

@@ -321,6 +321,8 @@ class Hogwild(OneMachine, Asynchronous):
             if "optimizer_states" in checkpoint:
                 checkpoint[_KEY] = role.shares()
         super().save_checkpoint(checkpoint, filepath, storage_options)
+        if isinstance(role, Lead):
+            role.saved()
 
     def _state(self) -> dict[str, Any]:
         """Return this worker's own checkpoint, without the weights."""

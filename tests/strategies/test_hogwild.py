@@ -39,7 +39,7 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.module = Regression()
-        self.by_steps = ModelCheckpoint(folder / "steps", "{step}", every_n_train_steps=5, save_top_k=-1)
+        self.by_steps = ModelCheckpoint(folder / "steps", "{step}", every_n_train_steps=3, save_top_k=-1)
         self.best = ModelCheckpoint(folder / "best", "{epoch}", monitor="val", save_top_k=-1)
         self.trainer = trainer_of(
             folder,
@@ -118,8 +118,8 @@ def test_checkpoints_hold_what_was_validated(run: Run) -> None:
 
 def test_checkpoints_by_steps_miss_none(run: Run) -> None:
     names = sorted(path.name for path in (run.folder / "steps").iterdir())
-    assert names == sorted(f"step={step}.ckpt" for step in range(5, 36, 5))
-    for step in range(5, 36, 5):
+    assert names == sorted(f"step={step}.ckpt" for step in range(3, 37, 3))
+    for step in range(3, 37, 3):
         saved = run.checkpoint(f"steps/step={step}.ckpt")
         loops = saved["loops"]["fit_loop"]["epoch_loop.automatic_optimization.optim_progress"]
         assert step <= saved["global_step"] == sum(saved["Hogwild"]["steps"])
@@ -237,7 +237,7 @@ def test_it_has_a_name(tmp_path: Path) -> None:
 
 @pytest.mark.slow  # spawned processes import everything again
 def test_spawned_workers_do_the_same(tmp_path: Path) -> None:
-    trainer = trainer_of(tmp_path, strategy=hogwild(start_method="spawn"), callbacks=[Told(tmp_path)])
+    trainer = trainer_of(tmp_path, strategy=Hogwild(start_method="spawn"), callbacks=[Told(tmp_path)])
     trainer.fit(Regression())
     assert trainer.global_step == 24
     assert len(told(tmp_path, 0, "batch")) == len(told(tmp_path, 1, "batch")) == 12

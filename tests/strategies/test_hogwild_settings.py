@@ -80,7 +80,7 @@ class _OurLoader(Regression):
     """Batches of this package's loader."""
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        if isinstance(batch, (tuple, list)):
+        if not hasattr(batch, "images"):
             return batch
         x = batch.images.float().flatten(1)[:, :4]
         return x, batch.labels[:, None].float()
