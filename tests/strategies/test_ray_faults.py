@@ -134,7 +134,8 @@ def test_worker_0_dies(number: int, tmp_path: Path) -> None:
     run.kill()
     run.wait()
     killed = time.monotonic()
+    # Ray's agents on a node look for their raylet from time to time only: some 60 seconds on a busy machine.
     while processes(mark):
-        assert time.monotonic() - killed < 60, processes(mark)
+        assert time.monotonic() - killed < 120, processes(mark)
         time.sleep(0.1)
     whole(tmp_path)
