@@ -41,10 +41,11 @@ def import_ray(address: str | None) -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # A task without GPUs sees them all, instead of a warning that this will change.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if _address(address) is None and "ray" not in sys.modules:
-        # Read at import. Ray then listens on loopback only, as it always does on a Mac; on Linux it would
-        # listen on all addresses of the machine.
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    if _address(address) is None:
+        # Read when Ray is imported: it then listens on loopback only, as it always does on a Mac. On Linux,
+        # or if it was imported before, it listens on all addresses of the machine.
+        if "ray" not in sys.modules:
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         # Ray starts its processes at niceness 15: servers would lag behind worker 0 on the same machine.
         os.environ.setdefault("RAY_worker_niceness", "0")
     import ray

@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.environments import (  # type: ignore[attr-defined]  # not declared as public
     LightningEnvironment,
 )
-from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
@@ -27,21 +25,22 @@ from lightning_optreg.parallel.delays import Delays
 from lightning_optreg.parallel.ledger import Answer, Report
 from lightning_optreg.parallel.packing import Packing
 from lightning_optreg.parallel.shards import Shard
-from lightning_optreg.strategies._place import is_dealt, loaders_to, place_of, trainer_to
+from lightning_optreg.strategies._one_worker import OneWorker
+from lightning_optreg.strategies._place import loaders_to, place_of, trainer_to
 from lightning_optreg.strategies._pushing import stepping
 from lightning_optreg.strategies._ray_cluster import ray_for
 from lightning_optreg.strategies._ray_crew import Crew, ServerDiedError
-from lightning_optreg.strategies._ray_launcher import Launched, RayLauncher
+from lightning_optreg.strategies._server_hooks import ServerHooks
 from lightning_optreg.strategies._server_refusals import refuse_callbacks
 from lightning_optreg.strategies._worker import StepCount, length_for_all
 from lightning_optreg.trainer.order_of_callbacks import put_first
-from lightning_optreg.trainer.queries import callbacks_of, is_logging_step, validates_in_fit
+from lightning_optreg.trainer.queries import callbacks_of, is_logging_step
 from lightning_optreg.trainer.roles import Asynchronous
 
 __all__ = ["ServerStrategy"]
 
 
-class ServerStrategy(Asynchronous, Launched, ParallelStrategy):
+class ServerStrategy(Asynchronous, OneWorker):
     """Base of strategies with parameter servers.
 
     A subclass says what a server is, what a worker does in a step, and what worker 0 takes home.
@@ -69,10 +68,8 @@ class ServerStrategy(Asynchronous, Launched, ParallelStrategy):
         # Its own environment: under torchrun or SLURM it is Ray, not they, that starts the workers.
         super().__init__(cluster_environment=LightningEnvironment(), checkpoint_io=checkpoint_io)
         self.shards, self.address, self.timeout = shards, address, timeout
-        self.number = 0
-        """Number of this worker."""
-        self._workers = workers
-        self._hooks = _Hooks(self)
+        self.given_workers = workers
+        self._hooks = ServerHooks(self)
         self._saved: dict[str, Any] | None = None
         self.record: dict[str, Any] | None = None
         """What checkpoints keep besides the usual entries; None before a fit."""
@@ -132,114 +129,6 @@ class ServerStrategy(Asynchronous, Launched, ParallelStrategy):
     @abstractmethod
     def come_home(self) -> None:
         """Let worker 0's module and optimizer have what the servers have, for good."""
-
-    # ---- what the Trainer asks -----------------------------------------------------------------------------
-
-    @property
-    @override
-    def workers(self) -> int:
-        """Number of workers, worker 0 included."""
-        return self._workers or len(self.parallel_devices or [None])
-
-    @property
-    @override
-    def root_device(self) -> torch.device:
-        """This worker's device: the first that it sees."""
-        return (self.parallel_devices or [torch.device("cpu")])[0]
-
-    @property
-    @override
-    def launcher(self) -> RayLauncher:  # type: ignore[override]  # Lightning's base class is private
-        """What runs the user's function, as worker 0."""
-        return RayLauncher(self)
-
-    @property
-    def is_distributed(self) -> bool:
-        """Whether loaders made now are dealt out: those for training are; worker 0 validates alone."""
-        module = self.lightning_module
-        return self.workers > 1 and (module is None or module.trainer.training)
-
-    @property
-    @override
-    def distributed_sampler_kwargs(self) -> dict[str, Any]:
-        """This worker's share of what a loader has."""
-        if self.is_distributed:
-            return {"num_replicas": self.workers, "rank": self.number}
-        return {"num_replicas": 1, "rank": 0}
-
-    @override
-    def process_dataloader(self, dataloader: object) -> object:
-        if self.is_distributed and not is_dealt(dataloader, self.workers, self.number):
-            raise MisconfigurationException(
-                f"{self.name}: the batches of a {type(dataloader).__name__} can't be dealt out to "
-                f"{self.workers} workers: use a DataLoader of a dataset with a length, a loader of this "
-                "package, or one with attributes rank and world_size"
-            )
-        return dataloader
-
-    @property
-    @override
-    def global_rank(self) -> int:
-        return self.number
-
-    @property
-    @override
-    def local_rank(self) -> int:
-        return 0
-
-    @property
-    @override
-    def node_rank(self) -> int:
-        return 0
-
-    @property
-    def num_nodes(self) -> int:
-        """1, as Ray knows the nodes."""
-        return 1
-
-    @num_nodes.setter
-    def num_nodes(self, num_nodes: int) -> None:
-        if num_nodes != 1:
-            raise MisconfigurationException(
-                f"{self.name}: Ray knows the nodes, so num_nodes must be 1, got {num_nodes}; set workers to "
-                "the number of workers on all nodes"
-            )
-
-    @property
-    @override
-    def world_size(self) -> int:
-        """1: no step waits for the others, and takes the batches of one worker."""
-        return 1
-
-    @override
-    def model_to_device(self) -> None:
-        assert self.model is not None
-        self.model.to(self.root_device)
-
-    @override
-    def reduce(self, tensor: Any, *args: Any, **kwargs: Any) -> Any:
-        return tensor
-
-    @override
-    def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
-        return decision
-
-    @override
-    def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:
-        return tensor
-
-    @override
-    def barrier(self, name: str | None = None) -> None:
-        pass
-
-    @override
-    def broadcast(self, obj: Any, src: int = 0) -> Any:
-        return obj
-
-    @property
-    @override
-    def lightning_restore_optimizer(self) -> bool:
-        return self.number == 0
 
     # ---- a fit begins --------------------------------------------------------------------------------------
 
@@ -573,29 +462,3 @@ class ServerStrategy(Asynchronous, Launched, ParallelStrategy):
         if self.record is not None and "optimizer_states" in checkpoint:
             checkpoint[self.key] = self.record
         super().save_checkpoint(checkpoint, filepath, storage_options)
-
-
-class _Hooks(Callback):
-    """Calls the strategy in hooks before other callbacks."""
-
-    def __init__(self, strategy: ServerStrategy) -> None:
-        self._strategy = strategy
-
-    @override
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self._strategy.after_batch(trainer, pl_module, outputs, batch, batch_idx)
-
-    @override
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if validates_in_fit(trainer):
-            self._strategy.before_validation(trainer)
-
-    @override
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._strategy.end_epoch()
-
-    @override
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._strategy.end(trainer)

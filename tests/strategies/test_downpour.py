@@ -186,7 +186,7 @@ def test_a_fit_after_a_fit_begins_anew() -> None:
     trainer.fit_loop.max_epochs = 2
     trainer.fit(module, StatefulLoader())
     assert trainer.global_step == 12
-    assert sum(type(each).__name__ == "_Hooks" for each in trainer.callbacks) == 1  # type: ignore[attr-defined]
+    assert sum(type(each).__name__ == "ServerHooks" for each in trainer.callbacks) == 1  # type: ignore[attr-defined]
 
 
 class Two(Small):

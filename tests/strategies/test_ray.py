@@ -1,19 +1,21 @@
 """Downpour and asynchronous elastic averaging with processes of Ray."""
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-pytest.importorskip("ray")
-
 from lightning_optreg.strategies import AsyncElasticAveraging, Downpour
 from lightning_optreg.strategies._ray_cluster import ray_for
 from tests.resume_tools import assert_identical
 from tests.strategies import ray_runs
 from tests.strategies.ray_runs import BATCH, SAMPLES, fit, taken
+
+# Not imported here: the strategies set its environment first.
+pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +57,7 @@ def test_two_workers_one_of_which_dies(session_ray: Any, tmp_path: Path) -> None
     assert kept["updates"] == 4 * each == sum(number for _, number in kept["delays"])
     size = 5 * 4  # bytes of the parameters of one linear layer; buffers round up
     assert kept["ledger"]["bytes"] > 2 * size * 4 * each
-    assert_identical(saved["state_dict"], dict(trainer.lightning_module.state_dict()))
+    assert_identical(dict(saved["state_dict"]), dict(trainer.lightning_module.state_dict()))
     assert float(trainer.callback_metrics["val_loss"]) < 0.5
 
 

@@ -9,20 +9,19 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-pytest.importorskip("ray")
-
 from lightning_optreg.strategies import Downpour
 from lightning_optreg.strategies._ray_cluster import ray_for
 from lightning_optreg.strategies._ray_crew import ServerDiedError
 from tests.strategies.ray_runs import BATCH, SAMPLES, fit, taken
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")]
 
 TIMES = int(os.environ.get("OPTREG_FAULTS", "20"))
 EACH = SAMPLES // BATCH // 2
@@ -135,7 +134,8 @@ def test_worker_0_dies(number: int, tmp_path: Path) -> None:
     run.kill()
     run.wait()
     killed = time.monotonic()
+    # Ray's agents on a node look for their raylet from time to time only: some 60 seconds on a busy machine.
     while processes(mark):
-        assert time.monotonic() - killed < 60, processes(mark)
+        assert time.monotonic() - killed < 120, processes(mark)
         time.sleep(0.1)
     whole(tmp_path)
