@@ -135,8 +135,10 @@ class Workload:
         Returns:
             Tensors of the same shapes.
         """
-        picked = batches.flatten()
-        x, y = (values.index_select(0, picked).unflatten(0, batches.shape) for values in (self._x, self._y))
+        x, y = (
+            values.index_select(0, batches.flatten()).reshape(*batches.shape, *values.shape[1:])
+            for values in (self._x, self._y)
+        )
         return list(self._many(tuple(p.detach() for p in parameters), x, y))
 
     def gradients(

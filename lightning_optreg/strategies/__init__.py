@@ -8,7 +8,7 @@ from lightning_optreg.strategies.elastic_averaging import ElasticAveraging
 from lightning_optreg.strategies.hogwild import Hogwild
 from lightning_optreg.strategies.local_sgd import LocalSGD
 from lightning_optreg.strategies.pipeline import PipelineParallel
-from lightning_optreg.strategies.tensor_parallel import tensor_parallel_plan
+from lightning_optreg.strategies.tensor_parallel import split_linear_layers, tensor_parallel_plan
 
 __all__ = [
     "AsyncElasticAveraging",
@@ -17,6 +17,7 @@ __all__ = [
     "Hogwild",
     "LocalSGD",
     "PipelineParallel",
+    "split_linear_layers",
     "tensor_parallel_plan",
 ]
 

@@ -12,6 +12,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from lightning_optreg.strategies._worker import silence
+from lightning_optreg.trainer.queries import callbacks_of
+from lightning_optreg.trainer.roles import RestoresProcess
 
 __all__ = ["Crew", "ServerDiedError"]
 
@@ -122,6 +124,8 @@ def _run_worker(content: bytes, number: int, servers: list[Any], seed: int) -> N
         os.environ["PL_GLOBAL_SEED"] = run_seed
     torch.manual_seed(seed + number)  # masks and noise of its own
     silence(trainer)
+    callbacks = callbacks_of(trainer)
+    callbacks[:] = [each for each in callbacks if not isinstance(each, RestoresProcess)]  # of worker 0
     trainer.fit_loop.min_epochs = 0  # it ends when worker 0 says so
     trainer.fit_loop.epoch_loop.min_steps = None
     trainer.strategy.join(number, servers)  # type: ignore[attr-defined]  # of `ServerStrategy`

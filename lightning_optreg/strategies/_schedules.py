@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
@@ -186,7 +187,10 @@ class Pipe:
         results = [list(outputs)]
         dist.broadcast_object_list(results, src=self._last)
         if len(results[0]) != 1:
-            raise ValueError("PipelineParallel: the network must return one tensor, it returns a tuple")
+            raise MisconfigurationException(
+                f"PipelineParallel: the network must return one tensor, it returns {len(results[0])}; turn "
+                "auxiliary heads off"
+            )
         # Weighted by `_weighted_loss` instead, since sizes may differ.
         return Run(kind(stage, count, loss_fn=loss, scale_grads=False), results[0][0])
 

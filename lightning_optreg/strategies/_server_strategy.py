@@ -27,7 +27,7 @@ from lightning_optreg.parallel.delays import Delays
 from lightning_optreg.parallel.ledger import Answer, Report
 from lightning_optreg.parallel.packing import Packing
 from lightning_optreg.parallel.shards import Shard
-from lightning_optreg.strategies._place import loaders_to, place_of, trainer_to
+from lightning_optreg.strategies._place import is_dealt, loaders_to, place_of, trainer_to
 from lightning_optreg.strategies._pushing import stepping
 from lightning_optreg.strategies._ray_cluster import ray_for
 from lightning_optreg.strategies._ray_crew import Crew, ServerDiedError
@@ -72,7 +72,6 @@ class ServerStrategy(Asynchronous, Launched, ParallelStrategy):
         self.number = 0
         """Number of this worker."""
         self._workers = workers
-        self._launcher = RayLauncher(self)  # type: ignore[assignment]  # its class is private
         self._hooks = _Hooks(self)
         self._saved: dict[str, Any] | None = None
         self.record: dict[str, Any] | None = None
@@ -93,7 +92,7 @@ class ServerStrategy(Asynchronous, Launched, ParallelStrategy):
         self._own = 0
         self._sent = self._total = 0
         self._settings: list[dict[str, Any]] = []
-        self._version = 0
+        self._known_settings = 0
         self._twin: Optimizer | None = None
 
     # ---- what a subclass defines ---------------------------------------------------------------------------
@@ -149,17 +148,34 @@ class ServerStrategy(Asynchronous, Launched, ParallelStrategy):
         return (self.parallel_devices or [torch.device("cpu")])[0]
 
     @property
+    @override
+    def launcher(self) -> RayLauncher:  # type: ignore[override]  # Lightning's base class is private
+        """What runs the user's function, as worker 0."""
+        return RayLauncher(self)
+
+    @property
     def is_distributed(self) -> bool:
-        """Whether Lightning deals loaders of others out, by `DistributedSampler`."""
-        return self.workers > 1
+        """Whether loaders made now are dealt out: those for training are; worker 0 validates alone."""
+        module = self.lightning_module
+        return self.workers > 1 and (module is None or module.trainer.training)
 
     @property
     @override
     def distributed_sampler_kwargs(self) -> dict[str, Any]:
-        """Training images are dealt out; worker 0 evaluates on all images."""
-        module = self.lightning_module
-        training = module is None or module.trainer.training
-        return {"num_replicas": self.workers, "rank": self.number} if training else _ALONE
+        """This worker's share of what a loader has."""
+        if self.is_distributed:
+            return {"num_replicas": self.workers, "rank": self.number}
+        return {"num_replicas": 1, "rank": 0}
+
+    @override
+    def process_dataloader(self, dataloader: object) -> object:
+        if self.is_distributed and not is_dealt(dataloader, self.workers, self.number):
+            raise MisconfigurationException(
+                f"{self.name}: the batches of a {type(dataloader).__name__} can't be dealt out to "
+                f"{self.workers} workers: use a DataLoader of a dataset with a length, a loader of this "
+                "package, or one with attributes rank and world_size"
+            )
+        return dataloader
 
     @property
     @override
@@ -382,7 +398,7 @@ class ServerStrategy(Asynchronous, Launched, ParallelStrategy):
         place = place_of(trainer) if moved else None
         sent, self._sent = self._sent, 0
         steps = self.count.own_steps() + in_step
-        return Report(self.number, steps, place, sent, settings, self._version)
+        return Report(self.number, steps, place, sent, settings, self._known_settings)
 
     def note(self, answer: Answer) -> None:
         """Do what the first server says."""
@@ -394,7 +410,7 @@ class ServerStrategy(Asynchronous, Launched, ParallelStrategy):
         if answer.stop:
             module.trainer.should_stop = True
         if answer.settings is not None:
-            self._version = answer.version
+            self._known_settings = answer.version
             for group, settings in zip(self.optimizers[0].param_groups, answer.settings, strict=True):
                 group.update(settings)
 
@@ -489,12 +505,14 @@ class ServerStrategy(Asynchronous, Launched, ParallelStrategy):
         self.home = True
 
     def _wait_for_others(self, *, stop: bool) -> None:
-        if self._crew is None:
+        module = self.lightning_module
+        if self._crew is None or module is None:
             return
+        trainer = module.trainer
         if stop:
             self.ask(self.servers[0].stop.remote())
         before, since = -1, time.monotonic()
-        while not self._crew.done:
+        while not self._crew.done and not trainer.received_sigterm:
             self._crew.check(0.2)
             steps, _ = self.ask(self.servers[0].progress.remote())
             now = sum(steps.values())
@@ -555,9 +573,6 @@ class ServerStrategy(Asynchronous, Launched, ParallelStrategy):
         if self.record is not None and "optimizer_states" in checkpoint:
             checkpoint[self.key] = self.record
         super().save_checkpoint(checkpoint, filepath, storage_options)
-
-
-_ALONE = {"num_replicas": 1, "rank": 0}
 
 
 class _Hooks(Callback):

@@ -1,14 +1,20 @@
-"""Tensor parallelism: the rows and columns of linear layers dealt out to processes, with Lightning's strategy.
+"""Tensor parallelism: rows and columns of linear layers dealt out to processes, with Lightning's strategy.
 
 Shoeybi, Patwary, Puri et al., "Megatron-LM: training multi-billion parameter language models using model
 parallelism", 2019 (arXiv:1909.08053), section 3.
 """
 
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import Replicate
-from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    ParallelStyle,
+    RowwiseParallel,
+    parallelize_module,
+)
 
-__all__ = ["tensor_parallel_plan"]
+__all__ = ["split_linear_layers", "tensor_parallel_plan"]
 
 _BY_ELEMENT = (
     nn.CELU, nn.ELU, nn.GELU, nn.Hardshrink, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.LeakyReLU,
@@ -63,3 +69,30 @@ def tensor_parallel_plan(net: nn.Module) -> dict[str, ParallelStyle]:
     if not plan:
         raise ValueError(f"tensor_parallel_plan: {type(net).__name__} has no linear layer to split")
     return plan
+
+
+def split_linear_layers(net: nn.Module, mesh: DeviceMesh) -> None:
+    """Split a network's linear layers over processes, in place, by `tensor_parallel_plan`.
+
+    For `configure_model` of a LightningModule under Lightning's `ModelParallelStrategy`, with
+    `self.device_mesh["tensor_parallel"]`. Element-wise layers no longer work in place, which autograd forbids
+    for what a split layer returns.
+
+    Args:
+        net: The network, the same in all processes; it may be on the meta device.
+        mesh: The processes, in one dimension.
+
+    Raises:
+        ValueError: If the network has no linear layer.
+
+    Example:
+        >>> from lightning_optreg.classifier import ImageClassifier
+        >>> class InTensors(ImageClassifier):
+        ...     def configure_model(self):
+        ...         split_linear_layers(self.net, self.device_mesh["tensor_parallel"])
+    """
+    plan = tensor_parallel_plan(net)
+    for layer in net.modules():
+        if isinstance(layer, _BY_ELEMENT) and hasattr(layer, "inplace"):
+            layer.inplace = False
+    parallelize_module(net, mesh, plan)

@@ -12,6 +12,7 @@ __all__ = [
     "ChangesAccumulation",
     "OwnWeights",
     "ResetsOptimizers",
+    "RestoresProcess",
     "SplitsNetwork",
     "StepsElsewhere",
     "TurnsNoiseOff",
@@ -41,6 +42,10 @@ class OwnWeights:
 
 class ResetsOptimizers:
     """Base of callbacks that reset optimizers and schedules in a resumed run."""
+
+
+class RestoresProcess:
+    """Base of callbacks that restore the random state of a process and its place in the data."""
 
 
 class SplitsNetwork:

@@ -23,9 +23,14 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from lightning_optreg.classifier import ImageClassifier
 from lightning_optreg.data import FashionMNISTDataModule
 from lightning_optreg.nets import LeNet5
-from lightning_optreg.strategies import Hogwild
+from lightning_optreg.strategies import AsyncElasticAveraging, Downpour, Hogwild
 
-STRATEGIES: dict[str, Any] = {"one": lambda: "auto", "Hogwild": Hogwild}
+STRATEGIES: dict[str, Any] = {
+    "one": lambda: "auto",
+    "Hogwild": Hogwild,
+    "Downpour": Downpour,
+    "AsyncElasticAveraging": AsyncElasticAveraging,
+}
 
 
 def accuracy(name: str, args: argparse.Namespace, seed: int) -> tuple[float, float, int]:

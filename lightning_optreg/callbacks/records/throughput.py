@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.files import replacing
+from lightning_optreg.randomness.processes import share_of
 from lightning_optreg.trainer.queries import validates_in_fit
 from lightning_optreg.trainer.stopwatch import Stopwatch
 
@@ -26,7 +27,8 @@ class Throughput(OfAKind):
     same.
 
     Attributes:
-        images: Images trained on, counting repetitions: those of this process times the number of processes.
+        images: Images trained on, counting repetitions: those of this process times the number of
+            processes, unless these share a batch.
         seconds: Seconds of training.
         validation_seconds: Seconds of validation.
 
@@ -60,7 +62,7 @@ class Throughput(OfAKind):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count the batch's images."""
-        self.images += extract_batch_size(batch) * trainer.world_size
+        self.images += extract_batch_size(batch) * share_of(trainer)[1]
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -70,12 +70,12 @@ from lightning_optreg.randomness.state import collect_random_state, restore_rand
 from lightning_optreg.trainer.across_ranks import gather_ranks, gather_tensors
 from lightning_optreg.trainer.order_of_callbacks import AfterOthers, put_last, take_out
 from lightning_optreg.trainer.queries import callbacks_of, shards_parameters
-from lightning_optreg.trainer.roles import SplitsNetwork
+from lightning_optreg.trainer.roles import RestoresProcess, SplitsNetwork
 
 __all__ = ["ExactResume"]
 
 
-class ExactResume(Callback):
+class ExactResume(RestoresProcess, Callback):
     """Make `trainer.fit(..., ckpt_path=...)` continue exactly as if the run had not been interrupted.
 
     Checkpoints may be saved after any batch, after a validation or at the end of an epoch, by any

@@ -1,3 +1,5 @@
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -237,3 +239,15 @@ def test_help_does_not_import_lightning() -> None:
     done = subprocess.run([sys.executable, "-c", program_text], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--measured FILE" in done.stdout
+
+
+def test_documented_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).parents[3]
+    page = (root / "docs" / "plot.md").read_text()
+    blocks = "".join(re.findall(r"^```shell\n(.*?)^```", page, re.M | re.S)).replace("\\\n", " ")
+    (command,) = [line for line in blocks.splitlines() if " plot scaling " in line]
+    monkeypatch.chdir(root)  # it reads a file of the repository
+    words = shlex.split(command.removeprefix("python -m lightning_optreg "))
+    path = tmp_path / "a.png"
+    assert program([*words, *SPARSE, "--workers", "2", "--output", str(path)]) == 0
+    assert path.stat().st_size > 0

@@ -1,0 +1,124 @@
+"""Final accuracy of LeNet-5 on Fashion-MNIST with two workers, against one process.
+
+    python scripts/experiments/strategies.py                         # all strategies, 3 seeds
+    python scripts/experiments/strategies.py --only one_64 Hogwild --seeds 1 --epochs 4
+
+All see the same number of images and begin with the same weights; rates fall to 0 along a cosine. Workers in
+step with each other have batches of 64, so one process has 128 at a time to compare with (`one_128`); workers
+that wait for nobody make steps of 64 images, as one process does with batches of 64 (`one_64`). Printed are
+accuracies on the test images, in percent, and differences from the run to compare with.
+"""
+
+import argparse
+import logging
+import os
+import statistics
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.strategies import DDPStrategy, Strategy
+from torch.optim import SGD, AdamW
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from lightning_optreg.classifier import ImageClassifier
+from lightning_optreg.data import FashionMNISTDataModule
+from lightning_optreg.nets import LeNet5
+from lightning_optreg.strategies import (
+    AsyncElasticAveraging,
+    Downpour,
+    ElasticAveraging,
+    Hogwild,
+    LocalSGD,
+)
+
+PLAIN = partial(SGD, lr=0.1)
+ADAMW = partial(AdamW, lr=0.001)
+OUTER = partial(SGD, lr=0.7, momentum=0.9, nesterov=True)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A kind of run.
+
+    Attributes:
+        compare: The run to compare with; its own name if it is one.
+        strategy: Makes the strategy; None for one process.
+        batch_size: Images of a worker's batch.
+        optimizer: Makes the optimizer.
+    """
+
+    compare: str
+    strategy: Callable[[], Strategy] | None = None
+    batch_size: int = 64
+    optimizer: Callable[..., Any] = PLAIN
+
+
+ARMS = {
+    "one_128": Arm("one_128", batch_size=128),
+    "DDP": Arm("one_128", lambda: DDPStrategy(start_method="fork")),
+    "LocalSGD": Arm("one_128", lambda: LocalSGD(10, start_method="fork")),
+    "ElasticAveraging": Arm("one_128", lambda: ElasticAveraging(10, start_method="fork")),
+    "one_AdamW": Arm("one_AdamW", batch_size=128, optimizer=ADAMW),
+    "DiLoCo": Arm("one_AdamW", lambda: LocalSGD(50, OUTER, start_method="fork"), optimizer=ADAMW),
+    "one_64": Arm("one_64"),
+    "Hogwild": Arm("one_64", lambda: Hogwild(start_method="fork")),
+    "Downpour": Arm("one_64", Downpour),
+    "AsyncElasticAveraging": Arm("one_64", lambda: AsyncElasticAveraging(10)),
+}
+
+
+def accuracy(arm: Arm, args: argparse.Namespace, seed: int) -> float:
+    """Train, and return the accuracy on the test images in percent."""
+    seed_everything(seed, workers=True)
+    module = ImageClassifier(
+        LeNet5(),
+        optimizer=arm.optimizer,
+        lr_scheduler=CosineAnnealingLR,  # as long as the run
+        lr_interval="step",
+    )
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1 if arm.strategy is None else 2,
+        strategy="auto" if arm.strategy is None else arm.strategy(),
+        max_epochs=args.epochs,
+        enable_checkpointing=False,
+        limit_val_batches=0,
+        **quiet,
+    )
+    data = FashionMNISTDataModule(batch_size=arm.batch_size)
+    trainer.fit(module, datamodule=data)
+    (result,) = Trainer(accelerator="cpu", devices=1, **quiet).test(module, datamodule=data, verbose=False)
+    return 100 * result["test/accuracy"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--only", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="NAME")
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 1, 2, ... of each kind of run")
+    parser.add_argument("--first_seed", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    means: dict[str, float] = {}
+    for name in args.only:
+        found = [accuracy(ARMS[name], args, seed) for seed in seeds]
+        means[name] = statistics.mean(found)
+        compare = ARMS[name].compare
+        difference = f"{means[name] - means[compare]:+.2f} to {compare}" if compare in means else ""
+        each = " ".join(f"{percent:.2f}" for percent in found)
+        print(f"{name:24}{means[name]:8.2f}   {difference:24}{each}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
