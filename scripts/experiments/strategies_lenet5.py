@@ -1,6 +1,6 @@
 """Final accuracy of LeNet-5 on Fashion-MNIST with several workers, against one process.
 
-    python scripts/experiments/strategies_lenet5.py --epochs 4
+    python scripts/experiments/strategies_lenet5.py --epochs 2
     python scripts/experiments/strategies_lenet5.py --strategies one Hogwild --seeds 3
 
 All see the same number of images, in batches of the same size for each worker; the rate falls to 0. Printed
@@ -64,9 +64,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), choices=list(STRATEGIES))
     parser.add_argument("--data", default="/usr/share/datasets/fashion-mnist")
-    for name, number in {"workers": 2, "epochs": 4, "seeds": 1, "batch-size": 64}.items():
+    for name, number in {"workers": 2, "epochs": 2, "seeds": 1, "batch-size": 64}.items():
         parser.add_argument(f"--{name}", type=int, default=number)
-    parser.add_argument("--lr", type=float, default=0.1)
+    parser.add_argument("--lr", type=float, default=0.05)
     parser.add_argument("--momentum", type=float, default=0.0)
     args = parser.parse_args()
     torch.set_num_threads(1)
