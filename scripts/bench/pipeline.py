@@ -8,7 +8,6 @@ with one process that has both stages: half of its time for the same micro-batch
 import os
 import socket
 import statistics
-import sys
 import time
 from collections.abc import Callable
 
@@ -20,7 +19,7 @@ from torch.nn import functional as F
 from lightning_optreg.strategies._schedules import Pipe
 from lightning_optreg.strategies._stages import plan_stages
 
-WIDTH, DEPTH, IMAGES, REPEATS = 512, 16, 512, 7
+WIDTH, DEPTH, IMAGES, REPEATS = 256, 16, 512, 5
 
 
 def network() -> nn.Module:
@@ -66,7 +65,7 @@ def measure(rank: int, port: int) -> None:
             taken = seconds(step)
             row += f", {schedule} {1000 * taken:6.1f} ms, idle {100 * (1 - whole / 2 / taken):3.0f} %"
         if rank == 0:
-            sys.stdout.write(f"{row}; formula {100 / (m + 1):3.0f} %\n")
+            print(f"{row}; formula {100 / (m + 1):3.0f} %", flush=True)
     dist.destroy_process_group()
 
 

@@ -225,3 +225,21 @@ class Plain(Regression):
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return F.mse_loss(outputs, targets)
+
+
+def fit_plain(folder: Path, *, pipeline: bool) -> dict[str, Any]:
+    """Two epochs in one process, or in a pipeline from the fourth step on."""
+    seed_everything(1, verbose=False)
+    module = Plain("cosine_step", adam=True)
+    every_step = ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)
+    trainer = quiet_trainer(
+        strategy=PipelineParallel(microbatches=1) if pipeline else "auto",
+        devices=2 if pipeline else 1,
+        max_epochs=2,
+        callbacks=[ExactResume(), *([] if pipeline else [every_step])],
+        enable_checkpointing=not pipeline,
+        default_root_dir=folder,
+    )
+    path = folder / "step=4.ckpt" if pipeline else None
+    trainer.fit(module, StatefulLoader(), StatefulLoader(2), ckpt_path=path)
+    return module.state_dict()

@@ -18,7 +18,7 @@ from tests.processes import in_processes, needs_gloo
 from tests.resume_tools import assert_identical
 from tests.small_runs import quiet_trainer
 from tests.strategies.split_refusals import REFUSED, classifier, refusal
-from tests.strategies.split_runs import CASES, NETS, Images, Noisy, fit_noisy, sgd, with_callback
+from tests.strategies.split_runs import CASES, NETS, Images, Noisy, fit_noisy, fit_plain, sgd, with_callback
 from tests.strategies.split_tensors import outputs_and_gradients, small_vgg, tensor_parallel
 
 pytestmark = needs_gloo
@@ -40,6 +40,7 @@ def everything(rank: int, folder: Path) -> None:
     found["resumed in a window"] = fit_noisy(folder / "4", 3, window=4)
     found["callbacks"] = {name: with_callback(name, folder, pipeline=True) for name in CALLBACKS}
     found["refused"] = {name: refusal(make) for name, make in REFUSED.items()}
+    found["continued"] = fit_plain(folder / "plain", pipeline=True)
     found["tensor parallel"] = tensor_parallel()
     torch.save(found, folder / f"{rank}.pt")
 
@@ -47,6 +48,7 @@ def everything(rank: int, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("pipeline")
+    torch.save(fit_plain(path / "plain", pipeline=False), path / "plain.pt")
     in_processes(2, everything, path)
     return path
 
@@ -106,6 +108,13 @@ def test_one_process_continues_a_pipeline(folder: Path) -> None:
     with pytest.warns(UserWarning, match="other numbers|processes"):
         state = fit_noisy(folder / "1", 6, pipeline=False)
     assert all(value.isfinite().all() for value in state["weights"].values())
+
+
+def test_a_pipeline_continues_one_process(folder: Path, results: list[dict[str, Any]]) -> None:
+    """In the middle of an epoch, and without noise and with one micro-batch to the last bit."""
+    alone = torch.load(folder / "plain.pt", weights_only=True)
+    for found in results:
+        assert_identical(alone, found["continued"], "weights")
 
 
 def test_a_window_is_resumed_too(folder: Path, results: list[dict[str, Any]]) -> None:
