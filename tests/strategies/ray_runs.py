@@ -55,7 +55,7 @@ class Noted(LightningModule):
         self.log("val_loss", nn.functional.mse_loss(self.net(self.norm(x)), y))
 
     def configure_optimizers(self) -> Any:
-        return torch.optim.Adagrad(self.parameters(), lr=0.1)
+        return torch.optim.Adagrad(self.parameters(), lr=0.5)
 
 
 def loader() -> DataLoader[Any]:

@@ -30,6 +30,15 @@ REFUSED_CALLBACKS = {
 }  # fmt: skip
 """They look at the whole network, or keep states that only the first process would save."""
 
+FEW_CALLBACKS = ("ExactResume", "LabelSmoothing", "MaxNorm", "Throughput")
+"""Those of the ordinary tests; the slow ones have them all."""
+
+
+def all_callbacks(rank: int, folder: Path) -> None:
+    """What each of the two processes does in the slow tests."""
+    found = {name: with_callback(name, folder, pipeline=True) for name in CALLBACKS}
+    torch.save({"callbacks": found}, folder / f"{rank}.pt")
+
 
 def everything(rank: int, folder: Path) -> None:
     """What each of the two processes does."""
@@ -38,7 +47,7 @@ def everything(rank: int, folder: Path) -> None:
     found["resumed"] = {step: fit_noisy(folder / "1", step) for step in (3, 6, 10)}
     found["straight in windows"] = fit_noisy(folder / "4", None, window=4)
     found["resumed in a window"] = fit_noisy(folder / "4", 3, window=4)
-    found["callbacks"] = {name: with_callback(name, folder, pipeline=True) for name in CALLBACKS}
+    found["callbacks"] = {name: with_callback(name, folder, pipeline=True) for name in FEW_CALLBACKS}
     found["refused"] = {name: refusal(make) for name, make in REFUSED.items()}
     found["continued"] = fit_plain(folder / "plain", pipeline=True)
     found["tensor parallel"] = tensor_parallel()
@@ -125,15 +134,34 @@ def test_a_window_is_resumed_too(folder: Path, results: list[dict[str, Any]]) ->
         assert straight["metrics"] == resumed["metrics"]
 
 
-@pytest.mark.parametrize("name", CALLBACKS)
-def test_a_callback_does_as_in_one_process_or_is_refused(
-    name: str, results: list[dict[str, Any]], tmp_path: Path
-) -> None:
+def check_callback(name: str, results: list[dict[str, Any]], folder: Path) -> None:
     for found in results:
         if name in REFUSED_CALLBACKS:
             assert found["callbacks"][name].startswith(f"{name}: PipelineParallel splits the network, ")
         else:
-            assert_identical(with_callback(name, tmp_path, pipeline=False), found["callbacks"][name], name)
+            assert_identical(with_callback(name, folder, pipeline=False), found["callbacks"][name], name)
+
+
+@pytest.mark.parametrize("name", FEW_CALLBACKS)
+def test_a_callback_does_as_in_one_process_or_is_refused(
+    name: str, results: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    check_callback(name, results, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def results_of_all(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    path = tmp_path_factory.mktemp("callbacks")
+    in_processes(2, all_callbacks, path)
+    return [torch.load(path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CALLBACKS)
+def test_every_callback_does_as_in_one_process_or_is_refused(
+    name: str, results_of_all: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    check_callback(name, results_of_all, tmp_path)
 
 
 @pytest.mark.parametrize("words", REFUSED)
