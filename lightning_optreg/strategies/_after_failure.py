@@ -17,7 +17,7 @@ from lightning_optreg.trainer.roles import OwnWeights
 
 __all__ = ["EndsAlone", "reaches_all"]
 
-_Anything = TypeVar("_Anything")
+Anything = TypeVar("Anything")
 
 
 def reaches_all(exception: BaseException) -> bool:
@@ -73,7 +73,7 @@ class EndsAlone(DDPStrategy, OwnWeights):
             super().barrier(*args, **kwargs)
 
     @override
-    def broadcast(self, obj: _Anything, src: int = 0) -> _Anything:
+    def broadcast(self, obj: Anything, src: int = 0) -> Anything:
         return obj if self.is_alone else super().broadcast(obj, src)
 
     @override
