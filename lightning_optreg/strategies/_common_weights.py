@@ -31,7 +31,7 @@ class HasCommonWeights(Protocol):
 
     def put_common(self) -> None: ...
 
-    def end_in_failure(self) -> None: ...
+    def end_in_failure(self, exception: BaseException) -> None: ...
 
 
 class CommonWeights(Callback):
@@ -74,4 +74,4 @@ class CommonWeights(Callback):
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._strategy.end_in_failure()
+        self._strategy.end_in_failure(exception)

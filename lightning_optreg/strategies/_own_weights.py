@@ -12,7 +12,6 @@ from typing import Any, Literal
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
@@ -20,11 +19,11 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from lightning_optreg.strategies._after_failure import EndsAlone, reaches_all
 from lightning_optreg.strategies._common_weights import CommonWeights
 from lightning_optreg.strategies._flat import broadcast_tensors, copy_all, share_buffers
 from lightning_optreg.strategies._workers_state import collect_workers, worker_of
 from lightning_optreg.trainer.order_of_callbacks import put_first
-from lightning_optreg.trainer.roles import OwnWeights
 
 __all__ = ["WAIT", "Clock", "OwnWeightsStrategy"]
 
@@ -51,7 +50,7 @@ class Clock:
     outer: Optimizer | None = None
 
 
-class OwnWeightsStrategy(DDPStrategy, OwnWeights):
+class OwnWeightsStrategy(EndsAlone):
     """Workers in step with each other, each with weights of its own, and common weights for all else.
 
     The common weights are validated, saved, exported and left in the module at the end of a fit.
@@ -132,12 +131,7 @@ class OwnWeightsStrategy(DDPStrategy, OwnWeights):
     def setup_environment(self) -> None:
         super().setup_environment()
         # Before other callbacks, so that they see the common weights in a validation and at the end.
-        put_first(self._its_trainer, CommonWeights(self))
-
-    @property
-    def _its_trainer(self) -> Trainer:
-        assert self.lightning_module is not None  # connected before anything else
-        return self.lightning_module.trainer
+        put_first(self.its_trainer, CommonWeights(self))
 
     @property
     def _named(self) -> dict[str, nn.Parameter]:
@@ -240,7 +234,7 @@ class OwnWeightsStrategy(DDPStrategy, OwnWeights):
                 copy_all([tensor for tensor, _ in self._own], [own for _, own in self._own])
             self._own = None
 
-    def end_in_failure(self) -> None:
+    def end_in_failure(self, exception: BaseException) -> None:
         """Leave the common weights in the module if that needs no other process, which may be gone."""
         self._failed = True
         if self._fits and self._own is None and self.is_local:
@@ -248,6 +242,8 @@ class OwnWeightsStrategy(DDPStrategy, OwnWeights):
             self._own = [(each, each.detach().clone()) for each in (*parameters, *self._buffers().values())]
             with torch.no_grad():
                 copy_all(parameters, self.common(parameters))
+        if self._fits and self.world_size > 1 and not reaches_all(exception):
+            self.end_alone()
 
     def _buffers(self) -> dict[str, Tensor]:
         """The buffers that belong to the weights; others, such as caches, stay each worker's own."""
@@ -258,7 +254,7 @@ class OwnWeightsStrategy(DDPStrategy, OwnWeights):
     @override
     def on_validation_end(self) -> None:
         super().on_validation_end()
-        if self._its_trainer.state.fn == TrainerFn.FITTING:
+        if self.its_trainer.state.fn == TrainerFn.FITTING:
             self.put_own()
 
     @override
@@ -273,8 +269,8 @@ class OwnWeightsStrategy(DDPStrategy, OwnWeights):
 
     @override
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Return the common weights; all processes call it."""
-        if not self._fits or self._own is not None:
+        """Return the common weights; all processes call it, but after an exception those in the module."""
+        if not self._fits or self._own is not None or self.is_alone:
             return super().lightning_module_state_dict()
         with self._common_weights():
             state = super().lightning_module_state_dict()
@@ -294,6 +290,9 @@ class OwnWeightsStrategy(DDPStrategy, OwnWeights):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None
     ) -> None:
+        if self.is_alone:
+            self.warn_of_no_checkpoint()
+            return
         if self._fits and "optimizer_states" in checkpoint:  # not one of the weights only
             checkpoint[_WORKERS] = self._collect(checkpoint)
         super().save_checkpoint(checkpoint, filepath, storage_options)
@@ -302,6 +301,7 @@ class OwnWeightsStrategy(DDPStrategy, OwnWeights):
         own = {id(tensor): value for tensor, value in self._own or ()}
         trained = {name for clock in self._clocks.values() for names in clock.joined for name in names}
         weights = {name: each for name, each in self._named.items() if name in trained}
+        others = {name: each for name, each in self._named.items() if name not in trained}
         mine = {
             "distance": self.distance,
             "weights": {name: own.get(id(each), each) for name, each in weights.items()},
@@ -321,7 +321,7 @@ class OwnWeightsStrategy(DDPStrategy, OwnWeights):
             "count": self.world_size,
             "clocks": clocks,
             "bytes": self.bytes,
-            **collect_workers(self._its_trainer, mine),
+            **collect_workers(self.its_trainer, mine, others),
         }
 
     @property
@@ -334,7 +334,7 @@ class OwnWeightsStrategy(DDPStrategy, OwnWeights):
         checkpoint = super().load_checkpoint(checkpoint_path, weights_only)
         workers = checkpoint.pop(_WORKERS, None)
         self._loaded = None
-        if workers is None or self._its_trainer.state.fn != TrainerFn.FITTING:
+        if workers is None or self.its_trainer.state.fn != TrainerFn.FITTING:
             return checkpoint
         name, count = type(self).__name__, self.world_size
         if (workers["strategy"], workers["count"]) != (name, count):
@@ -344,9 +344,14 @@ class OwnWeightsStrategy(DDPStrategy, OwnWeights):
                 "with the optimizer state of the first"
             )
             return checkpoint
-        mine = worker_of(workers, self.global_rank)
+        mine, others = worker_of(workers, self.global_rank)
         checkpoint.update(mine["checkpoint"])
-        self._loaded = {**mine, "clocks": workers["clocks"], "bytes": workers["bytes"]}
+        self._loaded = {
+            **mine,
+            "weights": {**mine["weights"], **others},
+            "clocks": workers["clocks"],
+            "bytes": workers["bytes"],
+        }
         return checkpoint
 
     @override

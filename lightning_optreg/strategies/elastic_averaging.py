@@ -38,6 +38,11 @@ class ElasticAveraging(OwnWeightsStrategy):
     new centre is the mean of the workers' old weights. A smaller alpha lets workers explore further from the
     centre.
 
+    The springs hold the workers back too. Where all p gradients are one constant g, a worker settles at the
+    distance d from the centre, at exchanges, with (alpha + beta) d = eta g tau, and the centre moves by beta
+    d in tau steps: at beta / (alpha + beta) = p / (p + 1) of the speed of plain training, for any beta > 0
+    and tau. So two workers behave like 2/3 of the learning rate, and one like 1/2: take a larger rate.
+
     EAMSGD is elastic averaging with Nesterov's momentum: v <- delta v; x <- x + v; then the gradient there.
     With this package's `NAG` it is the paper's, exactly: x_i is then theta, not the look-ahead point where
     the parameters are between steps. `torch.optim.SGD(nesterov=True)` does not tell x_i from the look-ahead
@@ -52,7 +57,15 @@ class ElasticAveraging(OwnWeightsStrategy):
     A checkpoint is an ordinary one, with the optimizer state of process 0, and in addition, under `workers`,
     everything that is each worker's own: it is larger by about weights, optimizer states and buffers x
     processes. A run resumed with as many processes equals one that never stopped; with another number all
-    start from the centre, with a warning. After an exception the module has the centre.
+    start from the centre, with a warning. An exception in one process ends all, and no checkpoint is saved
+    then, with a warning that names the one to continue from: it would need every worker's weights, and the
+    others may be gone or elsewhere. SIGTERM under `ExactResume` is no such exception. After an exception the
+    module has the centre.
+
+    Weights that no optimizer trains, such as a mean teacher that a hook moves, are never exchanged: each
+    worker trains, validates and ends with its own, and those of process 0 are saved as the common ones.
+    Schedules that follow a metric, and early stopping, need one that is logged with `sync_dist=True`:
+    otherwise each worker's rate follows its own numbers.
 
     Steps are counted for each optimizer by itself; with manual optimization all processes must make equally
     many steps of each. Parameters that are unfrozen during a run take part from their first step on. Besides
@@ -82,7 +95,8 @@ class ElasticAveraging(OwnWeightsStrategy):
             StochasticWeightAveraging or ModelPruning; callbacks of this package refuse by themselves.
 
     Warns:
-        UserWarning: On a resume with another number of processes, or of another strategy.
+        UserWarning: On a resume with another number of processes, or of another strategy, and where a
+            checkpoint would be saved after an exception.
 
     Example:
         >>> from lightning.pytorch import Trainer

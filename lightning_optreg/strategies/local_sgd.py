@@ -27,7 +27,9 @@ class LocalSGD(OwnWeightsStrategy):
     in this order: the inner step t, for t = 1, 2, ..., then the exchange if t is a multiple of tau. Optimizer
     states are not exchanged; gradient clipping, AMP's scaler and schedules are each worker's own. One
     all-reduce of the trained weights is all that is sent, every tau steps instead of every step. With
-    period=1 and plain SGD it equals DDP up to rounding; one process is plain training, bit for bit.
+    period=1 and plain SGD it equals DDP up to rounding; one process is plain training of the same batches,
+    bit for bit. (Lightning deals the images of a DataLoader out by a DistributedSampler even to one process,
+    so their order may be another one than without a strategy.)
 
     DiLoCo has AdamW as the module's optimizer, `period=500` and, as outer optimizer, SGD with lr=0.7,
     momentum=0.9 and nesterov=True; see the example. It keeps x~ beside the weights.
@@ -41,8 +43,16 @@ class LocalSGD(OwnWeightsStrategy):
     A checkpoint is an ordinary one, with the optimizer state of process 0, and in addition, under `workers`,
     everything that is each worker's own: it is larger by about weights, optimizer states and buffers x
     processes. A run resumed with as many processes equals one that never stopped; with another number all
-    start from the common weights, with a warning. After an exception the module has x~, or without an outer
-    optimizer each process its own weights, as nothing can be exchanged with processes that may be gone.
+    start from the common weights, with a warning. An exception in one process ends all, and no checkpoint is
+    saved then, with a warning that names the one to continue from: it would need every worker's weights, and
+    the others may be gone or elsewhere. SIGTERM under `ExactResume` is no such exception. After an exception
+    the module has x~, or without an outer optimizer each process its own weights, as nothing can be exchanged
+    with processes that may be gone.
+
+    Weights that no optimizer trains, such as a mean teacher that a hook moves, are never exchanged: each
+    worker trains, validates and ends with its own, and those of process 0 are saved as the common ones.
+    Schedules that follow a metric, and early stopping, need one that is logged with `sync_dist=True`:
+    otherwise each worker's rate follows its own numbers.
 
     Steps are counted for each optimizer by itself; with manual optimization all processes must make equally
     many steps of each. Parameters that are unfrozen during a run take part from their first step on. It works
@@ -71,7 +81,8 @@ class LocalSGD(OwnWeightsStrategy):
             ModelPruning; callbacks of this package refuse by themselves.
 
     Warns:
-        UserWarning: On a resume with another number of processes, or of another strategy.
+        UserWarning: On a resume with another number of processes, or of another strategy, and where a
+            checkpoint would be saved after an exception.
 
     Example:
         >>> from functools import partial

@@ -12,6 +12,8 @@ import torch.distributed as dist
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+from lightning_optreg.trainer.roles import OwnWeights
+
 __all__ = ["RankTensors", "gather_ranks", "gather_tensors", "tensors_of_rank"]
 
 RankTensors = dict[str, list[Tensor | None]]
@@ -76,6 +78,8 @@ def tensors_of_rank(gathered: RankTensors, rank: int) -> dict[str, Tensor]:
 
 
 def _alone(trainer: Trainer) -> bool:
+    if isinstance(trainer.strategy, OwnWeights) and trainer.strategy.is_alone:
+        return True
     return trainer.world_size == 1 or not (dist.is_available() and dist.is_initialized())
 
 

@@ -37,7 +37,14 @@ class ChangesAccumulation(ABC):
 
 
 class OwnWeights:
-    """Base of strategies whose workers have weights of their own, other than those validated and saved."""
+    """Base of strategies whose workers have weights of their own, other than those validated and saved.
+
+    Attributes:
+        is_alone: Whether an exception has ended the run in this process, so that the others, which may be
+            anywhere, must not be asked for anything.
+    """
+
+    is_alone: bool = False
 
 
 class ResetsOptimizers:

@@ -38,6 +38,30 @@ def test_all_workers_at_once_move_the_centre_as_each_does_from_the_same_values()
     torch.testing.assert_close(at_once, one_by_one, rtol=1e-14, atol=1e-14)  # another order of sums
 
 
+@pytest.mark.parametrize("tau", [1, 10])
+@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.parametrize("beta", [0.3, 0.9])
+def test_springs_hold_agreeing_workers_back_to_p_of_p_plus_one(workers: int, tau: int, beta: float) -> None:
+    """Under a constant gradient: from one exchange to the next d <- (1 - alpha - beta) d + eta g tau."""
+    alpha, change = beta / workers, torch.tensor([0.1, -0.3], dtype=torch.float64)  # eta g
+    x = [torch.zeros(2, dtype=torch.float64) for _ in range(workers)]
+    centre = torch.zeros(2, dtype=torch.float64)
+    for step in range(100 * tau):
+        differences = [elastic_difference([each], [centre], alpha) for each in x]
+        mean, before = torch.stack(x).mean(0), centre.clone()
+        for each in x:
+            each -= change
+        if step % tau == 0:
+            for each, difference in zip(x, differences, strict=True):
+                pull_worker([each], difference)
+            move_centre([centre], [mean], beta)
+            moved, distance = before - centre, before - mean
+    ratio = torch.full_like(centre, workers / (workers + 1))
+    # what is left of the start is at most 0.8 to the power of 99
+    torch.testing.assert_close((alpha + beta) * distance, change * tau, rtol=1e-6, atol=0.0)
+    torch.testing.assert_close(moved / (change * tau), ratio, rtol=1e-6, atol=0.0)
+
+
 def matrix_of(step: Callable[[list[Tensor]], None], size: int) -> Tensor:
     """The matrix of a linear map on `size` numbers, from what it does to each unit vector."""
     columns = []

@@ -1,6 +1,11 @@
 """What strategies share whose workers have weights of their own: what is seen, sent, saved and refused."""
 
+import copy
 import math
+import os
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +18,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     EMAWeightAveraging,
     LearningRateFinder,
+    ModelCheckpoint,
     ModelPruning,
+    OnExceptionCheckpoint,
     StochasticWeightAveraging,
 )
 from lightning.pytorch.plugins import MixedPrecision
@@ -223,6 +230,97 @@ def an_exception(rank: int, folder: Path) -> None:
             assert_identical(weights_of(module), ends.own)
 
 
+class Taught(Net):
+    """With a mean teacher, which a hook moves, and a frozen layer, which nothing moves."""
+
+    def __init__(self) -> None:
+        super().__init__(MOMENTUM)
+        self.teacher = copy.deepcopy(self.net).requires_grad_(False)
+        self.frozen = nn.Linear(3, 1).double().requires_grad_(False)
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        return super().training_step(batch, batch_idx) + (self.net(batch) - self.teacher(batch)).abs().mean()
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.teacher.weight.data.lerp_(self.net.weight.data, 0.3)
+
+
+def a_teacher_that_no_optimizer_trains(rank: int, folder: Path) -> None:
+    """It is each worker's own; a resumed run has it back, bit for bit, and equal weights cost nothing."""
+    for make in (partial(elastic, period=2), partial(local, period=3)):
+        straight = Taught()
+        fit(straight, make(), rank, max_epochs=3)
+        assert differ(straight.teacher.weight)
+        path = folder / f"{make().log_name}.ckpt"
+        fit(Taught(), make(), rank).save_checkpoint(path)
+        if rank == 0:
+            saved = torch.load(path, weights_only=True)
+            assert list(saved["workers"]["different"]) == ["teacher.weight"]
+            first, _ = saved["workers"]["different"]["teacher.weight"]
+            assert torch.equal(saved["state_dict"]["teacher.weight"], first)
+        resumed = Taught()
+        fit(resumed, make(), rank, max_epochs=3, ckpt_path=path)
+        assert_identical(weights_of(resumed), weights_of(straight))
+
+
+class FailsInOne(Callback):
+    """Fails in one process only, within a step, while the other goes on."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_rank == self.rank and trainer.global_step == 7:
+            raise RuntimeError("of one only")
+
+
+def fails_in_one(rank: int, folder: Path, make: Callable[[], Any], failing: int) -> None:
+    exact = [ExactResume()] if failing else []
+    save = ModelCheckpoint(
+        *(folder, "{step}"),
+        save_last=True,
+        save_on_exception=True,
+        every_n_train_steps=3,
+        enable_version_counter=False,
+    )
+    callbacks = [
+        save,
+        OnExceptionCheckpoint(folder),
+        FailsInOne(failing),
+        *exact,
+    ]
+    path = folder / "last.ckpt"
+    said = f"no checkpoint is saved after the exception, .* continue from {path}"
+    begun = time.monotonic()
+    with (
+        pytest.warns(UserWarning, match=said) if rank == 0 else nullcontext(),
+        pytest.raises(RuntimeError) as caught,
+    ):
+        fit(Net(MOMENTUM), make(), rank, *callbacks, batches=100, enable_checkpointing=True)
+    # the one that fails last has lost its connection
+    assert ("of one only" in str(caught.value)) == (rank == failing), caught.value
+    assert time.monotonic() - begun < 10.0
+    assert save.save_on_exception  # as before
+    if rank == 0:
+        assert torch.load(path, weights_only=True)["global_step"] == 6
+        assert not (folder / "on_exception.ckpt").exists()
+        assert len(list(folder.glob("*.ckpt"))) == 2
+    (folder / f"ended{rank}").touch()
+    if rank == failing:
+        os._exit(0)  # the other, which waits for it, is to hear of its end
+
+
+@pytest.mark.parametrize(
+    ("make", "failing"),
+    [(partial(elastic, period=1), 0), (local, 1), (partial(local, outer_optimizer=MOMENTUM), 0)],
+)
+def test_an_exception_in_one_process_ends_all_and_saves_nothing(
+    make: Callable[[], Any], failing: int, tmp_path: Path
+) -> None:
+    in_forks(2, fails_in_one, tmp_path, make, failing)
+    assert all((tmp_path / f"ended{rank}").exists() for rank in range(2))
+
+
 def a_search_for_the_rate(rank: int, folder: Path) -> None:
     """LearningRateFinder goes back to the start, of each worker's weights too."""
 
@@ -279,6 +377,7 @@ SCENES = {
         a_scaler_that_skips,
         checkpoints_of_others,
         an_exception,
+        a_teacher_that_no_optimizer_trains,
         a_search_for_the_rate,
         refusals,
     )
