@@ -11,6 +11,8 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.optim import Optimizer
 
+from lightning_optreg.trainer.roles import Asynchronous
+
 __all__ = [
     "callbacks_of",
     "datamodule_of",
@@ -19,6 +21,7 @@ __all__ = [
     "is_fused",
     "is_logging_step",
     "log_cadence",
+    "place_in_step",
     "reload_cadence",
     "shards_parameters",
     "validates_in_fit",
@@ -55,6 +58,16 @@ def is_logging_step(trainer: Trainer, step: int | None = None) -> bool:
     every_n_steps = log_cadence(trainer)
     number = trainer.global_step if step is None else step
     return every_n_steps > 0 and number % every_n_steps == 0
+
+
+def place_in_step(trainer: Trainer) -> tuple[int, int]:
+    """Return the rank and the number of the processes that wait for each other in each step.
+
+    Processes of an asynchronous strategy are alone: they can't exchange anything.
+    """
+    if isinstance(trainer.strategy, Asynchronous):
+        return 0, 1
+    return trainer.global_rank, trainer.world_size
 
 
 def reload_cadence(trainer: Trainer) -> int:
