@@ -71,7 +71,8 @@ def score_images(
 ) -> Tensor:
     """Score the images of a loader as in evaluation: not augmented, the network in evaluation mode.
 
-    Each process scores its share, or all if they don't wait for each other. Generators, modes and running averages are unchanged afterwards.
+    Each process scores its share, or all if they do not wait for each other. Generators, modes and running
+    averages are unchanged afterwards.
 
     Args:
         trainer: The trainer, whose data module prepares the images.
