@@ -11,7 +11,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.optim import Optimizer
 
-from lightning_optreg.trainer.roles import Asynchronous
+from lightning_optreg.trainer.roles import Asynchronous, NotesSignals
 
 __all__ = [
     "callbacks_of",
@@ -24,6 +24,7 @@ __all__ = [
     "place_in_step",
     "reload_cadence",
     "shards_parameters",
+    "told_to_stop",
     "validates_in_fit",
 ]
 
@@ -73,6 +74,12 @@ def place_in_step(trainer: Trainer) -> tuple[int, int]:
 def reload_cadence(trainer: Trainer) -> int:
     """Return `reload_dataloaders_every_n_epochs`; 0 if loaders are created once."""
     return trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined,no-any-return]
+
+
+def told_to_stop(trainer: Trainer) -> bool:
+    """Return whether a SIGTERM has come, which the run obeys at the end of a batch, validation or epoch."""
+    noted = [each.told_to_stop for each in callbacks_of(trainer) if isinstance(each, NotesSignals)]
+    return trainer.received_sigterm or any(noted)
 
 
 def validates_in_fit(trainer: Trainer) -> bool:

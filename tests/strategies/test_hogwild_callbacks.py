@@ -1,6 +1,9 @@
 """Callbacks of this package with workers that do not wait for each other: they refuse, or work."""
 
 import multiprocessing
+import os
+import signal
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -8,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_optreg.callbacks import AdamRestarts, AdamToSGD, Curriculum, ExactResume, FullBatch
-from tests.strategies.hogwild_tools import Regression, Told, told, trainer_of
+from tests.strategies.hogwild_tools import OurLoader, Regression, Told, told, trainer_of
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The '.*_dataloader' does not have many workers", "ignore:Checkpoint directory"
@@ -65,3 +69,34 @@ def test_exact_resume_takes_each_worker_as_one_process(tmp_path: Path) -> None:
     shares = [{x for words in told(tmp_path, worker, "batch") for x in words[3:]} for worker in (0, 1)]
     assert len(shares[0]) == len(shares[1]) == 24
     assert not shares[0] & shares[1]
+
+
+class _Slow(Told):
+    """Worker 1 takes a second for a batch; SIGTERM comes once worker 0 has done its share of the epoch."""
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        super().on_train_batch_end(trainer, *args)
+        if trainer.global_rank:
+            time.sleep(1.0)
+        elif trainer.is_last_batch:
+            self.signalled = time.monotonic()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("exactly", [False, True], ids=["Lightning", "ExactResume"])
+def test_sigterm_ends_the_wait_for_others(tmp_path: Path, exactly: bool) -> None:
+    resumes = [ExactResume()] if exactly else []
+    slow = _Slow(tmp_path)
+    trainer = trainer_of(tmp_path, callbacks=[slow, *resumes])
+    with pytest.raises(SIGTERMException):
+        trainer.fit(OurLoader())
+    assert time.monotonic() - slow.signalled < 3.0  # worker 1's share takes 6 s, its batch 1 s
+    assert multiprocessing.active_children() == []
+    if exactly:
+        again = trainer_of(tmp_path, callbacks=[Told(tmp_path), ExactResume()])
+        again.fit(OurLoader(), ckpt_path=tmp_path / "last.ckpt")
+        assert again.global_step == 2 * 12
+        batches = [words for worker in (0, 1) for words in told(tmp_path, worker, "batch")]
+        for epoch in ("0", "1"):
+            seen = [x for words in batches if words[0] == epoch for x in words[3:]]
+            assert len(seen) == len(set(seen)) == 48  # each image once
