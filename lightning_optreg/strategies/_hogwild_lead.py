@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_optreg.strategies._processes import Crew
 from lightning_optreg.strategies._worker import StepCount, has_plateau
-from lightning_optreg.trainer.queries import callbacks_of
+from lightning_optreg.trainer.queries import callbacks_of, told_to_stop
 
 __all__ = ["Lead"]
 
@@ -116,8 +116,11 @@ class Lead:
             return
         self.board.give_back(0, self.crew.check)
         self._let_run()
-        self.crew.wait(self._all_done, "the others to do their shares of the epoch")
-        self._met = True
+        self.crew.wait(
+            lambda: self._all_done() or self._may_leave(),
+            "the others to do their shares of the epoch",
+        )
+        self._met = self._all_done()  # else a signal ends the run, in the middle of the others' epoch
         self._catch_up()
 
     def watch(self) -> None:
@@ -168,6 +171,12 @@ class Lead:
         if self.board.total() > self._seen:
             self._catch_up()
         return all(done > self.trainer.current_epoch for done in self.board.epochs[1:])
+
+    def _may_leave(self) -> bool:
+        """Whether a signal ends the run, to be resumed; after the last epoch Lightning resumes nothing."""
+        trainer = self.trainer
+        last = trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= (trainer.max_epochs or 0)
+        return not last and told_to_stop(trainer)
 
     def _catch_up(self) -> None:
         """Count and save what is due while worker 0 waits."""

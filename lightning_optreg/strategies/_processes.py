@@ -23,7 +23,7 @@ from lightning_optreg.strategies._board import Board, Stopped
 from lightning_optreg.strategies._mate import POLL, Mate, deaf
 from lightning_optreg.strategies._shared_memory import Memory
 
-__all__ = ["Crew", "Launcher"]
+__all__ = ["Crew", "Launcher", "usable_start_method"]
 
 _ENDING = 30.0  # seconds that workers get to end by themselves
 
@@ -174,7 +174,7 @@ class Launcher:
     Args:
         owner: Name of the strategy.
         workers: Number of workers, at least 1.
-        start_method: "fork" or "spawn".
+        start_method: "fork", "spawn" or None; see `usable_start_method`.
         timeout: As of `Crew`.
         joined: The strategy's method that is called in worker 0 with its `Crew`, in others with their `Mate`.
     """
@@ -182,7 +182,7 @@ class Launcher:
     is_interactive_compatible = True
 
     def __init__(
-        self, owner: str, workers: int, start_method: str, timeout: float, joined: Callable[..., None]
+        self, owner: str, workers: int, start_method: str | None, timeout: float, joined: Callable[..., None]
     ):
         self.owner, self.workers, self.timeout = owner, workers, timeout
         self.start_method, self.joined = start_method, joined
@@ -191,9 +191,10 @@ class Launcher:
         """Run a function of the trainer in all workers, and return what worker 0's returns."""
         if self.workers == 1 or trainer.state.fn != TrainerFn.FITTING:
             return function(*args, **kwargs)
+        method = usable_start_method(self.owner, self.start_method)
         threads = torch.get_num_threads()
         torch.set_num_threads(max(1, threads // self.workers))
-        crew = self._start(function, args, kwargs, trainer)
+        crew = self._start(method, function, args, kwargs, trainer)
         try:
             self.joined(trainer, crew)
             return function(*args, **kwargs)
@@ -203,15 +204,17 @@ class Launcher:
         finally:
             torch.set_num_threads(threads)
 
-    def _start(self, function: Callable[..., Any], args: Any, kwargs: Any, trainer: Trainer) -> Crew:
-        context: Any = multiprocessing.get_context(self.start_method)
+    def _start(
+        self, method: str, function: Callable[..., Any], args: Any, kwargs: Any, trainer: Trainer
+    ) -> Crew:
+        context: Any = multiprocessing.get_context(method)
         board = Board(self.workers, context)
         processes: list[Any] = []
         ours: list[Any] = []
         try:
             for rank in range(1, self.workers):
                 mine, theirs = context.Pipe()
-                others = [*ours, mine] if self.start_method == "fork" else []
+                others = [*ours, mine] if method == "fork" else []
                 process = context.Process(
                     target=_work,
                     args=(os.getpid(), Mate(rank, board, theirs), others, self.joined, trainer, function),
@@ -229,6 +232,25 @@ class Launcher:
 
     def kill(self, signum: int) -> None:
         """Lightning calls it with a signal that worker 0 got, which decides for all: nothing to pass on."""
+
+
+def usable_start_method(owner: str, given: str | None) -> str:
+    """Return how to start processes now: CUDA does not work in a process forked after it has started.
+
+    Args:
+        owner: Name of the strategy, for the error.
+        given: "fork" or "spawn". None: "fork" where there is one and CUDA has not started, else "spawn".
+
+    Raises:
+        MisconfigurationException: If "fork" is given and CUDA has started.
+    """
+    started: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    if given == "fork" and started:
+        raise MisconfigurationException(
+            f"{owner}: CUDA has started in this process, and does not work in processes forked from it: set "
+            'start_method to "spawn", or leave it out'
+        )
+    return given or ("fork" if hasattr(os, "fork") and not started else "spawn")
 
 
 def _work(

@@ -4,7 +4,6 @@ Niu, Recht, Re and Wright 2011, "Hogwild!: A Lock-Free Approach to Parallelizing
 (NIPS 2011; arXiv:1106.5730).
 """
 
-import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -65,11 +64,16 @@ class Hogwild(OneMachine, Asynchronous):
     - Metrics: those logged in training are of worker 0's share.
 
     `trainer.global_step` counts the steps of all, in each worker. So `max_steps` is exactly the number that
-    all of them make together, and schedules of interval "step" are as long as the steps of all;
-    `trainer.estimated_stepping_batches` is that number. (With manual optimization a module steps its
-    schedules itself, once for each of its own steps.) `ModelCheckpoint(every_n_train_steps=n)` saves for
-    each n, as soon as worker 0 has ended its batch; the checkpoint's own `global_step` also counts the few
-    steps that the others have made by then. `log_every_n_steps` counts steps of worker 0.
+    all of them make together, and schedules of interval "step" are as long as the steps of all. With several
+    optimizers a batch's steps are not split, so `max_steps` may be passed by as many as one batch makes.
+    Within `configure_optimizers`, `trainer.estimated_stepping_batches` is the number of all; elsewhere it is
+    that of worker 0's own steps. (With manual optimization a module steps its schedules itself, once for each
+    of its own steps.)
+
+    `ModelCheckpoint(every_n_train_steps=n)` saves for each n, as soon as worker 0 has ended its batch; the
+    checkpoint's own `global_step` also counts the few steps that the others have made by then. Loggers and
+    `log_every_n_steps` count worker 0's own steps only, so with W workers their steps are about 1 / W of
+    those in checkpoints.
 
     Worker 0 alone validates, saves, logs, shows progress and stops the run; meanwhile the others rest at the
     end of a batch, so that a validated or saved state is one moment's. They have no loggers, checkpoints,
@@ -85,7 +89,8 @@ class Hogwild(OneMachine, Asynchronous):
 
     If a worker fails or is killed, the run ends at worker 0's next batch, with an error that has the worker's
     traceback or its signal. If worker 0 is killed the others end within a second. Ctrl+C and SIGTERM reach
-    worker 0, which tells the others.
+    worker 0, which tells the others; at the end of an epoch other than the last it does not wait for their
+    shares then.
 
     Where it differs from the paper: its components are single numbers with atomic addition, and its examples
     are drawn with replacement; here a step adds to whole rows or tensors, and each example is used once in
@@ -95,8 +100,9 @@ class Hogwild(OneMachine, Asynchronous):
         shared_state: Whether workers share the optimizer's state too, without locks. Then the others begin
             after worker 0's first step. Default: False.
         start_method: "fork", or "spawn", which needs a module and loaders that can be pickled, and takes
-            seconds. None: "fork" where there is one. Forked workers compute in one thread; worker 0 in its
-            share of the threads.
+            seconds. None: "fork" where there is one, but "spawn" if CUDA has started in this process, as it
+            does not work in forked ones. Forked workers compute in one thread; worker 0 in its share of the
+            threads.
         timeout: Seconds that worker 0 waits for the others, with no batch or epoch done by any, before it
             ends the run; above 0. Must be longer than a batch takes. Default: 600.
         checkpoint_io: Lightning's plugin that writes checkpoints.
@@ -107,8 +113,8 @@ class Hogwild(OneMachine, Asynchronous):
         ValueError: If `start_method` or `timeout` is not allowed, or a parameter is not dense.
         MisconfigurationException: If the accelerator is not the CPU, or there are several nodes; with several
             workers, before training, if the loader can't be dealt out, or for LBFGS, Newton and BFGS,
-            ModelPruning, StochasticWeightAveraging, BatchSizeFinder and LearningRateFinder, and for
-            `shared_state` if the optimizer keeps plain numbers.
+            ModelPruning, StochasticWeightAveraging, BatchSizeFinder and LearningRateFinder, for
+            `shared_state` if the optimizer keeps plain numbers, and for "fork" if CUDA has started.
         RuntimeError: If a worker has failed, was killed or makes no progress.
 
     Example:
@@ -133,7 +139,7 @@ class Hogwild(OneMachine, Asynchronous):
         check_range("Hogwild", "(0, inf)", timeout=timeout)
         super().__init__(checkpoint_io=checkpoint_io, precision_plugin=precision_plugin)
         self.shared_state = shared_state
-        self.start_method = start_method or ("fork" if hasattr(os, "fork") else "spawn")
+        self.start_method = start_method
         self.timeout = timeout
         self._role: Lead | Follower | None = None
         self._delays: Delays | None = None

@@ -11,6 +11,8 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.optim import Optimizer
 
+from lightning_optreg.trainer.roles import Asynchronous, NotesSignals
+
 __all__ = [
     "callbacks_of",
     "datamodule_of",
@@ -19,8 +21,10 @@ __all__ = [
     "is_fused",
     "is_logging_step",
     "log_cadence",
+    "place_in_step",
     "reload_cadence",
     "shards_parameters",
+    "told_to_stop",
     "validates_in_fit",
 ]
 
@@ -57,9 +61,25 @@ def is_logging_step(trainer: Trainer, step: int | None = None) -> bool:
     return every_n_steps > 0 and number % every_n_steps == 0
 
 
+def place_in_step(trainer: Trainer) -> tuple[int, int]:
+    """Return the rank and the number of the processes that wait for each other in each step.
+
+    Processes of an asynchronous strategy are alone: they can't exchange anything.
+    """
+    if isinstance(trainer.strategy, Asynchronous):
+        return 0, 1
+    return trainer.global_rank, trainer.world_size
+
+
 def reload_cadence(trainer: Trainer) -> int:
     """Return `reload_dataloaders_every_n_epochs`; 0 if loaders are created once."""
     return trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined,no-any-return]
+
+
+def told_to_stop(trainer: Trainer) -> bool:
+    """Return whether a SIGTERM has come, which the run obeys at the end of a batch, validation or epoch."""
+    noted = [each.told_to_stop for each in callbacks_of(trainer) if isinstance(each, NotesSignals)]
+    return trainer.received_sigterm or any(noted)
 
 
 def validates_in_fit(trainer: Trainer) -> bool:

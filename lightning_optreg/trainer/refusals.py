@@ -4,9 +4,10 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 
 from lightning_optreg.trainer.queries import has_gradient_scaler, is_fused, shards_parameters
-from lightning_optreg.trainer.roles import OwnWeights, SplitsNetwork, StepsElsewhere
+from lightning_optreg.trainer.roles import Asynchronous, OwnWeights, SplitsNetwork, StepsElsewhere
 
 __all__ = [
+    "refuse_asynchronous",
     "refuse_barebones",
     "refuse_fused_under_scaler",
     "refuse_manual_optimization",
@@ -101,6 +102,25 @@ def refuse_steps_elsewhere(trainer: Trainer, owner: str, reason: str) -> None:
     if isinstance(trainer.strategy, StepsElsewhere):
         raise MisconfigurationException(
             f"{owner}: the servers of {type(trainer.strategy).__name__} make the optimizer's steps, {reason}"
+        )
+
+
+def refuse_asynchronous(trainer: Trainer, owner: str, reason: str) -> None:
+    """Refuse strategies with several workers that do not wait for each other.
+
+    Call it after `refuse_own_weights` and `refuse_steps_elsewhere`, whose reasons are more exact.
+
+    Args:
+        trainer: The trainer, from `setup` on.
+        owner: Name of the calling class, for the error.
+        reason: The end of the sentence that begins "the workers of Hogwild do not wait for each other, ".
+
+    Raises:
+        MisconfigurationException: If the strategy is one of these; with one worker it is not.
+    """
+    if isinstance(trainer.strategy, Asynchronous) and getattr(trainer.strategy, "workers", 2) > 1:
+        raise MisconfigurationException(
+            f"{owner}: the workers of {type(trainer.strategy).__name__} do not wait for each other, {reason}"
         )
 
 

@@ -10,6 +10,7 @@ from lightning.pytorch import Trainer
 __all__ = [
     "Asynchronous",
     "ChangesAccumulation",
+    "NotesSignals",
     "OwnWeights",
     "ResetsOptimizers",
     "RestoresProcess",
@@ -34,6 +35,15 @@ class ChangesAccumulation(ABC):
             trainer: The trainer.
             epoch: Number of the epoch, counted from 0.
         """
+
+
+class NotesSignals(ABC):
+    """Base of callbacks that take note of SIGTERM, and act on it at the end of the hook."""
+
+    @property
+    @abstractmethod
+    def told_to_stop(self) -> bool:
+        """Whether a SIGTERM has come in this process."""
 
 
 class OwnWeights:

@@ -10,9 +10,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_optreg.data import BatchLoader
+from lightning_optreg.randomness.processes import share_of
 from lightning_optreg.strategies import Hogwild
 
-__all__ = ["Regression", "Told", "hogwild", "told", "trainer_of"]
+__all__ = ["OurLoader", "Regression", "Told", "hogwild", "told", "trainer_of"]
 
 
 class Regression(LightningModule):
@@ -63,6 +65,29 @@ class Regression(LightningModule):
     def _data(self) -> TensorDataset:
         x = torch.randn(self.examples, 4, generator=torch.Generator().manual_seed(0))
         return TensorDataset(x, x.sum(1, keepdim=True))
+
+
+class OurLoader(Regression):
+    """Batches of this package's loader."""
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        if not hasattr(batch, "images"):
+            return batch
+        x = batch.images.float().flatten(1)[:, :4]
+        return x, batch.labels[:, None].float()
+
+    def train_dataloader(self) -> Any:
+        images = torch.arange(48 * 4, dtype=torch.uint8).reshape(48, 1, 2, 2)
+        rank, world_size = share_of(self.trainer)
+        return BatchLoader(
+            images,
+            torch.zeros(48).long(),
+            batch_size=4,
+            shuffle=True,
+            seed=0,
+            rank=rank,
+            world_size=world_size,
+        )
 
 
 class Told(Callback):

@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningModule
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_optreg.optimizers import AdaDelay, AdaptiveRevision
 from lightning_optreg.randomness.processes import share_of
+from lightning_optreg.strategies import Hogwild
 from lightning_optreg.strategies._board import Board
 from lightning_optreg.strategies._delays import Delays
+from lightning_optreg.strategies._processes import usable_start_method
 from lightning_optreg.strategies._shared_memory import Memory, move_in, move_out, plan_for
 from tests.strategies.hogwild_tools import hogwild, trainer_of
 
@@ -56,6 +59,16 @@ def test_other_shapes_and_sparse_tensors_are_refused() -> None:
         plan_for([torch.eye(2).to_sparse()])
     with pytest.raises(ValueError, match="no shape yet"):
         plan_for([nn.LazyLinear(3).weight])
+
+
+def test_nothing_is_forked_after_cuda_has_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert usable_start_method("Hogwild", None) == ("fork" if hasattr(os, "fork") else "spawn")
+    assert usable_start_method("Hogwild", "spawn") == "spawn"
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    assert usable_start_method("Hogwild", None) == usable_start_method("Hogwild", "spawn") == "spawn"
+    trainer = Trainer(strategy=Hogwild(start_method="fork"), accelerator="cpu", devices=2, logger=False)
+    with pytest.raises(MisconfigurationException, match=r"^Hogwild: CUDA has started in this process, and"):
+        trainer.fit(LightningModule())
 
 
 def test_last_steps_are_reserved_once() -> None:

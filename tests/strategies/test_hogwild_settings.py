@@ -8,10 +8,8 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from lightning_optreg.data import BatchLoader
-from lightning_optreg.randomness.processes import share_of
 from lightning_optreg.strategies import Hogwild
-from tests.strategies.hogwild_tools import Regression, Told, told, trainer_of
+from tests.strategies.hogwild_tools import OurLoader, Regression, Told, told, trainer_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
 
@@ -76,32 +74,9 @@ def test_rates_follow_worker_0_s_validation(tmp_path: Path) -> None:
     assert set(rates[0]) == set(rates[1]) != {"0.010000000"}
 
 
-class _OurLoader(Regression):
-    """Batches of this package's loader."""
-
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        if not hasattr(batch, "images"):
-            return batch
-        x = batch.images.float().flatten(1)[:, :4]
-        return x, batch.labels[:, None].float()
-
-    def train_dataloader(self) -> Any:
-        images = torch.arange(48 * 4, dtype=torch.uint8).reshape(48, 1, 2, 2)
-        rank, world_size = share_of(self.trainer)
-        return BatchLoader(
-            images,
-            torch.zeros(48).long(),
-            batch_size=4,
-            shuffle=True,
-            seed=0,
-            rank=rank,
-            world_size=world_size,
-        )
-
-
 def test_loaders_of_this_package_deal_their_images_out(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, callbacks=[Told(tmp_path)], max_epochs=1)
-    trainer.fit(_OurLoader(lr=1e-6))
+    trainer.fit(OurLoader(lr=1e-6))
     seen = [float(x) for worker in (0, 1) for words in told(tmp_path, worker, "batch") for x in words[3:]]
     assert sorted(seen) == [float(4 * k) for k in range(48)]
 

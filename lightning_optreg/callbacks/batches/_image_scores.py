@@ -16,7 +16,7 @@ from lightning_optreg.data.scores import QUANTITIES, Quantity
 from lightning_optreg.layers.modes import evaluating
 from lightning_optreg.randomness.draws import Place
 from lightning_optreg.randomness.kept_generators import kept_generators
-from lightning_optreg.trainer.queries import datamodule_of
+from lightning_optreg.trainer.queries import datamodule_of, place_in_step
 from lightning_optreg.trust.torch_files import read_plain
 
 __all__ = ["load_reference", "score_images"]
@@ -71,7 +71,8 @@ def score_images(
 ) -> Tensor:
     """Score the images of a loader as in evaluation: not augmented, the network in evaluation mode.
 
-    Each process scores its share. Generators, modes and running averages are unchanged afterwards.
+    Each process scores its share, or all if they do not wait for each other. Generators, modes and running
+    averages are unchanged afterwards.
 
     Args:
         trainer: The trainer, whose data module prepares the images.
@@ -96,9 +97,10 @@ def score_images(
             "pass scores=<file>"
         )
     device = trainer.strategy.root_device
-    count, ranks = len(loader.indices), trainer.world_size
+    count = len(loader.indices)
+    rank, ranks = place_in_step(trainer)
     share = -(-count // ranks)  # rounded up; the last process may have fewer
-    begin, end = trainer.global_rank * share, min((trainer.global_rank + 1) * share, count)
+    begin, end = rank * share, min((rank + 1) * share, count)
     result = torch.zeros(count, device=device)
     if weights is None and ranks > 1:
         # Each process has running averages of its own batches, and a checkpoint has only those of rank 0.

@@ -23,7 +23,12 @@ from lightning_optreg.data.curriculum import Pacing, PacingName, RankingOrder, e
 from lightning_optreg.data.loader import BatchLoader
 from lightning_optreg.data.scores import read_scores
 from lightning_optreg.trainer.queries import is_logging_step
-from lightning_optreg.trainer.refusals import refuse_own_weights, refuse_sharding, refuse_steps_elsewhere
+from lightning_optreg.trainer.refusals import (
+    refuse_asynchronous,
+    refuse_own_weights,
+    refuse_sharding,
+    refuse_steps_elsewhere,
+)
 
 __all__ = ["Curriculum", "Scoring"]
 
@@ -92,7 +97,8 @@ class Curriculum(OfAKind, LetsGo):
         MisconfigurationException: Before the first step, if the loader's order can't be set, or it must not
             shuffle (`NoiseFree`, `FullBatch`), if the run has no end, the reference is of another network,
             the images can't be scored, or the strategy shards parameters, gives each worker weights of its
-            own, of which the scores would be, or makes steps on servers.
+            own, of which the scores would be, makes steps on servers, or has workers that do not wait for
+            each other.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -204,6 +210,9 @@ class Curriculum(OfAKind, LetsGo):
                 "Curriculum",
                 "and workers fetch at different times, so images have no common score; give a reference or a "
                 "file of scores",
+            )
+            refuse_asynchronous(
+                trainer, "Curriculum", "so images have no common score; give a reference or a file of scores"
             )
         loader = told_loader(trainer, "Curriculum")
         if self._full_at_batch == 0.0:

@@ -69,7 +69,7 @@ from lightning_optreg.callbacks.resume.signals.stop_signals import StopSignals, 
 from lightning_optreg.randomness.state import collect_random_state, restore_random_state
 from lightning_optreg.trainer.across_ranks import gather_ranks, gather_tensors
 from lightning_optreg.trainer.order_of_callbacks import AfterOthers, put_last, take_out
-from lightning_optreg.trainer.queries import callbacks_of, shards_parameters
+from lightning_optreg.trainer.queries import callbacks_of, place_in_step, shards_parameters
 from lightning_optreg.trainer.roles import RestoresProcess, SplitsNetwork
 
 __all__ = ["ExactResume"]
@@ -199,7 +199,7 @@ class ExactResume(RestoresProcess, Callback):
         now = self._step_size.with_loader(trainer)
         before = StepSize(**state["step_size"]) if state["step_size"] is not None else None
         warn_of_changes(trainer, len(state["ranks"]), before, now, mid_epoch=follows is not Next.EPOCH)
-        mine = share_of_rank(state, trainer.global_rank, trainer.world_size)
+        mine = share_of_rank(state, *place_in_step(trainer))
         self._resume_loaders(trainer, state, follows)
         self._half_done = {**mine, "flags": state["flags"], "stop": False}
         self._randomness_in_validation = mine.get("in_validation")
@@ -337,7 +337,7 @@ class ExactResume(RestoresProcess, Callback):
                 )
             self._catch_up(trainer, pl_module, self._loaded)
             restore_flags(trainer, pl_module, self._loaded["flags"])
-            mine = share_of_rank(self._loaded, trainer.global_rank, trainer.world_size)
+            mine = share_of_rank(self._loaded, *place_in_step(trainer))
             restore_randomness(trainer, mine)
             self._loaded = None
 

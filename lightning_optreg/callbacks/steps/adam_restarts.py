@@ -21,6 +21,7 @@ from lightning_optreg.optimizers.rates import set_rate
 from lightning_optreg.optimizers.update_rule import UpdateRule
 from lightning_optreg.trainer.queries import callbacks_of, validates_in_fit
 from lightning_optreg.trainer.refusals import (
+    refuse_asynchronous,
     refuse_barebones,
     refuse_own_weights,
     refuse_sharding,
@@ -56,8 +57,9 @@ class AdamRestarts(OfAKind):
         ValueError: If a value is out of its range.
         MisconfigurationException: Before the first step, if the module has no optimizer or a learning-rate
             schedule, which would undo the factor, if a callback averages weights, the strategy shards
-            parameters, gives each worker weights of its own or makes steps on servers, or the trainer is
-            barebones; after a validation, if the value is not logged.
+            parameters, gives each worker weights of its own, makes steps on servers or has workers that do
+            not wait for each other, or the trainer is barebones; after a validation, if the value is not
+            logged.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -109,6 +111,9 @@ class AdamRestarts(OfAKind):
             trainer, "AdamRestarts", "so a restart from the best common ones would not reach them; use ddp"
         )
         refuse_steps_elsewhere(trainer, "AdamRestarts", "so a restart here would not reach them; use ddp")
+        refuse_asynchronous(
+            trainer, "AdamRestarts", "and only worker 0 sees the monitored value; use ddp, or one process"
+        )
         if not any(optimizer.param_groups for optimizer in trainer.optimizers):
             raise MisconfigurationException("AdamRestarts: the module must have an optimizer, got none")
         callbacks = callbacks_of(trainer)

@@ -20,7 +20,12 @@ from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.optimizers.rate_estimate import RateEstimate, StepMeter
 from lightning_optreg.trainer.optimizer_switch import replace_optimizer
 from lightning_optreg.trainer.queries import is_logging_step, validates_in_fit
-from lightning_optreg.trainer.refusals import refuse_barebones, refuse_sharding, refuse_steps_elsewhere
+from lightning_optreg.trainer.refusals import (
+    refuse_asynchronous,
+    refuse_barebones,
+    refuse_sharding,
+    refuse_steps_elsewhere,
+)
 from lightning_optreg.trainer.run_length import run_length
 
 __all__ = ["AdamToSGD"]
@@ -69,7 +74,8 @@ class AdamToSGD(OfAKind, LetsGo):
             given.
         MisconfigurationException: Before the first step, if there is no such optimizer, its groups have no
             `betas` as Adam's have, another `AdamToSGD` would replace it, the strategy shards parameters or
-            makes steps on servers or, with monitor, the trainer is barebones; after a validation, if the
+            makes steps on servers, its workers do not wait for each other and neither at_epoch nor at_step
+            is given or, with monitor, the trainer is barebones; after a validation, if the
             monitored value is not logged; at the switch, if a schedule is at a rate of 0.
 
     Warns:
@@ -158,6 +164,10 @@ class AdamToSGD(OfAKind, LetsGo):
         refuse_steps_elsewhere(
             trainer, "AdamToSGD", "so it can't be replaced here; use SWATS, an optimizer that switches itself"
         )
+        if self.at_epoch is None and self.at_step is None:
+            refuse_asynchronous(
+                trainer, "AdamToSGD", "so each would switch at a time of its own; set at_step or at_epoch"
+            )
         if self.optimizer_index >= len(trainer.optimizers):
             raise MisconfigurationException(
                 f"AdamToSGD: optimizer_index must be < {len(trainer.optimizers)}, the number of optimizers, "

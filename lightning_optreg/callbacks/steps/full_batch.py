@@ -29,6 +29,7 @@ from lightning_optreg.trainer.moved_batch import move_batch
 from lightning_optreg.trainer.noise_left import compares_losses
 from lightning_optreg.trainer.queries import callbacks_of, has_gradient_scaler
 from lightning_optreg.trainer.refusals import (
+    refuse_asynchronous,
     refuse_manual_optimization,
     refuse_own_weights,
     refuse_split_network,
@@ -69,10 +70,11 @@ class FullBatch(NoiseFree, LetsGo):
         MisconfigurationException: Before the first step, with manual optimization, `accumulate_grad_batches`,
             `LearningRateFinder`, a gradient scaler (16-mixed), several training loaders, a `training_step`
             that takes `dataloader_iter`, a val_check_interval above 1 within an epoch, or a strategy whose
-            workers have weights of their own or whose servers make the steps; if the optimizer compares
-            losses, with reduced precision (differences of losses are lost in rounding) or `gradient_clip_val`
-            (clipped gradients are not those of the loss); with LBFGS and parameters in channels-last layout;
-            and with `Newton` and several processes. In a step, if `training_step` returns no loss.
+            workers have weights of their own or do not wait for each other, or whose servers make the steps;
+            if the optimizer compares losses, with reduced precision (differences of losses are lost in
+            rounding) or `gradient_clip_val` (clipped gradients are not those of the loss); with LBFGS and
+            parameters in channels-last layout; and with `Newton` and several processes. In a step, if
+            `training_step` returns no loss.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -112,6 +114,9 @@ class FullBatch(NoiseFree, LetsGo):
             trainer,
             "FullBatch",
             "each with one worker's share of the images, and not with all; use ddp, or one process",
+        )
+        refuse_asynchronous(
+            trainer, "FullBatch", "so their gradients are not summed to that of the whole set; use ddp"
         )
         interval = trainer.val_check_interval
         if isinstance(interval, int) and interval > 1 and trainer.check_val_every_n_epoch is not None:

@@ -7,6 +7,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_optreg.data.loader import BatchLoader
+from lightning_optreg.trainer.queries import place_in_step
 
 __all__ = ["StepSize", "warn_of_changes"]
 
@@ -36,7 +37,7 @@ class StepSize:
             return StepSize(self.batches, loader.global_batch)
         batches_by = loader if getattr(loader, "batch_size", None) else getattr(loader, "batch_sampler", None)
         of_one = getattr(batches_by, "batch_size", None)
-        return StepSize(self.batches, of_one * trainer.world_size if isinstance(of_one, int) else None)
+        return StepSize(self.batches, of_one * place_in_step(trainer)[1] if isinstance(of_one, int) else None)
 
     def plain(self) -> dict[str, int | None]:
         """Return it as plain types for a checkpoint."""
@@ -56,13 +57,14 @@ def warn_of_changes(
         mid_epoch: Whether it continues in the middle of an epoch.
     """
     changes = []
-    if processes != trainer.world_size:
+    _, now_processes = place_in_step(trainer)
+    if processes != now_processes:
         changes.append(
-            f"the checkpoint comes from {processes} process(es), this run has {trainer.world_size}, so layers"
+            f"the checkpoint comes from {processes} process(es), this run has {now_processes}, so layers"
             " that draw from the global generators, such as dropout, draw other numbers"
         )
     before = before or now
-    changed = _changed_step(trainer.world_size, processes, before, now)
+    changed = _changed_step(now_processes, processes, before, now)
     # In the middle of an epoch a loader of this package refuses other batches itself.
     refuses = mid_epoch and now.images != before.images and isinstance(trainer.train_dataloader, BatchLoader)
     if changed and not refuses:

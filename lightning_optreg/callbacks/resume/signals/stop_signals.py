@@ -32,13 +32,14 @@ from lightning_optreg.callbacks.resume.progress.loop_progress import is_last_epo
 from lightning_optreg.callbacks.resume.signals._signal_watch import SignalWatch
 from lightning_optreg.callbacks.resume.signals.launched import Interrupt, is_launched, wind_up
 from lightning_optreg.trainer.queries import callbacks_of
+from lightning_optreg.trainer.roles import NotesSignals
 
 __all__ = ["StopSignals", "exit_status"]
 
 _Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
-class StopSignals(LetsGo):
+class StopSignals(LetsGo, NotesSignals):
     """Lets all processes act on a signal at the same place; `ExactResume` puts it last among the callbacks.
 
     Args:
@@ -62,6 +63,11 @@ class StopSignals(LetsGo):
         return StopSignals, (
             self.seconds,
         )  # whoever copies a module copies its trainer; a watch is a process's
+
+    @property
+    @override
+    def told_to_stop(self) -> bool:
+        return signal.SIGTERM in self._received
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
