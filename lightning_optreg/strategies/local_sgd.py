@@ -86,6 +86,7 @@ class LocalSGD(OwnWeightsStrategy):
 
     Example:
         >>> from functools import partial
+        >>> import torch
         >>> from lightning.pytorch import Trainer
         >>> outer = partial(torch.optim.SGD, lr=0.7, momentum=0.9, nesterov=True)
         >>> diloco = LocalSGD(period=500, outer_optimizer=outer)
