@@ -31,6 +31,14 @@ def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(autouse=True)
+def no_leftover_process_group() -> Iterator[None]:
+    """Lightning leaves the group of a test's trainer there, and the next test would seem distributed."""
+    yield
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(autouse=True)
 def no_leftover_seed() -> Iterator[None]:
     """seed_everything leaves its number in the environment, where the next test would find it."""
     os.environ.pop("PL_GLOBAL_SEED", None)

@@ -140,8 +140,7 @@ class Crew:
             if kind != "state":
                 self.failed = True
                 raise RuntimeError(f"{self.owner}: a worker has failed:\n\n{content}")
-            # from a process of this run, so it is trusted
-            states.append(torch.load(BytesIO(content), weights_only=False))
+            states.append(torch.load(BytesIO(content), weights_only=True))  # as a checkpoint will hold it
         return states
 
     def end(self) -> None:

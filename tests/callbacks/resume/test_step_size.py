@@ -27,7 +27,9 @@ def said(
     loader: Any = None,
     mid_epoch: bool = False,
 ) -> list[str]:
-    trainer: Any = SimpleNamespace(world_size=processes[1], train_dataloader=loader)
+    trainer: Any = SimpleNamespace(
+        world_size=processes[1], train_dataloader=loader, strategy=None, global_rank=0
+    )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         warn_of_changes(trainer, processes[0], before, now, mid_epoch=mid_epoch)
