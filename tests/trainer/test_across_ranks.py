@@ -16,7 +16,7 @@ from tests.resume_tools import Regression, SaveAlways, assert_identical, run
 
 
 def test_one_process_copies_what_it_keeps() -> None:
-    trainer: Any = SimpleNamespace(world_size=1)
+    trainer: Any = SimpleNamespace(world_size=1, strategy=None)
     mine = {"a": torch.zeros(2)}
     kept = gather_tensors(trainer, mine, if_equal=True)
     mine["a"] += 1
