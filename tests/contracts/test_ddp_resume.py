@@ -268,7 +268,7 @@ def tensors(rank: int) -> dict[str, Tensor]:
 
 def gather(rank: int, folder: Path) -> None:
     """Gather in the group of processes that the fits have left."""
-    trainer: Any = SimpleNamespace(world_size=2)
+    trainer: Any = SimpleNamespace(world_size=2, strategy=None)
     results = {
         "plain": gather_ranks(trainer, {"rank": rank}),
         "all": gather_tensors(trainer, tensors(rank), if_equal=True),
