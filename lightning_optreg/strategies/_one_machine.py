@@ -1,31 +1,28 @@
 """What Lightning asks a strategy whose workers are processes on this machine, without communication."""
 
-from typing import Any
-
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CPUAccelerator
-from lightning.pytorch.strategies import ParallelStrategy
-from torch import Tensor
 from typing_extensions import override
 
 from lightning_optreg.strategies._mate import Mate
 from lightning_optreg.strategies._processes import Crew
+from lightning_optreg.strategies._without_group import WithoutGroup
 
 __all__ = ["OneMachine"]
 
 
-class OneMachine(ParallelStrategy):
-    """Base of strategies whose workers share this machine's main memory and never wait for each other.
+class OneMachine(WithoutGroup):
+    """Base of strategies whose workers share this machine's main memory.
 
-    There is no process group: Lightning's training loop makes a collective call for each batch if there is
-    one. Only a fit has several workers; worker 0, the user's own process, does everything else alone.
+    Only a fit has several workers; worker 0, the user's own process, does everything else alone.
     """
 
     _rank = 0
     _place: Crew | Mate | None = None  # during a fit with several workers
 
     @property
+    @override
     def workers(self) -> int:
         """Number of workers, `devices` of the trainer."""
         return len(self.parallel_devices or [self.root_device])
@@ -60,26 +57,15 @@ class OneMachine(ParallelStrategy):
 
     @property
     @override
-    def node_rank(self) -> int:
-        return 0
-
-    @property
-    @override
     def world_size(self) -> int:
         return self.workers if self._place is not None else 1
 
     @property
+    @override
     def is_distributed(self) -> bool:
         """Whether loaders made now are dealt out: those for training are; worker 0 validates alone."""
         module = self.lightning_module
         return self._place is not None and module is not None and module.trainer.training
-
-    @property
-    @override
-    def distributed_sampler_kwargs(self) -> dict[str, Any]:
-        if self.is_distributed:
-            return {"num_replicas": self.workers, "rank": self._rank}
-        return {"num_replicas": 1, "rank": 0}
 
     @override
     def setup_environment(self) -> None:
@@ -99,26 +85,6 @@ class OneMachine(ParallelStrategy):
     @override
     def model_to_device(self) -> None:
         """Do nothing: the module is in main memory."""
-
-    @override
-    def reduce(self, tensor: Any, *args: Any, **kwargs: Any) -> Any:
-        """Return the worker's own: it doesn't wait for the others."""
-        return tensor
-
-    @override
-    def all_gather(self, tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the worker's own."""
-        return tensor
-
-    @override
-    def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
-        """Return the worker's own."""
-        return decision
-
-    @override
-    def broadcast(self, obj: Any, src: int = 0) -> Any:
-        """Return the worker's own."""
-        return obj
 
     @override
     def barrier(self, name: str | None = None) -> None:

@@ -1,20 +1,17 @@
 """What Lightning asks a strategy whose process is one of several workers that do not wait for each other."""
 
-from typing import Any
-
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.strategies import ParallelStrategy
-from torch import Tensor
 from typing_extensions import override
 
 from lightning_optreg.strategies._place import is_dealt
 from lightning_optreg.strategies._ray_launcher import Launched, RayLauncher
+from lightning_optreg.strategies._without_group import WithoutGroup
 
 __all__ = ["OneWorker"]
 
 
-class OneWorker(Launched, ParallelStrategy):
+class OneWorker(Launched, WithoutGroup):
     """Base of strategies of such a worker: it has a share of the training images, and all else to itself."""
 
     number: int = 0
@@ -41,18 +38,11 @@ class OneWorker(Launched, ParallelStrategy):
         return RayLauncher(self)
 
     @property
+    @override
     def is_distributed(self) -> bool:
         """Whether loaders made now are dealt out: those for training are; worker 0 validates alone."""
         module = self.lightning_module
         return self.workers > 1 and (module is None or module.trainer.training)
-
-    @property
-    @override
-    def distributed_sampler_kwargs(self) -> dict[str, Any]:
-        """This worker's share of what a loader has."""
-        if self.is_distributed:
-            return {"num_replicas": self.workers, "rank": self.number}
-        return {"num_replicas": 1, "rank": 0}
 
     @override
     def process_dataloader(self, dataloader: object) -> object:
@@ -72,11 +62,6 @@ class OneWorker(Launched, ParallelStrategy):
     @property
     @override
     def local_rank(self) -> int:
-        return 0
-
-    @property
-    @override
-    def node_rank(self) -> int:
         return 0
 
     @property
@@ -102,26 +87,6 @@ class OneWorker(Launched, ParallelStrategy):
     def model_to_device(self) -> None:
         assert self.model is not None
         self.model.to(self.root_device)
-
-    @override
-    def reduce(self, tensor: Any, *args: Any, **kwargs: Any) -> Any:
-        return tensor
-
-    @override
-    def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
-        return decision
-
-    @override
-    def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:
-        return tensor
-
-    @override
-    def barrier(self, name: str | None = None) -> None:
-        pass
-
-    @override
-    def broadcast(self, obj: Any, src: int = 0) -> Any:
-        return obj
 
     @property
     @override

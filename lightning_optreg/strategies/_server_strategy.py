@@ -35,12 +35,11 @@ from lightning_optreg.strategies._server_refusals import refuse_callbacks
 from lightning_optreg.strategies._worker import StepCount, length_for_all
 from lightning_optreg.trainer.order_of_callbacks import put_first
 from lightning_optreg.trainer.queries import callbacks_of, is_logging_step
-from lightning_optreg.trainer.roles import Asynchronous
 
 __all__ = ["ServerStrategy"]
 
 
-class ServerStrategy(Asynchronous, OneWorker):
+class ServerStrategy(OneWorker):
     """Base of strategies with parameter servers.
 
     A subclass says what a server is, what a worker does in a step, and what worker 0 takes home.

@@ -31,14 +31,13 @@ from lightning_optreg.strategies._shared_memory import Memory, move_in, move_out
 from lightning_optreg.strategies._shared_state import place_state, shareable_state
 from lightning_optreg.strategies._worker import length_for_all, silence
 from lightning_optreg.trainer.order_of_callbacks import put_first, put_last, take_out
-from lightning_optreg.trainer.roles import Asynchronous
 
 __all__ = ["Hogwild"]
 
 _KEY = "Hogwild"  # in checkpoints
 
 
-class Hogwild(OneMachine, Asynchronous):
+class Hogwild(OneMachine):
     """Train one set of weights by several processes of this machine at once, without locks.
 
     `trainer.devices` says how many workers there are. Worker 0 is the user's own process, the others are
