@@ -123,7 +123,7 @@ class CLI(LightningCLI):
                 # Private in Lightning 2.6: there is no public way to the parser of a subcommand.
                 self._parser(command).set_defaults({"optimizer": None})
         if mentions(words, "strategy"):  # their import takes as long as that of all callbacks
-            import lightning_optreg.strategies  # noqa: F401
+            import lightning_optreg.strategies  # noqa: F401  # which makes their names known
         if any(option.name == "print_config" for option in options(words)):  # it prints, and ends
             check_overlays(words)
         super().parse_arguments(parser, args)

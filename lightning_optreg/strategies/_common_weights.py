@@ -9,7 +9,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_optreg.trainer.queries import callbacks_of, is_logging_step
+from lightning_optreg.strategies._refused_callbacks import refused
+from lightning_optreg.trainer.queries import is_logging_step
 
 __all__ = ["CommonWeights"]
 
@@ -45,13 +46,10 @@ class CommonWeights(Callback):
         if stage != "fit":
             return
         name = type(self._strategy).__name__
-        for callback in callbacks_of(trainer):
-            for kind, does in _REFUSED.items():
-                if isinstance(callback, kind):
-                    raise MisconfigurationException(
-                        f"{name}: its workers have weights of their own, but {type(callback).__name__} "
-                        f"{does}; remove one of the two"
-                    )
+        for callback, does in refused(trainer, _REFUSED):
+            raise MisconfigurationException(
+                f"{name}: its workers have weights of their own, but {callback} {does}; remove one of the two"
+            )
         self._strategy.check(trainer)
 
     @override

@@ -12,13 +12,14 @@ from lightning.pytorch.callbacks import (
     ModelPruning,
     StochasticWeightAveraging,
 )
-from torch.optim import LBFGS, Optimizer
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader, DistributedSampler
 
-from lightning_optreg.optimizers import BFGS, AdaptiveRevision, Newton
+from lightning_optreg.optimizers import AdaptiveRevision
 from lightning_optreg.strategies._board import MOST_GROUPS
+from lightning_optreg.strategies._refused_callbacks import refused
 from lightning_optreg.strategies._worker import has_plateau
-from lightning_optreg.trainer.queries import callbacks_of
+from lightning_optreg.trainer.noise_left import compares_losses
 
 __all__ = ["refuse_callbacks", "refuse_loader", "refuse_optimizers"]
 
@@ -32,12 +33,8 @@ _REASONS: dict[type[Callback], str] = {
 
 def refuse_callbacks(trainer: Trainer) -> None:
     """Refuse callbacks of Lightning that every worker would run by itself, with contradicting results."""
-    for callback in callbacks_of(trainer):
-        for kind, reason in _REASONS.items():
-            if isinstance(callback, kind):
-                raise MisconfigurationException(
-                    f"Hogwild: {type(callback).__name__} doesn't work with several workers, as {reason}"
-                )
+    for name, reason in refused(trainer, _REASONS):
+        raise MisconfigurationException(f"Hogwild: {name} doesn't work with several workers, as {reason}")
 
 
 def refuse_loader(loader: object, workers: int, rank: int) -> None:
@@ -55,7 +52,7 @@ def refuse_optimizers(trainer: Trainer, optimizers: Sequence[Optimizer], *, shar
     """Refuse optimizers that can't work with weights which others change."""
     for optimizer in optimizers:
         name = type(optimizer).__name__
-        if isinstance(optimizer, (LBFGS, BFGS, Newton)):
+        if compares_losses(optimizer):
             raise MisconfigurationException(
                 f"Hogwild: {name} compares losses and gradients at points of its own, which the other "
                 "workers would move: use a first-order optimizer"

@@ -135,7 +135,7 @@ class Crew:
         for connection in self.connections:
             connection.send("state")
         for connection in self.connections:
-            self.wait(lambda connection=connection: connection.poll(), "the state of a worker")  # type: ignore[misc]
+            self.wait(connection.poll, "the state of a worker")
             kind, content = connection.recv()
             if kind != "state":
                 self.failed = True

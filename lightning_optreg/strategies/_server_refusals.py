@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import (
     StochasticWeightAveraging,
 )
 
-from lightning_optreg.trainer.queries import callbacks_of
+from lightning_optreg.strategies._refused_callbacks import refused
 
 __all__ = ["refuse_callbacks"]
 
@@ -33,9 +33,5 @@ def refuse_callbacks(owner: str, trainer: Trainer) -> None:
     Raises:
         MisconfigurationException: If there is one.
     """
-    for callback in callbacks_of(trainer):
-        for kind, reason in _REASONS.items():
-            if isinstance(callback, kind):
-                raise MisconfigurationException(
-                    f"{owner}: {type(callback).__name__} doesn't work with it; {reason}"
-                )
+    for name, reason in refused(trainer, _REASONS):
+        raise MisconfigurationException(f"{owner}: {name} doesn't work with it; {reason}")
