@@ -25,6 +25,7 @@ from lightning.pytorch.callbacks import (
 )
 
 from lightning_optreg.trainer.queries import callbacks_of
+from lightning_optreg.trainer.roles import OnlyRecords
 
 __all__ = ["StepCount", "has_plateau", "length_for_all", "silence"]
 
@@ -42,9 +43,6 @@ ONLY_WORKER_0: tuple[type[Callback], ...] = (
 )
 """Callbacks that save, show, stop or average; the rest may change what a training step does."""
 
-RECORDS = "lightning_optreg.callbacks.records."
-"""Where callbacks are that only record; by name, as strategies are imported by callbacks."""
-
 
 def silence(trainer: Trainer) -> None:
     """Take out of a trainer what only worker 0 does; call this before callbacks' `setup`.
@@ -55,11 +53,7 @@ def silence(trainer: Trainer) -> None:
     trainer.loggers = []
     trainer.limit_val_batches = 0
     callbacks = callbacks_of(trainer)
-    callbacks[:] = [
-        each
-        for each in callbacks
-        if not isinstance(each, ONLY_WORKER_0) and not type(each).__module__.startswith(RECORDS)
-    ]
+    callbacks[:] = [each for each in callbacks if not isinstance(each, (*ONLY_WORKER_0, OnlyRecords))]
 
 
 @contextmanager

@@ -11,6 +11,7 @@ __all__ = [
     "Asynchronous",
     "ChangesAccumulation",
     "NotesSignals",
+    "OnlyRecords",
     "OwnWeights",
     "ResetsOptimizers",
     "RestoresProcess",
@@ -44,6 +45,10 @@ class NotesSignals(ABC):
     @abstractmethod
     def told_to_stop(self) -> bool:
         """Whether a SIGTERM has come in this process."""
+
+
+class OnlyRecords:
+    """Base of callbacks that record a run and change nothing in it, so that one worker's record is enough."""
 
 
 class OwnWeights:

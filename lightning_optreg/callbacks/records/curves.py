@@ -11,11 +11,12 @@ from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.figures.learning_curves import draw_curves, is_accuracy, is_loss, is_validation
 from lightning_optreg.files import check_inside, replacing
 from lightning_optreg.trainer.queries import is_dry_run, validates_in_fit
+from lightning_optreg.trainer.roles import OnlyRecords
 
 __all__ = ["Curves"]
 
 
-class Curves(OfAKind):
+class Curves(OnlyRecords, OfAKind):
     """Draw loss, accuracy and learning rate over the epochs when a fit ends or is stopped.
 
     It uses the metrics that the module logs per epoch: those with `loss` or `acc` in their names (with `val`:

@@ -19,11 +19,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_optreg.trainer.refusals import refuse_split_network
+from lightning_optreg.trainer.roles import OnlyRecords
 
 __all__ = ["Histograms"]
 
 
-class Histograms(Callback):
+class Histograms(OnlyRecords, Callback):
     """Log histograms of each parameter's gradient, of the parameters themselves, or of both.
 
     They are computed just before an optimizer step: gradients are complete (accumulated, averaged over

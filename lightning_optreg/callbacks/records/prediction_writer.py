@@ -28,11 +28,12 @@ from lightning_optreg.data.loader import BatchLoader
 from lightning_optreg.files import check_inside, replacing
 from lightning_optreg.trainer.across_ranks import gather_ranks
 from lightning_optreg.trainer.queries import datamodule_of
+from lightning_optreg.trainer.roles import OnlyRecords
 
 __all__ = ["PredictionWriter"]
 
 
-class PredictionWriter(OfAKind, LetsGo, BasePredictionWriter):
+class PredictionWriter(OnlyRecords, OfAKind, LetsGo, BasePredictionWriter):
     """Write the predictions of `trainer.predict` to one file, in the order of the dataset.
 
     This package's datamodules predict on their test set. The columns:

@@ -13,12 +13,13 @@ from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.files import replacing
 from lightning_optreg.randomness.processes import share_of
 from lightning_optreg.trainer.queries import validates_in_fit
+from lightning_optreg.trainer.roles import OnlyRecords
 from lightning_optreg.trainer.stopwatch import Stopwatch
 
 __all__ = ["Throughput"]
 
 
-class Throughput(OfAKind):
+class Throughput(OnlyRecords, OfAKind):
     """Time a fit, print the result at its end and write it to `throughput.json` in the logger's folder.
 
     The clock runs from the first training step to the end of the fit, without validation, which is timed
