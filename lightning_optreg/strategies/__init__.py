@@ -2,13 +2,13 @@
 
 from lightning.pytorch.strategies import StrategyRegistry
 
-from lightning_optreg.strategies.async_elastic_averaging import AsyncElasticAveraging
-from lightning_optreg.strategies.downpour import Downpour
-from lightning_optreg.strategies.elastic_averaging import ElasticAveraging
-from lightning_optreg.strategies.hogwild import Hogwild
-from lightning_optreg.strategies.local_sgd import LocalSGD
-from lightning_optreg.strategies.pipeline import PipelineParallel
-from lightning_optreg.strategies.tensor_parallel import split_linear_layers, tensor_parallel_plan
+from lightning_optreg.strategies.own_weights.elastic_averaging import ElasticAveraging
+from lightning_optreg.strategies.own_weights.local_sgd import LocalSGD
+from lightning_optreg.strategies.servers.async_elastic_averaging import AsyncElasticAveraging
+from lightning_optreg.strategies.servers.downpour import Downpour
+from lightning_optreg.strategies.shared_memory.hogwild import Hogwild
+from lightning_optreg.strategies.split.pipeline import PipelineParallel
+from lightning_optreg.strategies.split.tensor_parallel import split_linear_layers, tensor_parallel_plan
 
 __all__ = [
     "AsyncElasticAveraging",

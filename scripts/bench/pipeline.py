@@ -16,8 +16,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_optreg.strategies._schedules import Pipe
-from lightning_optreg.strategies._stages import plan_stages
+from lightning_optreg.strategies.split._schedules import Pipe
+from lightning_optreg.strategies.split._stages import plan_stages
 
 WIDTH, DEPTH, IMAGES, REPEATS = 256, 16, 512, 5
 

@@ -1,0 +1,1 @@
+"""Workers with weights of their own, which march together on torch.distributed."""

@@ -1,0 +1,1 @@
+"""Workers on one machine that share one set of weights in memory."""

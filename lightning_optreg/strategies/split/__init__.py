@@ -1,0 +1,1 @@
+"""One network divided among processes: by its layers, or by its tensors."""

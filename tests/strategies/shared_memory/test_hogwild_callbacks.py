@@ -1,0 +1,102 @@
+"""Callbacks of this package with workers that do not wait for each other: they refuse, or work."""
+
+import multiprocessing
+import os
+import signal
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from lightning_optreg.callbacks import AdamRestarts, AdamToSGD, Curriculum, ExactResume, FullBatch
+from tests.strategies.shared_memory.hogwild_tools import OurLoader, Regression, Told, told, trainer_of
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The '.*_dataloader' does not have many workers", "ignore:Checkpoint directory"
+)
+
+
+class _Adam(Regression):
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters())
+
+
+@pytest.mark.parametrize(
+    ("callback", "reason"),
+    [
+        (AdamRestarts("val"), "and only worker 0 sees the monitored value; use ddp, or one process"),
+        (AdamToSGD(), "so each would switch at a time of its own; set at_step or at_epoch"),
+        (AdamToSGD(monitor="val"), "so each would switch at a time of its own; set at_step or at_epoch"),
+        (Curriculum(net="first"), "so images have no common score; give a reference or a file of scores"),
+        (FullBatch(noise_free=False), "so their gradients are not summed to that of the whole set; use ddp"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Callback) else "",
+)
+def test_what_needs_all_workers_in_step_is_refused(tmp_path: Path, callback: Callback, reason: str) -> None:
+    with pytest.raises(MisconfigurationException) as caught:
+        trainer_of(tmp_path, callbacks=[callback]).fit(_Adam())
+    name = type(callback).__name__
+    assert str(caught.value) == f"{name}: the workers of Hogwild do not wait for each other, {reason}"
+    assert multiprocessing.active_children() == []
+
+
+def test_a_switch_at_a_step_is_made_by_all(tmp_path: Path) -> None:
+    callbacks = [AdamToSGD(at_step=8, lr=0.25), Told(tmp_path)]
+    trainer_of(tmp_path, callbacks=callbacks).fit(_Adam())
+    for worker in (0, 1):
+        rates = [float(words[2]) for words in told(tmp_path, worker, "batch")]
+        assert rates[0] == 0.001
+        assert rates[-1] == 0.25
+
+
+def test_exact_resume_takes_each_worker_as_one_process(tmp_path: Path) -> None:
+    saving = ModelCheckpoint(tmp_path / "saved", "{epoch}", save_top_k=-1)
+    whole = trainer_of(tmp_path, callbacks=[saving, ExactResume()], enable_checkpointing=True)
+    whole.fit(Regression())
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        again = trainer_of(tmp_path, callbacks=[ExactResume(), Told(tmp_path)])
+        again.fit(Regression(), ckpt_path=tmp_path / "saved" / "epoch=0.ckpt")
+    assert not [one for one in said if "ExactResume" in str(one.message)]
+    assert again.global_step == whole.global_step
+    shares = [{x for words in told(tmp_path, worker, "batch") for x in words[3:]} for worker in (0, 1)]
+    assert len(shares[0]) == len(shares[1]) == 24
+    assert not shares[0] & shares[1]
+
+
+class _Slow(Told):
+    """Worker 1 takes a second for a batch; SIGTERM comes once worker 0 has done its share of the epoch."""
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        super().on_train_batch_end(trainer, *args)
+        if trainer.global_rank:
+            time.sleep(1.0)
+        elif trainer.is_last_batch:
+            self.signalled = time.monotonic()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("exactly", [False, True], ids=["Lightning", "ExactResume"])
+def test_sigterm_ends_the_wait_for_others(tmp_path: Path, exactly: bool) -> None:
+    resumes = [ExactResume()] if exactly else []
+    slow = _Slow(tmp_path)
+    trainer = trainer_of(tmp_path, callbacks=[slow, *resumes])
+    with pytest.raises(SIGTERMException):
+        trainer.fit(OurLoader())
+    assert time.monotonic() - slow.signalled < 3.0  # worker 1's share takes 6 s, its batch 1 s
+    assert multiprocessing.active_children() == []
+    if exactly:
+        again = trainer_of(tmp_path, callbacks=[Told(tmp_path), ExactResume()])
+        again.fit(OurLoader(), ckpt_path=tmp_path / "last.ckpt")
+        assert again.global_step == 2 * 12
+        batches = [words for worker in (0, 1) for words in told(tmp_path, worker, "batch")]
+        for epoch in ("0", "1"):
+            seen = [x for words in batches if words[0] == epoch for x in words[3:]]
+            assert len(seen) == len(set(seen)) == 48  # each image once
