@@ -2,11 +2,13 @@
 
     python scripts/experiments/strategies.py                         # all strategies, 3 seeds
     python scripts/experiments/strategies.py --only one_64 Hogwild --seeds 1 --epochs 4
+    python scripts/experiments/strategies.py --seeds 1 --first_seed 0 --images validation --lr 0.05 0.1 0.2
 
 All see the same number of images and begin with the same weights; rates fall to 0 along a cosine. Workers in
 step with each other have batches of 64, so one process has 128 at a time to compare with (`one_128`); workers
-that wait for nobody make steps of 64 images, as one process does with batches of 64 (`one_64`). Printed are
-accuracies on the test images, in percent, and differences from the run to compare with.
+that wait for nobody make steps of 64 images, as one process does with batches of 64 (`one_64`). Each kind of
+run has the learning rate that the last of these commands found best for it, on images held out for
+validation. Printed are accuracies in percent, and differences from the run to compare with.
 """
 
 import argparse
@@ -38,8 +40,6 @@ from lightning_optreg.strategies import (
     LocalSGD,
 )
 
-PLAIN = partial(SGD, lr=0.1)
-ADAMW = partial(AdamW, lr=0.001)
 OUTER = partial(SGD, lr=0.7, momentum=0.9, nesterov=True)
 
 
@@ -50,14 +50,16 @@ class Arm:
     Attributes:
         compare: The run to compare with; its own name if it is one.
         strategy: Makes the strategy; None for one process.
+        lr: Learning rate, the best of those tried on validation images.
         batch_size: Images of a worker's batch.
-        optimizer: Makes the optimizer.
+        optimizer: Makes the optimizer, given the rate.
     """
 
     compare: str
     strategy: Callable[[], Strategy] | None = None
+    lr: float = 0.1
     batch_size: int = 64
-    optimizer: Callable[..., Any] = PLAIN
+    optimizer: Callable[..., Any] = SGD
 
 
 ARMS = {
@@ -65,8 +67,8 @@ ARMS = {
     "DDP": Arm("one_128", lambda: DDPStrategy(start_method="fork")),
     "LocalSGD": Arm("one_128", lambda: LocalSGD(10, start_method="fork")),
     "ElasticAveraging": Arm("one_128", lambda: ElasticAveraging(10, start_method="fork")),
-    "one_AdamW": Arm("one_AdamW", batch_size=128, optimizer=ADAMW),
-    "DiLoCo": Arm("one_AdamW", lambda: LocalSGD(50, OUTER, start_method="fork"), optimizer=ADAMW),
+    "one_AdamW": Arm("one_AdamW", lr=0.001, batch_size=128, optimizer=AdamW),
+    "DiLoCo": Arm("one_AdamW", lambda: LocalSGD(50, OUTER, start_method="fork"), 0.001, optimizer=AdamW),
     "one_64": Arm("one_64"),
     "Hogwild": Arm("one_64", lambda: Hogwild(start_method="fork")),
     "Downpour": Arm("one_64", Downpour),
@@ -74,12 +76,12 @@ ARMS = {
 }
 
 
-def accuracy(arm: Arm, args: argparse.Namespace, seed: int) -> float:
-    """Train, and return the accuracy on the test images in percent."""
+def accuracy(arm: Arm, lr: float, seed: int, epochs: int, images: str) -> float:
+    """Train, and return the accuracy on other images in percent."""
     seed_everything(seed, workers=True)
     module = ImageClassifier(
         LeNet5(),
-        optimizer=arm.optimizer,
+        optimizer=partial(arm.optimizer, lr=lr),
         lr_scheduler=CosineAnnealingLR,  # as long as the run
         lr_interval="step",
     )
@@ -88,15 +90,17 @@ def accuracy(arm: Arm, args: argparse.Namespace, seed: int) -> float:
         accelerator="cpu",
         devices=1 if arm.strategy is None else 2,
         strategy="auto" if arm.strategy is None else arm.strategy(),
-        max_epochs=args.epochs,
+        max_epochs=epochs,
         enable_checkpointing=False,
         limit_val_batches=0,
         **quiet,
     )
     data = FashionMNISTDataModule(batch_size=arm.batch_size)
     trainer.fit(module, datamodule=data)
-    (result,) = Trainer(accelerator="cpu", devices=1, **quiet).test(module, datamodule=data, verbose=False)
-    return 100 * result["test/accuracy"]
+    alone = Trainer(accelerator="cpu", devices=1, **quiet)
+    evaluate = alone.test if images == "test" else alone.validate
+    (result,) = evaluate(module, datamodule=data, verbose=False)
+    return 100 * next(value for name, value in result.items() if name.endswith("/accuracy"))
 
 
 def main() -> None:
@@ -105,19 +109,26 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seeds", type=int, default=3, help="seeds 1, 2, ... of each kind of run")
     parser.add_argument("--first_seed", type=int, default=1)
+    parser.add_argument("--images", choices=("test", "validation"), default="test")
+    parser.add_argument(
+        "--lr", nargs="+", type=float, help="rates to try instead, as multiples of 1 (SGD) or 1 / 100 (AdamW)"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     seeds = range(args.first_seed, args.first_seed + args.seeds)
-    means: dict[str, float] = {}
+    means: dict[tuple[str, int], float] = {}
     for name in args.only:
-        found = [accuracy(ARMS[name], args, seed) for seed in seeds]
-        means[name] = statistics.mean(found)
-        compare = ARMS[name].compare
-        difference = f"{means[name] - means[compare]:+.2f} to {compare}" if compare in means else ""
-        each = " ".join(f"{percent:.2f}" for percent in found)
-        print(f"{name:24}{means[name]:8.2f}   {difference:24}{each}", flush=True)
+        arm = ARMS[name]
+        unit = 0.01 if arm.optimizer is AdamW else 1.0
+        for place, lr in enumerate([unit * each for each in args.lr] if args.lr else [arm.lr]):
+            found = [accuracy(arm, lr, seed, args.epochs, args.images) for seed in seeds]
+            mean = means[name, place] = statistics.mean(found)
+            other = means.get((arm.compare, place))
+            difference = "" if other is None else f"{mean - other:+.2f} to {arm.compare}"
+            each = " ".join(f"{percent:.2f}" for percent in found)
+            print(f"{name:22} lr {lr:<7g}{mean:7.2f}   {difference:20}{each}", flush=True)
 
 
 if __name__ == "__main__":
