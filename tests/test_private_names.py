@@ -69,7 +69,7 @@ USES = (
     ),
     Use(
         "_compiled_call_impl",
-        ("strategies/pipeline.py",),
+        ("strategies/split/_refusals.py",),
         "torch 2.14",
         "whether a module was compiled in place",
     ),
@@ -123,7 +123,7 @@ USES = (
         "torch 2.14",
         "what `get_last_lr` returns",
     ),
-    Use("_layer_sync", ("strategies/pipeline.py",), "Lightning 2.6", "the Trainer's `sync_batchnorm`"),
+    Use("_layer_sync", ("strategies/split/pipeline.py",), "Lightning 2.6", "the Trainer's `sync_batchnorm`"),
     Use(
         "_log_info", ("callbacks/steps/early_stopping.py",), "Lightning 2.6", "how the base says why it stops"
     ),

@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--first_seed", type=int, default=1)
     parser.add_argument("--images", choices=("test", "validation"), default="test")
     parser.add_argument(
-        "--lr", nargs="+", type=float, help="rates to try instead, as multiples of 1 (SGD) or 1 / 100 (AdamW)"
+        "--lr", nargs="+", type=float, help="rates to try instead; AdamW gets a hundredth of them"
     )
     args = parser.parse_args()
     torch.set_num_threads(1)

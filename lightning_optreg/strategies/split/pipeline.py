@@ -15,11 +15,9 @@ import torch
 import torch.distributed as dist
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelPruning, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import Optimizer
@@ -28,11 +26,10 @@ from typing_extensions import override
 from lightning_optreg._checks import check_choice, check_range
 from lightning_optreg.optimizers import SWATS
 from lightning_optreg.strategies.split._placement import Placement
+from lightning_optreg.strategies.split._refusals import refuse
 from lightning_optreg.strategies.split._schedules import Pipe
 from lightning_optreg.strategies.split._stages import plan_stages
 from lightning_optreg.trainer.noise_left import compares_losses
-from lightning_optreg.trainer.queries import callbacks_of, has_gradient_scaler
-from lightning_optreg.trainer.refusals import refuse_manual_optimization
 from lightning_optreg.trainer.roles import SplitsNetwork
 
 __all__ = ["PipelineParallel"]
@@ -234,7 +231,12 @@ class PipelineParallel(SplitsNetwork, DDPStrategy):
         assert self.model is not None
         self.accelerator.setup(trainer)
         fitting = trainer.state.fn == TrainerFn.FITTING
-        self._refuse(trainer, fitting=fitting)
+        refuse(trainer, self._module(), net_name=self.net, loss_name=self.loss, fitting=fitting)
+        # Private in Lightning 2.6: the Trainer's `sync_batchnorm` has no public name.
+        if self._layer_sync is not None:
+            raise MisconfigurationException(
+                "PipelineParallel: no two processes have the same layer; set sync_batchnorm=False"
+            )
         self._checked = False
         self.model = self.precision_plugin.convert_module(self.model)
         self.model_to_device()
@@ -281,51 +283,6 @@ class PipelineParallel(SplitsNetwork, DDPStrategy):
                 )
             if self._placement is not None:
                 self._placement.forget_others(optimizer)
-
-    def _refuse(self, trainer: Trainer, *, fitting: bool) -> None:
-        name, module = "PipelineParallel", self._module()
-        if trainer.world_size < 2:
-            raise MisconfigurationException(f"{name}: needs at least 2 devices, got {trainer.world_size}")
-        net = getattr(module, self.net, None)
-        if not isinstance(net, nn.Module):
-            raise MisconfigurationException(
-                f"{name}: {type(module).__name__} has no network self.{self.net}; name its attribute with net"
-            )
-        # Private in torch 2.14: there is no public way to see that `net.compile()` was called.
-        if net._compiled_call_impl is not None:
-            raise MisconfigurationException(f"{name}: stages are not compiled; set compile to false")
-        # Private in Lightning 2.6: the Trainer's `sync_batchnorm` has no public name.
-        if self._layer_sync is not None:
-            raise MisconfigurationException(
-                f"{name}: no two processes have the same layer; set sync_batchnorm=False"
-            )
-        if not fitting:
-            return
-        refuse_manual_optimization(module, name, "to know when a step begins")
-        if not callable(getattr(module, self.loss, None)):
-            raise MisconfigurationException(
-                f"{name}: {type(module).__name__} has no self.{self.loss}(outputs, targets), which the last "
-                "stage computes for each micro-batch"
-            )
-        if is_overridden("backward", module):
-            raise MisconfigurationException(
-                f"{name}: {type(module).__name__}.backward would never be called; remove it"
-            )
-        if has_gradient_scaler(trainer):
-            raise MisconfigurationException(
-                f"{name}: stages have no common gradient scaler; set precision to bf16-mixed"
-            )
-        for callback in callbacks_of(trainer):
-            if isinstance(callback, (ModelPruning, StochasticWeightAveraging, WeightAveraging)):
-                raise MisconfigurationException(
-                    f"{name}: {type(callback).__name__} needs the whole network in each process; leave it out"
-                )
-        inside = {id(each) for each in net.parameters()}
-        outside = [n for n, p in module.named_parameters() if p.requires_grad and id(p) not in inside]
-        if outside:
-            raise MisconfigurationException(
-                f"{name}: only parameters of self.{self.net} are trained, and {outside[0]} is outside of it"
-            )
 
     def _example(self) -> Tensor | None:
         """Return an input of two samples, if the module or the network says what it takes."""
