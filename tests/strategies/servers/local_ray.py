@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lightning_optreg.strategies import _server_strategy
+from lightning_optreg.strategies.servers import _server_strategy
 
 
 class _Method:
