@@ -11,7 +11,7 @@ import torch
 from lightning_optreg.strategies import AsyncElasticAveraging, Downpour
 from lightning_optreg.strategies.servers._ray_cluster import ray_for
 from tests.resume_tools import assert_identical
-from tests.strategies import ray_runs
+from tests.strategies.servers import ray_runs
 from tests.strategies.servers.ray_runs import BATCH, SAMPLES, fit, taken
 
 # Not imported here: the strategies set its environment first.
