@@ -4,7 +4,6 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from typing_extensions import override
 
-from lightning_optreg.strategies.servers._place import is_dealt
 from lightning_optreg.strategies.servers._ray_launcher import Launched, RayLauncher
 from lightning_optreg.strategies.without_group import WithoutGroup
 
@@ -43,16 +42,6 @@ class OneWorker(Launched, WithoutGroup):
         """Whether loaders made now are dealt out: those for training are; worker 0 validates alone."""
         module = self.lightning_module
         return self.workers > 1 and (module is None or module.trainer.training)
-
-    @override
-    def process_dataloader(self, dataloader: object) -> object:
-        if self.is_distributed and not is_dealt(dataloader, self.workers, self.number):
-            raise MisconfigurationException(
-                f"{self.name}: the batches of a {type(dataloader).__name__} can't be dealt out to "
-                f"{self.workers} workers: use a DataLoader of a dataset with a length, a loader of this "
-                "package, or one with attributes rank and world_size"
-            )
-        return dataloader
 
     @property
     @override

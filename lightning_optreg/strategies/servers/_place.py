@@ -4,11 +4,10 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
-from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_optreg.data.loader import BatchLoader
 
-__all__ = ["is_dealt", "loaders_to", "place_of", "trainer_to"]
+__all__ = ["loaders_to", "place_of", "trainer_to"]
 
 
 def place_of(trainer: Trainer) -> tuple[int, int]:
@@ -50,17 +49,3 @@ def loaders_to(trainer: Trainer, epoch: int, batches: int) -> None:
     for loader in CombinedLoader(loaders).flattened:
         if isinstance(loader, BatchLoader):
             loader.load_state_dict({**loader.state_dict(), "epoch": epoch, "batches": batches})
-
-
-def is_dealt(loader: object, workers: int, number: int) -> bool:
-    """Return whether a loader gives a worker its share only.
-
-    Args:
-        loader: A training loader, after Lightning has given it a `DistributedSampler` if it could.
-        workers: Number of workers.
-        number: Number of the worker.
-    """
-    if isinstance(loader, DataLoader):
-        samplers = (loader.sampler, getattr(loader.batch_sampler, "sampler", None))
-        return any(isinstance(sampler, DistributedSampler) for sampler in samplers)
-    return (getattr(loader, "world_size", None), getattr(loader, "rank", None)) == (workers, number)

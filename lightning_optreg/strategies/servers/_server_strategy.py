@@ -71,11 +71,11 @@ class ServerStrategy(Talks):
         self._saved: dict[str, Any] | None = None
         self.record: dict[str, Any] | None = None
         """What checkpoints keep besides the usual entries; None before a fit."""
-        self._reset()
+        self.clear()
 
     @override
-    def _reset(self) -> None:
-        super()._reset()
+    def clear(self) -> None:
+        super().clear()
         self.positions: list[list[int]] = []
         self.packings: list[Packing] = []
         self.parameters: list[Tensor] = []
@@ -128,7 +128,7 @@ class ServerStrategy(Talks):
         """Be a worker other than worker 0; in a process of Ray."""
         import ray
 
-        self._reset()
+        self.clear()
         self._ray, self.number, self.servers = ray, number, servers
 
     @override
@@ -346,7 +346,7 @@ class ServerStrategy(Talks):
             self._ray.kill(server, no_restart=True)
         self._stack.close()
         lost = self.lost
-        self._reset()
+        self.clear()
         self.lost = lost
 
     # ---- checkpoints ---------------------------------------------------------------------------------------

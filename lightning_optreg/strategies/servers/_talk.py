@@ -28,7 +28,8 @@ class Talks(OneWorker):
     count: StepCount
     lost: bool
 
-    def _reset(self) -> None:
+    def clear(self) -> None:
+        """Forget the last fit."""
         self.servers = []
         self.lost = False
         self._ray: Any = None

@@ -1,7 +1,6 @@
 """What `Hogwild` refuses with several workers."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
@@ -13,7 +12,6 @@ from lightning.pytorch.callbacks import (
     StochasticWeightAveraging,
 )
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_optreg.optimizers import AdaptiveRevision
 from lightning_optreg.strategies.refused_callbacks import refused
@@ -21,7 +19,7 @@ from lightning_optreg.strategies.shared_memory._board import MOST_GROUPS
 from lightning_optreg.strategies.workers import has_plateau
 from lightning_optreg.trainer.noise_left import compares_losses
 
-__all__ = ["refuse_callbacks", "refuse_loader", "refuse_optimizers"]
+__all__ = ["refuse_callbacks", "refuse_optimizers"]
 
 _REASONS: dict[type[Callback], str] = {
     BatchSizeFinder: "it would try sizes in each worker by itself: find the size with one device",
@@ -35,17 +33,6 @@ def refuse_callbacks(trainer: Trainer) -> None:
     """Refuse callbacks of Lightning that every worker would run by itself, with contradicting results."""
     for name, reason in refused(trainer, _REASONS):
         raise MisconfigurationException(f"Hogwild: {name} doesn't work with several workers, as {reason}")
-
-
-def refuse_loader(loader: object, workers: int, rank: int) -> None:
-    """Refuse a training loader that does not give each worker its share."""
-    dealt = isinstance(loader, DataLoader) and isinstance(loader.sampler, DistributedSampler)
-    if not dealt and (_attribute(loader, "world_size"), _attribute(loader, "rank")) != (workers, rank):
-        raise MisconfigurationException(
-            f"Hogwild: the batches of a {type(loader).__name__} can't be dealt out to {workers} workers: use "
-            "a DataLoader of a dataset with a length, a loader of this package, or one that deals them out "
-            "itself and has the attributes rank and world_size of the trainer"
-        )
 
 
 def refuse_optimizers(trainer: Trainer, optimizers: Sequence[Optimizer], *, shared_state: bool) -> None:
@@ -67,7 +54,3 @@ def refuse_optimizers(trainer: Trainer, optimizers: Sequence[Optimizer], *, shar
             f"Hogwild: with a schedule that follows a metric there can be {MOST_GROUPS} parameter groups, "
             f"got {groups}"
         )
-
-
-def _attribute(loader: object, name: str) -> Any:
-    return getattr(loader, name, getattr(getattr(loader, "dataset", None), name, None))

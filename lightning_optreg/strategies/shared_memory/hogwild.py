@@ -29,7 +29,6 @@ from lightning_optreg.strategies.shared_memory._one_machine import OneMachine
 from lightning_optreg.strategies.shared_memory._processes import Crew, Launcher
 from lightning_optreg.strategies.shared_memory._refusals import (
     refuse_callbacks,
-    refuse_loader,
     refuse_optimizers,
 )
 from lightning_optreg.strategies.shared_memory._state import place_state, shareable_state
@@ -217,12 +216,6 @@ class Hogwild(OneMachine):
                     config.frequency = 2**62
         updates = role.board.updates
         self._delays = Delays(self.optimizers, lambda: sum(updates))
-
-    @override
-    def process_dataloader(self, dataloader: object) -> object:
-        if self.is_distributed:
-            refuse_loader(dataloader, self.workers, self._rank)
-        return dataloader
 
     # ---- training ------------------------------------------------------------------------------------------
 
