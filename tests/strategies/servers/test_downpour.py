@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from lightning_optreg import optimizers
 from lightning_optreg.callbacks import ExactResume
 from lightning_optreg.parallel import DownpourServer, DownpourWorker
-from lightning_optreg.strategies import Downpour, _ray_cluster
+from lightning_optreg.strategies import Downpour
+from lightning_optreg.strategies.servers import _ray_cluster
 from tests.contracts.optimizers import FIRST_ORDER
 from tests.contracts.runs import checkpoint_every_step
 from tests.resume_tools import Regression, SaveAlways, StatefulLoader, assert_identical, final_state
