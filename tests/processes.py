@@ -28,11 +28,11 @@ def ddp() -> DDPStrategy:
 
 
 def in_processes(
-    count: int, function: Callable[..., None], *args: Any, start_method: Literal["spawn", "fork"] = "spawn"
+    count: int, function: Callable[..., None], *args: Any, start_method: Literal["spawn", "fork"] = "fork"
 ) -> None:
     """Call `function(rank, *args)` in each of `count` processes at once, and wait until they end.
 
-    With `fork` they start at once, with all that the tests have imported.
+    With `fork` they start at once, with all that the tests have imported; where CUDA is in use, take `spawn`.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -159,6 +159,7 @@ def test_every_reader_refuses_it(
     assert "last.ckpt is damaged (Bad CRC-32" in error_of(capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*has no checksums")
 def test_every_reader_tells_any_damage(trained: Path) -> None:
     last = trained / "checkpoints/last.ckpt"
@@ -247,6 +248,7 @@ def test_a_requeued_job_goes_on_in_its_folder(
     assert run(["fit", *options, "--seed_everything=2"]).run_folder == tmp_path / "version_2"
 
 
+@pytest.mark.slow
 def test_another_start_in_the_same_job_begins_anew(
     slurm: Callable[[int], None], options: list[str], tmp_path: Path
 ) -> None:

@@ -139,10 +139,9 @@ def test_wandb_is_not_installed(
     assert not runs.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limits for the size of files")
-@pytest.mark.parametrize(
-    "limit", [pytest.param(1_000, marks=pytest.mark.slow), 20_000], ids=["config.yaml", "checkpoint"]
-)
+@pytest.mark.parametrize("limit", [1_000, 20_000], ids=["config.yaml", "checkpoint"])
 def test_the_disk_is_full(limit: int, tmp_path: Path, fashion_mnist_dir: Path) -> None:
     runs = tmp_path / "runs"
     options = short(fashion_mnist_dir, runs)

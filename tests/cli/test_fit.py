@@ -262,6 +262,7 @@ def test_a_schedule_can_count_steps(options: list[str]) -> None:
     assert config.scheduler.last_epoch == 3
 
 
+@pytest.mark.slow
 def test_a_schedule_is_as_long_as_the_run(
     options: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -64,6 +64,7 @@ def test_help_on_a_strategy(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--trainer.strategy.period" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:It is recommended to use .*sync_dist=True")  # torchmetrics has done so
 def test_a_run_is_repeated_measured_and_continued_from_what_it_left(
     fashion_mnist_dir: Path, tmp_path: Path

@@ -33,6 +33,7 @@ def run(path: Path, images: Tensor) -> Tensor:
     return torch.from_numpy(scores)
 
 
+@pytest.mark.slow
 def test_any_number_of_images(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = ResNet(depth=8, input_shape=(3, 16, 16))
@@ -289,6 +290,7 @@ def test_command(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     torch.testing.assert_close(run(output, images), module.eval()(images), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_command_says_what_the_images_are(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

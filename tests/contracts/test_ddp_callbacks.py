@@ -28,20 +28,23 @@ FEW = (4,)  # in the middle of an epoch
 ALL = tuple(range(1, 13))
 
 
-def fit(name: str, folder: Path, rank: int, step: int | None = None) -> dict[str, Any]:
-    """Train with a row's callback, from the start or from a checkpoint of the run from the start."""
+def fit(name: str, folder: Path, rank: int, step: int | None = None, every: int = 1) -> dict[str, Any]:
+    """Train with a row's callback, from the start or from a checkpoint of the run from the start.
+
+    The run from the start keeps a checkpoint of each step, or of `every` so many.
+    """
     part = CALLBACKS[name]
     callbacks = [*([] if name == "ExactResume" else [ExactResume()]), part.build()]
     if step is None:
         seed_everything(1, verbose=False)
-        callbacks.append(checkpoint_every_step(folder / "all"))
+        callbacks.append(checkpoint_every_step(folder / "all", every))
     else:
         spoil_random_state()
     trainer = quiet_trainer(
         strategy=ddp(),
         devices=2,
         max_epochs=2,
-        logger=TensorBoardLogger(folder),
+        logger=TensorBoardLogger(folder) if name == "Histograms" else False,
         callbacks=callbacks,
         enable_checkpointing=step is None,
         default_root_dir=folder,
@@ -55,7 +58,7 @@ def fit(name: str, folder: Path, rank: int, step: int | None = None) -> dict[str
 def fit_all(rank: int, folder: Path, steps: tuple[int, ...]) -> None:
     """What each of the two processes does: a row after the other, in one process group."""
     for name in ROWS:
-        straight = fit(name, folder / name, rank)
+        straight = fit(name, folder / name, rank, every=steps[0])
         # a run may take fewer steps than that, as with batches that grow
         there = [step for step in steps if (folder / name / "all" / f"step={step}.ckpt").exists()]
         resumed = {step: fit(name, folder / name, rank, step) for step in there}

@@ -102,7 +102,7 @@ def run(folder: Path, names: list[str]) -> Path:
     """Start processes once for all strategies that want as many."""
     for count in {row.processes for row in STRATEGIES.values()}:
         strategies = [strategy for strategy, row in STRATEGIES.items() if row.processes == count]
-        in_processes(count, fit_all, folder, strategies, names, start_method="fork")
+        in_processes(count, fit_all, folder, strategies, names)
     return folder
 
 

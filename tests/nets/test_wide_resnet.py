@@ -36,6 +36,7 @@ def test_imagenet_sizes_are_torchvisions(name: str, depth: int) -> None:
     assert count(ours) == count(theirs)
 
 
+@pytest.mark.slow
 def test_scores_are_torchvisions() -> None:
     torch.manual_seed(0)
     theirs = torchvision.models.wide_resnet50_2(num_classes=7).eval()

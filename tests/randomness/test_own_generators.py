@@ -66,6 +66,7 @@ def test_tells_what_is_gone() -> None:
     assert restore_generator_states({"module": nn.Linear(1, 1)}, states) == list(states)
 
 
+@pytest.mark.slow
 def test_does_not_go_through_very_many_objects() -> None:
     data = [[[SimpleNamespace() for _ in range(100)] for _ in range(100)] for _ in range(50)]
     holder = SimpleNamespace(data=data, generator=torch.Generator())

@@ -261,6 +261,7 @@ def test_a_run_whose_folder_is_open_elsewhere_gets_another(study: dict[str, Any]
     assert not (folder / "metrics.csv").exists()
 
 
+@pytest.mark.slow
 def test_diverged_and_failed_runs_are_recorded(
     study: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -580,6 +581,7 @@ def test_overlays(study: dict[str, Any], tmp_path: Path) -> None:
     assert Run("Adam <3", 0.5, 7).key == "Adam__3/0.5/seed7"
 
 
+@pytest.mark.slow
 def test_methods_that_are_tuned_by_settings_of_their_own(study: dict[str, Any], tmp_path: Path) -> None:
     study["seeds"], study["epochs"], study["values"], study["reference"] = [0], 1, [1, 0.5], "none"
     study["methods"] = {

@@ -244,6 +244,7 @@ def test_largest_numbers_are_finite() -> None:
     assert not bool(all_finite([sparse]))
 
 
+@pytest.mark.slow
 def test_the_command_line_ends_with_one_line(
     fashion_mnist_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -233,6 +233,7 @@ def test_images_become_a_workload_that_learns() -> None:
     assert run.moments[-1].accuracy > 0.75
 
 
+@pytest.mark.slow
 def test_help_does_not_import_lightning() -> None:
     program_text = (
         "import sys; from lightning_optreg.commands.plot import main\n"

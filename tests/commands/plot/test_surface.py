@@ -108,6 +108,7 @@ def test_a_diverging_run_is_cut_where_it_left() -> None:
     assert math.hypot(points[last, 0] + 3, points[last, 1]) <= reach < 2.5 * 3 ** (last + 1)
 
 
+@pytest.mark.slow
 def test_default_rates_reach_what_the_pictures_show() -> None:
     for surface, steps in STEPS.items():
         for method in METHODS:

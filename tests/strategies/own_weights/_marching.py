@@ -28,7 +28,7 @@ def local(**options: Any) -> LocalSGD:
 
 def in_forks(count: int, function: Callable[..., None], *args: Any) -> None:
     """Call `function(rank, *args)` in each of `count` processes at once."""
-    in_processes(count, function, *args, start_method="fork")
+    in_processes(count, function, *args)
 
 
 class Numbers:

@@ -51,4 +51,4 @@ def on_the_gpu(rank: int, folder: Path) -> None:
 
 
 def test_no_step_waits_for_the_device(tmp_path: Path) -> None:
-    in_processes(1, on_the_gpu, tmp_path)
+    in_processes(1, on_the_gpu, tmp_path, start_method="spawn")
