@@ -126,7 +126,14 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("methods", REFUSED, ids="-".join)
+OFTEN = (("swa", "ema"), ("ema", "adam_restarts"), ("lbfgs", "mix_up"), ("lbfgs", "adam_to_sgd"))
+
+
+@pytest.mark.parametrize(
+    "methods",
+    [pytest.param(pair, marks=[pytest.mark.slow] * (pair not in OFTEN)) for pair in REFUSED],
+    ids="-".join,
+)
 def test_methods_that_undo_each_other_are_refused(
     methods: tuple[str, str], tmp_path: Path, fashion_mnist_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

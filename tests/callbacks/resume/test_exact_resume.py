@@ -113,7 +113,14 @@ SIGTERMS = [
 
 
 @pytest.mark.parametrize(("hook", "count"), SIGTERMS)
-@pytest.mark.parametrize("case", ["validation_twice_an_epoch", "accumulation_validation", "plateau_epoch"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "plateau_epoch",
+        pytest.param("validation_twice_an_epoch", marks=pytest.mark.slow),
+        pytest.param("accumulation_validation", marks=pytest.mark.slow),
+    ],
+)
 def test_sigterm_leaves_a_checkpoint_that_continues_the_run(
     case: str, hook: str, count: int, tmp_path: Path
 ) -> None:

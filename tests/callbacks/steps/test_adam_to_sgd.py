@@ -208,7 +208,7 @@ TRIGGERS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize(
     "schedule",
     [
-        "none",
+        pytest.param("none", marks=pytest.mark.slow),
         pytest.param("cosine_epoch", marks=pytest.mark.slow),
         pytest.param("plateau_epoch", marks=pytest.mark.slow),
         "cosine_step",
