@@ -17,7 +17,7 @@ class Served(Protocol):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None: ...
     def before_validation(self, trainer: Trainer) -> None: ...
-    def end_epoch(self) -> None: ...
+    def end_epoch(self, trainer: Trainer) -> None: ...
     def end(self, trainer: Trainer) -> None: ...
 
 
@@ -40,7 +40,7 @@ class ServerHooks(Callback):
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._strategy.end_epoch()
+        self._strategy.end_epoch(trainer)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

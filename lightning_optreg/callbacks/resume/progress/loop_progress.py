@@ -21,6 +21,7 @@ __all__ = [
     "Moment",
     "Next",
     "begin_next_epoch",
+    "in_batch_end",
     "is_last_epoch",
     "may_stop",
     "next_after",
@@ -83,6 +84,13 @@ def validation_is_due(trainer: Trainer) -> bool:
     loop = trainer.fit_loop
     batches = (loop.total_batch_idx if every_n_epochs is None else loop.batch_idx) + 1
     return batches % trainer.val_check_batch == 0
+
+
+def in_batch_end(trainer: Trainer) -> bool:
+    """Return whether the hooks of a training batch's end have begun, and have not ended."""
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current  # typed as its parts' least
+    ended: bool = progress.completed == progress.processed
+    return not ended
 
 
 def next_after(moment: Moment, *, due: bool, last: bool) -> Next:
