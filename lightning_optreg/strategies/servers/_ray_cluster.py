@@ -6,11 +6,13 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from lightning_optreg.strategies.servers._process_group import forks_join, group_that_ends
 
 __all__ = ["import_ray", "need_ray", "ray_for"]
 
@@ -48,9 +50,6 @@ def import_ray(address: str | None) -> Any:
             os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         # Ray starts its processes at niceness 15: servers would lag behind worker 0 on the same machine.
         os.environ.setdefault("RAY_worker_niceness", "0")
-        # If this process is killed, the kernel kills those of Ray that it has started. Ray's agents then look
-        # for the others so many seconds (60 by default) before they end too.
-        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
     import ray
 
     return ray
@@ -82,11 +81,13 @@ def ray_for(workers: int, address: str | None, *, gpus: list[int], payload: int)
         return
     address = _address(address)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    with _own_sigterm():
+    with ExitStack() as stack:
         if address is not None:
-            ray.init(address=address, **options)
+            with _own_sigterm():
+                ray.init(address=address, **options)
         else:
-            with _visible(gpus), _apart():
+            group = stack.enter_context(group_that_ends())
+            with _own_sigterm(), _visible(gpus), forks_join(group):
                 ray.init(
                     address="local",
                     num_cpus=workers,
@@ -95,11 +96,11 @@ def ray_for(workers: int, address: str | None, *, gpus: list[int], payload: int)
                     object_store_memory=max(_STORE_BYTES, 4 * workers * payload),
                     **options,
                 )
-    try:
-        yield ray
-    finally:
-        with _own_sigterm():
-            ray.shutdown()
+        try:
+            yield ray
+        finally:
+            with _own_sigterm():
+                ray.shutdown()
 
 
 @contextmanager
@@ -111,34 +112,6 @@ def _own_sigterm() -> Iterator[None]:
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)
-
-
-_forks_apart = False
-
-
-def _begin_apart() -> None:
-    if _forks_apart:
-        os.setpgid(0, 0)
-
-
-# Ray's processes come by a Python function between fork and exec, so that this is called in them.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_apart)
-
-
-@contextmanager
-def _apart() -> Iterator[None]:
-    """Let processes started within be out of this one's process group.
-
-    A SIGTERM to the group, as `timeout` and `kill -- -PID` send it, would end the servers before worker 0 has
-    saved what they have.
-    """
-    global _forks_apart  # what is called after a fork stays registered
-    _forks_apart = True
-    try:
-        yield
-    finally:
-        _forks_apart = False
 
 
 @contextmanager

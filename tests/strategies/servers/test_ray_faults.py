@@ -138,7 +138,6 @@ def test_worker_0_dies(number: int, tmp_path: Path) -> None:
     run.kill()
     run.wait()
     killed = time.monotonic()
-    # Ray's agents look for their raylet for 2 seconds and for the rest of Ray for 5, and end then.
     while processes(mark):
         assert time.monotonic() - killed < 30, processes(mark)
         time.sleep(0.1)
@@ -170,7 +169,9 @@ def test_sigterm_to_the_process_group(tmp_path: Path) -> None:
     assert "died" not in message
     # ExactResume saves where the first ModelCheckpoint does
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    assert saved["global_step"] == sum(saved["optreg_downpour"]["ledger"]["steps"].values())
+    # the servers may get a few steps more of worker 1 before they tell what they have
+    more = sum(saved["optreg_downpour"]["ledger"]["steps"].values()) - saved["global_step"]
+    assert 0 <= more < EACH
 
 
 class Told(Callback):
@@ -183,6 +184,9 @@ class Told(Callback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.mark.filterwarnings(
+    "ignore:You're resuming from a checkpoint", "ignore:You defined a `validation_step`"
+)
 @pytest.mark.parametrize("validated", [True, False])
 def test_sigterm_while_worker_0_waits_for_the_others_last_steps(
     validated: bool, module_ray: Any, tmp_path: Path
