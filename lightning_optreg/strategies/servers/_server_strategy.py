@@ -281,7 +281,7 @@ class ServerStrategy(Talks):
         if not self.begun or self.home:
             return
         steps_done = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
-        if steps_done or _ends_last_epoch(trainer):
+        if steps_done or (trainer.is_last_batch and _is_last_epoch(trainer)):
             self.flush()
             self._wait_for_others(stop=steps_done)
         self.validate_now()
@@ -293,8 +293,10 @@ class ServerStrategy(Talks):
         if self.home:
             return
         self.flush()
-        if self.number == 0 and self.begun and _ends_last_epoch(trainer):  # later it could not be resumed
-            self._wait_for_others(stop=False)
+        steps_done = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
+        over = not steps_done and (trainer.is_last_batch or not trainer.should_stop)
+        if self.number == 0 and self.begun and over and _is_last_epoch(trainer):
+            self._wait_for_others(stop=False)  # later it could not be resumed
 
     def end(self, trainer: Trainer) -> None:
         """Worker 0 waits for the others, unless it ends the run early, and takes home the result."""
@@ -383,7 +385,6 @@ class ServerStrategy(Talks):
         super().save_checkpoint(checkpoint, filepath, storage_options)
 
 
-def _ends_last_epoch(trainer: Trainer) -> bool:
-    """Return whether the last batch of the last epoch is done."""
+def _is_last_epoch(trainer: Trainer) -> bool:
     epochs = trainer.max_epochs
-    return epochs is not None and 0 < epochs <= trainer.current_epoch + 1 and trainer.is_last_batch
+    return epochs is not None and 0 < epochs <= trainer.current_epoch + 1

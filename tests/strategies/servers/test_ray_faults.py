@@ -175,11 +175,18 @@ def test_sigterm_to_the_process_group(tmp_path: Path) -> None:
 
 
 class Told(Callback):
-    """SIGTERM comes in worker 0's last batch of all."""
+    """SIGTERM comes in worker 0's last batch of all, once worker 1 has begun, which takes its time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_rank == 1:
+            time.sleep(1.5)
         last = trainer.current_epoch + 1 == trainer.max_epochs and trainer.is_last_batch
         if trainer.global_rank == 0 and last:
+            while not (self.folder / "worker1.txt").exists() or len(taken(self.folder, 1)) < 3:
+                time.sleep(0.05)
             self.at = time.monotonic()
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -192,10 +199,10 @@ def test_sigterm_while_worker_0_waits_for_the_others_last_steps(
     validated: bool, module_ray: Any, tmp_path: Path
 ) -> None:
     """It waits no longer, and a resumed run makes their steps."""
-    told, each = Told(), 1.0  # seconds that a batch of worker 1 takes, which begins later, too
+    told = Told(tmp_path)
     options: dict[str, Any] = {"epochs": 1, "validated": validated}
     with pytest.raises(SIGTERMException):
-        fit(tmp_path, Downpour(timeout=300), callbacks=[told, ExactResume()], pause=each, **options)
+        fit(tmp_path, Downpour(timeout=300), callbacks=[told, ExactResume()], pause=0.2, **options)
     assert time.monotonic() - told.at < 15.0
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["optreg_downpour"]["ledger"]["steps"]
     assert saved[0] == EACH

@@ -130,7 +130,11 @@ def rewrite_progress(
     for count in ("started", "processed", "completed"):
         # They differ if `on_train_batch_start` returned -1 in an earlier epoch; Lightning compares totals.
         total[count] = total["ready"] - (current["ready"] - current[count])
-    if next_after(moment, due=due, last=last) is Next.VALIDATION:
+    follows = next_after(moment, due=due, last=last)
+    if follows is Next.EPOCH_END:  # if its hooks have begun, as when one of them was stopped: again
+        for counters in (fit_loop["epoch_progress"]["total"], fit_loop["epoch_progress"]["current"]):
+            counters["processed"] = counters["completed"]
+    if follows is Next.VALIDATION:
         _complete(fit_loop[_BATCH])
         # Lightning recognises an unfinished validation by a batch that is started but not processed, and
         # starts it at the number of completed batches.
