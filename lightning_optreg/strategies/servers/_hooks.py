@@ -5,6 +5,7 @@ from typing import Any, Protocol
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
+from lightning_optreg.trainer.order_of_callbacks import put_first
 from lightning_optreg.trainer.queries import validates_in_fit
 
 __all__ = ["ServerHooks"]
@@ -26,6 +27,10 @@ class ServerHooks(Callback):
 
     def __init__(self, strategy: Served) -> None:
         self._strategy = strategy
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        put_first(trainer, self)  # some callbacks move themselves in `setup`
 
     @override
     def on_train_batch_end(
