@@ -57,6 +57,7 @@ from lightning_optreg.callbacks.resume.progress.loop_progress import (
     Moment,
     Next,
     begin_next_epoch,
+    in_batch_end,
     may_stop,
     next_after,
     rewrite_progress,
@@ -346,13 +347,16 @@ class ExactResume(RestoresProcess, Callback):
         if not isinstance(exception, SIGTERMException):
             return
         exception.code = exit_status(trainer)
-        # launched processes stop within a hook, others after the loop has continued
+        # launched processes and workers without steps left stop within a hook, others after the loop went on
         behind = {
             Moment.BATCH_END: Moment.ADVANCED,
             Moment.VALIDATION_END: Moment.ADVANCED,
             Moment.EPOCH_END: Moment.OUTSIDE,  # Lightning raises it after all hooks of the epoch's end
         }
-        if not is_launched(trainer):
+        if self._moment is Moment.BATCH_END and trainer.validating:  # by a hook before this one's
+            self._moment = Moment.VALIDATION
+            self._metrics_before_validation = collect_metric_states(pl_module)
+        elif not is_launched(trainer) and not in_batch_end(trainer):
             self._moment = behind.get(self._moment, self._moment)
         if not self.save_on_sigterm:
             return

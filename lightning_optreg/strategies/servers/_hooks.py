@@ -5,6 +5,7 @@ from typing import Any, Protocol
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
+from lightning_optreg.trainer.order_of_callbacks import put_first
 from lightning_optreg.trainer.queries import validates_in_fit
 
 __all__ = ["ServerHooks"]
@@ -17,7 +18,7 @@ class Served(Protocol):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None: ...
     def before_validation(self, trainer: Trainer) -> None: ...
-    def end_epoch(self) -> None: ...
+    def end_epoch(self, trainer: Trainer) -> None: ...
     def end(self, trainer: Trainer) -> None: ...
 
 
@@ -26,6 +27,10 @@ class ServerHooks(Callback):
 
     def __init__(self, strategy: Served) -> None:
         self._strategy = strategy
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        put_first(trainer, self)  # some callbacks move themselves in `setup`
 
     @override
     def on_train_batch_end(
@@ -40,7 +45,7 @@ class ServerHooks(Callback):
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._strategy.end_epoch()
+        self._strategy.end_epoch(trainer)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

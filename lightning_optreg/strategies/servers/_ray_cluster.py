@@ -6,11 +6,13 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from lightning_optreg.strategies.servers._process_group import forks_join, group_that_ends
 
 __all__ = ["import_ray", "need_ray", "ray_for"]
 
@@ -79,11 +81,13 @@ def ray_for(workers: int, address: str | None, *, gpus: list[int], payload: int)
         return
     address = _address(address)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    with _own_sigterm():
+    with ExitStack() as stack:
         if address is not None:
-            ray.init(address=address, **options)
+            with _own_sigterm():
+                ray.init(address=address, **options)
         else:
-            with _visible(gpus):
+            group = stack.enter_context(group_that_ends())
+            with _own_sigterm(), _visible(gpus), forks_join(group):
                 ray.init(
                     address="local",
                     num_cpus=workers,
@@ -92,11 +96,11 @@ def ray_for(workers: int, address: str | None, *, gpus: list[int], payload: int)
                     object_store_memory=max(_STORE_BYTES, 4 * workers * payload),
                     **options,
                 )
-    try:
-        yield ray
-    finally:
-        with _own_sigterm():
-            ray.shutdown()
+        try:
+            yield ray
+        finally:
+            with _own_sigterm():
+                ray.shutdown()
 
 
 @contextmanager

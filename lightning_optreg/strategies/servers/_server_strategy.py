@@ -15,6 +15,7 @@ from lightning.pytorch.plugins.environments import (  # type: ignore[attr-define
 )
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
@@ -33,7 +34,7 @@ from lightning_optreg.strategies.servers._refusals import refuse_callbacks
 from lightning_optreg.strategies.servers._talk import Talks
 from lightning_optreg.strategies.workers import StepCount, length_for_all
 from lightning_optreg.trainer.order_of_callbacks import put_first
-from lightning_optreg.trainer.queries import callbacks_of, is_logging_step
+from lightning_optreg.trainer.queries import callbacks_of, is_logging_step, told_to_stop
 
 __all__ = ["ServerStrategy"]
 
@@ -280,18 +281,22 @@ class ServerStrategy(Talks):
         if not self.begun or self.home:
             return
         steps_done = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
-        last_epoch = trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= trainer.max_epochs
-        if steps_done or (last_epoch and trainer.is_last_batch):
+        if steps_done or (trainer.is_last_batch and _is_last_epoch(trainer)):
             self.flush()
             self._wait_for_others(stop=steps_done)
         self.validate_now()
 
     # ---- the end -------------------------------------------------------------------------------------------
 
-    def end_epoch(self) -> None:
-        """Push what is left."""
-        if not self.home:
-            self.flush()
+    def end_epoch(self, trainer: Trainer) -> None:
+        """Push what is left; worker 0 then waits for the others if it was the last epoch."""
+        if self.home:
+            return
+        self.flush()
+        steps_done = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
+        over = not steps_done and (trainer.is_last_batch or not trainer.should_stop)
+        if self.number == 0 and self.begun and over and _is_last_epoch(trainer):
+            self._wait_for_others(stop=False)  # later it could not be resumed
 
     def end(self, trainer: Trainer) -> None:
         """Worker 0 waits for the others, unless it ends the run early, and takes home the result."""
@@ -313,7 +318,11 @@ class ServerStrategy(Talks):
         if stop:
             self.ask(self.servers[0].stop.remote())
         before, since = -1, time.monotonic()
-        while not self._crew.done and not trainer.received_sigterm:
+        while not self._crew.done:
+            if told_to_stop(trainer):
+                if stop:
+                    break
+                raise SIGTERMException  # to be resumed with what is left of their shares
             self._crew.check(0.2)
             steps, _ = self.ask(self.servers[0].progress.remote())
             now = sum(steps.values())
@@ -374,3 +383,8 @@ class ServerStrategy(Talks):
         if self.record is not None and "optimizer_states" in checkpoint:
             checkpoint[self.key] = self.record
         super().save_checkpoint(checkpoint, filepath, storage_options)
+
+
+def _is_last_epoch(trainer: Trainer) -> bool:
+    epochs = trainer.max_epochs
+    return epochs is not None and 0 < epochs <= trainer.current_epoch + 1

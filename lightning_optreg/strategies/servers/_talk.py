@@ -3,12 +3,16 @@
 import time
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
 from lightning_optreg.parallel.dealing import settings_of
 from lightning_optreg.parallel.ledger import Answer, Report
 from lightning_optreg.strategies.servers._one_worker import OneWorker
 from lightning_optreg.strategies.servers._place import place_of
 from lightning_optreg.strategies.servers._ray_crew import ServerDiedError
 from lightning_optreg.strategies.workers import StepCount
+from lightning_optreg.trainer.queries import told_to_stop
 
 __all__ = ["Talks"]
 
@@ -88,6 +92,7 @@ class Talks(OneWorker):
 
         Raises:
             ServerDiedError: If a server is gone, or does not answer in time.
+            SIGTERMException: If one is gone as the run was told to end.
         """
         errors = self._ray.exceptions
         timeout = None if self.timeout == float("inf") else self.timeout
@@ -95,6 +100,13 @@ class Talks(OneWorker):
             answers: list[Any] = self._ray.get(references, timeout=timeout)
         except (errors.RayActorError, errors.OwnerDiedError, errors.ObjectLostError) as error:
             self.lost = True
+            module = self.lightning_module
+            if module is not None and told_to_stop(module.trainer):
+                rank_zero_warn(
+                    f"{self.name}: SIGTERM has ended the servers too, and their parameters with them; "
+                    "continue from the last checkpoint"
+                )
+                raise SIGTERMException from error
             raise ServerDiedError(
                 f"{self.name}: a server died, and its parameters with it; continue from the last checkpoint "
                 f"({type(error).__name__})"

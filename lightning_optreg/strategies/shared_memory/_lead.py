@@ -5,6 +5,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_optreg.strategies.shared_memory._processes import Crew
 from lightning_optreg.strategies.workers import StepCount, has_plateau
@@ -108,6 +109,9 @@ class Lead:
 
         Args:
             epoch_over: Whether all must have done their shares of the epoch; otherwise they finish a batch.
+
+        Raises:
+            SIGTERMException: If a signal ends the run in the last epoch, before all have done their shares.
         """
         if not self.active or self._met:
             return
@@ -117,11 +121,14 @@ class Lead:
         self.board.give_back(0, self.crew.check)
         self._let_run()
         self.crew.wait(
-            lambda: self._all_done() or self._may_leave(),
+            lambda: self._all_done() or told_to_stop(self.trainer),
             "the others to do their shares of the epoch",
         )
         self._met = self._all_done()  # else a signal ends the run, in the middle of the others' epoch
         self._catch_up()
+        if not self._met and self._is_last_epoch():
+            # Here, where the epoch can still be resumed: after the last one Lightning resumes nothing.
+            raise SIGTERMException
 
     def watch(self) -> None:
         """Raise an error if a worker has died."""
@@ -172,11 +179,9 @@ class Lead:
             self._catch_up()
         return all(done > self.trainer.current_epoch for done in self.board.epochs[1:])
 
-    def _may_leave(self) -> bool:
-        """Whether a signal ends the run, to be resumed; after the last epoch Lightning resumes nothing."""
-        trainer = self.trainer
-        last = trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= (trainer.max_epochs or 0)
-        return not last and told_to_stop(trainer)
+    def _is_last_epoch(self) -> bool:
+        epochs = self.trainer.max_epochs
+        return epochs not in (None, -1) and self.trainer.current_epoch + 1 >= (epochs or 0)
 
     def _catch_up(self) -> None:
         """Count and save what is due while worker 0 waits."""

@@ -91,8 +91,7 @@ class Hogwild(OneMachine):
 
     If a worker fails or is killed, the run ends at worker 0's next batch, with an error that has the worker's
     traceback or its signal. If worker 0 is killed the others end within a second. Ctrl+C and SIGTERM reach
-    worker 0, which tells the others; at the end of an epoch other than the last it does not wait for their
-    shares then.
+    worker 0, which tells the others; at the end of an epoch it does not wait for their shares then.
 
     Where it differs from the paper: its components are single numbers with atomic addition, and its examples
     are drawn with replacement; here a step adds to whole rows or tensors, and each example is used once in

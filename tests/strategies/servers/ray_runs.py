@@ -7,16 +7,18 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_optreg import strategies
+from lightning_optreg.callbacks import ExactResume
 from tests.small_runs import quiet_trainer
 
 SAMPLES, BATCH = 480, 8
@@ -79,6 +81,8 @@ def fit(
     epochs: int = 2,
     devices: int = 2,
     ckpt_path: Path | None = None,
+    callbacks: Sequence[Callback] = (),
+    validated: bool = True,
     **options: Any,
 ) -> Trainer:
     """Fit with two workers; keep a checkpoint of each of worker 0's epochs."""
@@ -89,11 +93,12 @@ def fit(
         strategy=strategy,
         devices=devices,
         max_epochs=epochs,
-        callbacks=[saver],
+        callbacks=[saver, *callbacks],
         enable_checkpointing=True,
         num_sanity_val_steps=0,
+        default_root_dir=folder,
     )
-    trainer.fit(module, loader(), loader(), ckpt_path=ckpt_path)
+    trainer.fit(module, loader(), loader() if validated else None, ckpt_path=ckpt_path)
     return trainer
 
 
@@ -101,4 +106,5 @@ if __name__ == "__main__":
     name, last = Path(sys.argv[1]), sys.argv[4:]
     torch.set_num_threads(1)
     made = getattr(strategies, sys.argv[2])()
-    fit(name, made, epochs=int(sys.argv[3]), ckpt_path=Path(last[0]) if last else None, pause=0.02)
+    checkpoint = Path(last[0]) if last else None
+    fit(name, made, epochs=int(sys.argv[3]), ckpt_path=checkpoint, callbacks=[ExactResume()], pause=0.02)

@@ -83,20 +83,50 @@ class _Slow(Told):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.mark.parametrize("epochs", [2, 1], ids=["first epoch", "last epoch"])
 @pytest.mark.parametrize("exactly", [False, True], ids=["Lightning", "ExactResume"])
-def test_sigterm_ends_the_wait_for_others(tmp_path: Path, exactly: bool) -> None:
+def test_sigterm_ends_the_wait_for_others(tmp_path: Path, exactly: bool, epochs: int) -> None:
     resumes = [ExactResume()] if exactly else []
     slow = _Slow(tmp_path)
-    trainer = trainer_of(tmp_path, callbacks=[slow, *resumes])
+    trainer = trainer_of(tmp_path, callbacks=[slow, *resumes], max_epochs=epochs)
     with pytest.raises(SIGTERMException):
         trainer.fit(OurLoader())
     assert time.monotonic() - slow.signalled < 3.0  # worker 1's share takes 6 s, its batch 1 s
     assert multiprocessing.active_children() == []
     if exactly:
-        again = trainer_of(tmp_path, callbacks=[Told(tmp_path), ExactResume()])
+        again = trainer_of(tmp_path, callbacks=[Told(tmp_path), ExactResume()], max_epochs=epochs)
         again.fit(OurLoader(), ckpt_path=tmp_path / "last.ckpt")
-        assert again.global_step == 2 * 12
+        assert again.global_step == epochs * 12
         batches = [words for worker in (0, 1) for words in told(tmp_path, worker, "batch")]
-        for epoch in ("0", "1"):
-            seen = [x for words in batches if words[0] == epoch for x in words[3:]]
+        for epoch in range(epochs):
+            seen = [x for words in batches if words[0] == str(epoch) for x in words[3:]]
             assert len(seen) == len(set(seen)) == 48  # each image once
+
+
+class _SlowLast(_Slow):
+    """SIGTERM comes in worker 0's fourth step, when worker 1 makes the fifth and last."""
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        Told.on_train_batch_end(self, trainer, *args)
+        if trainer.global_rank:
+            time.sleep(1.0)
+        elif args[-1] == 3:
+            self.signalled = time.monotonic()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("exactly", [False, True], ids=["Lightning", "ExactResume"])
+def test_sigterm_while_others_make_the_last_steps(tmp_path: Path, exactly: bool) -> None:
+    """They make them, and the run ends; a resumed one has nothing left to do."""
+    resumes = [ExactResume()] if exactly else []
+    slow = _SlowLast(tmp_path)
+    trainer = trainer_of(tmp_path, callbacks=[slow, *resumes], max_steps=5, max_epochs=-1)
+    with pytest.raises(SIGTERMException):
+        trainer.fit(OurLoader())
+    assert time.monotonic() - slow.signalled < 3.0
+    assert multiprocessing.active_children() == []
+    assert trainer.global_step == 5
+    if exactly:
+        again = trainer_of(tmp_path, callbacks=[ExactResume()], max_steps=5, max_epochs=-1)
+        again.fit(OurLoader(), ckpt_path=tmp_path / "last.ckpt")
+        assert again.global_step == 5

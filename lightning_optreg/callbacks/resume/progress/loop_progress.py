@@ -21,6 +21,7 @@ __all__ = [
     "Moment",
     "Next",
     "begin_next_epoch",
+    "in_batch_end",
     "is_last_epoch",
     "may_stop",
     "next_after",
@@ -85,6 +86,13 @@ def validation_is_due(trainer: Trainer) -> bool:
     return batches % trainer.val_check_batch == 0
 
 
+def in_batch_end(trainer: Trainer) -> bool:
+    """Return whether the hooks of a training batch's end have begun, and have not ended."""
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current  # typed as its parts' least
+    ended: bool = progress.completed == progress.processed
+    return not ended
+
+
 def next_after(moment: Moment, *, due: bool, last: bool) -> Next:
     """Return what follows a moment of the uninterrupted run.
 
@@ -122,7 +130,11 @@ def rewrite_progress(
     for count in ("started", "processed", "completed"):
         # They differ if `on_train_batch_start` returned -1 in an earlier epoch; Lightning compares totals.
         total[count] = total["ready"] - (current["ready"] - current[count])
-    if next_after(moment, due=due, last=last) is Next.VALIDATION:
+    follows = next_after(moment, due=due, last=last)
+    if follows is Next.EPOCH_END:  # if its hooks have begun, as when one of them was stopped: again
+        for counters in (fit_loop["epoch_progress"]["total"], fit_loop["epoch_progress"]["current"]):
+            counters["processed"] = counters["completed"]
+    if follows is Next.VALIDATION:
         _complete(fit_loop[_BATCH])
         # Lightning recognises an unfinished validation by a batch that is started but not processed, and
         # starts it at the number of completed batches.
