@@ -1,7 +1,9 @@
 """Short runs of the table's callbacks under any strategy, which says itself who gets which batches."""
 
 import os
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -24,7 +26,7 @@ from tests.resume_tools import (
 )
 from tests.small_runs import quiet_trainer
 
-__all__ = ["Dealt", "Shared", "fit", "processes_with"]
+__all__ = ["Dealt", "Shared", "fit", "plain", "processes_with"]
 
 
 class Dealt(StatefulLoader):
@@ -116,6 +118,13 @@ def fit(
         "step": trainer.global_step,
     }
     return state, trainer
+
+
+@cache
+def plain(name: str, *, draws: bool = True) -> dict[str, Any]:
+    """What a run of a row's callback in one process ends with, without a strategy."""
+    with TemporaryDirectory() as folder:
+        return fit(name, Path(folder), draws=draws)[0]
 
 
 def processes_with(title: str) -> list[str]:
