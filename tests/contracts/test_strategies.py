@@ -23,9 +23,9 @@ def draws(strategy: str, name: str) -> bool:
     return STRATEGIES[strategy].draws or "noise layers" in CALLBACKS[name].needs
 
 
-def fit_all(rank: int, folder: Path, strategies: list[str], names: list[str]) -> None:
+def fit_all(rank: int, folder: Path, rows: list[str], names: list[str]) -> None:
     """What each process does: a row after the other."""
-    for strategy in strategies:
+    for strategy in rows:
         row = STRATEGIES[strategy]
         for name in names:
             where = folder / strategy / name
