@@ -117,7 +117,8 @@ def check_end(state: dict[str, Any], steps: int) -> None:
     assert state["step"] == steps
     for name, value in state["weights"].items():
         assert value.isfinite().all(), name
-        assert not torch.equal(value, state["began"][name]), name
+        # Batch normalisation takes this bias away again, so its gradient is hardly more than rounding.
+        assert name == "net.0.bias" or not torch.equal(value, state["began"][name]), name
 
 
 def nothing_left(row: StrategyRow) -> None:
