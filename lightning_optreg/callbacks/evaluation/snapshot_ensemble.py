@@ -170,7 +170,8 @@ class SnapshotEnsemble(AveragedForward):
                 "SnapshotEnsemble: StochasticWeightAveraging sets the learning rate too; remove one of the "
                 "two, or set schedule=False"
             )
-        stale = trainer.strategy.broadcast(bool(snapshots(self._where)))
+        # The first process looks: a worker that begins later would find snapshots of this run.
+        stale = trainer.strategy.broadcast(trainer.is_global_zero and bool(snapshots(self._where)))
         if stale and not self._resumed:
             raise MisconfigurationException(
                 f"SnapshotEnsemble: {self._where} has snapshots of another run; remove them, or pass another "

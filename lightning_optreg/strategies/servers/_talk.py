@@ -73,9 +73,11 @@ class Talks(OneWorker):
             return
         if answer.stop:
             module.trainer.should_stop = True
-        if answer.settings is not None:
+        groups = self.optimizers[0].param_groups
+        # A callback may have replaced worker 0's optimizer: its rates aren't for one of another kind.
+        if answer.settings is not None and all(map(_has_all, groups, answer.settings)):
             self._known_settings = answer.version
-            for group, settings in zip(self.optimizers[0].param_groups, answer.settings, strict=True):
+            for group, settings in zip(groups, answer.settings, strict=True):
                 group.update(settings)
 
     def sent(self, content: Any) -> Any:
@@ -130,3 +132,7 @@ class Talks(OneWorker):
         module = self.lightning_module
         assert module is not None
         module.load_state_dict(extra, strict=False)
+
+
+def _has_all(group: dict[str, Any], settings: dict[str, Any]) -> bool:
+    return settings.keys() <= group.keys()

@@ -188,7 +188,8 @@ class AsyncElasticAveraging(OwnWeights, ServerStrategy):
 
     @override
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        if not self.begun or self.home or self.lost or self._mine is not None:
+        taken = self.home or self.lost or self._mine is not None
+        if self.number > 0 or not self.begun or taken:
             return super().lightning_module_state_dict()
         self._take_centre()
         state = {

@@ -224,6 +224,7 @@ class Downpour(StepsElsewhere, ServerStrategy):
 
     @override
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        if self.begun and not self.home and not self.lost:
+        # Others save nothing, and what they take would count as worker 0's fetch.
+        if self.number == 0 and self.begun and not self.home and not self.lost:
             self._refresh()
         return super().lightning_module_state_dict()

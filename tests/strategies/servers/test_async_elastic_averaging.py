@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from lightning_optreg.callbacks import ExactResume
 from lightning_optreg.parallel import ElasticServer, pull_worker
+from lightning_optreg.parallel.dealing import settings_of
+from lightning_optreg.parallel.ledger import Answer
 from lightning_optreg.strategies import AsyncElasticAveraging
 from tests.resume_tools import Regression, SaveAlways, StatefulLoader, assert_identical, final_state
 from tests.small_runs import quiet_trainer
@@ -106,6 +108,20 @@ def test_resumed_runs_are_the_same(tmp_path: Path) -> None:
     for path in list(saver.paths.values())[2::6]:
         again = fit(Regression("cosine_step"), make(), path, callbacks=[ExactResume()])
         assert_identical(end, again, path.name)
+
+
+def test_rates_are_for_optimizers_of_one_kind() -> None:
+    """A callback may have replaced worker 0's optimizer, and this worker's a few batches later."""
+    strategy, module = AsyncElasticAveraging(), Linear()
+    strategy.connect(module)
+    strategy.number = 1
+    adam = torch.optim.Adam(module.parameters(), lr=0.01)
+    sgd = torch.optim.SGD(module.parameters(), lr=0.1)
+    answer = Answer(3, stop=False, version=2, settings=[{**settings_of(sgd)[0], "lr": 0.5}])
+    for optimizer, rate in ((adam, 0.01), (sgd, 0.5)):
+        strategy.optimizers = [optimizer]
+        strategy.note(answer)
+        assert optimizer.param_groups[0]["lr"] == rate
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,7 +15,6 @@ from lightning_optreg.classifier import ImageClassifier
 from lightning_optreg.layers import GaussianNoise
 from lightning_optreg.nets import MLP, VGG, EnResNet, LeNet5, Network, ResNet
 from lightning_optreg.strategies import PipelineParallel
-from tests.contracts.parts import CALLBACKS
 from tests.resume_tools import Regression, StatefulLoader, final_state, spoil_random_state
 from tests.small_runs import quiet_trainer
 
@@ -195,32 +192,11 @@ def fit_noisy(folder: Path, step: int | None, *, pipeline: bool = True, window: 
     return {**state, "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()}}
 
 
-def with_callback(name: str, folder: Path, *, pipeline: bool) -> Any:
-    """Two epochs with a callback, with one micro-batch, as without a pipeline; or why it is refused."""
-    part = CALLBACKS[name]
-    seed_everything(1, verbose=False)
-    module = Plain("none" if "no schedule" in part.needs else "cosine_step", adam="Adam" in part.needs)
-    trainer = quiet_trainer(
-        strategy=PipelineParallel(microbatches=1) if pipeline else "auto",
-        devices=2 if pipeline else 1,
-        max_epochs=2,
-        callbacks=[part.build()],
-        logger=TensorBoardLogger(folder / f"{name} {pipeline}"),
-        default_root_dir=folder,
-    )
-    try:
-        trainer.fit(module, StatefulLoader(images=True), StatefulLoader(2, images=True))
-    except MisconfigurationException as error:
-        return str(error)
-    metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-    return {"weights": module.state_dict(), "metrics": metrics}
-
-
 class Plain(Regression):
-    """The module of the callbacks' contracts without dropout, which draws other numbers in a pipeline."""
+    """Without dropout, which draws other numbers in a pipeline."""
 
-    def __init__(self, schedule: str, *, adam: bool) -> None:
-        super().__init__(schedule, adam=adam)
+    def __init__(self) -> None:
+        super().__init__("cosine_step", adam=True)
         self.net[3] = nn.Identity()
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -230,7 +206,7 @@ class Plain(Regression):
 def fit_plain(folder: Path, *, pipeline: bool) -> dict[str, Any]:
     """Two epochs in one process, or in a pipeline from the fourth step on."""
     seed_everything(1, verbose=False)
-    module = Plain("cosine_step", adam=True)
+    module = Plain()
     every_step = ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)
     trainer = quiet_trainer(
         strategy=PipelineParallel(microbatches=1) if pipeline else "auto",

@@ -13,43 +13,22 @@ from lightning.pytorch import seed_everything
 from torch.nn import functional as F
 
 from lightning_optreg.strategies import PipelineParallel, tensor_parallel_plan
-from tests.contracts.parts import CALLBACKS
 from tests.processes import in_processes, needs_gloo
 from tests.resume_tools import assert_identical
 from tests.small_runs import quiet_trainer
 from tests.strategies.split.split_refusals import REFUSED, classifier, refusal
-from tests.strategies.split.split_runs import (
-    CASES,
-    NETS,
-    Images,
-    Noisy,
-    fit_noisy,
-    fit_plain,
-    sgd,
-    with_callback,
-)
+from tests.strategies.split.split_runs import CASES, NETS, Images, Noisy, fit_noisy, fit_plain, sgd
 from tests.strategies.split.split_tensors import outputs_and_gradients, small_vgg, tensor_parallel
 
 pytestmark = needs_gloo
 
-REFUSED_CALLBACKS = {
-    "AdamRestarts", "AdamToSGD", "BatchNormRecalibration", "Curriculum", "EarlyStopping", "ElasticNet",
-    "FullBatch", "GradientNoise", "Histograms", "L1Penalty", "L2Penalty", "MaxNorm", "NaNGuard",
-    "SnapshotEnsemble",
-}  # fmt: skip
-"""They look at the whole network, or keep states that only the first process would save."""
-
 RARER = ("LeNet5 GPipe", "MLP 1F1B", "VGG", "batch norm", "two tensors between stages")
 """Cases that are left to the slow tests."""
-
-FEW_CALLBACKS = ("ExactResume", "LabelSmoothing", "MaxNorm", "Throughput")
-"""Those of the ordinary tests; the slow ones have them all."""
 
 
 def the_rest(rank: int, folder: Path) -> None:
     """What each of the two processes does in the slow tests."""
     found: dict[str, Any] = {name: CASES[name].in_pipeline() for name in RARER}
-    found["callbacks"] = {name: with_callback(name, folder, pipeline=True) for name in CALLBACKS}
     torch.save(found, folder / f"{rank}.pt")
 
 
@@ -60,7 +39,6 @@ def everything(rank: int, folder: Path) -> None:
     found["resumed"] = {step: fit_noisy(folder / "1", step) for step in (3, 6, 10)}
     found["straight in windows"] = fit_noisy(folder / "4", None, window=4)
     found["resumed in a window"] = fit_noisy(folder / "4", 3, window=4)
-    found["callbacks"] = {name: with_callback(name, folder, pipeline=True) for name in FEW_CALLBACKS}
     found["refused"] = {name: refusal(make) for name, make in REFUSED.items()}
     found["continued"] = fit_plain(folder / "plain", pipeline=True)
     found["tensor parallel"] = tensor_parallel()
@@ -151,21 +129,6 @@ def test_a_window_is_resumed_too(folder: Path, results: list[dict[str, Any]]) ->
         assert straight["metrics"] == resumed["metrics"]
 
 
-def check_callback(name: str, results: list[dict[str, Any]], folder: Path) -> None:
-    for found in results:
-        if name in REFUSED_CALLBACKS:
-            assert found["callbacks"][name].startswith(f"{name}: PipelineParallel splits the network, ")
-        else:
-            assert_identical(with_callback(name, folder, pipeline=False), found["callbacks"][name], name)
-
-
-@pytest.mark.parametrize("name", FEW_CALLBACKS)
-def test_a_callback_does_as_in_one_process_or_is_refused(
-    name: str, results: list[dict[str, Any]], tmp_path: Path
-) -> None:
-    check_callback(name, results, tmp_path)
-
-
 @pytest.fixture(scope="module")
 def slow_results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     path = tmp_path_factory.mktemp("rest")
@@ -177,14 +140,6 @@ def slow_results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any
 @pytest.mark.parametrize("name", RARER)
 def test_other_pipelines_train_as_one_process_does(name: str, slow_results: list[dict[str, Any]]) -> None:
     check_case(name, slow_results)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", CALLBACKS)
-def test_every_callback_does_as_in_one_process_or_is_refused(
-    name: str, slow_results: list[dict[str, Any]], tmp_path: Path
-) -> None:
-    check_callback(name, slow_results, tmp_path)
 
 
 @pytest.mark.parametrize("words", REFUSED)
