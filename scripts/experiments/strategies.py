@@ -4,11 +4,13 @@
     python scripts/experiments/strategies.py --only one_64 Hogwild --seeds 1 --epochs 4
     python scripts/experiments/strategies.py --seeds 1 --first_seed 0 --images validation --lr 0.05 0.1 0.2
 
-All see the same number of images and begin with the same weights; rates fall to 0 along a cosine. Workers in
-step with each other have batches of 64, so one process has 128 at a time to compare with (`one_128`); workers
-that wait for nobody make steps of 64 images, as one process does with batches of 64 (`one_64`). Each kind of
-run has the learning rate that the last of these commands found best for it, on images held out for
-validation. Printed are accuracies in percent, and differences from the run to compare with.
+All see the same number of images and begin with the same weights; rates fall to 0 along a cosine. Workers
+that average have batches of 64 each, so the common weights make half as many steps, as those of one process
+with batches of 128 do (`one_128`). Under `Hogwild` and `Downpour` the steps of both workers add up on one set
+of weights, as those of one process with batches of 64 do (`one_64`). Each kind of run has the learning rate
+that the last of these commands found best for it, on images held out for validation; that of the averages of
+gradients (DDP) and of weights (LocalSGD) is one_128's, and DiLoCo's is one_AdamW's. Printed are accuracies in
+percent, and differences from the run to compare with.
 """
 
 import argparse
@@ -66,13 +68,13 @@ ARMS = {
     "one_128": Arm("one_128", batch_size=128),
     "DDP": Arm("one_128", lambda: DDPStrategy(start_method="fork")),
     "LocalSGD": Arm("one_128", lambda: LocalSGD(10, start_method="fork")),
-    "ElasticAveraging": Arm("one_128", lambda: ElasticAveraging(10, start_method="fork")),
-    "one_AdamW": Arm("one_AdamW", lr=0.001, batch_size=128, optimizer=AdamW),
-    "DiLoCo": Arm("one_AdamW", lambda: LocalSGD(50, OUTER, start_method="fork"), 0.001, optimizer=AdamW),
+    "ElasticAveraging": Arm("one_128", lambda: ElasticAveraging(10, start_method="fork"), 0.15),
+    "one_AdamW": Arm("one_AdamW", lr=0.004, batch_size=128, optimizer=AdamW),
+    "DiLoCo": Arm("one_AdamW", lambda: LocalSGD(50, OUTER, start_method="fork"), 0.004, optimizer=AdamW),
     "one_64": Arm("one_64"),
-    "Hogwild": Arm("one_64", lambda: Hogwild(start_method="fork")),
-    "Downpour": Arm("one_64", Downpour),
-    "AsyncElasticAveraging": Arm("one_64", lambda: AsyncElasticAveraging(10)),
+    "Hogwild": Arm("one_64", lambda: Hogwild(start_method="fork"), 0.07),
+    "Downpour": Arm("one_64", Downpour, 0.07),
+    "AsyncElasticAveraging": Arm("one_128", lambda: AsyncElasticAveraging(10), 0.15),
 }
 
 
