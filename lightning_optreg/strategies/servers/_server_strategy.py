@@ -144,6 +144,8 @@ class ServerStrategy(Talks):
     @override
     def setup(self, trainer: Trainer) -> None:
         fits = trainer.state.fn == TrainerFn.FITTING
+        if fits:
+            self.refuse_lazy_layers()
         if fits and self.number > 0:
             self._learn_place()
             if trainer.ckpt_path is None and self._place is not None and any(self._place):
@@ -202,7 +204,8 @@ class ServerStrategy(Talks):
             if saved["workers"] != self.workers:
                 saved = {**saved, "ledger": {**saved["ledger"], "places": {}}}
             progress = trainer.fit_loop.epoch_loop.batch_progress.current
-            place = (trainer.current_epoch, progress.ready)
+            # A second fit of a trainer begins an epoch, with the progress of the first one's last.
+            place = (trainer.current_epoch, progress.ready if trainer.fit_loop.restarting else 0)
             for number in range(1, self.workers):
                 saved["ledger"]["places"].setdefault(number, place)
             mine = {id(parameter) for parameter in self.parameters}

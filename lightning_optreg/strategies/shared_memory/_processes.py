@@ -234,22 +234,33 @@ class Launcher:
 
 
 def usable_start_method(owner: str, given: str | None) -> str:
-    """Return how to start processes now: CUDA does not work in a process forked after it has started.
+    """Return how to start processes now: not everything works in a process forked after it has started.
+
+    CUDA does not, nor does torch.distributed, which an earlier fit by another strategy has started: a
+    collective call would wait for threads that a fork does not copy.
 
     Args:
         owner: Name of the strategy, for the error.
-        given: "fork" or "spawn". None: "fork" where there is one and CUDA has not started, else "spawn".
+        given: "fork" or "spawn". None: "fork" where there is one and neither has started, else "spawn".
 
     Raises:
-        MisconfigurationException: If "fork" is given and CUDA has started.
+        MisconfigurationException: If "fork" is given and one of them has started.
     """
-    started: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    if given == "fork" and started:
+    started = _started()
+    if given == "fork" and started is not None:
         raise MisconfigurationException(
-            f"{owner}: CUDA has started in this process, and does not work in processes forked from it: set "
-            'start_method to "spawn", or leave it out'
+            f"{owner}: {started} has started in this process, and does not work in processes forked from it: "
+            'set start_method to "spawn", or leave it out'
         )
-    return given or ("fork" if hasattr(os, "fork") and not started else "spawn")
+    return given or ("fork" if hasattr(os, "fork") and started is None else "spawn")
+
+
+def _started() -> str | None:
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return "CUDA"
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return "torch.distributed"
+    return None
 
 
 def _work(

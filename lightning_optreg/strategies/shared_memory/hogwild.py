@@ -101,9 +101,9 @@ class Hogwild(OneMachine):
         shared_state: Whether workers share the optimizer's state too, without locks. Then the others begin
             after worker 0's first step. Default: False.
         start_method: "fork", or "spawn", which needs a module and loaders that can be pickled, and takes
-            seconds. None: "fork" where there is one, but "spawn" if CUDA has started in this process, as it
-            does not work in forked ones. Forked workers compute in one thread; worker 0 in its share of the
-            threads.
+            seconds. None: "fork" where there is one, but "spawn" if CUDA or, by an earlier fit of another
+            strategy, torch.distributed has started in this process, as they do not work in forked ones.
+            Forked workers compute in one thread; worker 0 in its share of the threads.
         timeout: Seconds that worker 0 waits for the others, with no batch or epoch done by any, before it
             ends the run; above 0. Must be longer than a batch takes. Default: 600.
         checkpoint_io: Lightning's plugin that writes checkpoints.
@@ -113,9 +113,10 @@ class Hogwild(OneMachine):
         TypeError: If `shared_state` is not a bool.
         ValueError: If `start_method` or `timeout` is not allowed, or a parameter is not dense.
         MisconfigurationException: If the accelerator is not the CPU, or there are several nodes; with several
-            workers, before training, if the loader can't be dealt out, or for LBFGS, Newton and BFGS,
-            ModelPruning, StochasticWeightAveraging, BatchSizeFinder and LearningRateFinder, for
-            `shared_state` if the optimizer keeps plain numbers, and for "fork" if CUDA has started.
+            workers, before training, with lazy layers, if the loader can't be dealt out, or for LBFGS, Newton
+            and BFGS, ModelPruning, StochasticWeightAveraging, BatchSizeFinder and LearningRateFinder, for
+            `shared_state` if the optimizer keeps plain numbers, and for "fork" if CUDA or torch.distributed
+            has started.
         RuntimeError: If a worker has failed, was killed or makes no progress.
 
     Example:
@@ -188,6 +189,7 @@ class Hogwild(OneMachine):
         if self._role is None:
             return
         assert self.lightning_module is not None
+        self.refuse_lazy_layers()
         self._tensors = [*self.lightning_module.parameters(), *self.lightning_module.buffers()]
         if isinstance(self._place, Crew):
             plan = plan_for(self._tensors)

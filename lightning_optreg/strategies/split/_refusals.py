@@ -2,7 +2,12 @@
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelPruning, StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.callbacks import (
+    BaseFinetuning,
+    ModelPruning,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
@@ -52,6 +57,11 @@ def refuse(
             f"{name}: stages have no common gradient scaler; set precision to bf16-mixed"
         )
     for callback in callbacks_of(trainer):
+        if isinstance(callback, BaseFinetuning):
+            raise MisconfigurationException(
+                f"{name}: {type(callback).__name__} needs the parameters of all stages in each "
+                "process: freeze by requires_grad"
+            )
         if isinstance(callback, (ModelPruning, StochasticWeightAveraging, WeightAveraging)):
             raise MisconfigurationException(
                 f"{name}: {type(callback).__name__} needs the whole network in each process; leave it out"

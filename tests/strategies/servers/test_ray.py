@@ -58,6 +58,11 @@ def test_two_workers_one_of_which_dies(session_ray: Any, tmp_path: Path) -> None
     size = 5 * 4  # bytes of the parameters of one linear layer; buffers round up
     assert kept["ledger"]["bytes"] > 2 * size * 4 * each
     assert_identical(dict(saved["state_dict"]), dict(trainer.lightning_module.state_dict()))
+
+    trainer.fit_loop.max_epochs = 3  # another fit begins at the next epoch, in all workers
+    trainer.fit(trainer.lightning_module, ray_runs.loader(), ray_runs.loader())
+    assert trainer.global_step == 3 * 2 * each
+    assert [row[1:3] for row in taken(tmp_path, 1)[2 * each :]] == [(2, b) for b in range(each)]
     assert float(trainer.callback_metrics["val_loss"]) < 0.5
 
 

@@ -21,6 +21,7 @@ from lightning_optreg.strategies.shared_memory._board import Board
 from lightning_optreg.strategies.shared_memory._delays import Delays
 from lightning_optreg.strategies.shared_memory._memory import Memory, move_in, move_out, plan_for
 from lightning_optreg.strategies.shared_memory._processes import usable_start_method
+from tests.resume_tools import Regression
 from tests.strategies.shared_memory.hogwild_tools import hogwild, trainer_of
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks a process")
@@ -69,6 +70,28 @@ def test_nothing_is_forked_after_cuda_has_started(monkeypatch: pytest.MonkeyPatc
     trainer = Trainer(strategy=Hogwild(start_method="fork"), accelerator="cpu", devices=2, logger=False)
     with pytest.raises(MisconfigurationException, match=r"^Hogwild: CUDA has started in this process, and"):
         trainer.fit(LightningModule())
+
+
+def test_nothing_is_forked_where_an_earlier_fit_has_left_a_process_group(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    assert usable_start_method("Hogwild", None) == "spawn"
+    with pytest.raises(MisconfigurationException, match=r"^Hogwild: torch\.distributed has started"):
+        usable_start_method("Hogwild", "fork")
+
+
+class Lazy(Regression):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.LazyLinear(1))
+
+
+def test_lazy_layers_are_refused() -> None:
+    strategy = Hogwild()
+    strategy.connect(Lazy())
+    with pytest.raises(MisconfigurationException, match=r"^Hogwild: the module has lazy layers"):
+        strategy.refuse_lazy_layers()
 
 
 def test_last_steps_are_reserved_once() -> None:

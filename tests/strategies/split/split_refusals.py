@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BaseFinetuning
 from torch import Tensor, nn
 
 from lightning_optreg.classifier import ImageClassifier
@@ -101,6 +102,12 @@ class Tied(Network):
         return scores
 
 
+class Thaws(BaseFinetuning):
+    """Would train more of the network later."""
+
+    def freeze_before_training(self, pl_module: LightningModule) -> None: ...
+
+
 def compiled() -> nn.Module:
     """As after `net.compile()`, without the seconds that it takes to import torch's compiler."""
     net = LeNet5(3, SHAPE)
@@ -129,5 +136,6 @@ REFUSED: dict[str, Callable[[], tuple[LightningModule, Trainer]]] = {
         classifier(TwoHeads()),
         trainer_of(),
     ),
+    "freeze by requires_grad": lambda: (classifier(), trainer_of(callbacks=[Thaws()])),
     "sync_batchnorm": lambda: (classifier(), trainer_of(sync_batchnorm=True)),
 }
