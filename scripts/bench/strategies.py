@@ -114,7 +114,7 @@ def measure(args: argparse.Namespace, workers: int) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    for name, number in {"workers": 2, "rounds": 7, "steps": 3000, "batch": 20, "nonzeros": 80}.items():
+    for name, number in {"workers": 2, "rounds": 5, "steps": 12000, "batch": 20, "nonzeros": 80}.items():
         parser.add_argument(f"--{name}", type=int, default=number)
     parser.add_argument("--weights", type=int, default=1_000_000)
     args = parser.parse_args()
