@@ -2,7 +2,7 @@
 
     python scripts/experiments/strategies.py                         # all strategies, 3 seeds
     python scripts/experiments/strategies.py --only one_64 Hogwild --seeds 1 --epochs 4
-    python scripts/experiments/strategies.py --seeds 1 --first_seed 0 --images validation --lr 0.05 0.1 0.2
+    python scripts/experiments/strategies.py --seeds 1 --first_seed 0 --images validation --epochs 6 --lr 0.1
 
 All see the same number of images and begin with the same weights; rates fall to 0 along a cosine. Workers
 that average have batches of 64 each, so the common weights make half as many steps, as those of one process
@@ -108,7 +108,7 @@ def accuracy(arm: Arm, lr: float, seed: int, epochs: int, images: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--only", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="NAME")
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=3, help="seeds 1, 2, ... of each kind of run")
     parser.add_argument("--first_seed", type=int, default=1)
     parser.add_argument("--images", choices=("test", "validation"), default="test")

@@ -91,16 +91,16 @@ def test_a_package_that_the_user_names_is_exported(
     # Lightning 2.6 calls methods that jsonargparse 4.53 deprecates
     monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     (trap.folder / "package_of_the_users.py").write_text(
-        "from lightning_optreg.nets import SoftmaxRegression\nclass Sharper(SoftmaxRegression): pass\n"
+        "from lightning_optreg.nets import SoftmaxRegression\nclass Mine(SoftmaxRegression): pass\n"
     )
 
     def change(checkpoint: dict[str, Any]) -> None:
-        checkpoint["hyper_parameters"]["net"]["class_path"] = "package_of_the_users.Sharper"
+        checkpoint["hyper_parameters"]["net"]["class_path"] = "package_of_the_users.Mine"
 
     path = doctored(trained, trap.folder / "a.ckpt", change)
     command = ["export", "--ckpt_path", path, *output(trap.folder, "export")]
     said = refused(capsys, *command)
-    assert "net: package_of_the_users.Sharper" in said
+    assert "net: package_of_the_users.Mine" in said
     assert "--allow package_of_the_users" in said
     assert "package_of_the_users" not in sys.modules
     assert main([*command, "--allow", "another", "package_of_the_users"]) == 0
@@ -172,7 +172,7 @@ USERS = """
 from typing import Any, Callable
 from lightning_optreg.nets import SoftmaxRegression
 
-class Sharper(SoftmaxRegression):
+class Mine(SoftmaxRegression):
     def __init__(self, num_classes=10, input_shape=(1, 28, 28), anything: Any = None, untyped=None,
                  call: Callable | None = None, **kwargs):
         super().__init__(num_classes, tuple(input_shape))
@@ -185,7 +185,7 @@ class Sharper(SoftmaxRegression):
 def users_own(trap: Trap) -> str:
     """A network of the user's, which takes anything."""
     (trap.folder / "module_of_the_users.py").write_text(USERS)
-    return "module_of_the_users.Sharper"
+    return "module_of_the_users.Mine"
 
 
 @pytest.mark.parametrize("payload", ["a command", "an archive", "torch hub", "only a path", "YAML in text"])
@@ -257,7 +257,7 @@ def test_safe_reads_what_the_parser_reads(
     """However a configuration is named, and wherever the files lie to which it refers."""
     fit = ["fit", "--safe", *short(fashion_mnist_dir, trap.folder / "runs")]
     strange = trap.folder / "strange.yaml"
-    strange.write_text(yaml.safe_dump({"model": {"net": f"{MODULE}.Sharper"}}))
+    strange.write_text(yaml.safe_dump({"model": {"net": f"{MODULE}.Mine"}}))
     for options in (
         [f"-c{strange}"],
         [f"-c={strange}"],
@@ -265,7 +265,7 @@ def test_safe_reads_what_the_parser_reads(
         ["--config", f"simplecache::file://{strange}"],
         ["--config", "-"],
         ["--config", "~/strange.yaml"],
-        ["--config", f"{{model: {{net: {MODULE}.Sharper}}}}"],
+        ["--config", f"{{model: {{net: {MODULE}.Mine}}}}"],
         ["--config", str(trap.folder)],
     ):
         with monkeypatch.context() as patch:
@@ -299,8 +299,8 @@ def test_other_ways_round_safe(
         {"trainer": {"callbacks": settings}},
         {"trainer": {"callbacks": [settings]}},
         {"config": settings},
-        {"safe": False, "model": {"net": f"{MODULE}.Sharper"}},
-        {"allow": [MODULE], "model": {"net": f"{MODULE}.Sharper"}},
+        {"safe": False, "model": {"net": f"{MODULE}.Mine"}},
+        {"allow": [MODULE], "model": {"net": f"{MODULE}.Mine"}},
         {"trainer": {"default_root_dir": "/somewhere"}},
         {"trainer": {"callbacks+": [spec("ModelCheckpoint", dirpath="../elsewhere")]}},
         {"trainer": {"strategy": spec("Hogwild", address="10.9.8.7:6379")}},  # to join a stranger's cluster
@@ -308,7 +308,7 @@ def test_other_ways_round_safe(
     ):
         file.write_text(yaml.safe_dump(config))
         assert str(file) in refused(capsys, *fit, "--config", str(file), "--safe")
-    for option in (f"--model.net={MODULE}.Sharper", f"--model.net.help={MODULE}.Sharper", f"--model={settings}"):
+    for option in (f"--model.net={MODULE}.Mine", f"--model.net.help={MODULE}.Mine", f"--model={settings}"):
         assert "error: command line: model" in refused(capsys, *fit, option, "--safe=true")
     assert not trap.was_sprung
     assert MODULE not in sys.modules
