@@ -15,10 +15,12 @@ import torch
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
-# A shell starts its background jobs with this signal ignored, and so do nohup and many CI systems. What tests
-# start would inherit that: a process that is sent the signal would never end.
+# A shell starts its background jobs with SIGINT ignored, nohup ignores SIGHUP, and so do many CI systems. What
+# tests start would inherit that: a process that is sent the signal would never end.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True, scope="session")
