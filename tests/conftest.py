@@ -15,7 +15,7 @@ import torch
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
-# A shell starts its background jobs with SIGINT ignored, nohup ignores SIGHUP, and so do many CI systems. What
+# Shells start background jobs with SIGINT ignored, nohup ignores SIGHUP, and many CI systems do so too. What
 # tests start would inherit that: a process that is sent the signal would never end.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
