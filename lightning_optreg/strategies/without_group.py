@@ -6,7 +6,6 @@ from typing import Any
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor
-from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, DistributedSampler
 from typing_extensions import override
 
@@ -44,16 +43,6 @@ class WithoutGroup(Asynchronous, ParallelStrategy):
         if self.is_distributed:
             return {"num_replicas": self.workers, "rank": self.global_rank}
         return {"num_replicas": 1, "rank": 0}
-
-    def refuse_lazy_layers(self) -> None:
-        """Refuse a module whose parameters can't be shared yet, as they have no shape."""
-        assert self.lightning_module is not None
-        module = self.lightning_module
-        if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
-            raise MisconfigurationException(
-                f"{type(self).__name__}: the module has lazy layers, whose weights do not exist yet; run a "
-                "batch through it before the fit"
-            )
 
     @override
     def process_dataloader(self, dataloader: object) -> object:

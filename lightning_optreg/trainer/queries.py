@@ -17,6 +17,8 @@ __all__ = [
     "callbacks_of",
     "datamodule_of",
     "has_gradient_scaler",
+    "has_made_all_steps",
+    "in_last_epoch",
     "is_dry_run",
     "is_fused",
     "is_logging_step",
@@ -80,6 +82,17 @@ def told_to_stop(trainer: Trainer) -> bool:
     """Return whether a SIGTERM has come, which the run obeys at the end of a batch, validation or epoch."""
     noted = [each.told_to_stop for each in callbacks_of(trainer) if isinstance(each, NotesSignals)]
     return trainer.received_sigterm or any(noted)
+
+
+def in_last_epoch(trainer: Trainer) -> bool:
+    """Return whether the present epoch is the last that `max_epochs` allows."""
+    epochs = trainer.max_epochs
+    return epochs is not None and epochs >= 0 and trainer.current_epoch + 1 >= epochs
+
+
+def has_made_all_steps(trainer: Trainer) -> bool:
+    """Return whether all steps that `max_steps` allows are made."""
+    return 0 <= trainer.max_steps <= trainer.global_step
 
 
 def validates_in_fit(trainer: Trainer) -> bool:

@@ -2,6 +2,7 @@
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
+from torch.nn.parameter import is_lazy
 
 from lightning_optreg.trainer.queries import has_gradient_scaler, is_fused, shards_parameters
 from lightning_optreg.trainer.roles import Asynchronous, OwnWeights, SplitsNetwork, StepsElsewhere
@@ -10,6 +11,7 @@ __all__ = [
     "refuse_asynchronous",
     "refuse_barebones",
     "refuse_fused_under_scaler",
+    "refuse_lazy_layers",
     "refuse_manual_optimization",
     "refuse_own_weights",
     "refuse_sharding",
@@ -137,6 +139,23 @@ def refuse_manual_optimization(pl_module: LightningModule, owner: str, reason: s
     """
     if not pl_module.automatic_optimization:
         raise MisconfigurationException(f"{owner}: needs automatic optimization, {reason}")
+
+
+def refuse_lazy_layers(pl_module: LightningModule, owner: str) -> None:
+    """Refuse a module whose weights can't be shared yet, as they have no shape.
+
+    Args:
+        pl_module: The module.
+        owner: Name of the calling class, for the error.
+
+    Raises:
+        MisconfigurationException: If a parameter or buffer is lazy.
+    """
+    if any(is_lazy(tensor) for tensor in (*pl_module.parameters(), *pl_module.buffers())):
+        raise MisconfigurationException(
+            f"{owner}: the module has lazy layers, whose weights do not exist yet; run a batch through it "
+            "before the fit"
+        )
 
 
 def refuse_fused_under_scaler(trainer: Trainer, owner: str, addition: str) -> None:

@@ -15,7 +15,6 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from typing_extensions import override
 
@@ -24,6 +23,7 @@ from lightning_optreg.strategies.own_weights._common_weights import CommonWeight
 from lightning_optreg.strategies.own_weights._flat import broadcast_tensors, copy_all, share_buffers
 from lightning_optreg.strategies.own_weights._workers_state import collect_workers, worker_of
 from lightning_optreg.trainer.order_of_callbacks import put_first
+from lightning_optreg.trainer.refusals import refuse_lazy_layers
 
 __all__ = ["WAIT", "Clock", "OwnWeightsStrategy"]
 
@@ -148,13 +148,8 @@ class OwnWeightsStrategy(EndsAlone):
     def configure_ddp(self) -> None:
         """Begin with the weights of process 0, without a wrapper: gradients stay with their worker."""
         assert self.lightning_module is not None
-        tensors = list(chain(self.lightning_module.parameters(), self.lightning_module.buffers()))
-        if any(is_lazy(tensor) for tensor in tensors):
-            raise MisconfigurationException(
-                f"{type(self).__name__}: the module has lazy layers, whose weights do not exist yet; run a "
-                "batch through it before the fit"
-            )
-        broadcast_tensors(tensors)
+        refuse_lazy_layers(self.lightning_module, type(self).__name__)
+        broadcast_tensors(list(chain(self.lightning_module.parameters(), self.lightning_module.buffers())))
         self._fits = True
         self._begin()
 

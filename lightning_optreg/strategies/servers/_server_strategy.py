@@ -34,7 +34,14 @@ from lightning_optreg.strategies.servers._refusals import refuse_callbacks
 from lightning_optreg.strategies.servers._talk import Talks
 from lightning_optreg.strategies.workers import StepCount, length_for_all
 from lightning_optreg.trainer.order_of_callbacks import put_first
-from lightning_optreg.trainer.queries import callbacks_of, is_logging_step, told_to_stop
+from lightning_optreg.trainer.queries import (
+    callbacks_of,
+    has_made_all_steps,
+    in_last_epoch,
+    is_logging_step,
+    told_to_stop,
+)
+from lightning_optreg.trainer.refusals import refuse_lazy_layers
 
 __all__ = ["ServerStrategy"]
 
@@ -145,7 +152,7 @@ class ServerStrategy(Talks):
     def setup(self, trainer: Trainer) -> None:
         fits = trainer.state.fn == TrainerFn.FITTING
         if fits:
-            self.refuse_lazy_layers()
+            refuse_lazy_layers(trainer.lightning_module, self.name)
         if fits and self.number > 0:
             self._learn_place()
             if trainer.ckpt_path is None and self._place is not None and any(self._place):
@@ -283,8 +290,8 @@ class ServerStrategy(Talks):
         """Wait for the others if this is the end of the run, and show what is to be validated."""
         if not self.begun or self.home:
             return
-        steps_done = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
-        if steps_done or (trainer.is_last_batch and _is_last_epoch(trainer)):
+        steps_done = has_made_all_steps(trainer)
+        if steps_done or (trainer.is_last_batch and in_last_epoch(trainer)):
             self.flush()
             self._wait_for_others(stop=steps_done)
         self.validate_now()
@@ -296,9 +303,9 @@ class ServerStrategy(Talks):
         if self.home:
             return
         self.flush()
-        steps_done = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
+        steps_done = has_made_all_steps(trainer)
         over = not steps_done and (trainer.is_last_batch or not trainer.should_stop)
-        if self.number == 0 and self.begun and over and _is_last_epoch(trainer):
+        if self.number == 0 and self.begun and over and in_last_epoch(trainer):
             self._wait_for_others(stop=False)  # later it could not be resumed
 
     def end(self, trainer: Trainer) -> None:
@@ -386,8 +393,3 @@ class ServerStrategy(Talks):
         if self.record is not None and "optimizer_states" in checkpoint:
             checkpoint[self.key] = self.record
         super().save_checkpoint(checkpoint, filepath, storage_options)
-
-
-def _is_last_epoch(trainer: Trainer) -> bool:
-    epochs = trainer.max_epochs
-    return epochs is not None and 0 < epochs <= trainer.current_epoch + 1

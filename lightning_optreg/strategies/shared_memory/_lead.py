@@ -9,7 +9,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_optreg.strategies.shared_memory._processes import Crew
 from lightning_optreg.strategies.workers import StepCount, has_plateau
-from lightning_optreg.trainer.queries import callbacks_of, told_to_stop
+from lightning_optreg.trainer.queries import callbacks_of, in_last_epoch, told_to_stop
 
 __all__ = ["Lead"]
 
@@ -126,7 +126,7 @@ class Lead:
         )
         self._met = self._all_done()  # else a signal ends the run, in the middle of the others' epoch
         self._catch_up()
-        if not self._met and self._is_last_epoch():
+        if not self._met and in_last_epoch(self.trainer):
             # Here, where the epoch can still be resumed: after the last one Lightning resumes nothing.
             raise SIGTERMException
 
@@ -178,10 +178,6 @@ class Lead:
         if self.board.total() > self._seen:
             self._catch_up()
         return all(done > self.trainer.current_epoch for done in self.board.epochs[1:])
-
-    def _is_last_epoch(self) -> bool:
-        epochs = self.trainer.max_epochs
-        return epochs not in (None, -1) and self.trainer.current_epoch + 1 >= (epochs or 0)
 
     def _catch_up(self) -> None:
         """Count and save what is due while worker 0 waits."""

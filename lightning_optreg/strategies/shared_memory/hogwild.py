@@ -34,6 +34,7 @@ from lightning_optreg.strategies.shared_memory._refusals import (
 from lightning_optreg.strategies.shared_memory._state import place_state, shareable_state
 from lightning_optreg.strategies.workers import length_for_all, silence
 from lightning_optreg.trainer.order_of_callbacks import put_first, put_last, take_out
+from lightning_optreg.trainer.refusals import refuse_lazy_layers
 
 __all__ = ["Hogwild"]
 
@@ -189,7 +190,7 @@ class Hogwild(OneMachine):
         if self._role is None:
             return
         assert self.lightning_module is not None
-        self.refuse_lazy_layers()
+        refuse_lazy_layers(self.lightning_module, "Hogwild")
         self._tensors = [*self.lightning_module.parameters(), *self.lightning_module.buffers()]
         if isinstance(self._place, Crew):
             plan = plan_for(self._tensors)

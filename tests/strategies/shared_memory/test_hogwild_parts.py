@@ -21,8 +21,7 @@ from lightning_optreg.strategies.shared_memory._board import Board
 from lightning_optreg.strategies.shared_memory._delays import Delays
 from lightning_optreg.strategies.shared_memory._memory import Memory, move_in, move_out, plan_for
 from lightning_optreg.strategies.shared_memory._processes import usable_start_method
-from tests.resume_tools import Regression
-from tests.strategies.shared_memory.hogwild_tools import hogwild, trainer_of
+from tests.strategies.shared_memory.hogwild_tools import OurLoader, hogwild, trainer_of
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks a process")
 
@@ -81,17 +80,16 @@ def test_nothing_is_forked_where_an_earlier_fit_has_left_a_process_group(
         usable_start_method("Hogwild", "fork")
 
 
-class Lazy(Regression):
+class Lazy(OurLoader):
     def __init__(self) -> None:
         super().__init__()
         self.net = nn.Sequential(nn.LazyLinear(1))
 
 
-def test_lazy_layers_are_refused() -> None:
-    strategy = Hogwild()
-    strategy.connect(Lazy())
+def test_lazy_layers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MisconfigurationException, match=r"^Hogwild: the module has lazy layers"):
-        strategy.refuse_lazy_layers()
+        trainer_of(tmp_path).fit(Lazy())
+    assert multiprocessing.active_children() == []
 
 
 def test_last_steps_are_reserved_once() -> None:

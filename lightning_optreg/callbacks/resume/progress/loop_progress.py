@@ -17,6 +17,8 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
+from lightning_optreg.trainer.queries import has_made_all_steps, in_last_epoch
+
 __all__ = [
     "Moment",
     "Next",
@@ -63,9 +65,7 @@ def is_last_epoch(trainer: Trainer) -> bool:
     Args:
         trainer: The trainer, in `on_train_epoch_end`.
     """
-    epochs, steps = trainer.max_epochs, trainer.max_steps
-    by_epochs = epochs is not None and epochs >= 0 and trainer.current_epoch + 1 >= epochs
-    return by_epochs or 0 <= steps <= trainer.global_step
+    return in_last_epoch(trainer) or has_made_all_steps(trainer)
 
 
 def validation_is_due(trainer: Trainer) -> bool:
