@@ -7,11 +7,10 @@
 All see the same number of images and begin with the same weights; rates fall to 0 along a cosine. Workers
 that average have batches of 64 each, so the common weights make half as many steps, as those of one process
 with batches of 128 do (`one_128`). Under `Hogwild` and `Downpour` the steps of both workers add up on one set
-of weights, as those of one process with batches of 64 do (`one_64`). Each kind of run has the best
-of three to five learning rates from 0.025 to 0.4, by one run each as in the last of these commands, on images
-held out for validation; that of the averages of
-gradients (DDP) and of weights (LocalSGD) is one_128's, and DiLoCo's is one_AdamW's. Printed are accuracies in
-percent, and differences from the run to compare with.
+of weights, as those of one process with batches of 64 do (`one_64`). Each kind of run has the best of 3 to
+5 learning rates from 0.025 to 0.4 (`--lr` takes several), one run each, as in the last of these commands,
+on images held out for validation; the rate of DDP and LocalSGD is one_128's, and DiLoCo's is one_AdamW's.
+Printed are accuracies in percent, and differences from the run to compare with.
 """
 
 import argparse
