@@ -25,7 +25,7 @@ class Steps(Protocol):
 
 
 class BeforeAll(Callback):
-    """In worker 0, before all other callbacks: it counts the steps of all, and stops the others in time."""
+    """Before all other callbacks: it counts the steps of all, and in worker 0 stops the others in time."""
 
     def __init__(self, steps: Steps) -> None:
         self.steps = steps
@@ -103,7 +103,6 @@ class InOthers(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.steps.batch_done()
         self.steps.after_batch(outputs, batch, batch_idx)
 
     @override

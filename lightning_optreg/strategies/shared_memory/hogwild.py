@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins import Precision
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
@@ -177,12 +177,13 @@ class Hogwild(OneMachine):
         trainer = self._role.trainer
         refuse_callbacks(trainer)
         if isinstance(self._role, Lead):
-            self._hooks = [BeforeAll(self._role), AfterAll(self._role)]
-            put_first(trainer, self._hooks[0])
+            last: Callback = AfterAll(self._role)
         else:
             silence(trainer)
-            self._hooks = [InOthers(self._role)]
-        put_last(trainer, self._hooks[-1])
+            last = InOthers(self._role)
+        self._hooks = [BeforeAll(self._role), last]
+        put_first(trainer, self._hooks[0])
+        put_last(trainer, last)
 
     @override
     def setup(self, trainer: Trainer) -> None:
