@@ -98,7 +98,7 @@ def test_other_workers_have_none_of_the_duties(run: Run) -> None:
     first, other = (told(run.folder, worker, "start")[0] for worker in (0, 1))
     assert first[2] == other[2] == "2"  # world_size
     assert "ModelCheckpoint," in first
-    assert other[3:] == ["InOthers,", "Told"]
+    assert other[3:] == ["BeforeAll,", "InOthers,", "Told"]
 
 
 def test_weights_are_one_set_and_stay_tied(run: Run) -> None:
