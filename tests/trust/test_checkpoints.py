@@ -146,12 +146,12 @@ def test_a_package_of_the_users_own_is_built_if_it_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "package_of_a_test.py").write_text(
-        "import os\nfrom torch import nn\nfrom lightning_optreg.nets import LeNet5\nclass OfAUser(LeNet5): pass\n"
+        "import os\nfrom torch import nn\nfrom lightning_optreg.nets import LeNet5\nclass Own(LeNet5): pass\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    path = write(tmp_path / "a.ckpt", {"net": spec("package_of_a_test.OfAUser")})
+    path = write(tmp_path / "a.ckpt", {"net": spec("package_of_a_test.Own")})
     module = ImageClassifier.load_from_checkpoint(path, allow=["package_of_a_test"])
-    assert type(module.net).__name__ == "OfAUser"
+    assert type(module.net).__name__ == "Own"
     for strange in ("package_of_a_test.os.system", "package_of_a_test.nn.ReLU"):
         path = write(tmp_path / "b.ckpt", {"net": spec(strange)})
         with pytest.raises(UntrustedError, match=strange):
