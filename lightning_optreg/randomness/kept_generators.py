@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_optreg.randomness.own_generators import generators_of, set_state_of, state_of
 
-__all__ = ["Generators", "kept_generators", "same_states"]
+__all__ = ["Generators", "kept_generators", "same_states", "seeded_generators"]
 
 
 class Generators:
@@ -111,6 +111,31 @@ def kept_generators(device: torch.device, **roots: Any) -> Iterator[None]:
     generators = Generators(device, **roots)
     states = generators.read()
     try:
+        yield
+    finally:
+        generators.write(states)
+
+
+@contextmanager
+def seeded_generators(seed: int, device: torch.device, **roots: Any) -> Iterator[None]:
+    """Seed all generators, and restore them at the end.
+
+    Args:
+        seed: At least 0, in 63 bits.
+        device: The device this process computes on.
+        roots: Objects that may have generators.
+
+    Example:
+        >>> with seeded_generators(3, torch.device("cpu")):
+        ...     first = torch.rand(3)
+        >>> with seeded_generators(3, torch.device("cpu")):
+        ...     torch.equal(first, torch.rand(3))
+        True
+    """
+    generators = Generators(device, **roots)
+    states = generators.read()
+    try:
+        generators.write(generators.seeded(seed))
         yield
     finally:
         generators.write(states)

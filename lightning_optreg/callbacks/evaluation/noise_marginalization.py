@@ -15,12 +15,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_optreg.callbacks._network import find_network
-from lightning_optreg.callbacks.evaluation._averaged_forward import (
-    Average,
-    AveragedForward,
-    Stage,
-)
+from lightning_optreg.callbacks.evaluation.averaged_forward import AveragedForward, Stage
 from lightning_optreg.layers import NoiseLayer
+from lightning_optreg.layers.averages import Average
 from lightning_optreg.layers.noise_layers import noise_layers
 
 __all__ = ["NoiseMarginalization"]

@@ -20,11 +20,8 @@ from typing_extensions import override
 from lightning_optreg.callbacks._let_go import LetsGo
 from lightning_optreg.callbacks._network import find_network
 from lightning_optreg.callbacks._seeded import SeededCallback
-from lightning_optreg.callbacks.evaluation._averaged_forward import (
-    Average,
-    AveragedForward,
-    Stage,
-)
+from lightning_optreg.callbacks.evaluation.averaged_forward import AveragedForward, Stage
+from lightning_optreg.layers.averages import Average
 from lightning_optreg.layers.gaussian_noise import GaussianNoise, gaussian_noise, relative_std
 from lightning_optreg.randomness.draws import mix
 from lightning_optreg.randomness.processes import share_of
@@ -264,6 +261,17 @@ class NoisyEnsemble(AveragedForward, SeededCallback, LetsGo):
     def switch(self, on: bool) -> None:
         """Add noise only in the passes."""
         self._evaluating = on and self.noise > 0.0
+
+    @override
+    def draws_so_far(self) -> Tensor | None:
+        """Return the state of the noise's generator."""
+        return None if self._generator is None else self._generator.get_state()
+
+    @override
+    def draw_on(self, state: Tensor | None) -> None:
+        """Restore it."""
+        if state is not None and self._generator is not None:
+            self._generator.set_state(state)
 
     @override
     def end(self) -> None:

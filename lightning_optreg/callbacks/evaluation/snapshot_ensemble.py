@@ -21,11 +21,8 @@ from typing_extensions import override
 
 from lightning_optreg.callbacks._kept_weights import in_form_of
 from lightning_optreg.callbacks._network import find_network
-from lightning_optreg.callbacks.evaluation._averaged_forward import (
-    Average,
-    AveragedForward,
-    Stage,
-)
+from lightning_optreg.callbacks.evaluation.averaged_forward import AveragedForward, Stage
+from lightning_optreg.layers.averages import Average
 from lightning_optreg.optimizers.rates import set_rate
 from lightning_optreg.schedulers.cosine_cycles import cosine_factor, cycle_ends
 from lightning_optreg.schedulers.factor_schedule import full_rates

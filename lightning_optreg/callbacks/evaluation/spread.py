@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from lightning_optreg.callbacks.evaluation._averaged_passes import Average
+from lightning_optreg.layers.averages import Average
 
 __all__ = ["describe_spread", "spread"]
 

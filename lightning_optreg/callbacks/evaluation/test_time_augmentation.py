@@ -12,14 +12,10 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lightning_optreg.callbacks.evaluation._averaged_forward import (
-    Average,
-    AveragedForward,
-    Stage,
-    average_outputs,
-)
+from lightning_optreg.callbacks.evaluation.averaged_forward import AveragedForward, Stage
 from lightning_optreg.data.datamodule import ImageDataModule
 from lightning_optreg.data.views import TenCrop, Views
+from lightning_optreg.layers.averages import Average, average_outputs
 from lightning_optreg.trainer.queries import datamodule_of
 
 __all__ = ["TestTimeAugmentation"]

@@ -20,9 +20,9 @@ from lightning_optreg.callbacks import (
     SnapshotEnsemble,
     TestTimeAugmentation,
 )
-from lightning_optreg.callbacks.evaluation._averaged_passes import average_outputs
 from lightning_optreg.callbacks.evaluation.snapshot_ensemble import snapshots
 from lightning_optreg.data import Flips, RandomCrop, RandomHorizontalFlip, RandomViews, TenCrop
+from lightning_optreg.layers.averages import average_outputs
 from tests.resume_tools import assert_identical
 from tests.small_runs import quiet_trainer
 

@@ -13,10 +13,10 @@ from torchvision.ops import StochasticDepth
 
 from lightning_optreg.callbacks import NoiseMarginalization
 from lightning_optreg.callbacks._network import find_network
-from lightning_optreg.callbacks.evaluation._averaged_forward import average_outputs
 from lightning_optreg.callbacks.evaluation.noise_marginalization import noise_layers
 from lightning_optreg.callbacks.evaluation.spread import spread
 from lightning_optreg.layers import GaussianNoise
+from lightning_optreg.layers.averages import average_outputs
 from tests.small_runs import quiet_trainer
 
 

@@ -8,6 +8,7 @@ whatever it computes.
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -19,11 +20,12 @@ from typing_extensions import override
 
 from lightning_optreg.callbacks._network import find_network, makes_layers_later
 from lightning_optreg.callbacks._of_a_kind import OfAKind
-from lightning_optreg.callbacks.evaluation._averaged_passes import Average, Passes, average_outputs
+from lightning_optreg.callbacks.evaluation._averaged_passes import Passes
 from lightning_optreg.callbacks.evaluation.spread import describe_spread
+from lightning_optreg.layers.averages import Average
 from lightning_optreg.trainer.queries import callbacks_of
 
-__all__ = ["Average", "AveragedForward", "Stage", "average_outputs"]
+__all__ = ["AveragedForward", "Stage", "aside"]
 
 Stage = Literal["validate", "test", "predict"]
 
@@ -174,6 +176,12 @@ class AveragedForward(OfAKind):
             self._passes.stop()  # for the others too
             self._passes = None
 
+    def draws_so_far(self) -> Any:
+        """Return the state of random numbers of its own, beside those of the passes; none by default."""
+
+    def draw_on(self, state: Any) -> None:
+        """Restore it."""
+
     def keep(self, outputs: Tensor) -> None:
         """Describe the outputs (S, N, ...) of a call of the network, for logging at the batch's end."""
         self._quantities.append((self.describe(outputs), outputs.shape[1] if outputs.dim() > 1 else 1))
@@ -235,6 +243,25 @@ class AveragedForward(OfAKind):
         """Remove the hooks and restore the generators, whatever happened."""
         self._finish()
         super().on_exception(trainer, pl_module, exception)
+
+
+@contextmanager
+def aside(callbacks: Sequence[AveragedForward]) -> Iterator[None]:
+    """Call averaged networks without a trace: the evaluation's passes draw what they would draw without.
+
+    Args:
+        callbacks: All callbacks of this kind that may be averaging.
+    """
+    passes = {id(each._passes): each._passes for each in callbacks if each._passes is not None}
+    counts = [len(each._quantities) for each in callbacks]
+    draws = [each.draws_so_far() for each in callbacks]
+    with ExitStack() as stack:
+        for kept in passes.values():
+            stack.enter_context(kept.aside())
+        yield
+    for each, count, state in zip(callbacks, counts, draws, strict=True):
+        del each._quantities[count:]
+        each.draw_on(state)
 
 
 def _stage_of(trainer: Trainer) -> Stage:
