@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lightning_optreg import (
         analysis,
+        attacks,
         callbacks,
         classifier,
         data,
@@ -30,6 +31,7 @@ __all__ = [
     "ImageClassifier",
     "__version__",
     "analysis",
+    "attacks",
     "callbacks",
     "classifier",
     "data",

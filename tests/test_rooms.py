@@ -26,6 +26,7 @@ ROOMS = (
     "loggers",
     "trainer",
     "data",
+    "attacks",
     "randomness",
     "figures",
     "analysis",
