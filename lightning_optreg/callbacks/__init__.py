@@ -14,6 +14,8 @@ from lightning_optreg.callbacks.records.histograms import Histograms
 from lightning_optreg.callbacks.records.prediction_writer import PredictionWriter
 from lightning_optreg.callbacks.records.throughput import Throughput
 from lightning_optreg.callbacks.resume.exact_resume import ExactResume
+from lightning_optreg.callbacks.robustness.adversarial_training import AdversarialTraining
+from lightning_optreg.callbacks.robustness.robustness_evaluation import RobustnessEvaluation
 from lightning_optreg.callbacks.steps.adam_restarts import AdamRestarts
 from lightning_optreg.callbacks.steps.adam_to_sgd import AdamToSGD
 from lightning_optreg.callbacks.steps.batch_size_growth import BatchSizeGrowth
@@ -29,6 +31,7 @@ from lightning_optreg.callbacks.weights.penalties import ElasticNet, L1Penalty, 
 __all__ = [
     "AdamRestarts",
     "AdamToSGD",
+    "AdversarialTraining",
     "BatchAugmentation",
     "BatchNormRecalibration",
     "BatchSizeGrowth",
@@ -52,6 +55,7 @@ __all__ = [
     "NoisyEnsemble",
     "PredictionWriter",
     "ResetOptimizer",
+    "RobustnessEvaluation",
     "SnapshotEnsemble",
     "TestTimeAugmentation",
     "Throughput",

@@ -44,6 +44,7 @@ COMMANDS = (
     Command("validate", "measure a checkpoint on the validation images", "cli.entry:validate"),
     Command("test", "measure a checkpoint on the test images", "cli.entry:test", ("eval", "evaluate")),
     Command("predict", "write a checkpoint's predictions to a file", "cli.entry:predict", ("infer",)),
+    Command("attack", "test a checkpoint on images that attacks have changed", "commands.attack:main"),
     Command(
         "describe",
         "print a network's layers: output size, memory, parameters, multiply-adds",

@@ -24,6 +24,7 @@ Need = Literal[
     "residual blocks",
     "noise layers",
     "own loader",
+    "numbers",
 ]
 
 MISSING: dict[Need, str] = {
@@ -35,6 +36,7 @@ MISSING: dict[Need, str] = {
     "residual blocks": "has no residual blocks",
     "noise layers": "has no noise layers to average out",
     "own loader": "the training loader must be a BatchLoader, as from a data module",
+    "numbers": "labels must be numbers",
 }
 """What callbacks may need of a module and its run, and what they say where it is missing."""
 

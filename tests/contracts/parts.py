@@ -5,6 +5,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 
 from lightning_optreg import callbacks, data
+from lightning_optreg.attacks import FGSM
 from tests.contracts.part import EVALUATION, RUNS_SEED, Part
 
 __all__ = ["CALLBACKS", "STEPWISE"]
@@ -69,6 +70,38 @@ PARTS = [
             ({"weight_decay": -0.1}, "weight_decay"),
             ({"tolerance": 0.0}, "tolerance"),
             ({"optimizer_index": -1}, "optimizer_index"),
+        ),
+    ),
+    Part(
+        callbacks.AdversarialTraining(eps=0.1, steps=2, loss="mse", clip=False, seed=3),
+        neutral=callbacks.AdversarialTraining(eps=0.0),
+        settings={
+            RUNS_SEED: callbacks.AdversarialTraining(eps=0.1, steps=2, loss="mse", clip=False),
+            "l2, in evaluation mode": callbacks.AdversarialTraining(
+                eps=0.5, steps=2, norm="l2", loss="mse", mode="eval", clip=False
+            ),
+            "free": callbacks.AdversarialTraining("free", eps=0.1, replays=3, loss="mse", clip=False),
+        },
+        on_images=callbacks.AdversarialTraining(eps=0.1, steps=3),
+        on_kinds=callbacks.AdversarialTraining("fgsm", eps=0.1, clip=False),
+        needs={"list batches", "numbers"},
+        wrong=(
+            ({"method": "madry"}, "method"),
+            ({"eps": 1.5}, "eps"),
+            ({"eps": -0.1}, "eps"),
+            ({"steps": 0}, "steps"),
+            ({"method": "fgsm", "steps": 2}, "steps"),
+            ({"step_size": 0.0}, "step_size"),
+            ({"norm": "l1"}, "norm"),
+            ({"loss": "mae"}, "loss"),
+            ({"method": "trades", "loss": "mse"}, "loss"),
+            ({"beta": -1.0}, "beta"),
+            ({"replays": 0}, "replays"),
+            ({"mode": "test"}, "mode"),
+            ({"mean": [0.5]}, "mean"),
+            ({"mean": [0.5], "std": [0.0]}, "std"),
+            ({"images": 0.5}, "images"),
+            ({"seed": "one"}, "seed"),
         ),
     ),
     Part(
@@ -340,6 +373,23 @@ PARTS = [
         idle={"": "it only watches"},
         second=callbacks.PredictionWriter("other.csv"),
         wrong=(({"path": "predictions.txt"}, "path"), ({"path": "a/../../predictions.csv"}, "path")),
+    ),
+    Part(
+        callbacks.RobustnessEvaluation([FGSM(0.1)]),
+        idle={"": "it only watches"},
+        on_images=callbacks.RobustnessEvaluation([FGSM(0.1)], stages=["validate"]),
+        on_kinds=callbacks.RobustnessEvaluation([FGSM(0.01)], mean=[0.5] * 3, std=[0.1] * 3),
+        second=callbacks.RobustnessEvaluation([FGSM(0.1)], output="other", mean=[0.5] * 3, std=[0.1] * 3),
+        wrong=(
+            ({"attacks": []}, "attacks"),
+            ({"attacks": [1]}, "attacks"),
+            ({"max_images": 0}, "max_images"),
+            ({"stages": ["predict"]}, "stages"),
+            ({"every_n_epochs": 0}, "every_n_epochs"),
+            ({"output": "../table"}, "output"),
+            ({"mean": [0.5]}, "mean"),
+            ({"images": 0.5}, "images"),
+        ),
     ),
     Part(
         callbacks.SnapshotEnsemble(cycles=2, average="outputs"),

@@ -206,7 +206,7 @@ LACKS: dict[type[LightningModule], tuple[Need, ...]] = {
     BoringModel: BORING,
     ManualOptimBoringModel: ("automatic optimization", *BORING),
     TwoOptimizers: ("automatic optimization", *(need for need in BORING if need != "no schedule")),
-    Torchvision: ("noise layers", "own loader"),
+    Torchvision: ("noise layers", "own loader", "numbers"),
 }
 """What callbacks may miss in these modules and their runs, what they say first before the rest."""
 

@@ -1,0 +1,1 @@
+"""Adversarial examples: training on them, and how many a trained network withstands."""

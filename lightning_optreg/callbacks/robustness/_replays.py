@@ -1,0 +1,93 @@
+"""Each batch several times in a row, with a change of its images that follows the gradient ("free" training).
+
+Shafahi et al. 2019, "Adversarial training for free!" (arXiv:1904.12843): the backward pass of a training step
+also gives the gradient with respect to the images, so the next step on the same images, changed a little
+further, costs nothing but itself.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_optreg.attacks.pixel_space import PixelSpace
+from lightning_optreg.attacks.steps import Norm, ascend, project
+
+__all__ = ["Replays"]
+
+
+class Replays:
+    """The batch that is shown again, and the change of its pixels.
+
+    Args:
+        replays: Steps on each batch, at least 1.
+        eps: Largest size of a change, for pixels on [0, 1].
+        step_size: Size of the step that each backward pass adds to the change.
+        norm: Of both.
+    """
+
+    def __init__(self, replays: int, eps: float, step_size: float, norm: Norm) -> None:
+        self.replays, self.eps, self.step_size, self.norm = replays, eps, step_size, norm
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin with a new batch, unchanged."""
+        self._count = 0  # steps made on the batch
+        self._batch: tuple[Tensor, Tensor] | None = None
+        self._change: Tensor | None = None  # kept from batch to batch, as many rows as the largest had
+        self._leaf: Tensor | None = None  # the change in the present step
+
+    def next(self, images: Tensor, labels: Tensor, space: PixelSpace) -> tuple[Tensor, Tensor]:
+        """Return the images and labels of a step, given those that the loader has: every so often these.
+
+        Args:
+            images: Inputs (N, C, H, W).
+            labels: (N, ...).
+            space: Between inputs and pixels.
+        """
+        if self._batch is None or self._count >= self.replays:
+            self._batch, self._count = (images.detach().clone(), labels.clone()), 0
+        self._count += 1
+        images, labels = self._batch
+        down, up = space.room(images)
+        change = torch.maximum(torch.minimum(self._rows(down), up), down)
+        self._leaf = change.requires_grad_()
+        return space.moved(images, self._leaf), labels.clone()
+
+    def _rows(self, like: Tensor) -> Tensor:
+        """Return the rows of the change that a batch needs, new ones at 0."""
+        change = self._change
+        if change is None or change.shape[1:] != like.shape[1:]:
+            change = torch.zeros_like(like)
+        elif len(change) < len(like):
+            change = torch.cat([change.to(like), torch.zeros_like(like[len(change) :])])
+        self._change = change.to(like)
+        return self._change[: len(like)]
+
+    @property
+    def size(self) -> Tensor | None:
+        """The change of the present step, (N, C, H, W)."""
+        return None if self._leaf is None else self._leaf.detach()
+
+    def follow(self) -> None:
+        """Follow the gradient that a backward pass has left."""
+        if self._leaf is None or self._leaf.grad is None or self._change is None:
+            return
+        rows = ascend(self._leaf.detach(), self._leaf.grad, self.step_size, self.norm)
+        self._change = torch.cat([project(rows, self.eps, self.norm), self._change[len(rows) :]])
+        self._leaf = None
+
+    def state(self) -> dict[str, Any]:
+        """Return what the next step needs, on the CPU."""
+        images, labels = (None, None) if self._batch is None else (part.cpu() for part in self._batch)
+        change = None if self._change is None else self._change.cpu()
+        return {"count": self._count, "images": images, "labels": labels, "change": change}
+
+    def load(self, state: dict[str, Any], device: torch.device) -> None:
+        """Go on from a state."""
+        self.reset()
+        self._count = state["count"]
+        if state["images"] is not None:
+            self._batch = state["images"].to(device), state["labels"].to(device)
+        if state["change"] is not None:
+            self._change = state["change"].to(device)
