@@ -38,7 +38,7 @@ class RandomGrayscale(RandomlyApplied):
     def __init__(self, p: float = 0.1) -> None:
         super().__init__(p)
 
-    def apply(self, images: Tensor) -> Tensor:
+    def change(self, images: Tensor) -> Tensor:
         """Make all images grey."""
         from torchvision.transforms.v2 import functional  # takes seconds to import
 

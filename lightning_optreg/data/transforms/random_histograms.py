@@ -39,7 +39,7 @@ class RandomAutocontrast(RandomlyApplied):
     def __init__(self, p: float = 0.5) -> None:
         super().__init__(p)
 
-    def apply(self, images: Tensor) -> Tensor:
+    def change(self, images: Tensor) -> Tensor:
         """Stretch the values of all images."""
         from torchvision.transforms.v2 import functional  # takes seconds to import
 
@@ -83,7 +83,7 @@ class RandomEqualize(RandomlyApplied):
     def __init__(self, p: float = 0.5) -> None:
         super().__init__(p)
 
-    def apply(self, images: Tensor) -> Tensor:
+    def change(self, images: Tensor) -> Tensor:
         """Equalize all images."""
         from torchvision.transforms.v2 import functional
 

@@ -54,7 +54,7 @@ class RandomPosterize(RandomlyApplied):
         """Posterize some of the images (N, C, H, W)."""
         return images if self.bits == 8 else super().forward(images, draws)
 
-    def apply(self, images: Tensor) -> Tensor:
+    def change(self, images: Tensor) -> Tensor:
         """Posterize all images."""
         from torchvision.transforms.v2 import functional  # takes seconds to import
 
@@ -99,7 +99,7 @@ class RandomSolarize(RandomlyApplied):
         check_range("RandomSolarize", "[0, 1]", threshold=threshold)
         self.threshold = threshold
 
-    def apply(self, images: Tensor) -> Tensor:
+    def change(self, images: Tensor) -> Tensor:
         """Solarize all images."""
         from torchvision.transforms.v2 import functional
 
@@ -141,7 +141,7 @@ class RandomInvert(RandomlyApplied):
     def __init__(self, p: float = 0.5) -> None:
         super().__init__(p)
 
-    def apply(self, images: Tensor) -> Tensor:
+    def change(self, images: Tensor) -> Tensor:
         """Invert all images."""
         from torchvision.transforms.v2 import functional
 

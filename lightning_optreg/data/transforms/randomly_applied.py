@@ -12,7 +12,7 @@ __all__ = ["RandomlyApplied", "require_grey_or_rgb"]
 
 
 class RandomlyApplied(BatchTransform):
-    """Change each image with probability p; subclasses say how, for a whole batch, in `apply`.
+    """Change each image with probability p; subclasses say how, for a whole batch, in `change`.
 
     All images are changed, and those that were chosen are kept: reading which they are would make a GPU wait.
 
@@ -27,7 +27,7 @@ class RandomlyApplied(BatchTransform):
 
         >>> from torchvision.transforms.v2 import functional
         >>> class RandomGamma(RandomlyApplied):
-        ...     def apply(self, images):
+        ...     def change(self, images):
         ...         return functional.adjust_gamma(images, 0.5)
         >>> RandomGamma(p=0.3)
         RandomGamma(p=0.3)
@@ -41,14 +41,14 @@ class RandomlyApplied(BatchTransform):
         self.p = p
 
     @abstractmethod
-    def apply(self, images: Tensor) -> Tensor:
+    def change(self, images: Tensor) -> Tensor:
         """Change all images (N, C, H, W), and return new ones of the same shape and dtype."""
 
     def forward(self, images: Tensor, draws: Draws) -> Tensor:
         """Change some of the images (N, C, H, W)."""
         if self.p == 0.0:
             return images
-        return choose(draws.uniform() < self.p, self.apply(images), images)
+        return choose(draws.uniform() < self.p, self.change(images), images)
 
     def extra_repr(self) -> str:
         """Show the settings."""
