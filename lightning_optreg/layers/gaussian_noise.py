@@ -7,7 +7,7 @@ regularization", 1995.
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 from lightning_optreg._checks import check_choice, check_range
 from lightning_optreg.layers.noise import NoiseLayer
 
-__all__ = ["GaussianNoise", "gaussian_noise", "relative_std"]
+__all__ = ["GaussianNoise", "add_relative_noise", "gaussian_noise", "relative_std"]
 
 RelativeTo = Literal["image", "batch"]
 
@@ -77,6 +77,81 @@ def relative_std(x: Tensor, relative_to: RelativeTo) -> Tensor:
     return norm / math.sqrt(x.shape[1:].numel() - 1)
 
 
+def add_relative_noise(x: Tensor, z: Tensor, sigma: float, relative_to: RelativeTo) -> tuple[Tensor, Tensor]:
+    """Add given noise, scaled by the standard deviation: y = x + sigma std(x) z.
+
+    The gradient flows through std(x).
+
+    Args:
+        x: Activations (N, ...), with at least two numbers an image, or a batch.
+        z: The noise, of the shape of x; z ~ N(0, I).
+        sigma: A multiple of std(x), at least 0.
+        relative_to: `image` or `batch`, see `relative_std`.
+
+    Returns:
+        y, of the shape of x, and std(x), (N, 1, ..., 1) or (1, ..., 1).
+
+    Raises:
+        ValueError: If there are fewer than two numbers to take the standard deviation over.
+
+    Example:
+        >>> import torch
+        >>> from lightning_optreg.layers.gaussian_noise import add_relative_noise
+        >>> add_relative_noise(torch.tensor([[1.0, 3.0]]), torch.tensor([[0.0, 1.0]]), 0.1, "image")[0]
+        tensor([[1.0000, 3.1414]])
+    """
+    if torch.compiler.is_compiling():  # it takes no class with a jvp (torch 2.14), and joins passes itself
+        return _add(x, z, sigma, relative_to)
+    y, std = _AddRelativeNoise.apply(x, z, sigma, relative_to)
+    return y, std
+
+
+def _add(x: Tensor, z: Tensor, sigma: float, relative_to: RelativeTo) -> tuple[Tensor, Tensor]:
+    std = relative_std(x, relative_to)
+    return x.addcmul(z, sigma * std), std
+
+
+class _AddRelativeNoise(torch.autograd.Function):
+    """y = x + sigma s z with s = std(x), whose gradient needs few passes over the activations.
+
+    With g the gradient of y and n the count of numbers behind s, ds/dx = (x - mean) / ((n - 1) s), so that of
+    x is g + sigma <g, z> (x - mean) / ((n - 1) s). Autograd on the single operations finds the same in twice
+    the passes. Everything is computed from the inputs, so it can be differentiated again.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, z: Tensor, sigma: float, relative_to: RelativeTo) -> tuple[Tensor, Tensor]:
+        return _add(x, z, sigma, relative_to)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float, RelativeTo], output: Any) -> None:
+        x, z, ctx.sigma, relative_to = inputs
+        ctx.dims = tuple(range(1 if relative_to == "image" else 0, x.dim()))
+        ctx.save_for_backward(x, z, output[1])
+        ctx.save_for_forward(x, z, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor, grad_std: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+        x, z, std = ctx.saved_tensors
+        count = x.numel() // std.numel()
+        slope = ctx.sigma * (grad_y * z).sum(ctx.dims, keepdim=True) + grad_std
+        slope = (slope / ((count - 1) * std)).masked_fill(std == 0, 0.0)
+        grad_x = grad_y.addcmul(x - x.mean(ctx.dims, keepdim=True), slope)
+        grad_z = ctx.sigma * std * grad_y if ctx.needs_input_grad[1] else None
+        return grad_x, grad_z, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, dx: Tensor, dz: Tensor | None, *_: None) -> tuple[Tensor, Tensor]:
+        x, z, std = ctx.saved_tensors
+        count = x.numel() // std.numel()
+        inner = ((x - x.mean(ctx.dims, keepdim=True)) * dx).sum(ctx.dims, keepdim=True)
+        dstd = (inner / ((count - 1) * std)).masked_fill(std == 0, 0.0)
+        dy = dx + ctx.sigma * dstd * z
+        return (dy if dz is None else dy + ctx.sigma * std * dz), dstd
+
+
 class GaussianNoise(NoiseLayer):
     """Add Gaussian noise in training: y = x + sigma z, or y = x + sigma std(x) z, with z ~ N(0, I).
 
@@ -128,8 +203,9 @@ class GaussianNoise(NoiseLayer):
             return x
         if self.relative_to is None:
             return gaussian_noise(x, self.sigma)
-        std = relative_std(x.detach() if self.detach else x, self.relative_to)
-        return gaussian_noise(x, self.sigma * std)
+        if self.detach:
+            return gaussian_noise(x, self.sigma * relative_std(x.detach(), self.relative_to))
+        return add_relative_noise(x, torch.randn_like(x), self.sigma, self.relative_to)[0]
 
     def extra_repr(self) -> str:
         """The settings, for print(net)."""

@@ -25,7 +25,7 @@ from lightning_optreg.callbacks.evaluation._averaged_forward import (
     AveragedForward,
     Stage,
 )
-from lightning_optreg.layers.gaussian_noise import GaussianNoise, gaussian_noise, relative_std
+from lightning_optreg.layers.gaussian_noise import GaussianNoise, add_relative_noise, gaussian_noise
 from lightning_optreg.randomness.draws import mix
 from lightning_optreg.randomness.processes import share_of
 from lightning_optreg.trainer.queries import is_logging_step
@@ -216,12 +216,13 @@ class NoisyEnsemble(AveragedForward, SeededCallback, LetsGo):
                 f"{type(output).__name__}"
             )
         if self.relative_to is None:
-            std: float | Tensor = self.noise
+            std, noisy = output.new_ones(()), gaussian_noise(output, self.noise, self._generator)
         else:
-            std = self.noise * relative_std(output, self.relative_to)
+            z = torch.empty_like(output).normal_(generator=self._generator)
+            noisy, std = add_relative_noise(output, z, self.noise, self.relative_to)
         if self._recording:
-            self._stds.append(output.new_tensor(std) if isinstance(std, float) else std.detach().mean())
-        return gaussian_noise(output, std, self._generator)
+            self._stds.append(self.noise * std.detach().mean())
+        return noisy
 
     def _seed_generator(self, device: torch.device, *numbers: int) -> None:
         self._generator = torch.Generator(device).manual_seed(mix(self.seed_of_draws, *numbers))
