@@ -3,6 +3,7 @@
     python scripts/bench/noise.py
     python scripts/bench/noise.py --threads 2 --only layer ring --rounds 25
     python scripts/bench/noise.py --layout channels_last
+    python scripts/bench/noise.py --alone               # the noise of nine blocks without the network
     python scripts/bench/noise.py --cpu_time            # on a machine that is busy otherwise
 
 ResNet-20 with y + 0.1 std(y) z after each block, std over each image; forward, backward and Adam's step. All
@@ -147,12 +148,52 @@ WAYS: dict[str, Draw | None] = {
 }
 
 
+class Network:
+    """A step of ResNet-20 on one batch, with noise after each block."""
+
+    def __init__(self, batch: int, layout: torch.memory_format) -> None:
+        self.net = nets.ResNet(10, (3, 32, 32), depth=20).to(memory_format=layout)
+        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=1e-4)
+        self.images = torch.randn(batch, 3, 32, 32).to(memory_format=layout)
+        self.labels = torch.randint(0, 10, (batch,))
+        self.way: Draw | None = None
+        for block in residual_blocks(self.net).values():
+            block.register_forward_hook(self.add)
+
+    def add(self, block: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output if self.way is None else self.way(output)
+
+    def step(self, way: Draw | None) -> None:
+        self.way = way
+        self.optimizer.zero_grad()
+        F.cross_entropy(self.net(self.images), self.labels).backward()
+        self.optimizer.step()
+
+
+class Blocks:
+    """Activations like those after the nine blocks of ResNet-20, and their gradients."""
+
+    def __init__(self, batch: int, layout: torch.memory_format) -> None:
+        shapes = [(batch, 16, 32, 32), (batch, 32, 16, 16), (batch, 64, 8, 8)]
+        self.activations = [
+            torch.randn(shape).to(memory_format=layout).requires_grad_() for shape in shapes for _ in range(3)
+        ]
+        self.gradients = [torch.randn_like(x) for x in self.activations]
+
+    def step(self, way: Draw | None) -> None:
+        for x, gradient in zip(self.activations, self.gradients, strict=True):
+            x.grad = None
+            if way is not None:
+                way(x).backward(gradient)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(WAYS)[2:], default=list(WAYS)[2:])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--alone", action="store_true", help="measure the noise without the network")
     parser.add_argument("--cpu_time", action="store_true", help="measure the process's CPU time instead")
     parser.add_argument("--layout", choices=["contiguous", "channels_last"], default="contiguous")
     args = parser.parse_args()
@@ -160,50 +201,46 @@ def main() -> None:
     keep_freed_memory()
     torch.manual_seed(0)
     layout = torch.channels_last if args.layout == "channels_last" else torch.contiguous_format
-    net = nets.ResNet(10, (3, 32, 32), depth=20).to(memory_format=layout)
-    optimizer = torch.optim.Adam(net.parameters(), lr=1e-4)
-    images = torch.randn(args.batch, 3, 32, 32).to(memory_format=layout)
-    labels = torch.randint(0, 10, (args.batch,))
+    setting = f"batch {args.batch}, {args.layout}, {args.threads} threads, {args.rounds} rounds"
     clock = time.process_time if args.cpu_time else time.perf_counter
-    used: list[Draw | None] = [None]
+    network = (Blocks if args.alone else Network)(args.batch, layout)
 
-    def add(block: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return output if used[0] is None else used[0](output)
-
-    for block in residual_blocks(net).values():
-        block.register_forward_hook(add)
-
-    def step(way: Draw | None) -> float:
-        used[0] = way
+    def seconds(way: Draw | None) -> float:
+        SHARED.drawn.clear()
         start = clock()
-        optimizer.zero_grad()
-        F.cross_entropy(net(images), labels).backward()
-        optimizer.step()
+        network.step(way)
         return clock() - start
 
     names = ["no noise", "autograd", *args.only]
     times: dict[str, list[float]] = {name: [] for name in names}
     for index in range(args.rounds + 1):
         for name in names if index % 2 else names[::-1]:
-            SHARED.drawn.clear()
-            times[name].append(step(WAYS[name]))
-    kind = "CPU time" if args.cpu_time else "time"
-    setting = f"batch {args.batch}, {args.layout}, {args.threads} threads, {args.rounds} rounds"
-    print(f"{kind} of ResNet-20, {setting}")
-    print(f"{'':14}{'step, ms':>10}{'ratio':>8}{'quartiles':>16}{'of the extra':>14}")
-    plain = times["no noise"][1:]  # the first warms up
+            times[name].append(seconds(WAYS[name]))
+    times = {name: taken[1:] for name, taken in times.items()}  # the first warms up
+    print(f"{'CPU time' if args.cpu_time else 'time'} of ResNet-20, {setting}")
+    if args.alone:
+        print(f"{'':14}{'noise, ms':>10}{'to autograd':>13}{'quartiles':>16}")
+    else:
+        print(f"{'':14}{'step, ms':>10}{'ratio':>8}{'quartiles':>16}{'of the extra':>14}")
+    base = times["autograd" if args.alone else "no noise"]
+    reference = statistics.median(ratios(times["autograd"], base)) - 1
+    for name in names[1:] if args.alone else names:
+        all_ = ratios(times[name], base)
+        middle, quartiles = (
+            statistics.median(all_),
+            f"{all_[len(all_) // 4]:.3f} - {all_[-1 - len(all_) // 4]:.3f}",
+        )
+        share = "" if args.alone or name == "no noise" else f"{(middle - 1) / reference:14.2f}"
+        milliseconds = 1e3 * statistics.median(times[name])
+        print(
+            f"{name:14}{milliseconds:10.1f}{middle:{13 if args.alone else 8}.3f}{quartiles:>16}{share}",
+            flush=True,
+        )
 
-    def extra(name: str) -> list[float]:
-        return [a / b - 1 for a, b in zip(times[name][1:], plain, strict=True)]
 
-    reference = statistics.median(extra("autograd"))
-    for name in names:
-        more = sorted(extra(name))
-        middle = statistics.median(more)
-        quartiles = f"{1 + more[len(more) // 4]:.3f} - {1 + more[-1 - len(more) // 4]:.3f}"
-        share = f"{middle / reference:14.2f}" if name != "no noise" else ""
-        milliseconds = 1e3 * statistics.median(times[name][1:])
-        print(f"{name:14}{milliseconds:10.1f}{1 + middle:8.3f}{quartiles:>16}{share}", flush=True)
+def ratios(times: list[float], base: list[float]) -> list[float]:
+    """Ratios of neighbours in time, in increasing order."""
+    return sorted(a / b for a, b in zip(times, base, strict=True))
 
 
 if __name__ == "__main__":
