@@ -46,7 +46,12 @@ if TYPE_CHECKING:
     )
     from lightning_optreg.layers.dropout import vanilla_dropout
     from lightning_optreg.layers.fractional_max_pool import pool_windows, random_edges
-    from lightning_optreg.layers.gaussian_noise import add_relative_noise, gaussian_noise, relative_std
+    from lightning_optreg.layers.gaussian_noise import (
+        add_relative_noise,
+        gaussian_noise,
+        normal_like,
+        relative_std,
+    )
     from lightning_optreg.layers.local_response_norm import local_response_norm
     from lightning_optreg.layers.stochastic_depth import random_branch, stochastic_depth
     from lightning_optreg.losses import multiclass_hinge, squared_error
@@ -82,6 +87,7 @@ __all__ = [
     "negative_margins",
     "noise_scale",
     "noise_std",
+    "normal_like",
     "param_groups",
     "penalty",
     "pool_windows",
@@ -136,7 +142,7 @@ _HOMES = {
     "layers.drop_connect": ("gaussian_mean", "gaussian_relu", "masked_linear", "masked_moments"),
     "layers.dropout": ("vanilla_dropout",),
     "layers.fractional_max_pool": ("pool_windows", "random_edges"),
-    "layers.gaussian_noise": ("add_relative_noise", "gaussian_noise", "relative_std"),
+    "layers.gaussian_noise": ("add_relative_noise", "gaussian_noise", "normal_like", "relative_std"),
     "layers.local_response_norm": ("local_response_norm",),
     "layers.stochastic_depth": ("random_branch", "stochastic_depth"),
     "losses": ("multiclass_hinge", "squared_error"),

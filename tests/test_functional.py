@@ -50,6 +50,7 @@ ON_META: dict[str, tuple[Callable[[Any], Any], tuple[int, ...]]] = {
     "penalty": (lambda f: f([meta(4, 3)], 0.1, 0.1), ()),
     "pool_windows": (lambda f: f(images, rows, rows, 3), (4, 3, 3, 3)),
     "random_branch": (lambda f: f(nn.Identity(), images, images, [], 1.0), (4, 3, 8, 8)),
+    "normal_like": (lambda f: f(images), (4, 3, 8, 8)),
     "relative_std": (lambda f: f(images, "image"), (4, 1, 1, 1)),
     "smooth": (lambda f: f(meta(4, 3), 0.1), (4, 3)),
     "spread": (lambda f: f(meta(2, 4, 3))["mutual_information"], (4,)),

@@ -10,8 +10,9 @@ ResNet-20 with y + 0.1 std(y) z after each block, std over each image; forward, 
 ways take turns. Printed are the median time of a step, the median over the rounds of its ratio to the same
 round's step without noise, and what is left of the extra cost of `autograd`. The ways:
 
-    autograd       drawn by normal_, the standard deviation differentiated by autograd, operation by operation
-    layer          this package's
+    autograd       drawn by normal_ in the layout of x, and std(x) differentiated by autograd
+    layer          this package's: drawn by normal_ in contiguous memory, with a gradient in few passes
+    gradient       `layer`, drawn as in `autograd`
     bf16           `layer`, drawn in bfloat16
     exponential    `layer`, Box and Muller's transform of torch's exponential and uniform numbers
     numpy          `layer`, drawn by numpy's SFC64 with the ziggurat method
@@ -39,7 +40,7 @@ from torch import Tensor, nn
 
 from lightning_optreg import nets
 from lightning_optreg.callbacks.evaluation.noisy_ensemble import residual_blocks
-from lightning_optreg.layers.gaussian_noise import add_relative_noise, relative_std
+from lightning_optreg.layers.gaussian_noise import add_relative_noise, normal_like, relative_std
 from lightning_optreg.runs.memory import keep_freed_memory
 
 NOISE = 0.1
@@ -47,8 +48,12 @@ RING = 2**22
 Draw = Callable[[Tensor], Tensor]
 
 
-def normal(x: Tensor) -> Tensor:
+def as_laid_out(x: Tensor) -> Tensor:
     return torch.empty_like(x).normal_(generator=GENERATOR)
+
+
+def normal(x: Tensor) -> Tensor:
+    return normal_like(x, GENERATOR)
 
 
 def bf16(x: Tensor) -> Tensor:
@@ -118,7 +123,7 @@ def shaped(z: Tensor, like: Tensor) -> Tensor:
 
 
 def by_autograd(x: Tensor) -> Tensor:
-    return x.addcmul(normal(x), NOISE * relative_std(x, "image"))
+    return x.addcmul(as_laid_out(x), NOISE * relative_std(x, "image"))
 
 
 def by_layer(draw: Draw) -> Draw:
@@ -137,6 +142,7 @@ WAYS: dict[str, Draw | None] = {
     "no noise": None,
     "autograd": by_autograd,
     "layer": by_layer(normal),
+    "gradient": by_layer(as_laid_out),
     "bf16": by_layer(bf16),
     "exponential": by_layer(exponential),
     "numpy": by_layer(numpy),

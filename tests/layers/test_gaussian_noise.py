@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lightning_optreg.layers import GaussianNoise
-from lightning_optreg.layers.gaussian_noise import add_relative_noise, relative_std
+from lightning_optreg.layers.gaussian_noise import add_relative_noise, normal_like, relative_std
 
 RelativeTo = Literal["image", "batch"]
 
@@ -133,6 +133,31 @@ def test_it_can_be_differentiated_twice_forward_and_for_each_image(relative_to: 
             for add in (noisy, lambda x, z: by_operations(x, z, relative_to))
         )
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.zeros(5, 3, 4, 6).to(memory_format=torch.channels_last),
+        torch.zeros(2, 3, 2, 4, 6).to(memory_format=torch.channels_last_3d),
+        torch.zeros(7, 9).T,
+        torch.zeros(4, 1, 5, 1).to(memory_format=torch.channels_last),
+    ],
+    ids=["channels_last", "channels_last_3d", "transposed", "ones"],
+)
+def test_noise_is_drawn_in_the_order_of_the_memory(x: torch.Tensor) -> None:
+    z = normal_like(x, torch.Generator().manual_seed(3))
+    assert z.shape == x.shape
+    assert z.stride() == x.stride()
+    expected = torch.empty(x.numel()).normal_(generator=torch.Generator().manual_seed(3))
+    assert torch.equal(z.as_strided((x.numel(),), (1,)), expected)
+
+
+def test_noise_of_contiguous_tensors_is_torchs() -> None:
+    torch.manual_seed(3)
+    expected = torch.randn(4, 3, 5, 5)
+    torch.manual_seed(3)
+    assert torch.equal(normal_like(torch.zeros(4, 3, 5, 5)), expected)
 
 
 @pytest.mark.slow

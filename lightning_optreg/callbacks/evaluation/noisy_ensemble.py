@@ -25,7 +25,12 @@ from lightning_optreg.callbacks.evaluation._averaged_forward import (
     AveragedForward,
     Stage,
 )
-from lightning_optreg.layers.gaussian_noise import GaussianNoise, add_relative_noise, gaussian_noise
+from lightning_optreg.layers.gaussian_noise import (
+    GaussianNoise,
+    add_relative_noise,
+    gaussian_noise,
+    normal_like,
+)
 from lightning_optreg.randomness.draws import mix
 from lightning_optreg.randomness.processes import share_of
 from lightning_optreg.trainer.queries import is_logging_step
@@ -218,7 +223,7 @@ class NoisyEnsemble(AveragedForward, SeededCallback, LetsGo):
         if self.relative_to is None:
             std, noisy = output.new_ones(()), gaussian_noise(output, self.noise, self._generator)
         else:
-            z = torch.empty_like(output).normal_(generator=self._generator)
+            z = normal_like(output, self._generator)
             noisy, std = add_relative_noise(output, z, self.noise, self.relative_to)
         if self._recording:
             self._stds.append(self.noise * std.detach().mean())
