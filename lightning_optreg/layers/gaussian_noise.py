@@ -61,8 +61,10 @@ def normal_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
     if x.device.type == "cpu" and not (x.is_contiguous() or torch.compiler.is_compiling()):
         # normal_ has a vectorised path for contiguous tensors only: 7 x as fast (scripts/bench/noise.py).
         order = x.dim_order()
-        z = torch.empty([x.shape[dim] for dim in order], dtype=x.dtype, device=x.device)
-        return z.normal_(generator=generator).permute([order.index(dim) for dim in range(x.dim())])
+        z = torch.randn([x.shape[dim] for dim in order], generator=generator, dtype=x.dtype)
+        return z.permute([order.index(dim) for dim in range(x.dim())])
+    if generator is None:
+        return torch.randn_like(x)
     return torch.empty_like(x).normal_(generator=generator)
 
 
@@ -96,7 +98,7 @@ def relative_std(x: Tensor, relative_to: RelativeTo) -> Tensor:
     if relative_to == "batch":
         return x.std(dims, keepdim=True)
     # On a CPU, x.std over some of the dimensions takes 30 times as long. With the backward pass and the noise
-    # itself, this takes 0.63 times as long as that (scripts/bench/layers.py).
+    # itself, this takes 0.6 times as long as that (scripts/bench/layers.py).
     deviations = x - x.mean(dims, keepdim=True)
     norm: Tensor = torch.linalg.vector_norm(deviations, dim=dims, keepdim=True)
     return norm / math.sqrt(x.shape[1:].numel() - 1)

@@ -160,6 +160,14 @@ def test_noise_of_contiguous_tensors_is_torchs() -> None:
     assert torch.equal(normal_like(torch.zeros(4, 3, 5, 5)), expected)
 
 
+@pytest.mark.parametrize("dims", [(0, 1, 2, 3, 4), (0, 1, 4, 3, 2), (1, 0, 2, 3, 4)])
+def test_members_of_an_ensemble_have_noise_of_their_own_under_vmap(dims: tuple[int, ...]) -> None:
+    x = torch.ones(2, 2, 2, 2, 2).permute(dims) * torch.arange(2.0)
+    y = torch.func.vmap(GaussianNoise(0.1, relative_to="image"), randomness="different")(x)
+    assert not torch.equal(y[0], y[1])
+    assert (y != x).all()
+
+
 @pytest.mark.slow
 def test_the_function_is_compiled_in_one_graph() -> None:
     x = images(2).requires_grad_()
