@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from lightning_optreg.data.curriculum import rank_images
     from lightning_optreg.data.scores import negative_margins
     from lightning_optreg.data.transforms.color_jitter import adjust_brightness, adjust_contrast
+    from lightning_optreg.data.transforms.lens_distortion import distort
     from lightning_optreg.data.transforms.random_crop import take_windows
     from lightning_optreg.data.transforms.random_resized_crop import affine_matrices, warp
     from lightning_optreg.data.transforms.tf_color_jitter import adjust_saturation
@@ -45,7 +46,12 @@ if TYPE_CHECKING:
     )
     from lightning_optreg.layers.dropout import vanilla_dropout
     from lightning_optreg.layers.fractional_max_pool import pool_windows, random_edges
-    from lightning_optreg.layers.gaussian_noise import gaussian_noise, relative_std
+    from lightning_optreg.layers.gaussian_noise import (
+        add_relative_noise,
+        gaussian_noise,
+        normal_like,
+        relative_std,
+    )
     from lightning_optreg.layers.local_response_norm import local_response_norm
     from lightning_optreg.layers.stochastic_depth import random_branch, stochastic_depth
     from lightning_optreg.losses import multiclass_hinge, squared_error
@@ -57,6 +63,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "add_penalty_gradient",
+    "add_relative_noise",
     "adjust_brightness",
     "adjust_contrast",
     "adjust_saturation",
@@ -67,6 +74,7 @@ __all__ = [
     "calibration_gaps",
     "cosine_factor",
     "cycle_ends",
+    "distort",
     "gaussian_mean",
     "gaussian_noise",
     "gaussian_relu",
@@ -79,6 +87,7 @@ __all__ = [
     "negative_margins",
     "noise_scale",
     "noise_std",
+    "normal_like",
     "param_groups",
     "penalty",
     "pool_windows",
@@ -124,6 +133,7 @@ _HOMES = {
     "data.curriculum": ("rank_images",),
     "data.scores": ("negative_margins",),
     "data.transforms.color_jitter": ("adjust_brightness", "adjust_contrast"),
+    "data.transforms.lens_distortion": ("distort",),
     "data.transforms.random_crop": ("take_windows",),
     "data.transforms.random_resized_crop": ("affine_matrices", "warp"),
     "data.transforms.tf_color_jitter": ("adjust_saturation",),
@@ -132,7 +142,7 @@ _HOMES = {
     "layers.drop_connect": ("gaussian_mean", "gaussian_relu", "masked_linear", "masked_moments"),
     "layers.dropout": ("vanilla_dropout",),
     "layers.fractional_max_pool": ("pool_windows", "random_edges"),
-    "layers.gaussian_noise": ("gaussian_noise", "relative_std"),
+    "layers.gaussian_noise": ("add_relative_noise", "gaussian_noise", "normal_like", "relative_std"),
     "layers.local_response_norm": ("local_response_norm",),
     "layers.stochastic_depth": ("random_branch", "stochastic_depth"),
     "losses": ("multiclass_hinge", "squared_error"),

@@ -30,6 +30,7 @@ rows = (meta(3, dtype=torch.int64), meta(3, dtype=torch.int64))
 # On the meta device there are shapes and no numbers. The functions that are not here take numbers, or decide
 # by what is in a tensor.
 ON_META: dict[str, tuple[Callable[[Any], Any], tuple[int, ...]]] = {
+    "add_relative_noise": (lambda f: f(images, images, 0.1, "image")[0], (4, 3, 8, 8)),
     "adjust_brightness": (lambda f: f(images, meta(4)), (4, 3, 8, 8)),
     "adjust_contrast": (lambda f: f(images, meta(4)), (4, 3, 8, 8)),
     "adjust_saturation": (lambda f: f(images, meta(4)), (4, 3, 8, 8)),
@@ -37,6 +38,7 @@ ON_META: dict[str, tuple[Callable[[Any], Any], tuple[int, ...]]] = {
     "batch_norm": (lambda f: f(images, meta(3), meta(3), meta(3), meta(3), 1e-5), (4, 3, 8, 8)),
     "batch_statistics": (lambda f: f(images)[0], (3,)),
     "brier_score": (lambda f: f(meta(4, 3), torch.zeros(4, dtype=torch.int64, device=META)), (4,)),
+    "distort": (lambda f: f(images, meta(4), meta(4)), (4, 3, 8, 8)),
     "gaussian_mean": (lambda f: f(nn.ReLU(), meta(4, 3), meta(4, 3), 10), (4, 3)),
     "gaussian_noise": (lambda f: f(images, 0.1), (4, 3, 8, 8)),
     "gaussian_relu": (lambda f: f(meta(4), meta(4)), (4,)),
@@ -48,6 +50,7 @@ ON_META: dict[str, tuple[Callable[[Any], Any], tuple[int, ...]]] = {
     "penalty": (lambda f: f([meta(4, 3)], 0.1, 0.1), ()),
     "pool_windows": (lambda f: f(images, rows, rows, 3), (4, 3, 3, 3)),
     "random_branch": (lambda f: f(nn.Identity(), images, images, [], 1.0), (4, 3, 8, 8)),
+    "normal_like": (lambda f: f(images), (4, 3, 8, 8)),
     "relative_std": (lambda f: f(images, "image"), (4, 1, 1, 1)),
     "smooth": (lambda f: f(meta(4, 3), 0.1), (4, 3)),
     "spread": (lambda f: f(meta(2, 4, 3))["mutual_information"], (4,)),

@@ -39,6 +39,11 @@ def transforms() -> list[data.BatchTransform]:
         data.RandomCrop(padding=2),
         data.RandomHorizontalFlip(),
         data.RandomResizedCrop((8, 10)),
+        data.RandomStretch(),
+        data.LensDistortion(),
+        data.RandomPosterize(5),
+        data.RandomSolarize(p=0.2),
+        data.RandomInvert(p=0.2),
         data.RandomErasing(p=0.8, value="random"),
         data.PCAColorJitter(),
     ]

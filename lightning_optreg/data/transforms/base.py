@@ -9,12 +9,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from lightning_optreg.data.statistics import Statistics
 from lightning_optreg.randomness.draws import Draws
 
-__all__ = ["BatchTransform", "ColorShift", "image_size", "is_pair", "to_unit_range"]
+__all__ = ["BatchTransform", "ColorShift", "choose", "image_size", "is_pair", "to_unit_range"]
 
 
 class BatchTransform(nn.Module, ABC):
@@ -27,11 +28,10 @@ class BatchTransform(nn.Module, ABC):
     Example:
         A transform of your own, for a datamodule's `augment`:
 
-        >>> import torch
-        >>> class Invert(BatchTransform):
+        >>> class RandomTranspose(BatchTransform):
+        ...     moves_pixels = True
         ...     def forward(self, images, draws):
-        ...         chosen = draws.uniform() < 0.5
-        ...         return torch.where(chosen[:, None, None, None], 255 - images, images)
+        ...         return choose(draws.uniform() < 0.5, images.mT, images)
     """
 
     needs_float: ClassVar[bool] = False
@@ -80,6 +80,27 @@ class ColorShift(BatchTransform):
         return images + shift.to(images.dtype)[:, :, None, None]
 
 
+def choose(chosen: Tensor, changed: Tensor, images: Tensor) -> Tensor:
+    """Take the changed version of some images, and the others as they are.
+
+    Args:
+        chosen: bool (N,).
+        changed: (N, ...), for the images that are chosen.
+        images: (N, ...), of the same dtype.
+
+    Returns:
+        A new tensor of the same shape.
+
+    Example:
+        >>> choose(torch.tensor([True, False]), torch.tensor([-1, -2]), torch.tensor([1, 2]))
+        tensor([-1,  2])
+    """
+    count = len(images)
+    # Picking rows out of both versions copies memory; torch.where tests every pixel: 2 to 5 x the time.
+    rows = torch.arange(count, device=images.device) + count * chosen
+    return torch.cat((images, changed)).index_select(0, rows)
+
+
 def to_unit_range(images: Tensor) -> Tensor:
     """Turn 8-bit pixels into float32 on [0, 1]; leave floating-point images as they are.
 
@@ -90,7 +111,6 @@ def to_unit_range(images: Tensor) -> Tensor:
         Images of the same shape: x / 255 rounded as torchvision's `to_dtype` rounds it, or the input itself.
 
     Example:
-        >>> import torch
         >>> to_unit_range(torch.tensor([0, 51, 255], dtype=torch.uint8))
         tensor([0.0000, 0.2000, 1.0000])
     """

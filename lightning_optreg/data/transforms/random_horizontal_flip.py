@@ -1,9 +1,8 @@
 """Random mirror images: a mirrored picture of a shoe is still a picture of a shoe."""
 
-import torch
 from torch import Tensor
 
-from lightning_optreg.data.transforms.base import BatchTransform
+from lightning_optreg.data.transforms.base import BatchTransform, choose
 from lightning_optreg.randomness.draws import Draws
 
 __all__ = ["RandomHorizontalFlip"]
@@ -26,6 +25,7 @@ class RandomHorizontalFlip(BatchTransform):
         section 4.1.
 
     Example:
+        >>> import torch
         >>> from lightning_optreg.randomness.draws import Draws, Place
         >>> draws = Draws(0, Place(epoch=0, step=0, start=0, total=1), 1, torch.device("cpu"))
         >>> RandomHorizontalFlip(p=1.0)(torch.tensor([[[[1, 2, 3]]]]), draws)
@@ -44,11 +44,7 @@ class RandomHorizontalFlip(BatchTransform):
         """Mirror some of the images (N, C, H, W)."""
         if self.p == 0.0:
             return images
-        count = len(images)
-        mirrored = draws.uniform() < self.p
-        # Picking rows out of both versions copies memory; torch.where tests every pixel: 2 to 5 x the time.
-        both = torch.cat((images, images.flip(-1)))
-        return both.index_select(0, torch.arange(count, device=images.device) + count * mirrored)
+        return choose(draws.uniform() < self.p, images.flip(-1), images)
 
     def extra_repr(self) -> str:
         """Show the settings."""

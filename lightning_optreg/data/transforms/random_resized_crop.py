@@ -5,12 +5,13 @@ its place in the original, and the batch is sampled once, bilinearly.
 """
 
 import math
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_optreg.data.transforms._sampling import PADDING, PaddingMode, middles, sample
 from lightning_optreg.data.transforms.base import BatchTransform, image_size, is_pair, require_float
 from lightning_optreg.randomness.draws import Draws
 
@@ -99,19 +100,11 @@ def warp(images: Tensor, matrices: Tensor, size: tuple[int, int], padding_mode: 
     dtype = torch.promote_types(images.dtype, torch.float32)
     height, width = size
     m = matrices.to(dtype)[..., None, None]  # (N, 2, 3, 1, 1)
-    u = (2 * torch.arange(width, dtype=dtype, device=m.device) + 1) / width - 1  # middles of pixels
-    v = (2 * torch.arange(height, dtype=dtype, device=m.device) + 1) / height - 1
+    u, v = middles(width, m), middles(height, m)
     # torch.nn.functional.affine_grid multiplies matrices for each pixel: 11 x the time of this sum of a row
     # and a column, and twice that of the sampling itself.
     grid = m[:, :, 0] * u + (m[:, :, 1] * v[:, None] + m[:, :, 2])  # (N, 2, height, width)
-    warped = F.grid_sample(
-        images.to(dtype),
-        grid.permute(0, 2, 3, 1),
-        mode="bilinear",
-        padding_mode=padding_mode,
-        align_corners=False,
-    )
-    return warped.to(images.dtype)
+    return sample(images, grid, padding_mode)
 
 
 class RandomResizedCrop(BatchTransform):
@@ -173,7 +166,7 @@ class RandomResizedCrop(BatchTransform):
         rotation: float = 0.0,
         shear: float = 0.0,
         stretch: float = 1.0,
-        padding_mode: Literal["zeros", "border", "reflection"] = "reflection",
+        padding_mode: PaddingMode = "reflection",
     ) -> None:
         super().__init__()
         image_size("RandomResizedCrop", size)
@@ -189,7 +182,7 @@ class RandomResizedCrop(BatchTransform):
             raise ValueError(f"RandomResizedCrop: shear must be in [0, 90) degrees, got {shear}")
         if not 1.0 <= stretch < math.inf:
             raise ValueError(f"RandomResizedCrop: stretch must be in [1, inf), got {stretch}")
-        if padding_mode not in ("zeros", "border", "reflection"):
+        if padding_mode not in PADDING:
             raise ValueError(
                 f"RandomResizedCrop: padding_mode must be zeros, border or reflection, got {padding_mode!r}"
             )
