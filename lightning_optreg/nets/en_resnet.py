@@ -8,10 +8,12 @@ then a mean over noisy paths: here, over the members' noisy forward passes.
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from lightning_optreg._checks import check_choice, check_range
 from lightning_optreg.layers import GaussianNoise
+from lightning_optreg.layers.averages import Average, average_outputs
 from lightning_optreg.nets._forms import cifar_blocks
 from lightning_optreg.nets._preactivation_blocks import PreactBasicBlock
 from lightning_optreg.nets._residual_blocks import ResidualBlock
@@ -26,12 +28,12 @@ Std = Literal["image", "batch"]
 class EnResNet(Network):
     """The mean score of noisy pre-activation ResNets: f(x) = 1/n (f_1(x) + ... + f_n(x)).
 
-    Each member is a CIFAR ResNet of depth 6n + 2 whose blocks end with y + c std(y) N(0, I); all are trained
-    with one loss on the mean score. As in the authors' code (github.com/BaoWangMath/EnResNet), the mean is
-    that of scores rather than probabilities, the stem has no batch normalisation, shortcuts that change the
-    shape are 1x1 convolutions of relu(BN(x)), and the noise stays on at test. Unlike there, the standard
-    deviation is taken over each image: over the whole batch, as theirs, an image's score depends on the
-    other images.
+    Each member is a CIFAR ResNet of depth 6n + 2 whose blocks end with y + c std(y) N(0, I); all are
+    trained with one loss on the mean score. As in the authors' code (github.com/BaoWangMath/EnResNet), the
+    mean is that of scores; the theory's is that of probabilities (`average`). As there, the stem has no
+    batch normalisation, shortcuts that change the shape are 1x1 convolutions of relu(BN(x)), and the noise
+    stays on at test. Unlike there, the standard deviation is taken over each image: over the whole batch,
+    as theirs, an image's score depends on the other images.
 
     Weights are initialised as in `ResidualNetwork`, differently in each member.
 
@@ -47,6 +49,9 @@ class EnResNet(Network):
         noise_at_test: Whether the noise is on in evaluation too, so that two evaluations differ. Default:
             True, as in the authors' code.
         width: Channels of the first stage, at least 1. Default: 16.
+        average: What is averaged over the members: `outputs`, their scores, or `probabilities`, which gives
+            log(1/n sum over i of softmax(f_i)); see `average_outputs`. The attribute may be changed after
+            training. Default: outputs.
 
     Raises:
         ValueError: If a number is out of range or an option is unknown.
@@ -72,12 +77,15 @@ class EnResNet(Network):
         std: Std = "image",
         noise_at_test: bool = True,
         width: int = 16,
+        average: Average = "outputs",
     ) -> None:
         super().__init__(num_classes, input_shape)
         blocks = cifar_blocks("EnResNet", depth, 6, 2, "8, 14, 20, 32")
         check_range("EnResNet", ">= 1", members=members, width=width)
         check_range("EnResNet", "[0, inf)", noise=noise)
         check_choice("EnResNet", ("image", "batch"), std=std)
+        check_choice("EnResNet", ("outputs", "probabilities"), average=average)
+        self.average = average
 
         def make_block(
             in_channels: int, out_channels: int, *, stage: int, stride: int, first: bool
@@ -107,6 +115,8 @@ class EnResNet(Network):
         # A loop. Forward + backward of 2 or 3 members of depth 20 (batch 128, 32x32, one CPU thread) take
         # 1.04 to 1.08 times as long with grouped convolutions (1.1 with 2 threads) and 1.6 to 1.8
         # times as long (1.5 to 2.4) with stack_module_state and vmap: scripts/bench/en_resnet.py.
+        if self.average == "probabilities":
+            return average_outputs(torch.stack([member(x) for member in self.members]), "probabilities")
         first, *others = self.members
         scores: Tensor = first(x)
         for member in others:

@@ -142,3 +142,15 @@ def test_each_block_ends_with_noise() -> None:
 def test_wrong_settings(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=f"^EnResNet: {message}$"):
         EnResNet(**settings)
+
+
+def test_probabilities_of_the_members_can_be_averaged() -> None:
+    torch.manual_seed(0)
+    net = EnResNet(5, SHAPE, depth=8, members=3, width=3, noise=0.0, average="probabilities").double().eval()
+    x = torch.randn(4, *SHAPE, dtype=torch.float64)
+    wanted = torch.stack([member(x).softmax(1) for member in net.members]).mean(0)
+    torch.testing.assert_close(net(x).softmax(1), wanted)
+    net.average = "outputs"
+    torch.testing.assert_close(net(x), torch.stack([member(x) for member in net.members]).mean(0))
+    with pytest.raises(ValueError, match="average must be 'outputs' or 'probabilities', got 'median'"):
+        EnResNet(average="median")  # type: ignore[arg-type]

@@ -1,0 +1,179 @@
+"""Noisy ensembles of residual networks under attack: Wang et al. 2019 (arXiv:1811.10745), scaled down.
+
+    python scripts/experiments/robustness.py --output docs/images/robustness          # an hour on two cores
+    python scripts/experiments/robustness.py --seeds 1 --epochs 1 --images 50         # to see that it runs
+
+Trains with `configs/fashion_mnist/enresnet2_8_pgd_small.yaml`, each network for as many epochs and with the
+same rates: a plain residual network, noisy ensembles of 1, 2 and 5 like it, and plain ones as wide as it
+takes to have the parameters of the ensembles. Then each is attacked, with single gradients (as the paper
+does) and with the mean gradient of several passes, and with the mean of its members' scores (as the
+authors' code has it) and of their probabilities (as the theory has it). Printed are means over the seeds,
+with their standard deviations, in percent, as a table in Markdown; `--output` also writes `.csv` and the
+histograms of the weights, `.png`.
+"""
+
+import argparse
+import csv
+import logging
+import os
+import statistics
+import warnings
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import torch
+from lightning.pytorch import Trainer
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from lightning_optreg.attacks import FGSM, IFGSM, PGD, Attack, CarliniWagner
+from lightning_optreg.callbacks import RobustnessEvaluation
+from lightning_optreg.cli.main_cli import run
+from lightning_optreg.nets import EnResNet
+
+CONFIG = Path(__file__).parents[2] / "configs/fashion_mnist/enresnet2_8_pgd_small.yaml"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A network: `members` of `width`, noisy or not."""
+
+    members: int
+    width: int
+    noise: float
+
+
+VARIANTS = {
+    "ResNet8": Variant(1, 8, 0.0),
+    "En1ResNet8": Variant(1, 8, 0.1),
+    "En2ResNet8": Variant(2, 8, 0.1),
+    "En5ResNet8": Variant(5, 8, 0.1),
+    "ResNet8, width 11 (as En2)": Variant(1, 11, 0.0),
+    "ResNet8, width 18 (as En5)": Variant(1, 18, 0.0),
+}
+
+
+def attacks_of(eps: float, samples: int) -> list[Attack]:
+    """Those of the paper, and one that follows mean gradients."""
+    return [
+        FGSM(eps),
+        IFGSM(eps),
+        CarliniWagner(1.5, steps=30, search_steps=3),
+        PGD(eps, steps=10, samples=samples),
+    ]
+
+
+def trained(variant: Variant, seed: int, epochs: int, folder: str) -> tuple[EnResNet, object]:
+    """Train, and return the network and the data."""
+    cli = run(
+        [
+            "fit",
+            f"--config={CONFIG}",
+            f"--seed_everything={seed}",
+            f"--model.net.members={variant.members}",
+            f"--model.net.width={variant.width}",
+            f"--model.net.noise={variant.noise}",
+            f"--trainer.max_epochs={epochs}",
+            f"--trainer.default_root_dir={folder}",
+            "--trainer.accelerator=cpu",
+            "--trainer.enable_progress_bar=false",
+            "--trainer.enable_model_summary=false",
+            "--trainer.limit_val_batches=0",
+        ]
+    )
+    return cli.model, cli.datamodule
+
+
+def evaluate(module: object, data: object, images: int, samples: int) -> dict[str, float]:
+    """Return accuracies in percent."""
+    callback = RobustnessEvaluation(attacks_of(0.1, samples), max_images=images, output=None)
+    trainer = Trainer(
+        accelerator="cpu", logger=False, callbacks=[callback], enable_progress_bar=False, inference_mode=True
+    )
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        (found,) = trainer.test(module, datamodule=data, verbose=False)
+    return {
+        "test": 100 * found["test/accuracy"],
+        **{each.name: 100 * each.share for each in callback.results},
+    }
+
+
+def rows(args: argparse.Namespace) -> Iterator[tuple[str, str, dict[str, list[float]], list[Tensor]]]:
+    """Yield each variant's name, what is averaged, its accuracies by seed, and the weights of the first."""
+    for name in args.only:
+        variant = VARIANTS[name]
+        averages = ("outputs", "probabilities") if variant.members > 1 else ("outputs",)
+        found: dict[str, dict[str, list[float]]] = {average: {} for average in averages}
+        weights: list[Tensor] = []
+        for seed in range(1, args.seeds + 1):
+            with TemporaryDirectory() as folder:
+                module, data = trained(variant, seed, args.epochs, folder)
+            if seed == 1:
+                weights = [
+                    layer.weight.detach().flatten()
+                    for layer in module.modules()
+                    if isinstance(layer, nn.Conv2d)
+                ]
+            for average in averages:
+                module.net.average = average
+                for attack, accuracy in evaluate(module, data, args.images, args.samples).items():
+                    found[average].setdefault(attack, []).append(accuracy)
+        for average in averages:
+            yield name, average, found[average], weights
+
+
+def histograms(weights: dict[str, Tensor]) -> Figure:
+    """Draw how the weights of the convolutions are distributed."""
+    figure = Figure(figsize=(7.2, 4.0), layout="constrained")
+    axes = figure.subplots()
+    for name, values in weights.items():
+        axes.hist(values.numpy(), bins=201, range=(-0.5, 0.5), density=True, histtype="step", label=name)
+    axes.set_yscale("log")
+    axes.set_xlabel("weight of a convolution")
+    axes.set_ylabel("density")
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--only", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), metavar="NAME")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--images", type=int, default=500, help="test images that are attacked")
+    parser.add_argument("--samples", type=int, default=5, help="passes for each gradient of the last attack")
+    parser.add_argument("--output", help="write OUTPUT.csv and OUTPUT.png")
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    table, weights = [], {}
+    for name, average, found, ours in rows(args):
+        weights[name] = torch.cat(ours)
+        if not table:
+            columns = list(found)
+            print(f"| network | averaged | {' | '.join(columns)} |")
+            print(f"|---|---|{'---|' * len(columns)}", flush=True)
+        cells = []
+        for attack, accuracies in found.items():
+            spread = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
+            cells.append(f"{statistics.mean(accuracies):.1f} ± {spread:.1f}")
+            table += [[name, average, attack, seed, value] for seed, value in enumerate(accuracies, 1)]
+        print(f"| {name} | {average} | {' | '.join(cells)} |", flush=True)
+    small = {name: float((values.abs() < 1e-3).float().mean()) for name, values in weights.items()}
+    for name, share in small.items():
+        print(f"{name}: {100 * share:.2f} % of the weights of convolutions are below 0.001")
+    if args.output:
+        with open(f"{args.output}.csv", "w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["network", "averaged", "attack", "seed", "accuracy"])
+            writer.writerows(table)
+        histograms(weights).savefig(f"{args.output}.png", dpi=90)
+
+
+if __name__ == "__main__":
+    main()
