@@ -78,7 +78,8 @@ class PointResNet(nn.Module):
         self.inner = normal(depth, width, 2)  # U: bends of the tanh across the data, which are of order 1
         self.bias = normal(depth, width)
         self.outer = normal(depth, 2, width, std=0.5 / math.sqrt(width))  # V: F starts as a small one
-        self.classifier = nn.Parameter(torch.tensor([[-2.0, 0.0], [2.0, 0.0]], dtype=torch.float64))
+        # W_fc: steep beside the data, so that f hardly blurs the classes and short paths suffice.
+        self.classifier = nn.Parameter(torch.tensor([[-4.0, 0.0], [4.0, 0.0]], dtype=torch.float64))
 
     @property
     def depth(self) -> int:

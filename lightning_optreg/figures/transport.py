@@ -16,6 +16,8 @@ if TYPE_CHECKING:  # matplotlib is imported when something is drawn: it takes a 
 
 __all__ = ["draw_euler", "draw_stability", "draw_transport"]
 
+_LEVELS, _DASHES, _WIDTHS = (0.1, 0.5, 0.9), (":", "-", ":"), (1.0, 1.3, 1.0)
+
 
 def draw_transport(
     solutions: Sequence[TransportSolutions],
@@ -26,7 +28,7 @@ def draw_transport(
 ) -> "Figure":
     r"""Draw u(x, 0) in a column for each sigma: the Monte Carlo method above, finite differences below.
 
-    The black line is the decision boundary u = 1/2. All panels have one scale: that of probabilities, or
+    The black line is the decision boundary u = 1/2, the dotted ones are u = 0.1 and u = 0.9. All panels have one scale: that of probabilities, or
     that of the values where they are not within [0, 1].
 
     Args:
@@ -69,7 +71,7 @@ def draw_transport(
                 x, y, z, cmap=colors, vmin=low, vmax=high, shading="gouraud", rasterized=True
             )
             if z.min() < 0.5 < z.max():
-                axes.contour(x, y, z, levels=[0.5], colors=BLACK, linewidths=1.1)
+                axes.contour(x, y, z, levels=_LEVELS, colors=BLACK, linewidths=_WIDTHS, linestyles=_DASHES)
             axes.set_aspect("equal")
             axes.locator_params(nbins=4)
             if column == 0 and data is not None:
@@ -80,7 +82,8 @@ def draw_transport(
         panels[row][0].set_ylabel(f"{name}\n$x_2$", fontsize=12)
     bar = figure.colorbar(image, ax=panels, shrink=0.6, pad=0.02)
     bar.set_label("$u(x, 0)$", fontsize=12)
-    bar.ax.axhline(0.5, color=BLACK, linewidth=1.1)
+    for level, dash, width in zip(_LEVELS, _DASHES, _WIDTHS, strict=True):
+        bar.ax.axhline(level, color=BLACK, linestyle=dash, linewidth=width)
     if title:
         figure.suptitle(title, fontsize=13)
     if caption:
