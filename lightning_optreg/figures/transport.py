@@ -28,8 +28,8 @@ def draw_transport(
 ) -> "Figure":
     r"""Draw u(x, 0) in a column for each sigma: the Monte Carlo method above, finite differences below.
 
-    The black line is the decision boundary u = 1/2, the dotted ones are u = 0.1 and u = 0.9. All panels have one scale: that of probabilities, or
-    that of the values where they are not within [0, 1].
+    The black line is the decision boundary u = 1/2, the dotted ones are u = 0.1 and u = 0.9. All panels have
+    one scale: that of probabilities, or that of the values where they are not within [0, 1].
 
     Args:
         solutions: What `lightning_optreg.analysis.compute_transport` returned.
@@ -94,7 +94,7 @@ def draw_transport(
 def _draw_points(axes: "Axes", points: "Tensor", labels: "Tensor") -> None:
     for label, color, marker in ((0, BLUE, "o"), (1, VERMILION, "^")):
         x, y = points[labels == label].T.cpu().numpy()
-        axes.plot(x, y, marker, ls="none", color=color, mec="white", mew=0.5, ms=4.5)
+        axes.plot(x, y, marker, ls="none", color=color, mec="white", mew=0.7, ms=4.8)
 
 
 def draw_stability(stability: Stability, *, title: str = "", caption: str = "") -> "Figure":

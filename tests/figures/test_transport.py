@@ -27,7 +27,7 @@ def test_a_column_for_each_sigma_and_a_row_for_each_method() -> None:
         mesh = next(c for c in axes.collections if isinstance(c, matplotlib.collections.QuadMesh))
         assert mesh.get_array().tolist() == u.T.tolist()  # type: ignore[union-attr]
         assert mesh.get_clim() == (0.0, 1.0)
-        assert mesh.get_coordinates()[0, :, 0] == pytest.approx(X)
+        assert mesh.get_coordinates()[0, :, 0].tolist() == pytest.approx(X.tolist())
     circles, triangles = above.get_lines()
     assert circles.get_xydata().tolist() == [[0.0, 1.0]]  # type: ignore[union-attr]
     assert len(triangles.get_xydata()) == 2
@@ -39,7 +39,7 @@ def test_values_that_are_no_probabilities_widen_the_scale() -> None:
     assert {axes.collections[0].get_clim() for axes in draw_transport(solutions(scale=3.0)).axes[:4]} == {
         (0.0, 3.0)
     }
-    with pytest.raises(ValueError, match="^draw_transport: there is nothing to draw"):
+    with pytest.raises(ValueError, match=r"^draw_transport: there is nothing to draw"):
         draw_transport([])
 
 

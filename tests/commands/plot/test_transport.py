@@ -1,5 +1,6 @@
 import re
 import shlex
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from PIL import Image
 
 from lightning_optreg.__main__ import main as program
-from lightning_optreg.analysis import TRANSPORTS
+from lightning_optreg.analysis import TRANSPORTS, train_point_resnet, transport_problems
 from lightning_optreg.commands.plot.transport import _FIELDS
 
 SMALL = ("--grid", "17", "--dpi", "30")
@@ -29,20 +30,25 @@ def test_solution_is_drawn_and_its_agreement_printed(
     assert [row[0] for row in rows] == [0.0, 0.2]
     assert rows[0][3:] == [0.0, 0.0]
     for _, largest, mean, error, mean_error in rows:
-        assert mean <= largest <= 0.06 + 5 * error  # few nodes and few steps
+        assert mean <= largest <= 0.1 + 5 * error  # few nodes and few steps
         assert mean_error <= error
     assert lines[4].startswith("40 instead of 20 steps of the paths, at sigma 0, change u by 0.0")
     with Image.open(path) as image:
         assert image.size == (225, 207)
 
 
+@pytest.fixture
+def quick_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport_problems, "train_point_resnet", partial(train_point_resnet, steps=5))
+
+
+@pytest.mark.usefixtures("quick_training")
 def test_a_trained_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("--depth", "2", "--steps", "4", "--paths", "4", "--sigmas", "0.01", "--seed", "1")
     run(*words, output=tmp_path / "a.png")
     first, *others = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"trained on two spirals: 400 points, [\d.]+% of them classified correctly", first)
-    run(*words, output=tmp_path / "b.png")
-    assert capsys.readouterr().out.splitlines()[:-1] == [first, *others[:-1]]  # one seed, one result
+    assert [line.split()[0] for line in others] == ["Monte", "sigma", "0.01", "8", str(tmp_path / "a.png")]
 
 
 def test_stability_is_fitted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,6 +134,7 @@ def documented() -> list[str]:
     return [line for line in commands if line.startswith("plot transport ")]
 
 
+@pytest.mark.usefixtures("quick_training")
 @pytest.mark.parametrize("command", documented())
 def test_documented_commands_run(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
