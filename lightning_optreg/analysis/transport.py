@@ -141,7 +141,7 @@ def feynman_kac(
     at_once = max(1, _PARTICLES // len(start))
     for first in range(0, paths, at_once):
         count = min(at_once, paths - first)
-        for part in torch.arange(len(start), device=points.device).split(_PARTICLES):
+        for part in (slice(i, i + _PARTICLES) for i in range(0, len(start), _PARTICLES)):
             x = start[part].expand(count, -1, 2)
             ends = euler(problem, x, steps, sigma=sigma, generator=generator)
             distance = problem.terminal(ends) - center[part]
