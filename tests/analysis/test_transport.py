@@ -294,6 +294,21 @@ def test_spirals_are_where_they_should_be() -> None:
     assert 0.1 <= float(radius.min()) < float(radius.max()) <= 1.0
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_device_follows_the_tensors() -> None:
+    points, labels = two_spirals(40)
+    net = train_point_resnet(points.cuda(), labels.cuda(), depth=2, steps=5)
+    on_gpu, x = net.problem(), axis(17)
+    (found,) = compute_transport(on_gpu, x.cuda(), x.cuda(), [0.1], paths=100, steps=4)
+    on_cpu = solve_transport(net.cpu().problem(), x, x, 0.1, margin=1.0)
+    assert found.monte_carlo.is_cuda
+    assert found.finite_differences.is_cuda
+    torch.testing.assert_close(found.finite_differences.cpu(), on_cpu, rtol=0, atol=1e-3)  # other edges
+    stability = measure_stability(TRANSPORTS["shear"], x.cuda(), x.cuda(), [0.5])
+    assert stability.differences.is_cuda
+    assert measure_euler(TRANSPORTS["swirl"], grid(x).cuda(), [64, 128]).order == pytest.approx(1.0, abs=0.1)
+
+
 X, P = axis(9), TransportProblem("shift", shift, wave, 2)
 
 
