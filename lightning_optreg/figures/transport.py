@@ -146,7 +146,7 @@ def draw_stability(stability: Stability, *, title: str = "", caption: str = "") 
         color=GREY,
         linewidth=1.3,
         linestyle="--",
-        label=f"bound: the same with {stability.bound:.2g}",
+        label=f"bound: the same with C = {stability.bound:.2g}",
     )
     axes.set_xlabel(r"$|\delta| / \sigma$", fontsize=12)
     axes.set_ylabel(r"$\max_x\ |u(x + \delta, 0) - u(x, 0)|$", fontsize=12)

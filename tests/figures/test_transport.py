@@ -59,7 +59,7 @@ def test_marks_that_were_not_fitted_are_hollow() -> None:
     assert float(bound.get_ydata()[-1]) == pytest.approx(1.0)  # type: ignore[index, arg-type]
     assert [str(line.get_label()) for line in (fit, bound)] == [
         r"fit: 0.4 $(|\delta|/\sigma)^{1.00}$, $R^2$ = 0.990",
-        "bound: the same with 0.5",
+        "bound: the same with C = 0.5",
     ]
 
 
