@@ -112,7 +112,7 @@ def draw_stability(stability: Stability, *, title: str = "", caption: str = "") 
     Example:
         >>> import torch
         >>> from lightning_optreg.analysis import TRANSPORTS, measure_stability
-        >>> x = torch.linspace(-1, 1, 21, dtype=torch.float64)
+        >>> x = torch.linspace(-1, 1, 11, dtype=torch.float64)
         >>> figure = draw_stability(measure_stability(TRANSPORTS["contraction"], x, x, [0.2, 0.4]))
         >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()][:2]
         ['$\\sigma = 0.2$', '$\\sigma = 0.4$']

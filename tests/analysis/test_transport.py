@@ -145,7 +145,6 @@ def grid_error(name: str, sigma: float, nodes: int, scheme: str, margin: float |
     ("name", "sigma", "scheme", "order", "nodes"),
     [
         ("rotation, wave", 0.0, "upwind", 1, 17),
-        ("rotation, wave", 0.4, "weno", 2, 11),
         ("shift, gaussian", 0.4, "weno", 2, 17),
         ("contraction, wave", 0.4, "weno", 2, 11),
         ("rotation, wave", 0.0, "weno", 3, 17),
@@ -181,7 +180,7 @@ def test_the_edge_of_the_domain_does_not_matter() -> None:
     problem, _ = closed("rotation, wave")
     x = axis(17)
     usual = solve_transport(problem, x, x, 0.2)
-    larger = solve_transport(problem, x, x, 0.2, margin=3.0)
+    larger = solve_transport(problem, x, x, 0.2, margin=2.0)
     smaller = solve_transport(problem, x, x, 0.2, margin=0.0)
     assert float((usual - larger).abs().max()) < 1e-4  # the shorter time steps at the larger |F| count too
     assert float((smaller - larger).abs().max()) > 0.1
@@ -218,7 +217,7 @@ def test_stability_of_a_step_is_that_of_the_normal_distribution() -> None:
     The largest difference is erf(|d| / (sqrt(8) sigma)), and alpha = 1 where |d| / sigma is small.
     """
     steep = TransportProblem("step", lambda x, t: 0 * x, lambda x: (0.5 + 100 * x[..., 0]).clamp(0, 1))
-    x = axis(41)
+    x = axis(25, 0.6)
     calls: list[tuple[int, int]] = []
     found = measure_stability(
         steep, x, x, [0.2, 0.4], shifts=(2, 4, 8), progress=lambda *call: calls.append(call)
