@@ -19,8 +19,11 @@ PACKAGES = (
 # Why these have no example.
 WITHOUT_EXAMPLE = {
     "analysis.Dynamics": "the result of compute_dynamics",
+    "analysis.EulerErrors": "the result of measure_euler",
     "analysis.Moment": "a part of a ScalingRun",
     "analysis.ScalingRun": "the result of simulate",
+    "analysis.Stability": "the result of measure_stability",
+    "analysis.TransportSolutions": "a part of the result of compute_transport",
     "studies.Point": "a part of a StudyResult",
     "studies.StudyResult": "the result of a whole study",
     "studies.Unfinished": "a part of a StudyResult",

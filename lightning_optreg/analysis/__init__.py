@@ -17,14 +17,33 @@ from lightning_optreg.analysis.sharpness import keskar_sharpness, largest_eigenv
 from lightning_optreg.analysis.speeds import Interconnect, StepTimes
 from lightning_optreg.analysis.surfaces import SURFACES, Surface
 from lightning_optreg.analysis.trajectories import follow
+from lightning_optreg.analysis.transport import TransportProblem, feynman_kac
+from lightning_optreg.analysis.transport_grid import solve_transport
+from lightning_optreg.analysis.transport_measures import (
+    EulerErrors,
+    Stability,
+    TransportSolutions,
+    compute_transport,
+    measure_euler,
+    measure_stability,
+)
+from lightning_optreg.analysis.transport_problems import (
+    TRANSPORTS,
+    PointResNet,
+    train_point_resnet,
+    two_spirals,
+)
 from lightning_optreg.analysis.workload import Workload, sparse_logistic_regression
 
 __all__ = [
     "SURFACES",
+    "TRANSPORTS",
     "Dynamics",
+    "EulerErrors",
     "Interconnect",
     "LayerRow",
     "Moment",
+    "PointResNet",
     "Problem",
     "ScalingRun",
     "SimulatedDDP",
@@ -32,13 +51,18 @@ __all__ = [
     "SimulatedElasticAveraging",
     "SimulatedHogwild",
     "SimulatedLocalSGD",
+    "Stability",
     "StepTimes",
     "Surface",
+    "TransportProblem",
+    "TransportSolutions",
     "Workload",
     "along",
     "compute_dynamics",
+    "compute_transport",
     "describe",
     "deviation",
+    "feynman_kac",
     "fitted_order",
     "follow",
     "format_table",
@@ -46,10 +70,15 @@ __all__ = [
     "keskar_sharpness",
     "largest_eigenvalue",
     "loss_grid",
+    "measure_euler",
+    "measure_stability",
     "principal_directions",
     "random_direction",
     "simulate",
     "solve_ode",
+    "solve_transport",
     "sparse_logistic_regression",
     "total",
+    "train_point_resnet",
+    "two_spirals",
 ]

@@ -8,6 +8,7 @@ from lightning_optreg.figures.ranking import draw_ranking
 from lightning_optreg.figures.runs import draw_runs, read_metric
 from lightning_optreg.figures.scaling import ScalingCurve, draw_scaling, draw_speedup, read_scaling
 from lightning_optreg.figures.study import Band, draw_bands, draw_sensitivity
+from lightning_optreg.figures.transport import draw_euler, draw_stability, draw_transport
 
 __all__ = [
     "Band",
@@ -16,6 +17,7 @@ __all__ = [
     "draw_bands",
     "draw_curves",
     "draw_dynamics",
+    "draw_euler",
     "draw_line",
     "draw_plane",
     "draw_ranking",
@@ -23,7 +25,9 @@ __all__ = [
     "draw_scaling",
     "draw_sensitivity",
     "draw_speedup",
+    "draw_stability",
     "draw_surface",
+    "draw_transport",
     "read_metric",
     "read_scaling",
 ]

@@ -1,12 +1,18 @@
 """The command `plot landscape`: the loss around a trained checkpoint, with the path of training."""
 
-import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_optreg.commands.plot.options import STILL, OptionParser, UsageError, guarded, read_output, save
+from lightning_optreg.commands.plot.options import (
+    STILL,
+    OptionParser,
+    UsageError,
+    guarded,
+    read_output,
+    remaining_time,
+    save,
+)
 from lightning_optreg.trust import (
     Trust,
     add_allow,
@@ -217,7 +223,9 @@ def _draw_plane(
             f"{n} principal direction ({share:.0%} of the variance)"
             for n, share in zip(("first", "second"), explained, strict=True)
         ]
-    losses, _ = loss_grid(module.net, module.loss, batches, weights, directions, axes, _progress())
+    losses, _ = loss_grid(
+        module.net, module.loss, batches, weights, directions, axes, remaining_time("places")
+    )
     caption = _sharpness(module, batches, weights)
     return draw_plane(axes, losses, labels=labels, path=path, view=options.view, caption=caption)
 
@@ -252,7 +260,7 @@ def _draw_line(
         x = torch.linspace(-options.radius, options.radius, points, dtype=torch.float64)
         label, marks = "distance along a random direction", {}
     values = {
-        name: loss_grid(module.net, module.loss, batches, start, [direction], [x], _progress())
+        name: loss_grid(module.net, module.loss, batches, start, [direction], [x], remaining_time("places"))
         for name, batches in splits.items()
     }
     return draw_line(x, values, label=label, marks=marks, caption=caption)
@@ -307,20 +315,3 @@ def _sharpness(module: "ImageClassifier", batches: list[Any], weights: "dict[str
     text = f"largest eigenvalue of the Hessian {curvature:.3g}; worst rise in a box of 0.001: {rise:.2g} %"
     print(f"{text}\n{_WARNING}")
     return f"{text}\n{_WARNING}"
-
-
-def _progress() -> Callable[[int, int], None]:
-    """Print the remaining time to the standard error if it takes long."""
-    start = time.monotonic()
-    said = [start]
-
-    def progress(done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - said[0] > 5.0 and done < total:
-            said[0] = now
-            print(
-                f"{done} of {total} places, {(now - start) / done * (total - done):.0f} s to go",
-                file=sys.stderr,
-            )
-
-    return progress

@@ -1,6 +1,7 @@
 """Shared by the kinds of pictures: mistakes become one line, and files are written whole or not at all."""
 
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,17 @@ if TYPE_CHECKING:
     from matplotlib.animation import FuncAnimation
     from matplotlib.figure import Figure
 
-__all__ = ["ANIMATED", "STILL", "OptionParser", "UsageError", "guarded", "read_output", "save", "save_film"]
+__all__ = [
+    "ANIMATED",
+    "STILL",
+    "OptionParser",
+    "UsageError",
+    "guarded",
+    "read_output",
+    "remaining_time",
+    "save",
+    "save_film",
+]
 
 STILL = (".png", ".svg", ".pdf")
 """File endings of still pictures."""
@@ -61,6 +72,31 @@ def read_output(text: str, endings: Sequence[str]) -> Path:
         if not FFMpegWriter.isAvailable():
             raise UsageError(f"--output {text}: the program ffmpeg is not installed; a .gif needs none")
     return path
+
+
+def remaining_time(what: str) -> Callable[[int, int], None]:
+    """Return a function that prints to the standard error how long is left, every five seconds.
+
+    Args:
+        what: What is counted, in the plural.
+
+    Returns:
+        To be called with the number done and that of all.
+    """
+    first: tuple[float, int] | None = None  # when and at which number: what comes before also loads libraries
+    said = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal first, said
+        now = time.monotonic()
+        if first is None:
+            first = now, done
+        elif now - said > 5.0 and first[1] < done < total:
+            said = now
+            left = (now - first[0]) / (done - first[1]) * (total - done)
+            print(f"{done} of {total} {what}, {left:.0f} s to go", file=sys.stderr)
+
+    return progress
 
 
 def save(figure: "Figure", path: Path, *, dpi: int) -> None:
