@@ -57,5 +57,9 @@ COMMANDS = (
         "run methods on one problem, tuned alike, and draw how they compare",
         "commands.compare:main",
     ),
-    Command("plot", "draw a picture: plot surface | dynamics | landscape", "commands.plot:main"),
+    Command(
+        "plot",
+        "draw a picture: plot surface | dynamics | landscape | scaling | transport",
+        "commands.plot:main",
+    ),
 )

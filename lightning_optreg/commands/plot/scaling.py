@@ -2,8 +2,7 @@
 
 import argparse
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from lightning_optreg.commands.plot.named_method import METHODS, NamedMethod, read_method
@@ -168,19 +167,6 @@ def _run(argv: Sequence[str]) -> None:
                 f"--accuracy {options.accuracy:g}: no method reaches it with one worker"
             ) from error
     save(figure, path, dpi=options.dpi)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute with one thread: faster for small tensors, and one result on every machine of a kind."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _measured(path: str | None) -> "list[ScalingCurve]":
