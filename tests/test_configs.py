@@ -32,6 +32,8 @@ NEEDS = {
 }
 # Networks of the same class with a fraction of the work, for recipes whose step takes seconds on a CPU
 SMALLER = {
+    "enresnet2_8_pgd_small": ["--data.train_size=null"],
+    "enresnet5_20_pgd": ["--model.net.depth=8", "--model.net.members=1"],
     "alexnet": ["--model.net.channels=[2,4,4,4,4]", "--model.net.hidden=8"],
     "googlenet": ["--model.net.width=0.05", "--model.net.aux_hidden=8"],
     "plain56": ["--model.net.depth=8"],
