@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning"),
 ]
 
-KILLS = 3  # test_many_kills.py has 200
+KILLS = 2  # test_many_kills.py has 200
 
 
 class LeftAlone(NamedTuple):

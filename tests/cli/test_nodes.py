@@ -76,9 +76,8 @@ def error_in(text: str) -> str:
     return message
 
 
-@pytest.mark.parametrize(
-    "elastic", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["torchrun", "by hand"]
-)
+@pytest.mark.slow  # starts four programs
+@pytest.mark.parametrize("elastic", [True, False], ids=["torchrun", "by hand"])
 def test_a_node_without_the_checkpoint(
     elastic: bool, trained: Path, fashion_mnist_dir: Path, tmp_path: Path
 ) -> None:
