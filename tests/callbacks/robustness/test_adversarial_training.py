@@ -235,6 +235,20 @@ def test_soft_labels_are_attacked() -> None:
     assert all(value.isfinite().all() for value in found.values())
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_classes_in_few_bits(dtype: torch.dtype) -> None:
+    class Few(Classifier):
+        def train_dataloader(self) -> Any:
+            images, labels = super().train_dataloader().dataset.tensors
+            return DataLoader(TensorDataset(images, labels.to(dtype)), batch_size=BATCH)
+
+        def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+            return super().loss(images, labels.long())
+
+    options = {"eps": EPS, "steps": TIMES, "step_size": STEP, "seed": 7}
+    assert_same(train([AdversarialTraining(**options)], Few()), by_hand(madry))
+
+
 class Manual(Classifier):
     def __init__(self) -> None:
         super().__init__()
