@@ -91,6 +91,16 @@ class PixelSpace:
         pixels = self.pixels(inputs)
         return torch.maximum(-pixels.amin(), pixels.amax() - 1.0).clamp(min=0.0)
 
+    def unlike_pixels(self, inputs: Tensor) -> str | None:
+        """Return what is wrong with inputs that are not pixels on [0, 1], normalised; this waits for the device.
+
+        Rounding is no fault: normalised pixels in bfloat16 may come back 0.4 % too large.
+        """
+        outside = float(self.outside(inputs))
+        if outside <= max(1e-3, torch.finfo(inputs.dtype).eps):
+            return None
+        return "some are not numbers" if outside != outside else f"some are {outside:.3g} outside"
+
     def _follow(self, inputs: Tensor) -> None:
         dtype = torch.promote_types(inputs.dtype, torch.float32)  # 16 bits are too coarse for small changes
         if self.mean.device != inputs.device or self.mean.dtype != dtype:
