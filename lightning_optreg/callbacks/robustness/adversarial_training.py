@@ -276,7 +276,7 @@ class AdversarialTraining(ChangedBatch, LetsGo):
 
     def _keep(self, network: nn.Module, args: Any, output: Any) -> None:
         """Keep the scores of the images themselves, from the step's call of the network."""
-        if self._changed is not None and network.training and torch.is_grad_enabled():
+        if self._changed is not None and torch.is_grad_enabled():
             self._scores = main_output(output)
 
     @override

@@ -163,6 +163,16 @@ def test_trades_with_beta_0_is_plain_training() -> None:
             assert torch.equal(found[name], value), name
 
 
+def test_trades_with_a_network_that_stays_in_evaluation_mode() -> None:
+    class Frozen(Classifier):
+        def on_train_epoch_start(self) -> None:
+            self.net.eval()
+
+    found, plain = train([trades()], Frozen()), train([trades(0.0)], Frozen())
+    assert found["net.1.num_batches_tracked"] == 0
+    assert not torch.equal(found["net.0.weight"], plain["net.0.weight"])
+
+
 def test_the_logged_loss_is_that_of_the_images() -> None:
     diary = Diary()
     train([trades()], logger=diary)
