@@ -308,3 +308,16 @@ def test_pixels_that_are_not_numbers_are_refused() -> None:
     images[1, 0, 0, 0] = torch.nan
     with pytest.raises(ValueError, match=r"^PGD: pixels must be on \[0, 1\], some are not numbers"):
         PGD(0.1)(trained(), images, labels, SPACE)
+
+
+class TwoHeads(nn.Module):
+    """Returns a tuple, as networks with auxiliary heads do."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return trained()(x), x
+
+
+def test_of_a_tuple_the_first_part_is_attacked() -> None:
+    images, labels = images_and_labels(10)
+    attack = FGSM(0.1)
+    assert torch.equal(attack(TwoHeads(), images, labels, SPACE), attack(trained(), images, labels, SPACE))
