@@ -74,7 +74,14 @@ class PixelSpace:
             change: What to add to their pixels, of the same shape.
         """
         self._follow(inputs)
-        return (inputs + change / self.std).to(inputs.dtype)
+        return (inputs + self.scaled(change)).to(inputs.dtype)
+
+    def scaled(self, change: Tensor) -> Tensor:
+        """Return the change of inputs that one of pixels makes: change / std.
+
+        A gradient with respect to inputs becomes one with respect to pixels in the same way.
+        """
+        return change / self.std
 
     def room(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return how far each pixel may go down, a number <= 0, and up, >= 0, without leaving [0, 1].
@@ -92,7 +99,7 @@ class PixelSpace:
         return torch.maximum(-pixels.amin(), pixels.amax() - 1.0).clamp(min=0.0)
 
     def unlike_pixels(self, inputs: Tensor) -> str | None:
-        """Return what is wrong with inputs that are not pixels on [0, 1], normalised; this waits for the device.
+        """Return what is wrong with inputs whose pixels are not on [0, 1]; this waits for the device.
 
         Rounding is no fault: normalised pixels in bfloat16 may come back 0.4 % too large.
         """

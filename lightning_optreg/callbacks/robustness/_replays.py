@@ -35,7 +35,9 @@ class Replays:
         self._count = 0  # steps made on the batch
         self._batch: tuple[Tensor, Tensor] | None = None
         self._change: Tensor | None = None  # kept from batch to batch, as many rows as the largest had
-        self._leaf: Tensor | None = None  # the change in the present step
+        self._shown: Tensor | None = None  # the change in the present step
+        self._leaf: Tensor | None = None  # the same as a change of the inputs, whose gradient is followed
+        self._space = PixelSpace()
 
     def next(self, images: Tensor, labels: Tensor, space: PixelSpace) -> tuple[Tensor, Tensor]:
         """Return the images and labels of a step, given those that the loader has: every so often these.
@@ -50,9 +52,10 @@ class Replays:
         self._count += 1
         images, labels = self._batch
         down, up = space.room(images)
-        change = torch.maximum(torch.minimum(self._rows(down), up), down)
-        self._leaf = change.requires_grad_()
-        return space.moved(images, self._leaf), labels.clone()
+        self._shown = torch.maximum(torch.minimum(self._rows(down), up), down)
+        self._space, self._leaf = space, space.scaled(self._shown).requires_grad_()
+        # A sum keeps no tensors, so an optimizer's closure may go backward through it again and again.
+        return (images + self._leaf).to(images.dtype), labels.clone()
 
     def _rows(self, like: Tensor) -> Tensor:
         """Return the rows of the change that a batch needs, new ones at 0."""
@@ -67,13 +70,14 @@ class Replays:
     @property
     def size(self) -> Tensor | None:
         """The change of the present step, (N, C, H, W)."""
-        return None if self._leaf is None else self._leaf.detach()
+        return self._shown
 
     def follow(self) -> None:
         """Follow the gradient that a backward pass has left."""
-        if self._leaf is None or self._leaf.grad is None or self._change is None:
+        if self._leaf is None or self._leaf.grad is None or self._change is None or self._shown is None:
             return
-        rows = ascend(self._leaf.detach(), self._leaf.grad, self.step_size, self.norm)
+        gradient = self._space.scaled(self._leaf.grad)
+        rows = ascend(self._shown, gradient, self.step_size, self.norm)
         self._change = torch.cat([project(rows, self.eps, self.norm), self._change[len(rows) :]])
         self._leaf = None
 

@@ -211,6 +211,17 @@ def test_free_is_the_loop_written_by_hand(replays: int) -> None:
     assert found["net.1.num_batches_tracked"] == 6  # no pass beside those of the steps
 
 
+@pytest.mark.parametrize("method", ["free", "trades"])
+def test_optimizers_that_call_the_step_several_times(method: Any) -> None:
+    class WithClosure(Classifier):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.LBFGS(self.parameters(), lr=0.01, max_iter=3)
+
+    found = train([AdversarialTraining(method, eps=EPS, seed=7)], WithClosure())
+    assert found["net.1.num_batches_tracked"] > 6
+    assert all(value.isfinite().all() for value in found.values())
+
+
 # ---- labels, pixels and what is refused --------------------------------------------------------------------
 
 
