@@ -243,7 +243,7 @@ class AdversarialTraining(ChangedBatch, LetsGo):
                 check_pixels(self._space, images, "AdversarialTraining")
             self._checked = True
         if self.method == "free":
-            batch[self.images], batch[self.labels] = self._replays.next(images, labels, self._space)
+            self._replays.fill(batch, self.images, self._space)
             return
         n, (part, parts) = len(images), share_of(trainer)
         place = Place(trainer.current_epoch, batch_idx, part * n, parts * n)

@@ -211,6 +211,25 @@ def test_free_is_the_loop_written_by_hand(replays: int) -> None:
     assert found["net.1.num_batches_tracked"] == 6  # no pass beside those of the steps
 
 
+@pytest.mark.parametrize("as_dict", [False, True])
+def test_free_repeats_all_parts_of_a_batch(as_dict: bool) -> None:
+    seen: list[list[int]] = []
+
+    class Numbered(Classifier):
+        def train_dataloader(self) -> Any:
+            images, labels = super().train_dataloader().dataset.tensors
+            rows = list(zip(images[:44], labels, range(44), strict=False))  # the last batch is smaller
+            named = [{0: image, 1: label, "number": i} for image, label, i in rows]
+            return DataLoader(named if as_dict else rows, batch_size=BATCH)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            seen.append(batch["number" if as_dict else 2].tolist())
+            return self.loss(batch[0], batch[1])
+
+    train([AdversarialTraining("free", eps=EPS, replays=2)], Numbered())
+    assert seen == [list(range(start, start + 8)) for start in (0, 0, 16, 16, 32, 32)]
+
+
 @pytest.mark.parametrize("method", ["free", "trades"])
 def test_optimizers_that_call_the_step_several_times(method: Any) -> None:
     class WithClosure(Classifier):
