@@ -289,6 +289,24 @@ def test_classes_in_few_bits(dtype: torch.dtype) -> None:
     assert_same(train([AdversarialTraining(**options)], Few()), by_hand(madry))
 
 
+class Normalises(Classifier):
+    def forward(self, images: Tensor) -> Any:
+        return self.net((images - 0.4) / 0.2)
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(self(images), labels)
+
+
+@pytest.mark.parametrize("method", ["pgd", "fgsm", "free", "trades"])
+def test_it_warns_if_the_network_gets_other_images(method: Any) -> None:
+    with pytest.warns(UserWarning, match="AdversarialTraining: the training step does not call Sequential"):
+        train([AdversarialTraining(method, eps=EPS)], Normalises())
+    module = Normalises()
+    train([AdversarialTraining(method, eps=EPS, net="self")], module)
+    assert not module._forward_pre_hooks
+    assert not module._forward_hooks
+
+
 class Manual(Classifier):
     def __init__(self) -> None:
         super().__init__()
