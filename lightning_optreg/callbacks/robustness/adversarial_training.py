@@ -227,7 +227,7 @@ class AdversarialTraining(ChangedBatch, LetsGo):
             self._loaded = []
         if self.method == "trades" and self._network is not None:
             hook = torch.compiler.disable(self._keep)  # type: ignore[no-untyped-call]  # untyped in torch 2.14
-            self._handle = self._network.register_forward_hook(hook)
+            self._handle = self._network.register_forward_hook(hook, with_kwargs=True)
 
     # ---- a step --------------------------------------------------------------------------------------------
 
@@ -281,9 +281,11 @@ class AdversarialTraining(ChangedBatch, LetsGo):
             raise RuntimeError("AdversarialTraining: there is no network outside of a fit")
         return main_output(self._network(inputs))
 
-    def _keep(self, network: nn.Module, args: Any, output: Any) -> None:
+    def _keep(self, network: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         """Keep the scores of the images themselves, from the step's call of the network."""
-        if self._changed is not None and torch.is_grad_enabled():
+        # A strategy like DDP calls the LightningModule with a batch, to run its training step.
+        of_images = any(isinstance(value, Tensor) for value in (*args, *kwargs.values()))
+        if of_images and self._changed is not None and torch.is_grad_enabled():
             self._scores = main_output(output)
 
     @override

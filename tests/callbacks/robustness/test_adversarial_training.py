@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_optreg.callbacks import AdversarialTraining, BatchSizeGrowth, LabelSmoothing, NoiseFree
 from lightning_optreg.randomness.draws import Draws, Place, mix
 from tests.callbacks.robustness.small_classifier import BATCH, Classifier, batches, train, weights_of
+from tests.processes import WriteAtEnd, ddp, in_processes, needs_gloo, written
 from tests.small_runs import Diary, quiet_trainer
 
 EPS, STEP, TIMES = 0.1, 0.03, 4
@@ -171,6 +172,34 @@ def test_trades_with_a_network_that_stays_in_evaluation_mode() -> None:
     found, plain = train([trades()], Frozen()), train([trades(0.0)], Frozen())
     assert found["net.1.num_batches_tracked"] == 0
     assert not torch.equal(found["net.0.weight"], plain["net.0.weight"])
+
+
+class OwnForward(Classifier):
+    """The network is the LightningModule itself, which DDP calls with the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = self.net[:4], self.net[4]
+        del self.net
+
+    def forward(self, images: Tensor) -> Any:
+        return self.head(self.body(images))
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(self(images), labels)
+
+
+def trades_under_ddp(rank: int, folder: Path) -> None:
+    train([trades(), WriteAtEnd(folder)], OwnForward(), strategy=ddp(), use_distributed_sampler=False)
+
+
+@needs_gloo
+def test_trades_of_a_module_with_its_own_forward_under_ddp(tmp_path: Path) -> None:
+    in_processes(1, trades_under_ddp, tmp_path)
+    (found,) = written(tmp_path, 1)
+    alone = train([trades()], OwnForward())
+    for name, value in found["weights"].items():
+        torch.testing.assert_close(value.detach(), alone[name], rtol=1e-7, atol=1e-9)
 
 
 def test_the_logged_loss_is_that_of_the_images() -> None:
