@@ -310,11 +310,12 @@ class RobustnessEvaluation(OfAKind, LetsGo):
         for suffix, text in ((".md", f"{table}\n"), (".csv", as_csv(self.results))):
             with replacing(path.with_name(path.name + suffix)) as file:
                 file.write_text(text)
-        if self._shown and self._shown["pixels"].shape[1] in (1, 3):
+        drawn = bool(self._shown) and self._shown["pixels"].shape[1] in (1, 3)
+        if drawn:
             names = getattr(datamodule_of(trainer), "class_names", None)
             with replacing(path.with_name(f"{path.name}.png")) as file:
                 draw_adversarial_images(**self._shown, class_names=names).savefig(file, dpi=120)
-        picture = ", .csv and .png" if self._shown else " and .csv"
+        picture = ", .csv and .png" if drawn else " and .csv"
         rank_zero_info(f"{_NAME}: wrote {path}.md{picture}")
 
     @override

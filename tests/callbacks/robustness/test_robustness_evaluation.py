@@ -61,7 +61,10 @@ def test_the_accuracies_are_those_of_the_attacked_images(tmp_path: Path) -> None
     assert found["optreg/robustness/natural"] == found["test/accuracy"]
 
 
-def test_tables_and_a_picture_are_written(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_tables_and_a_picture_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    place = "lightning_optreg.callbacks.robustness.robustness_evaluation.rank_zero_info"
+    monkeypatch.setattr(place, said.append)
     callback = RobustnessEvaluation([FGSM(0.1), CarliniWagner(1.0, steps=5)], max_images=100, **NORMALISED)
     outcome(tmp_path, [callback])
     lines = (tmp_path / "robustness.md").read_text().splitlines()
@@ -76,6 +79,7 @@ def test_tables_and_a_picture_are_written(tmp_path: Path, capfd: pytest.CaptureF
         assert (float(row["low"]), float(row["high"])) == (low, high)
         assert f"{100 * share:.2f}" in line
     assert not (tmp_path / "robustness.png").exists()  # images of two channels are no picture
+    assert said == [f"RobustnessEvaluation: wrote {tmp_path / 'robustness'}.md and .csv"]
 
 
 def test_nothing_is_written_without_an_output(tmp_path: Path) -> None:
