@@ -82,11 +82,11 @@ class Attack(ABC):
         space = PixelSpace() if space is None else space
         with seeded_generators(seed, inputs.device, network=network), attacked(network):
             inputs, labels = inputs.clone(), labels.clone()  # not tensors of inference mode
-            outside = float(space.outside(inputs))
-            if outside > 1e-3:
+            wrong = space.unlike_pixels(inputs)
+            if wrong is not None:
                 raise ValueError(
-                    f"{type(self).__name__}: pixels must be on [0, 1], some are {outside:.3g} outside; "
-                    "give the mean and standard deviation that they were normalised with"
+                    f"{type(self).__name__}: pixels must be on [0, 1], {wrong}; give the mean and standard "
+                    "deviation that they were normalised with"
                 )
             target = AttackedNetwork(network, inputs, space, self.samples, self.average)
             return target.inputs_of(self.search(target, labels)).detach()

@@ -66,8 +66,9 @@ class AttackedNetwork(nn.Module):
 
 
 def scores_of(network: nn.Module, inputs: Tensor) -> Tensor:
-    """Return a network's scores (N, K) in float32, or raise TypeError if it has none."""
-    scores = network(inputs)
+    """Return a network's scores (N, K) in float32, or raise TypeError; of a tuple the first part."""
+    output = network(inputs)
+    scores = output[0] if isinstance(output, tuple) and output else output
     if not (isinstance(scores, Tensor) and scores.ndim == 2 and scores.shape[1] >= 2):
         found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise TypeError(

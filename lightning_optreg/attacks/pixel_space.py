@@ -74,7 +74,14 @@ class PixelSpace:
             change: What to add to their pixels, of the same shape.
         """
         self._follow(inputs)
-        return (inputs + change / self.std).to(inputs.dtype)
+        return (inputs + self.scaled(change)).to(inputs.dtype)
+
+    def scaled(self, change: Tensor) -> Tensor:
+        """Return the change of inputs that one of pixels makes: change / std.
+
+        A gradient with respect to inputs becomes one with respect to pixels in the same way.
+        """
+        return change / self.std
 
     def room(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return how far each pixel may go down, a number <= 0, and up, >= 0, without leaving [0, 1].
@@ -90,6 +97,16 @@ class PixelSpace:
         """Return how far the pixels are outside of [0, 1] at most, a tensor without dimensions."""
         pixels = self.pixels(inputs)
         return torch.maximum(-pixels.amin(), pixels.amax() - 1.0).clamp(min=0.0)
+
+    def unlike_pixels(self, inputs: Tensor) -> str | None:
+        """Return what is wrong with inputs whose pixels are not on [0, 1]; this waits for the device.
+
+        Rounding is no fault: normalised pixels in bfloat16 may come back 0.4 % too large.
+        """
+        outside = float(self.outside(inputs))
+        if outside <= max(1e-3, torch.finfo(inputs.dtype).eps):
+            return None
+        return "some are not numbers" if outside != outside else f"some are {outside:.3g} outside"
 
     def _follow(self, inputs: Tensor) -> None:
         dtype = torch.promote_types(inputs.dtype, torch.float32)  # 16 bits are too coarse for small changes

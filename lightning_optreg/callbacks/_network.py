@@ -13,8 +13,9 @@ def find_network(module: nn.Module, name: str | None, owner: str) -> nn.Module:
 
     Args:
         module: The LightningModule.
-        name: The network's name in it, such as `net` or `model.backbone`. None: `net` or `model`, or the only
-            child with parameters, or the LightningModule itself if it has its own `forward`.
+        name: The network's name in it, such as `net` or `model.backbone`, or `self`, the LightningModule
+            itself. None: `net` or `model`, or the only child with parameters, or the LightningModule itself
+            if it has its own `forward`.
         owner: Name of the calling class, for the error.
 
     Returns:
@@ -28,6 +29,8 @@ def find_network(module: nn.Module, name: str | None, owner: str) -> nn.Module:
         Linear(in_features=2, out_features=3, bias=True)
     """
     children = dict(module.named_children())
+    if name == "self":
+        return module
     if name is not None:
         found: nn.Module | None = dict(module.named_modules()).get(name)
         if found is None or name == "":

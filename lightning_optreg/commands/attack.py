@@ -4,7 +4,7 @@ import argparse
 import ast
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from lightning_optreg.cli.option_parser import UsageError
 
@@ -102,6 +102,11 @@ def read_attack(text: str, eps: float, eps_l2: float, samples: int) -> "Attack":
             given[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
             given[key] = value
+        hint = get_type_hints(kind.__init__).get(key)
+        if hint is int and type(given[key]) is not int:
+            raise ValueError(f"--attacks {text}: {key} must be a whole number, got {value}")
+        if hint in (float, float | None) and type(given[key]) not in (int, float):
+            raise ValueError(f"--attacks {text}: {key} must be a number, got {value}")
     l2 = name == "CarliniWagner" or given.get("norm") == "l2"
     try:
         attack: Attack = kind(**{"eps": eps_l2 if l2 else eps, "samples": samples, **given})

@@ -289,3 +289,35 @@ def test_without_foolbox(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "foolbox", None)
     with pytest.raises(ModuleNotFoundError, match=r"^FGSM: needs foolbox; pip install 'lightning-optreg\["):
         FGSM(0.1)(linear(torch.ones(4)), torch.zeros(1, 1, 2, 2), torch.zeros(1).long())
+
+
+def test_rounding_of_normalised_pixels_is_no_fault() -> None:
+    """ImageNet's mean and deviation in bfloat16: black comes back as -0.0016."""
+    space = PixelSpace(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
+    pixels = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 4, 4)
+    images = ((pixels - space.mean) / space.std).bfloat16()
+    assert space.outside(images) > 1e-3
+    net = nn.Sequential(nn.Flatten(), nn.Linear(48, 3)).bfloat16()
+    found = FGSM(0.1)(net, images, torch.tensor([0, 1]), space)
+    assert found.dtype == torch.bfloat16
+    assert not torch.equal(found, images)
+
+
+def test_pixels_that_are_not_numbers_are_refused() -> None:
+    images, labels = images_and_labels(2)
+    images[1, 0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"^PGD: pixels must be on \[0, 1\], some are not numbers"):
+        PGD(0.1)(trained(), images, labels, SPACE)
+
+
+class TwoHeads(nn.Module):
+    """Returns a tuple, as networks with auxiliary heads do."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return trained()(x), x
+
+
+def test_of_a_tuple_the_first_part_is_attacked() -> None:
+    images, labels = images_and_labels(10)
+    attack = FGSM(0.1)
+    assert torch.equal(attack(TwoHeads(), images, labels, SPACE), attack(trained(), images, labels, SPACE))

@@ -58,6 +58,8 @@ def test_it_is_test_with_attacks(fitted: list[str], capfd: pytest.CaptureFixture
         (["--attacks", "FGMS"], "--attacks: 'FGMS' is not a known attack; did you mean FGSM or IFGSM?"),
         (["--attacks", "PGD:step=3"], "--attacks PGD:step=3: PGD.__init__() got an unexpected keyword"),
         (["--attacks", "PGD:steps"], "--attacks PGD:steps: options are written NAME:key=value,key=value"),
+        (["--attacks", "PGD:steps=1.5"], "--attacks PGD:steps=1.5: steps must be a whole number, got 1.5"),
+        (["--attacks", "PGD:eps=small"], "--attacks PGD:eps=small: eps must be a number, got small"),
         (["--images", "0"], "RobustnessEvaluation: max_images must be >= 1, got 0"),
         (["--samples", "0"], "PGD: samples must be >= 1, got 0"),
         (["--output", "../table"], "RobustnessEvaluation: output"),

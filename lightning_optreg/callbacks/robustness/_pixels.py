@@ -12,8 +12,6 @@ from lightning_optreg.trainer.queries import datamodule_of
 
 __all__ = ["check_pixels", "check_statistics", "pixel_space_of"]
 
-_ROUNDING = 1e-3  # of pixels that were normalised, in 16 bits too
-
 
 def check_statistics(mean: Sequence[float] | None, std: Sequence[float] | None, owner: str) -> None:
     """Refuse a mean without a standard deviation, and deviations that are not above 0."""
@@ -65,9 +63,8 @@ def check_pixels(space: PixelSpace, images: Tensor, owner: str) -> None:
     Raises:
         MisconfigurationException: Says how to give the mean and standard deviation.
     """
-    outside = float(space.outside(images))
-    if outside > _ROUNDING:
+    wrong = space.unlike_pixels(images)
+    if wrong is not None:
         raise MisconfigurationException(
-            f"{owner}: pixels must be on [0, 1], some are {outside:.3g} outside; give mean and std, with "
-            "which they were normalised"
+            f"{owner}: pixels must be on [0, 1], {wrong}; give mean and std, with which they were normalised"
         )

@@ -5,9 +5,11 @@ also gives the gradient with respect to the images, so the next step on the same
 further, costs nothing but itself.
 """
 
+import copy
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor
 
 from lightning_optreg.attacks.pixel_space import PixelSpace
@@ -33,26 +35,35 @@ class Replays:
     def reset(self) -> None:
         """Begin with a new batch, unchanged."""
         self._count = 0  # steps made on the batch
-        self._batch: tuple[Tensor, Tensor] | None = None
+        self._batch: Any = None  # a list or a dictionary, with all of its parts
         self._change: Tensor | None = None  # kept from batch to batch, as many rows as the largest had
-        self._leaf: Tensor | None = None  # the change in the present step
+        self._shown: Tensor | None = None  # the change in the present step
+        self._leaf: Tensor | None = None  # the same as a change of the inputs, whose gradient is followed
+        self._space = PixelSpace()
 
-    def next(self, images: Tensor, labels: Tensor, space: PixelSpace) -> tuple[Tensor, Tensor]:
-        """Return the images and labels of a step, given those that the loader has: every so often these.
+    def fill(self, batch: Any, place: int | str, space: PixelSpace) -> None:
+        """Put into the loader's batch what the step gets: the batch that is repeated, with changed images.
 
         Args:
-            images: Inputs (N, C, H, W).
-            labels: (N, ...).
+            batch: A list or a dictionary; every so often it is the one that is repeated next.
+            place: Where its images (N, C, H, W) are.
             space: Between inputs and pixels.
         """
         if self._batch is None or self._count >= self.replays:
-            self._batch, self._count = (images.detach().clone(), labels.clone()), 0
+            self._batch, self._count = copy.deepcopy(batch), 0
         self._count += 1
-        images, labels = self._batch
+        kept = copy.deepcopy(self._batch)  # a step may change it
+        if isinstance(batch, dict):
+            batch.clear()
+            batch.update(kept)
+        else:
+            batch[:] = kept
+        images = self._batch[place]
         down, up = space.room(images)
-        change = torch.maximum(torch.minimum(self._rows(down), up), down)
-        self._leaf = change.requires_grad_()
-        return space.moved(images, self._leaf), labels.clone()
+        self._shown = torch.maximum(torch.minimum(self._rows(down), up), down)
+        self._space, self._leaf = space, space.scaled(self._shown).requires_grad_()
+        # A sum keeps no tensors, so an optimizer's closure may go backward through it again and again.
+        batch[place] = (images + self._leaf).to(images.dtype)
 
     def _rows(self, like: Tensor) -> Tensor:
         """Return the rows of the change that a batch needs, new ones at 0."""
@@ -67,27 +78,24 @@ class Replays:
     @property
     def size(self) -> Tensor | None:
         """The change of the present step, (N, C, H, W)."""
-        return None if self._leaf is None else self._leaf.detach()
+        return self._shown
 
     def follow(self) -> None:
         """Follow the gradient that a backward pass has left."""
-        if self._leaf is None or self._leaf.grad is None or self._change is None:
+        if self._leaf is None or self._leaf.grad is None or self._change is None or self._shown is None:
             return
-        rows = ascend(self._leaf.detach(), self._leaf.grad, self.step_size, self.norm)
+        gradient = self._space.scaled(self._leaf.grad)
+        rows = ascend(self._shown, gradient, self.step_size, self.norm)
         self._change = torch.cat([project(rows, self.eps, self.norm), self._change[len(rows) :]])
         self._leaf = None
 
     def state(self) -> dict[str, Any]:
         """Return what the next step needs, on the CPU."""
-        images, labels = (None, None) if self._batch is None else (part.cpu() for part in self._batch)
-        change = None if self._change is None else self._change.cpu()
-        return {"count": self._count, "images": images, "labels": labels, "change": change}
+        batch, change = move_data_to_device((self._batch, self._change), torch.device("cpu"))
+        return {"count": self._count, "batch": batch, "change": change}
 
     def load(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on from a state."""
         self.reset()
         self._count = state["count"]
-        if state["images"] is not None:
-            self._batch = state["images"].to(device), state["labels"].to(device)
-        if state["change"] is not None:
-            self._change = state["change"].to(device)
+        self._batch, self._change = move_data_to_device((state["batch"], state["change"]), device)

@@ -65,6 +65,8 @@ def search(
     Returns:
         The change, (N, ...).
     """
+    if loss == "cross_entropy" and not labels.is_floating_point():
+        labels = labels.long()  # cross_entropy takes no integers of 16 or 32 bits
     if loss == "divergence":
         start = _NEAR * draws.normal(*images.shape[1:])
         with torch.no_grad():

@@ -30,6 +30,7 @@ from lightning_optreg.callbacks.robustness._first_batch import check_first_batch
 from lightning_optreg.callbacks.robustness._pixels import check_pixels, check_statistics, pixel_space_of
 from lightning_optreg.callbacks.robustness._replays import Replays
 from lightning_optreg.callbacks.robustness._search import Loss, divergence, main_output, search
+from lightning_optreg.callbacks.robustness._watch import Watch
 from lightning_optreg.layers.modes import evaluating
 from lightning_optreg.randomness.draws import Place
 from lightning_optreg.randomness.processes import share_of
@@ -163,6 +164,7 @@ class AdversarialTraining(ChangedBatch, LetsGo):
         self._replays = Replays(replays, eps, self.step_size, norm)
         self._loaded: list[dict[str, Any]] = []  # of each process, from a checkpoint
         self._handle: RemovableHandle | None = None
+        self._watch: Watch | None = None  # of the first step
         self._change: Tensor | None = None  # of the step's pixels
         self._changed: Tensor | None = None  # the images of a step of TRADES
         self._scores: Tensor | None = None  # those of the images themselves
@@ -225,7 +227,7 @@ class AdversarialTraining(ChangedBatch, LetsGo):
             self._loaded = []
         if self.method == "trades" and self._network is not None:
             hook = torch.compiler.disable(self._keep)  # type: ignore[no-untyped-call]  # untyped in torch 2.14
-            self._handle = self._network.register_forward_hook(hook)
+            self._handle = self._network.register_forward_hook(hook, with_kwargs=True)
 
     # ---- a step --------------------------------------------------------------------------------------------
 
@@ -236,14 +238,17 @@ class AdversarialTraining(ChangedBatch, LetsGo):
             return
         images = self._get(batch, self.images, "images")
         labels = self._get(batch, self.labels, "labels")
-        if not self._checked:
+        first = not self._checked
+        if first:
             loss = None if self.method == "free" else self.loss
             check_first_batch(trainer, self._network, images, labels, loss, "AdversarialTraining")
             if self.clip and not self._certain:
                 check_pixels(self._space, images, "AdversarialTraining")
             self._checked = True
         if self.method == "free":
-            batch[self.images], batch[self.labels] = self._replays.next(images, labels, self._space)
+            self._replays.fill(batch, self.images, self._space)
+            if first:
+                self._watch = Watch(self._network, batch[self.images])
             return
         n, (part, parts) = len(images), share_of(trainer)
         place = Place(trainer.current_epoch, batch_idx, part * n, parts * n)
@@ -265,6 +270,8 @@ class AdversarialTraining(ChangedBatch, LetsGo):
             self._changed, self._scores = changed, None
         else:
             batch[self.images] = changed
+        if first:
+            self._watch = Watch(self._network, batch[self.images])
 
     def _searching(self) -> AbstractContextManager[None]:
         return evaluating(self._network) if self.mode == "eval" and self._network else nullcontext()
@@ -274,9 +281,11 @@ class AdversarialTraining(ChangedBatch, LetsGo):
             raise RuntimeError("AdversarialTraining: there is no network outside of a fit")
         return main_output(self._network(inputs))
 
-    def _keep(self, network: nn.Module, args: Any, output: Any) -> None:
+    def _keep(self, network: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         """Keep the scores of the images themselves, from the step's call of the network."""
-        if self._changed is not None and network.training and torch.is_grad_enabled():
+        # A strategy like DDP calls the LightningModule with a batch, to run its training step.
+        of_images = any(isinstance(value, Tensor) for value in (*args, *kwargs.values()))
+        if of_images and self._changed is not None and torch.is_grad_enabled():
             self._scores = main_output(output)
 
     @override
@@ -313,6 +322,9 @@ class AdversarialTraining(ChangedBatch, LetsGo):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log how large the changes were, every `log_every_n_steps` steps."""
+        if self._watch is not None and self._network is not None:
+            self._watch.finish("AdversarialTraining", "training", self._network)
+            self._watch = None
         change, kl = self._change, self._kl
         self._changed = self._scores = self._change = self._kl = None
         if change is None or not is_logging_step(trainer):
@@ -347,6 +359,8 @@ class AdversarialTraining(ChangedBatch, LetsGo):
         """Take the hook away, and let go of the network and its images."""
         if self._handle is not None:
             self._handle.remove()
-        self._handle = self._network = None
+        if self._watch is not None:
+            self._watch.stop()
+        self._handle = self._watch = self._network = None
         self._changed = self._scores = self._change = self._kl = None
         self._replays.reset()

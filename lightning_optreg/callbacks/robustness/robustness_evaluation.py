@@ -21,6 +21,7 @@ from lightning_optreg.callbacks.evaluation.averaged_forward import AveragedForwa
 from lightning_optreg.callbacks.robustness._accuracies import Accuracy, as_csv, as_markdown
 from lightning_optreg.callbacks.robustness._first_batch import check_first_batch, part_of
 from lightning_optreg.callbacks.robustness._pixels import check_pixels, check_statistics, pixel_space_of
+from lightning_optreg.callbacks.robustness._watch import Watch
 from lightning_optreg.figures.adversarial_images import draw_adversarial_images
 from lightning_optreg.files import check_inside, replacing
 from lightning_optreg.layers.modes import evaluating
@@ -152,6 +153,7 @@ class RobustnessEvaluation(OfAKind, LetsGo):
         self._right: list[Tensor] = []  # of each batch: natural, each attack, worst; counts
         self._shown: dict[str, Any] = {}  # images, labels and what became of them, for the picture
         self._certain = False
+        self._watch: Watch | None = None
         self._folder: Path | None = None
 
     @property
@@ -173,11 +175,21 @@ class RobustnessEvaluation(OfAKind, LetsGo):
         self._space, self._certain = pixel_space_of(trainer, self.mean, self.std, _NAME)
         self._folder = Path(trainer.log_dir or trainer.default_root_dir)
 
+    def _look(self, batch: Any) -> None:
+        """Watch what the first step calls the network with."""
+        if self._network is not None and self._seen == 0 and self._watch is None:
+            self._watch = Watch(self._network, part_of(batch, self.images, "images", _NAME))
+
     def _attack(self, trainer: Trainer, batch: Any, batch_idx: int) -> None:
+        if self._watch is not None and self._network is not None:
+            self._watch.finish(_NAME, "test" if trainer.testing else "validation", self._network)
+            self._watch = None
         network, left = self._network, self._left(trainer)
         if network is None or left == 0:
             return
         images = part_of(batch, self.images, "images", _NAME)[:left]
+        if len(images) == 0:  # the share of a process in a small last batch
+            return
         labels = part_of(batch, self.labels, "labels", _NAME)[:left]
         averaging = [each for each in callbacks_of(trainer) if isinstance(each, AveragedForward)]
         seed = mix(self.seed, trainer.global_rank, batch_idx) >> 1  # 63 bits, so that others can be added
@@ -254,6 +266,18 @@ class RobustnessEvaluation(OfAKind, LetsGo):
             self._begin(trainer, pl_module)
 
     @override
+    def on_test_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Watch the first step."""
+        self._look(batch)
+
+    @override
     def on_test_batch_end(
         self,
         trainer: Trainer,
@@ -286,11 +310,12 @@ class RobustnessEvaluation(OfAKind, LetsGo):
         for suffix, text in ((".md", f"{table}\n"), (".csv", as_csv(self.results))):
             with replacing(path.with_name(path.name + suffix)) as file:
                 file.write_text(text)
-        if self._shown and self._shown["pixels"].shape[1] in (1, 3):
+        drawn = bool(self._shown) and self._shown["pixels"].shape[1] in (1, 3)
+        if drawn:
             names = getattr(datamodule_of(trainer), "class_names", None)
             with replacing(path.with_name(f"{path.name}.png")) as file:
                 draw_adversarial_images(**self._shown, class_names=names).savefig(file, dpi=120)
-        picture = ", .csv and .png" if self._shown else " and .csv"
+        picture = ", .csv and .png" if drawn else " and .csv"
         rank_zero_info(f"{_NAME}: wrote {path}.md{picture}")
 
     @override
@@ -301,6 +326,18 @@ class RobustnessEvaluation(OfAKind, LetsGo):
         due = due and not trainer.sanity_checking
         if "validate" in self.stages and due:
             self._begin(trainer, pl_module)
+
+    @override
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Watch the first step."""
+        self._look(batch)
 
     @override
     def on_validation_batch_end(
@@ -323,6 +360,8 @@ class RobustnessEvaluation(OfAKind, LetsGo):
     @override
     def let_go(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let go of the network and the images."""
+        if self._watch is not None:
+            self._watch.stop()
         self._reset()
 
 

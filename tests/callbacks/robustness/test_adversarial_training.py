@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_optreg.callbacks import AdversarialTraining, BatchSizeGrowth, LabelSmoothing, NoiseFree
 from lightning_optreg.randomness.draws import Draws, Place, mix
 from tests.callbacks.robustness.small_classifier import BATCH, Classifier, batches, train, weights_of
+from tests.processes import WriteAtEnd, ddp, in_processes, needs_gloo, written
 from tests.small_runs import Diary, quiet_trainer
 
 EPS, STEP, TIMES = 0.1, 0.03, 4
@@ -163,6 +164,44 @@ def test_trades_with_beta_0_is_plain_training() -> None:
             assert torch.equal(found[name], value), name
 
 
+def test_trades_with_a_network_that_stays_in_evaluation_mode() -> None:
+    class Frozen(Classifier):
+        def on_train_epoch_start(self) -> None:
+            self.net.eval()
+
+    found, plain = train([trades()], Frozen()), train([trades(0.0)], Frozen())
+    assert found["net.1.num_batches_tracked"] == 0
+    assert not torch.equal(found["net.0.weight"], plain["net.0.weight"])
+
+
+class OwnForward(Classifier):
+    """The network is the LightningModule itself, which DDP calls with the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = self.net[:4], self.net[4]
+        del self.net
+
+    def forward(self, images: Tensor) -> Any:
+        return self.head(self.body(images))
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(self(images), labels)
+
+
+def trades_under_ddp(rank: int, folder: Path) -> None:
+    train([trades(), WriteAtEnd(folder)], OwnForward(), strategy=ddp(), use_distributed_sampler=False)
+
+
+@needs_gloo
+def test_trades_of_a_module_with_its_own_forward_under_ddp(tmp_path: Path) -> None:
+    in_processes(1, trades_under_ddp, tmp_path)
+    (found,) = written(tmp_path, 1)
+    alone = train([trades()], OwnForward())
+    for name, value in found["weights"].items():
+        torch.testing.assert_close(value.detach(), alone[name], rtol=1e-7, atol=1e-9)
+
+
 def test_the_logged_loss_is_that_of_the_images() -> None:
     diary = Diary()
     train([trades()], logger=diary)
@@ -201,6 +240,36 @@ def test_free_is_the_loop_written_by_hand(replays: int) -> None:
     assert found["net.1.num_batches_tracked"] == 6  # no pass beside those of the steps
 
 
+@pytest.mark.parametrize("as_dict", [False, True])
+def test_free_repeats_all_parts_of_a_batch(as_dict: bool) -> None:
+    seen: list[list[int]] = []
+
+    class Numbered(Classifier):
+        def train_dataloader(self) -> Any:
+            images, labels = super().train_dataloader().dataset.tensors
+            rows = list(zip(images[:44], labels, range(44), strict=False))  # the last batch is smaller
+            named = [{0: image, 1: label, "number": i} for image, label, i in rows]
+            return DataLoader(named if as_dict else rows, batch_size=BATCH)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            seen.append(batch["number" if as_dict else 2].tolist())
+            return self.loss(batch[0], batch[1])
+
+    train([AdversarialTraining("free", eps=EPS, replays=2)], Numbered())
+    assert seen == [list(range(start, start + 8)) for start in (0, 0, 16, 16, 32, 32)]
+
+
+@pytest.mark.parametrize("method", ["free", "trades"])
+def test_optimizers_that_call_the_step_several_times(method: Any) -> None:
+    class WithClosure(Classifier):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.LBFGS(self.parameters(), lr=0.01, max_iter=3)
+
+    found = train([AdversarialTraining(method, eps=EPS, seed=7)], WithClosure())
+    assert found["net.1.num_batches_tracked"] > 6
+    assert all(value.isfinite().all() for value in found.values())
+
+
 # ---- labels, pixels and what is refused --------------------------------------------------------------------
 
 
@@ -233,6 +302,38 @@ def test_soft_labels_are_attacked() -> None:
     smooth = LabelSmoothing(0.1, num_classes=3)
     found = train([smooth, AdversarialTraining(eps=EPS, steps=2)], module)
     assert all(value.isfinite().all() for value in found.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_classes_in_few_bits(dtype: torch.dtype) -> None:
+    class Few(Classifier):
+        def train_dataloader(self) -> Any:
+            images, labels = super().train_dataloader().dataset.tensors
+            return DataLoader(TensorDataset(images, labels.to(dtype)), batch_size=BATCH)
+
+        def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+            return super().loss(images, labels.long())
+
+    options = {"eps": EPS, "steps": TIMES, "step_size": STEP, "seed": 7}
+    assert_same(train([AdversarialTraining(**options)], Few()), by_hand(madry))
+
+
+class Normalises(Classifier):
+    def forward(self, images: Tensor) -> Any:
+        return self.net((images - 0.4) / 0.2)
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(self(images), labels)
+
+
+@pytest.mark.parametrize("method", ["pgd", "fgsm", "free", "trades"])
+def test_it_warns_if_the_network_gets_other_images(method: Any) -> None:
+    with pytest.warns(UserWarning, match="AdversarialTraining: the training step does not call Sequential"):
+        train([AdversarialTraining(method, eps=EPS)], Normalises())
+    module = Normalises()
+    train([AdversarialTraining(method, eps=EPS, net="self")], module)
+    assert not module._forward_pre_hooks
+    assert not module._forward_hooks
 
 
 class Manual(Classifier):

@@ -61,7 +61,10 @@ def test_the_accuracies_are_those_of_the_attacked_images(tmp_path: Path) -> None
     assert found["optreg/robustness/natural"] == found["test/accuracy"]
 
 
-def test_tables_and_a_picture_are_written(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_tables_and_a_picture_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    place = "lightning_optreg.callbacks.robustness.robustness_evaluation.rank_zero_info"
+    monkeypatch.setattr(place, said.append)
     callback = RobustnessEvaluation([FGSM(0.1), CarliniWagner(1.0, steps=5)], max_images=100, **NORMALISED)
     outcome(tmp_path, [callback])
     lines = (tmp_path / "robustness.md").read_text().splitlines()
@@ -76,6 +79,7 @@ def test_tables_and_a_picture_are_written(tmp_path: Path, capfd: pytest.CaptureF
         assert (float(row["low"]), float(row["high"])) == (low, high)
         assert f"{100 * share:.2f}" in line
     assert not (tmp_path / "robustness.png").exists()  # images of two channels are no picture
+    assert said == [f"RobustnessEvaluation: wrote {tmp_path / 'robustness'}.md and .csv"]
 
 
 def test_nothing_is_written_without_an_output(tmp_path: Path) -> None:
@@ -195,3 +199,40 @@ def test_refusals(
 def test_labels_of_attacks() -> None:
     names = RobustnessEvaluation([FGSM(), FGSM(0.1), PGD(samples=2, restarts=3, norm="l2")]).names
     assert names == ["natural", "FGSM", "FGSM (2)", "EOT-PGD-l2-20x3", "worst"]
+
+
+class Normalises(ImageClassifier):
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward((images - SPACE.mean) / SPACE.std)
+
+
+def test_a_module_that_normalises_by_itself_is_attacked_whole(tmp_path: Path) -> None:
+    images, labels = images_and_labels()
+    pixels = DataLoader(TensorDataset(SPACE.pixels(images), labels), batch_size=60)
+
+    def found(net: str | None) -> Any:
+        callback = RobustnessEvaluation([FGSM(0.1)], output=None, net=net)
+        trainer = quiet_trainer(callbacks=[callback], default_root_dir=tmp_path)
+        (values,) = trainer.test(Normalises(trained(), num_classes=3), pixels, verbose=False)
+        return values
+
+    with pytest.warns(UserWarning, match="RobustnessEvaluation: the test step does not call Sequential"):
+        found("net")
+    values = found("self")
+    assert values["optreg/robustness/natural"] == values["test/accuracy"]
+    wanted = outcome(tmp_path, [RobustnessEvaluation([FGSM(0.1)], output=None, **NORMALISED)])
+    assert values["optreg/robustness/fgsm"] == pytest.approx(wanted["optreg/robustness/fgsm"], abs=0.01)
+
+
+def test_a_process_may_have_no_image_of_a_batch(tmp_path: Path) -> None:
+    class Share(ImageClassifier):
+        def test_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().test_step(batch, batch_idx) if len(batch[0]) else None
+
+    images, labels = images_and_labels(10)
+    parts = DataLoader([(images, labels), (images[:0], labels[:0])], batch_size=None)
+    callback = RobustnessEvaluation([FGSM(0.1)], output=None, **NORMALISED)
+    quiet_trainer(callbacks=[callback], default_root_dir=tmp_path).test(
+        Share(trained(), num_classes=3), parts, verbose=False
+    )
+    assert callback.results[0].images == 10
