@@ -11,7 +11,7 @@ def check_range(owner: str, allowed: str, **values: Any) -> None:
 
     Args:
         owner: Class or function whose arguments they are, for the message.
-        allowed: An interval such as `[0, 1)` or `(0, inf)`, or a least value such as `>= 1`.
+        allowed: An interval such as `[0, 1)` or `(0, inf)`, or the least whole number, such as `>= 1`.
         values: The numbers, by the arguments' names.
 
     Raises:
@@ -33,6 +33,8 @@ def check_range(owner: str, allowed: str, **values: Any) -> None:
         if not holds:
             article = "" if allowed.startswith(">=") else "in "
             raise ValueError(f"{owner}: {name} must be {article}{allowed}, got {value}")
+        if allowed.startswith(">=") and isinstance(value, float) and value % 1:
+            raise ValueError(f"{owner}: {name} must be a whole number {allowed}, got {value}")
 
 
 def check_choice(owner: str, choices: Sequence[Any], **values: Any) -> None:

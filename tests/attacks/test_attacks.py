@@ -233,6 +233,7 @@ def test_a_layer_that_is_noisy_in_evaluation_stays_so() -> None:
         (lambda: FGSM(0.1, samples=0), "FGSM: samples must be >= 1, got 0"),
         (lambda: FGSM(0.1, average="scores"), "FGSM: average must be 'probabilities' or 'outputs'"),  # type: ignore[arg-type]
         (lambda: PGD(0.1, steps=0), "PGD: steps must be >= 1, got 0"),
+        (lambda: PGD(0.1, steps=1.5), "PGD: steps must be a whole number >= 1, got 1.5"),  # type: ignore[arg-type]
         (lambda: PGD(0.1, step_size=0.0), r"PGD: step_size must be in \(0, inf\), got 0.0"),
         (lambda: PGD(0.1, norm="l1"), "PGD: norm must be 'linf' or 'l2', got 'l1'"),  # type: ignore[arg-type]
         (lambda: PGD(0.1, restarts=0), "PGD: restarts must be >= 1, got 0"),

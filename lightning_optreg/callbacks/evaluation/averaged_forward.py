@@ -8,7 +8,7 @@ whatever it computes.
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -25,7 +25,7 @@ from lightning_optreg.callbacks.evaluation.spread import describe_spread
 from lightning_optreg.layers.averages import Average
 from lightning_optreg.trainer.queries import callbacks_of
 
-__all__ = ["AveragedForward", "Stage", "aside"]
+__all__ = ["AveragedForward", "Stage"]
 
 Stage = Literal["validate", "test", "predict"]
 
@@ -176,6 +176,15 @@ class AveragedForward(OfAKind):
             self._passes.stop()  # for the others too
             self._passes = None
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Call the network without a trace: later passes draw and describe what they would without."""
+        count, draws = len(self._quantities), self.draws_so_far()
+        with nullcontext() if self._passes is None else self._passes.aside():
+            yield
+        del self._quantities[count:]
+        self.draw_on(draws)
+
     def draws_so_far(self) -> Any:
         """Return the state of random numbers of its own, beside those of the passes; none by default."""
 
@@ -243,25 +252,6 @@ class AveragedForward(OfAKind):
         """Remove the hooks and restore the generators, whatever happened."""
         self._finish()
         super().on_exception(trainer, pl_module, exception)
-
-
-@contextmanager
-def aside(callbacks: Sequence[AveragedForward]) -> Iterator[None]:
-    """Call averaged networks without a trace: the evaluation's passes draw what they would draw without.
-
-    Args:
-        callbacks: All callbacks of this kind that may be averaging.
-    """
-    passes = {id(each._passes): each._passes for each in callbacks if each._passes is not None}
-    counts = [len(each._quantities) for each in callbacks]
-    draws = [each.draws_so_far() for each in callbacks]
-    with ExitStack() as stack:
-        for kept in passes.values():
-            stack.enter_context(kept.aside())
-        yield
-    for each, count, state in zip(callbacks, counts, draws, strict=True):
-        del each._quantities[count:]
-        each.draw_on(state)
 
 
 def _stage_of(trainer: Trainer) -> Stage:

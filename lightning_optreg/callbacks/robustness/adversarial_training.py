@@ -74,7 +74,8 @@ class AdversarialTraining(ChangedBatch, LetsGo):
 
     With `free`, of each `replays` batches of the loader only the first is used, so an epoch of the Trainer
     has as many steps as without, and all images are seen in `replays` epochs on average; the authors divide
-    the number of epochs by `replays` instead. Where a pixel is cut to [0, 1] they set its gradient to 0.
+    the number of epochs by `replays` instead. Where a pixel is cut to [0, 1] they set its gradient to 0. The
+    images of a step require a gradient, so the step must `detach` them before it makes NumPy arrays of them.
 
     Logs `optreg/adversarial_training/change`, the mean size of a change in the norm, and for `trades` `kl`,
     the mean divergence in nats.

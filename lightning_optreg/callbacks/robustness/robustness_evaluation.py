@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from lightning_optreg.attacks.attacked_network import scores_of
 from lightning_optreg.callbacks._let_go import LetsGo
 from lightning_optreg.callbacks._network import find_network
 from lightning_optreg.callbacks._of_a_kind import OfAKind
-from lightning_optreg.callbacks.evaluation.averaged_forward import AveragedForward, aside
+from lightning_optreg.callbacks.evaluation.averaged_forward import AveragedForward
 from lightning_optreg.callbacks.robustness._accuracies import Accuracy, as_csv, as_markdown
 from lightning_optreg.callbacks.robustness._first_batch import check_first_batch, part_of
 from lightning_optreg.callbacks.robustness._pixels import check_pixels, check_statistics, pixel_space_of
@@ -194,7 +195,11 @@ class RobustnessEvaluation(OfAKind, LetsGo):
         averaging = [each for each in callbacks_of(trainer) if isinstance(each, AveragedForward)]
         seed = mix(self.seed, trainer.global_rank, batch_idx) >> 1  # 63 bits, so that others can be added
         generators = seeded_generators(seed, images.device, module=trainer.lightning_module)
-        with trainer.precision_plugin.forward_context(), aside(averaging), generators:
+        with ExitStack() as stack:
+            for each in averaging:
+                stack.enter_context(each.aside())
+            stack.enter_context(trainer.precision_plugin.forward_context())
+            stack.enter_context(generators)
             if self._seen == 0:
                 check_first_batch(trainer, network, images, labels, "cross_entropy", _NAME)
                 if not self._certain:
