@@ -1,5 +1,6 @@
 """Checks of arguments; their messages name the owner, the argument, what is allowed and what was given."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,7 +34,7 @@ def check_range(owner: str, allowed: str, **values: Any) -> None:
         if not holds:
             article = "" if allowed.startswith(">=") else "in "
             raise ValueError(f"{owner}: {name} must be {article}{allowed}, got {value}")
-        if allowed.startswith(">=") and isinstance(value, float) and value % 1:
+        if allowed.startswith(">=") and isinstance(value, float) and math.isfinite(value) and value % 1:
             raise ValueError(f"{owner}: {name} must be a whole number {allowed}, got {value}")
 
 

@@ -15,7 +15,7 @@ from lightning_optreg._checks import check_choice, check_range
         ("(0, 1]", (1e-9, 1), (0, 1.1, math.nan)),
         ("[0, inf)", (0, 1e30), (-1, math.inf, math.nan)),
         ("(1, inf)", (1.1,), (1, math.inf)),
-        (">= 1", (1, 2, math.inf), (0, 0.9, math.nan)),
+        (">= 1", (1, 2, 3.0, math.inf), (0, 0.9, math.nan)),
     ],
 )
 def test_ranges(allowed: str, inside: tuple[float, ...], outside: tuple[float, ...]) -> None:
@@ -33,3 +33,8 @@ def test_choices() -> None:
     check_choice("Part", (None, "a", "b"), first=None, second="b")
     with pytest.raises(ValueError, match=r"^Part: second must be None, 'a' or 'b', got 'c'$"):
         check_choice("Part", (None, "a", "b"), first="a", second="c")
+
+
+def test_a_least_whole_number_takes_no_fractions() -> None:
+    with pytest.raises(ValueError, match="^Part: setting must be a whole number >= 1, got 1.5$"):
+        check_range("Part", ">= 1", setting=1.5)

@@ -118,13 +118,13 @@ def test_carlini_and_wagner_find_the_distance_to_a_linear_boundary() -> None:
     weights = torch.tensor([1.0, -2.0, 3.0, -0.5])
     pixels = torch.full((1, 1, 2, 2), 0.5)
     distance = float((weights * 0.5).sum() / weights.norm())  # of (0, <w, p>)
-    attack = CarliniWagner(eps=2.0, steps=400, search_steps=9, step_size=0.01)
+    attack = CarliniWagner(eps=2.0, steps=150, search_steps=7, step_size=0.02)
     found = attack(linear(weights), pixels, torch.tensor([1]))
     assert float((found - pixels).norm()) == pytest.approx(distance, rel=0.02)
     scores = linear(weights)(found)
     assert scores.argmax(1).item() == 0
     for eps, wrong in ((0.9 * distance, False), (1.1 * distance, True)):
-        attack = CarliniWagner(eps=eps, steps=400, search_steps=9, step_size=0.01)
+        attack = CarliniWagner(eps=eps, steps=150, search_steps=7, step_size=0.02)
         taken_for = linear(weights)(attack(linear(weights), pixels, torch.tensor([1]))).argmax(1).item()
         assert (taken_for == 0) is wrong
 

@@ -261,6 +261,9 @@ def test_composes_with(name: str, options: dict[str, Any], tmp_path: Path) -> No
     assert_trained_alike(without(part, **options), neutral)
 
 
+@pytest.mark.filterwarnings(
+    "ignore:AdversarialTraining. the training step does not call"
+)  # others change images
 def test_all_together(tmp_path: Path) -> None:
     fit(tmp_path, [part.build() for part in TOGETHER])
 

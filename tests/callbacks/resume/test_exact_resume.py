@@ -46,7 +46,7 @@ CASES: dict[str, dict[str, Any]] = {
     "bf16": {"precision": "bf16-mixed"},
     "clipping": {"gradient_clip_val": 0.1},
 }
-FAST = ("accumulation_validation", "plateau_epoch", "bf16")
+FAST = ("accumulation_validation", "bf16")
 
 
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")

@@ -82,6 +82,7 @@ def disturb(folder: Path, seed: int) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_skewed_signals_stop_two_processes_together(tmp_path: Path, straight: list[Any]) -> None:
     seed = random.randrange(2**32)
     for number in range(3):
