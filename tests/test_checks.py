@@ -36,5 +36,5 @@ def test_choices() -> None:
 
 
 def test_a_least_whole_number_takes_no_fractions() -> None:
-    with pytest.raises(ValueError, match="^Part: setting must be a whole number >= 1, got 1.5$"):
+    with pytest.raises(ValueError, match=r"^Part: setting must be a whole number >= 1, got 1\.5$"):
         check_range("Part", ">= 1", setting=1.5)
