@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["check_choice", "check_range"]
+__all__ = ["check_choice", "check_places", "check_range"]
 
 
 def check_range(owner: str, allowed: str, **values: Any) -> None:
@@ -58,3 +58,24 @@ def check_choice(owner: str, choices: Sequence[Any], **values: Any) -> None:
         if value not in choices:
             *first, last = map(repr, choices)
             raise ValueError(f"{owner}: {name} must be {', '.join(first)} or {last}, got {value!r}")
+
+
+def check_places(owner: str, **places: Any) -> None:
+    """Refuse what is not a place in a batch.
+
+    Args:
+        owner: Class whose arguments they are, for the message.
+        places: The places, by the arguments' names: an index of a list, or a key of a dictionary.
+
+    Raises:
+        TypeError: If one is neither.
+
+    Example:
+        >>> check_places("MixUp", images=0, labels="label")
+        >>> check_places("MixUp", images=0.5)
+        Traceback (most recent call last):
+        TypeError: MixUp: images must be an index or a key, got 0.5
+    """
+    for name, place in places.items():
+        if isinstance(place, bool) or not isinstance(place, (int, str)):
+            raise TypeError(f"{owner}: {name} must be an index or a key, got {place!r}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from lightning_optreg.attacks.pixel_space import PixelSpace
 from lightning_optreg.layers.averages import Average, average_outputs
 from lightning_optreg.layers.modes import evaluating
 
-__all__ = ["AttackedNetwork", "attacked", "scores_of"]
+__all__ = ["AttackedNetwork", "attacked", "first_output", "scores_of"]
 
 
 class AttackedNetwork(nn.Module):
@@ -65,10 +66,14 @@ class AttackedNetwork(nn.Module):
         return self.space.moved(self.inputs, pixels - self.pixels)
 
 
+def first_output(output: Any) -> Any:
+    """Return what a network returned, of a tuple the first part: the rest are those of auxiliary heads."""
+    return output[0] if isinstance(output, tuple) and output else output
+
+
 def scores_of(network: nn.Module, inputs: Tensor) -> Tensor:
     """Return a network's scores (N, K) in float32, or raise TypeError; of a tuple the first part."""
-    output = network(inputs)
-    scores = output[0] if isinstance(output, tuple) and output else output
+    scores = first_output(network(inputs))
     if not (isinstance(scores, Tensor) and scores.ndim == 2 and scores.shape[1] >= 2):
         found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise TypeError(

@@ -1,12 +1,11 @@
 """The command `attack`: test a checkpoint, and attack its network."""
 
 import argparse
-import ast
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from lightning_optreg.cli.option_parser import UsageError
+from lightning_optreg.cli.option_parser import OptionParser, UsageError
 
 if TYPE_CHECKING:  # it imports torch
     from lightning_optreg.attacks import Attack
@@ -38,18 +37,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(parser.format_help().rstrip())
             return 0
         callback = _callback(options)
-    except (UsageError, argparse.ArgumentError, ValueError) as error:
-        print(f"error: {str(error).removeprefix('argument ')}", file=sys.stderr)
+    except (UsageError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
     if not any(word.partition("=")[0] == "--ckpt_path" for word in rest):
         rest += ["--ckpt_path", "best"]
 
-    from lightning_optreg.cli.errors import run_guarded
-    from lightning_optreg.cli.main_cli import run
-    from lightning_optreg.runs.memory import keep_freed_memory
+    from lightning_optreg.cli.entry import run_command
 
-    keep_freed_memory()
-    return run_guarded(lambda: run(["test", *rest], [callback]))
+    return run_command("test", rest, [callback])
 
 
 def _callback(options: argparse.Namespace) -> Any:
@@ -88,24 +84,21 @@ def read_attack(text: str, eps: float, eps_l2: float, samples: int) -> "Attack":
     """
     from lightning_optreg import attacks
     from lightning_optreg._nearest import nearest
+    from lightning_optreg.commands.plot.named_optimizer import read_call
 
-    name, _, words = text.partition(":")
+    try:
+        name, given = read_call(text, "attack", bare=True)
+    except ValueError as error:
+        raise ValueError(f"--attacks {text}: options are written NAME:key=value,key=value") from error
     if name not in _ATTACKS:
         raise ValueError(f"--attacks: {name!r} is not a known attack{nearest(name, _ATTACKS)}")
     kind = getattr(attacks, name)
-    given: dict[str, Any] = {}
-    for word in filter(None, words.split(",")):
-        key, equals, value = word.partition("=")
-        if not equals:
-            raise ValueError(f"--attacks {text}: options are written NAME:key=value,key=value, got {word!r}")
-        try:
-            given[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            given[key] = value
-        hint = get_type_hints(kind.__init__).get(key)
-        if hint is int and type(given[key]) is not int:
+    hints = get_type_hints(kind.__init__)
+    for key, value in given.items():
+        hint = hints.get(key)
+        if hint is int and type(value) is not int:
             raise ValueError(f"--attacks {text}: {key} must be a whole number, got {value}")
-        if hint in (float, float | None) and type(given[key]) not in (int, float):
+        if hint in (float, float | None) and type(value) not in (int, float):
             raise ValueError(f"--attacks {text}: {key} must be a number, got {value}")
     l2 = name == "CarliniWagner" or given.get("norm") == "l2"
     try:
@@ -115,13 +108,8 @@ def read_attack(text: str, eps: float, eps_l2: float, samples: int) -> "Attack":
     return attack
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise UsageError(message)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> OptionParser:
+    parser = OptionParser(
         prog="lightning-optreg attack",
         usage="lightning-optreg attack --config FILE [--ckpt_path best] [--eps 0.1] [--images 1000] ...",
         description="Test a checkpoint, and how many images it still classifies right when attacks change "

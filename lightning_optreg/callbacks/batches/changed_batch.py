@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
+from lightning_optreg._checks import check_places
 from lightning_optreg.callbacks._seeded import SeededCallback
 from lightning_optreg.randomness.draws import Draws, Place, mix
 from lightning_optreg.randomness.processes import share_of
@@ -86,9 +87,7 @@ class ChangedBatch(SeededCallback):
         name = type(self).__name__
         if num_classes is not None and not num_classes >= 2:
             raise ValueError(f"{name}: num_classes must be >= 2, got {num_classes}")
-        for argument, place in (("images", images), ("labels", labels)):
-            if isinstance(place, bool) or not isinstance(place, (int, str)):
-                raise TypeError(f"{name}: {argument} must be an index or a key, got {place!r}")
+        check_places(name, images=images, labels=labels)
         if seed is not None and not isinstance(seed, int):
             raise TypeError(f"{name}: seed must be an integer, got {seed!r}")
         super().__init__(seed)

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lightning_optreg._checks import check_places
 from lightning_optreg.callbacks._network import find_network, makes_layers_later
 from lightning_optreg.callbacks.steps.early_stopping import EarlyStopping
 from lightning_optreg.layers.modes import evaluating
@@ -149,8 +150,7 @@ class BatchNormRecalibration(Callback):
             raise ValueError(
                 f"BatchNormRecalibration: stages must be some of fit, validate, test, predict, got {stages!r}"
             )
-        if isinstance(images, bool) or not isinstance(images, (int, str)):
-            raise TypeError(f"BatchNormRecalibration: images must be an index or a key, got {images!r}")
+        check_places("BatchNormRecalibration", images=images)
         self.batches, self.stages, self.images, self.net = batches, tuple(stages), images, net
         self._is_due = self._tried = False
 

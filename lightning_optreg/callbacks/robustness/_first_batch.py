@@ -8,6 +8,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
+from lightning_optreg.attacks.attacked_network import first_output
 from lightning_optreg.callbacks.robustness._search import Loss
 from lightning_optreg.layers.modes import evaluating
 from lightning_optreg.randomness.kept_generators import kept_generators
@@ -99,7 +100,7 @@ def _check_labels(labels: Tensor, loss: Loss, owner: str) -> None:
 
 
 def _check_output(output: Any, labels: Tensor, loss: Loss, owner: str) -> None:
-    found = output[0] if isinstance(output, tuple) and output else output
+    found = first_output(output)
     shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
     if loss == "cross_entropy" and not (isinstance(shape, tuple) and len(shape) == 2 and shape[1] >= 2):
         raise MisconfigurationException(

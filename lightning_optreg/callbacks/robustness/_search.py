@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lightning_optreg.attacks.attacked_network import first_output
 from lightning_optreg.attacks.pixel_space import PixelSpace
 from lightning_optreg.attacks.steps import Norm, maximise, size_of
 from lightning_optreg.randomness.draws import Draws
@@ -31,7 +32,7 @@ def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 def main_output(output: Any) -> Tensor:
     """Return a network's output in at least 32 bits, without those of auxiliary heads."""
-    found: Tensor = output[0] if isinstance(output, tuple) else output
+    found: Tensor = first_output(output)
     return found.to(torch.promote_types(found.dtype, torch.float32))
 
 

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lightning_optreg._checks import check_places, check_range
 from lightning_optreg.attacks import FGSM, IFGSM, PGD, Attack, CarliniWagner, PixelSpace
 from lightning_optreg.attacks.attacked_network import scores_of
 from lightning_optreg.callbacks._let_go import LetsGo
@@ -130,15 +131,12 @@ class RobustnessEvaluation(OfAKind, LetsGo):
                 raise TypeError(f"{_NAME}: attacks must be Attacks, got {type(attack).__name__}")
         if not self.attacks:
             raise ValueError(f"{_NAME}: attacks must be at least one, got none")
-        if max_images is not None and not max_images >= 1:
-            raise ValueError(f"{_NAME}: max_images must be >= 1, got {max_images}")
+        check_range(_NAME, ">= 1", every_n_epochs=every_n_epochs)
+        if max_images is not None:
+            check_range(_NAME, ">= 1", max_images=max_images)
         if isinstance(stages, str) or not set(stages) <= {"validate", "test"} or not stages:
             raise ValueError(f"{_NAME}: stages must be some of validate, test, got {stages!r}")
-        if not every_n_epochs >= 1:
-            raise ValueError(f"{_NAME}: every_n_epochs must be >= 1, got {every_n_epochs}")
-        for argument, place in (("images", images), ("labels", labels)):
-            if isinstance(place, bool) or not isinstance(place, (int, str)):
-                raise TypeError(f"{_NAME}: {argument} must be an index or a key, got {place!r}")
+        check_places(_NAME, images=images, labels=labels)
         check_statistics(mean, std, _NAME)
         self.output = None if output is None else check_inside(output, f"{_NAME}: output")
         self.max_images, self.stages, self.every_n_epochs = max_images, tuple(stages), every_n_epochs
@@ -282,6 +280,8 @@ class RobustnessEvaluation(OfAKind, LetsGo):
         """Watch the first step."""
         self._look(batch)
 
+    on_validation_batch_start = on_test_batch_start
+
     @override
     def on_test_batch_end(
         self,
@@ -295,10 +295,14 @@ class RobustnessEvaluation(OfAKind, LetsGo):
         """Attack the images of a batch."""
         self._attack(trainer, batch, batch_idx)
 
+    on_validation_batch_end = on_test_batch_end
+
     @override
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the accuracies."""
         self._end(trainer, pl_module)
+
+    on_validation_epoch_end = on_test_epoch_end
 
     @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -331,36 +335,6 @@ class RobustnessEvaluation(OfAKind, LetsGo):
         due = due and not trainer.sanity_checking
         if "validate" in self.stages and due:
             self._begin(trainer, pl_module)
-
-    @override
-    def on_validation_batch_start(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Watch the first step."""
-        self._look(batch)
-
-    @override
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Attack the images of a batch."""
-        self._attack(trainer, batch, batch_idx)
-
-    @override
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the accuracies."""
-        self._end(trainer, pl_module)
 
     @override
     def let_go(self, trainer: Trainer, pl_module: LightningModule) -> None:

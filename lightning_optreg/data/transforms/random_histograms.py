@@ -36,9 +36,6 @@ class RandomAutocontrast(RandomlyApplied):
         tensor([[[[0.0000, 0.5000, 1.0000]]]])
     """
 
-    def __init__(self, p: float = 0.5) -> None:
-        super().__init__(p)
-
     def change(self, images: Tensor) -> Tensor:
         """Stretch the values of all images."""
         from torchvision.transforms.v2 import functional  # takes seconds to import
@@ -79,9 +76,6 @@ class RandomEqualize(RandomlyApplied):
         >>> RandomEqualize(p=1.0)(dark, draws).unique()[:5]
         tensor([ 0,  5, 11, 16, 21], dtype=torch.uint8)
     """
-
-    def __init__(self, p: float = 0.5) -> None:
-        super().__init__(p)
 
     def change(self, images: Tensor) -> Tensor:
         """Equalize all images."""

@@ -138,9 +138,6 @@ class RandomInvert(RandomlyApplied):
         tensor([[[[1.0000, 0.7500, 0.0000]]]])
     """
 
-    def __init__(self, p: float = 0.5) -> None:
-        super().__init__(p)
-
     def change(self, images: Tensor) -> Tensor:
         """Invert all images."""
         from torchvision.transforms.v2 import functional

@@ -17,7 +17,7 @@ class RandomlyApplied(BatchTransform):
     All images are changed, and those that were chosen are kept: reading which they are would make a GPU wait.
 
     Args:
-        p: Probability in [0, 1].
+        p: Probability in [0, 1] for each image. Default: 0.5.
 
     Raises:
         ValueError: If p is out of its range.
@@ -35,7 +35,7 @@ class RandomlyApplied(BatchTransform):
 
     needs_unit_range = True
 
-    def __init__(self, p: float) -> None:
+    def __init__(self, p: float = 0.5) -> None:
         super().__init__()
         check_range(type(self).__name__, "[0, 1]", p=p)
         self.p = p
