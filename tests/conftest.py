@@ -15,6 +15,10 @@ import torch
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
+# The same on a GPU.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+torch.backends.cudnn.deterministic = True
+
 # Shells start background jobs with SIGINT ignored, nohup ignores SIGHUP, and many CI systems do so too. What
 # tests start would inherit that: a process that is sent the signal would never end.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -1,22 +1,29 @@
-"""For runs of a few steps, as most tests make them: a trainer, a logger, a step by hand."""
+"""For runs of a few steps, as most tests make them: a trainer, a logger, a step by hand.
 
+`OPTREG_TEST_ACCELERATOR=gpu pytest tests/contracts` makes those of the contracts on a GPU.
+"""
+
+import os
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
-__all__ = ["Diary", "quiet_trainer", "step_by_hand"]
+__all__ = ["ACCELERATOR", "Diary", "quiet_trainer", "step_by_hand"]
+
+ACCELERATOR = os.environ.get("OPTREG_TEST_ACCELERATOR", "cpu")
 
 
 def quiet_trainer(**options: Any) -> Trainer:
-    """A trainer on the CPU that prints nothing, keeps no logs or checkpoints, and logs every step.
+    """A trainer on one device that prints nothing, keeps no logs or checkpoints, and logs every step.
 
     `options` are those of Lightning's `Trainer`, and come before these settings.
     """
     return Trainer(
         **{
-            "accelerator": "cpu",
+            "accelerator": ACCELERATOR,
+            "devices": 1,
             "logger": False,
             "log_every_n_steps": 1,
             "enable_checkpointing": False,

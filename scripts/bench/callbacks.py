@@ -2,6 +2,7 @@
 
     python scripts/bench/callbacks.py                        # batch 128, float32
     python scripts/bench/callbacks.py --only MaxNorm L1Penalty --rounds 15
+    python scripts/bench/callbacks.py --accelerator gpu --steps 100 --batch 1024
 
 Short fits with and without the callback take turns. Printed are the median times of a step and the median,
 over the rounds, of the ratio of neighbours in time. "(none)" is the measurement's own noise.
@@ -50,13 +51,19 @@ CALLBACKS: dict[str, Callable[[], Callback]] = {
 
 
 def fit(
-    make: Callable[[], Callback], loader: DataLoader[Any], steps: int, precision: Any, folder: Path
+    make: Callable[[], Callback],
+    loader: DataLoader[Any],
+    steps: int,
+    precision: Any,
+    accelerator: str,
+    folder: Path,
 ) -> float:
     """Seconds of a step with a callback."""
     torch.manual_seed(0)
     clock = Clock()
     trainer = Trainer(
-        accelerator="cpu",
+        accelerator=accelerator,
+        devices=1,
         precision=precision,
         max_steps=steps,
         callbacks=[make(), clock],
@@ -76,6 +83,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--precision", default="32-true", choices=["32-true", "bf16-mixed"])
+    parser.add_argument("--accelerator", default="cpu", choices=["cpu", "gpu"])
     args = parser.parse_args()
     keep_freed_memory()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -84,15 +92,18 @@ def main() -> None:
     images = torch.randn(args.batch, 3, 32, 32, generator=generator)
     labels = torch.randint(0, 10, (args.batch,), generator=generator)
     loader: DataLoader[Any] = DataLoader([(images, labels)] * args.steps, batch_size=None)
+    device = f"{torch.get_num_threads()} threads"
+    if args.accelerator == "gpu":
+        device = torch.cuda.get_device_name()
     print(
-        f"ResNet-20, batch {args.batch}, {args.precision}, {torch.get_num_threads()} threads, "
+        f"ResNet-20, batch {args.batch}, {args.precision}, {device}, "
         f"{args.rounds} rounds of {args.steps} steps"
     )
     print(HEADER)
     with tempfile.TemporaryDirectory() as folder:
         for name in args.only:
             row = take_turns(
-                lambda make: fit(make, loader, args.steps, args.precision, Path(folder)),
+                lambda make: fit(make, loader, args.steps, args.precision, args.accelerator, Path(folder)),
                 CALLBACKS[name],
                 args.rounds,
                 digits=1,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tests.contracts.kinds import Kind
 from tests.resume_tools import assert_identical
+from tests.small_runs import ACCELERATOR
 
 __all__ = ["Outcome", "ignore_advice", "run_cell"]
 
@@ -87,7 +88,7 @@ def run_cell(
             if getattr(callback, "monitor", None) == "val_loss":
                 callback.monitor = kind.monitor  # type: ignore[attr-defined]  # it has one
         settings = {
-            "accelerator": "cpu",
+            "accelerator": ACCELERATOR,
             "logger": TensorBoardLogger(folder) if logs else False,
             "max_epochs": 2,
             "log_every_n_steps": 1,

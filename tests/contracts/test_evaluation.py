@@ -21,7 +21,7 @@ from lightning_optreg.randomness.kept_generators import Generators, same_states
 from tests.contracts.part import Part
 from tests.contracts.parts import CALLBACKS, STEPWISE
 from tests.resume_tools import Regression, StatefulLoader
-from tests.small_runs import quiet_trainer
+from tests.small_runs import ACCELERATOR, quiet_trainer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:AdamToSGD.* end before at_step"),  # runs of a few steps
@@ -106,7 +106,12 @@ class Reads(Callback):
 
 
 def states(
-    folder: Path, parts: Iterable[Part], accelerator: str = "cpu", *, draws: bool = True, flat: bool = False
+    folder: Path,
+    parts: Iterable[Part],
+    accelerator: str = ACCELERATOR,
+    *,
+    draws: bool = True,
+    flat: bool = False,
 ) -> list[Any]:
     """States after two validations of a fit, a validation, a test and a prediction."""
     parts = list(parts)
@@ -136,7 +141,9 @@ def without(accelerator: str, *, draws: bool) -> list[Any]:
         return states(Path(folder), [], accelerator, draws=draws)
 
 
-def untouched(folder: Path, names: Iterable[str], accelerator: str = "cpu", *, draws: bool = True) -> None:
+def untouched(
+    folder: Path, names: Iterable[str], accelerator: str = ACCELERATOR, *, draws: bool = True
+) -> None:
     got = states(folder, [CALLBACKS[name] for name in names], accelerator, draws=draws)
     stages = ("fit", "fit again", "validate", "test", "predict")
     kinds = KINDS if accelerator == "gpu" else tuple(kind for kind in KINDS if kind != "CUDA")
@@ -154,8 +161,8 @@ IN_EVALUATION = [name for name, part in HERE.items() if part.evaluates]
 def test_the_modules_draw_from_every_generator() -> None:
     """A property of generators that nothing moves could not fail."""
     module = Drawing()
-    generators = Generators(torch.device("cpu"), module=module)
-    plain = without("cpu", draws=True)
+    generators = Generators(torch.device(ACCELERATOR), module=module)
+    plain = without(ACCELERATOR, draws=True)
     assert len(plain) == 5
     for states_after in plain:
         still = [same_states(a, b) for a, b in zip(states_after, generators.seeded(3), strict=True)]
