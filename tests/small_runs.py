@@ -1,6 +1,6 @@
 """For runs of a few steps, as most tests make them: a trainer, a logger, a step by hand.
 
-`OPTREG_TEST_ACCELERATOR=gpu pytest tests/contracts` makes those of the contracts on a GPU.
+`OPTREG_TEST_ACCELERATOR=cuda pytest tests/contracts` makes those of the contracts on a GPU.
 """
 
 import os
@@ -13,6 +13,7 @@ from torch import Tensor
 __all__ = ["ACCELERATOR", "Diary", "quiet_trainer", "step_by_hand"]
 
 ACCELERATOR = os.environ.get("OPTREG_TEST_ACCELERATOR", "cpu")
+"""Of runs that need not be on a CPU; a name of Lightning's that is also one of torch's devices."""
 
 
 def quiet_trainer(**options: Any) -> Trainer:

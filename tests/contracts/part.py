@@ -40,11 +40,12 @@ MISSING: dict[Need, str] = {
 }
 """What callbacks may need of a module and its run, and what they say where it is missing."""
 
-Contract = Literal["step by step", "resumes"]
+Contract = Literal["step by step", "resumes", "waits for nothing"]
 """What some callbacks are excused from.
 
 `step by step`: at its neutral setting a run is the same as without it, and each step can be compared.
 `resumes`: a run resumed from a checkpoint ends as one that never stopped.
+`waits for nothing`: on a GPU no step waits for the device.
 """
 
 

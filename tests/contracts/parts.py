@@ -263,6 +263,7 @@ PARTS = [
     ),
     Part(
         callbacks.Histograms(of="all", every_n_steps=2),
+        excused={"waits for nothing": "every few steps it logs what it reads from the device"},
         idle={"": "it only watches"},
         wrong=(({"of": "weights"}, "of"), ({"every_n_steps": 0}, "every_n_steps"), ({"bins": 0}, "bins")),
     ),
@@ -310,6 +311,7 @@ PARTS = [
     Part(
         callbacks.NaNGuard("skip"),
         settings={"skips": Poisoned("skip")},
+        excused={"waits for nothing": "whether a step is made depends on its loss and gradients"},
         idle={"": "all gradients are finite"},
         on_images=Poisoned("skip"),
         alone=ONE_ONLY,
@@ -394,6 +396,7 @@ PARTS = [
     Part(
         callbacks.SnapshotEnsemble(cycles=2, average="outputs"),
         neutral=callbacks.SnapshotEnsemble(cycles=2, schedule=False),
+        excused={"waits for nothing": "at the end of a cycle it saves the weights"},
         settings={
             "validated": callbacks.SnapshotEnsemble(
                 cycles=3, members=2, stages=["validate"], average="outputs"

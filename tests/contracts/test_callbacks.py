@@ -276,6 +276,7 @@ def test_two_processes(tmp_path: Path) -> None:
         tmp_path,
         [*callbacks, WriteAtEnd(tmp_path)],
         Torchvision(),
+        accelerator="cpu",
         strategy="ddp_fork",
         devices=2,
         max_epochs=2,

@@ -146,7 +146,7 @@ def untouched(
 ) -> None:
     got = states(folder, [CALLBACKS[name] for name in names], accelerator, draws=draws)
     stages = ("fit", "fit again", "validate", "test", "predict")
-    kinds = KINDS if accelerator == "gpu" else tuple(kind for kind in KINDS if kind != "CUDA")
+    kinds = KINDS if accelerator == "cuda" else tuple(kind for kind in KINDS if kind != "CUDA")
     for stage, mine, plain in zip(stages, got, without(accelerator, draws=draws), strict=True):
         moved = [k for k, a, b in zip(kinds, mine, plain, strict=False) if not same_states(a, b)]
         assert not moved, f"{stage}: {', '.join(moved)}"
@@ -161,8 +161,8 @@ IN_EVALUATION = [name for name, part in HERE.items() if part.evaluates]
 def test_the_modules_draw_from_every_generator() -> None:
     """A property of generators that nothing moves could not fail."""
     module = Drawing()
-    generators = Generators(torch.device(ACCELERATOR), module=module)
-    plain = without(ACCELERATOR, draws=True)
+    generators = Generators(torch.device("cpu"), module=module)
+    plain = without("cpu", draws=True)
     assert len(plain) == 5
     for states_after in plain:
         still = [same_states(a, b) for a, b in zip(states_after, generators.seeded(3), strict=True)]
@@ -214,7 +214,7 @@ def test_generators_stand_where_they_would_with_any_two(first: str, second: str,
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("names", [[name] for name in IN_EVALUATION] + [IN_EVALUATION], ids="-".join)
 def test_generators_of_a_gpu_stand_where_they_would(names: list[str], tmp_path: Path) -> None:
-    untouched(tmp_path, names, "gpu")
+    untouched(tmp_path, names, "cuda")
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lightning_optreg.strategies.shared_memory._processes import Crew
+from lightning_optreg.strategies.shared_memory._crew import Crew
 from lightning_optreg.strategies.workers import StepCount, has_plateau
 from lightning_optreg.trainer.queries import callbacks_of, in_last_epoch, told_to_stop
 

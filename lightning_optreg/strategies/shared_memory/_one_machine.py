@@ -5,8 +5,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CPUAccelerator
 from typing_extensions import override
 
+from lightning_optreg.strategies.shared_memory._crew import Crew
 from lightning_optreg.strategies.shared_memory._mate import Mate
-from lightning_optreg.strategies.shared_memory._processes import Crew
 from lightning_optreg.strategies.without_group import WithoutGroup
 
 __all__ = ["OneMachine"]

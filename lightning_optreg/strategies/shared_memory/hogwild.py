@@ -19,14 +19,15 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from lightning_optreg._checks import check_choice, check_range
+from lightning_optreg.strategies.shared_memory._crew import Crew
 from lightning_optreg.strategies.shared_memory._delays import Delays
 from lightning_optreg.strategies.shared_memory._follower import Follower
 from lightning_optreg.strategies.shared_memory._hooks import AfterAll, BeforeAll, InOthers
+from lightning_optreg.strategies.shared_memory._launcher import Launcher
 from lightning_optreg.strategies.shared_memory._lead import Lead
 from lightning_optreg.strategies.shared_memory._mate import Mate
 from lightning_optreg.strategies.shared_memory._memory import Memory, move_in, move_out, plan_for
 from lightning_optreg.strategies.shared_memory._one_machine import OneMachine
-from lightning_optreg.strategies.shared_memory._processes import Crew, Launcher
 from lightning_optreg.strategies.shared_memory._refusals import (
     refuse_callbacks,
     refuse_optimizers,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from tests.small_runs import quiet_trainer
+from tests.small_runs import ACCELERATOR, quiet_trainer
 
 __all__ = ["Classifier", "batches", "train", "weights_of"]
 
@@ -46,12 +46,13 @@ class Classifier(LightningModule):
 
 
 def batches() -> Iterator[tuple[Tensor, Tensor]]:
-    """Those of an epoch."""
-    yield from Classifier().train_dataloader()
+    """Those of an epoch, on the device."""
+    for images, labels in Classifier().train_dataloader():
+        yield images.to(ACCELERATOR), labels.to(ACCELERATOR)
 
 
 def weights_of(module: LightningModule) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in module.state_dict().items()}
+    return {name: value.clone().cpu() for name, value in module.state_dict().items()}
 
 
 def train(callbacks: list[Any], module: Classifier | None = None, **options: Any) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from lightning_optreg.callbacks import AdversarialTraining, BatchSizeGrowth, Lab
 from lightning_optreg.randomness.draws import Draws, Place, mix
 from tests.callbacks.robustness.small_classifier import BATCH, Classifier, batches, train, weights_of
 from tests.processes import WriteAtEnd, ddp, in_processes, needs_gloo, written
-from tests.small_runs import Diary, quiet_trainer
+from tests.small_runs import ACCELERATOR, Diary, quiet_trainer
 
 EPS, STEP, TIMES = 0.1, 0.03, 4
 
@@ -27,7 +27,7 @@ def draws_of(step: int) -> Draws:
     """What a callback with the seed 7 draws from in a step of the first epoch."""
     place = Place(0, step, 0, BATCH)
     seed = mix(7, *b"AdversarialTraining", 0, step)
-    return Draws(seed, place, BATCH, torch.device("cpu"))
+    return Draws(seed, place, BATCH, torch.device(ACCELERATOR))
 
 
 def gradient(loss: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ def fast(net: nn.Module, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
 
 def by_hand(perturb: Perturb) -> dict[str, Tensor]:
     """An epoch of training on changed images."""
-    module = Classifier()
+    module = Classifier().to(ACCELERATOR)
     optimizer = module.configure_optimizers()
     for step, (x, y) in enumerate(batches()):
         found = perturb(module.net, x, y, draws_of(step))
@@ -111,7 +111,7 @@ def trades_loss(module: Classifier, x: Tensor, y: Tensor, draws: Draws, beta: fl
 
 
 def trades_by_hand(beta: float, accumulate: int = 1) -> dict[str, Tensor]:
-    module = Classifier()
+    module = Classifier().to(ACCELERATOR)
     optimizer = module.configure_optimizers()
     for step, (x, y) in enumerate(batches()):
         if step % accumulate == 0:
@@ -219,7 +219,7 @@ def test_the_logged_loss_is_that_of_the_images() -> None:
 
 def free_by_hand(replays: int) -> dict[str, Tensor]:
     """Shafahi et al.'s algorithm 1 for the batches that the loader has at every `replays`-th place."""
-    module = Classifier()
+    module = Classifier().to(ACCELERATOR)
     optimizer = module.configure_optimizers()
     change = torch.zeros(BATCH, 1, 6, 6, dtype=torch.float64)
     for x, y in list(batches())[::replays]:

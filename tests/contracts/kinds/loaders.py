@@ -71,7 +71,7 @@ class Strings(NoSchedule):
 
     def parts(self, batch: Any) -> tuple[Tensor, Tensor]:
         texts = torch.tensor([[float(ord(letter) - 97) for letter in text] for text in batch[0]])
-        return texts.view(-1, 3, 4, 4).to(self.dtype), batch[1]
+        return texts.view(-1, 3, 4, 4).to(self.device, self.dtype), batch[1]
 
 
 class Endless(IterableDataset[Any]):

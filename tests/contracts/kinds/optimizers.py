@@ -62,7 +62,7 @@ class Gan(Manual):
         return self.critic_loss(self.parts(batch)[0])
 
     def made(self, count: int) -> Tensor:
-        made: Tensor = self.generator(torch.randn(count, 2)).view(count, 3, 4, 4)
+        made: Tensor = self.generator(torch.randn(count, 2, device=self.device)).view(count, 3, 4, 4)
         return made
 
     def critic_loss(self, images: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ class NoSchedule(LightningModule):
 
     def parts(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Images and labels of a batch."""
-        return batch[0].to(self.dtype), batch[1]
+        return batch[0].to(self.device, self.dtype), batch[1].to(self.device)
 
     def scores(self, images: Tensor) -> Tensor:
         found: Tensor = self.net(images)

@@ -2,6 +2,9 @@
 
 import multiprocessing
 import os
+import re
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +20,12 @@ from torch.optim import Optimizer
 from lightning_optreg.optimizers import AdaDelay, AdaptiveRevision
 from lightning_optreg.randomness.processes import share_of
 from lightning_optreg.strategies import Hogwild
+from lightning_optreg.strategies.shared_memory import _crew
 from lightning_optreg.strategies.shared_memory._board import Board
 from lightning_optreg.strategies.shared_memory._delays import Delays
+from lightning_optreg.strategies.shared_memory._launcher import _work, usable_start_method
+from lightning_optreg.strategies.shared_memory._mate import Mate
 from lightning_optreg.strategies.shared_memory._memory import Memory, move_in, move_out, plan_for
-from lightning_optreg.strategies.shared_memory._processes import usable_start_method
 from tests.strategies.shared_memory.hogwild_tools import OurLoader, hogwild, trainer_of
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks a process")
@@ -268,3 +273,28 @@ def test_two_workers_reach_the_known_optimum(
     reached = _loss(module.w.weight.detach().squeeze(1))
     # What is left of the way is the noise of the last steps, at a rate of 8 % of the first.
     assert reached - best < 0.05 * (start - best)
+
+
+def stands_still() -> None:
+    time.sleep(60)
+
+
+@needs_fork
+def test_a_late_worker_says_where_it_stands(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_crew, "_ENDING", 0.5)
+    context = multiprocessing.get_context("fork")
+    mine, theirs = context.Pipe()
+    mate = Mate(1, Board(2, context), theirs)
+    process = context.Process(
+        target=_work,
+        args=(os.getpid(), mate, [mine], lambda *args: None, None, stands_still),
+        kwargs={"args": (), "kwargs": {}},
+    )
+    process.start()
+    crew = _crew.Crew("Hogwild", mate.board, [process], [mine], timeout=60.0)
+    with pytest.warns(UserWarning, match=rf"\[{process.pid}\] did not end in 0.5 s and were killed"):
+        crew.end()
+    assert process.exitcode == -signal.SIGABRT
+    assert re.search(r"in stands_still", capfd.readouterr().err)
