@@ -31,13 +31,22 @@ class Attack(ABC):
 
     Raises:
         ValueError: If a value is out of its range.
+        ModuleNotFoundError: If the package that it needs is not installed.
     """
 
     norm: Norm = "linf"
     """Norm of a change."""
 
+    package: str | None = None
+    """An optional package that it needs."""
+
+    extra = "robustness"
+    """The extra of this package that installs it."""
+
     def __init__(self, eps: float, samples: int, average: Average) -> None:
         name = type(self).__name__
+        if self.package is not None:
+            required(self.package, name, self.extra)  # now, not after the data are read
         check_range(name, "[0, 1]" if self.norm == "linf" else "[0, inf)", eps=eps)
         check_range(name, ">= 1", samples=samples)
         check_choice(name, ("probabilities", "outputs"), average=average)
@@ -76,7 +85,6 @@ class Attack(ABC):
         Raises:
             ValueError: If inputs, labels or pixels are not as described.
             TypeError: If the network does not return scores.
-            ModuleNotFoundError: If a package that the attack needs is not installed.
         """
         self._check(inputs, labels)
         space = PixelSpace() if space is None else space
@@ -108,13 +116,15 @@ class Attack(ABC):
 class FoolboxAttack(Attack):
     """Base of the attacks that Foolbox makes (Rauber, Zimmermann, Bethge, Brendel 2020, JOSS 5(53))."""
 
+    package = "foolbox"
+
     @abstractmethod
     def make(self, attacks: Any) -> Any:
         """Return the attack, given the module `foolbox.attacks`."""
 
     def search(self, network: AttackedNetwork, labels: Tensor) -> Tensor:
         """Return the pixels that Foolbox found."""
-        foolbox = required("foolbox", type(self).__name__)
+        foolbox = required("foolbox", type(self).__name__, self.extra)
         model = foolbox.PyTorchModel(network, bounds=(0.0, 1.0), device=network.pixels.device)
         wrong = foolbox.criteria.Misclassification(labels.long())
         _, pixels, _ = self.make(foolbox.attacks)(model, network.pixels, wrong, epsilons=self.eps)
@@ -122,12 +132,13 @@ class FoolboxAttack(Attack):
         return found
 
 
-def required(package: str, owner: str) -> ModuleType:
+def required(package: str, owner: str, extra: str) -> ModuleType:
     """Import an optional package.
 
     Args:
         package: Its name.
         owner: Name of the class that needs it, for the error.
+        extra: The extra of this package that installs it.
 
     Raises:
         ModuleNotFoundError: If it is not installed; says how to install it.
@@ -138,5 +149,5 @@ def required(package: str, owner: str) -> ModuleType:
         if error.name != package:
             raise
         raise ModuleNotFoundError(
-            f"{owner}: needs {package}; pip install 'lightning-optreg[robustness]'", name=package
+            f"{owner}: needs {package}; pip install 'lightning-optreg[{extra}]'", name=package
         ) from error

@@ -66,6 +66,11 @@ class PixelSpace:
         self._follow(inputs)
         return inputs.to(self.mean.dtype) * self.std + self.mean
 
+    def inputs(self, pixels: Tensor) -> Tensor:
+        """Return the inputs whose pixels these are, (N, C, H, W), up to rounding."""
+        self._follow(pixels)
+        return (pixels - self.mean) / self.std
+
     def moved(self, inputs: Tensor, change: Tensor) -> Tensor:
         """Return inputs whose pixels are changed; where nothing changes, they stay as they are to the bit.
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # it imports torch
 
 __all__ = ["main", "read_attack"]
 
-_ATTACKS = ("FGSM", "IFGSM", "PGD", "CarliniWagner")
+_ATTACKS = ("FGSM", "IFGSM", "PGD", "CarliniWagner", "AutoAttack")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             process.
 
     Returns:
-        Exit status: 0; 2 if the arguments are wrong, with one line on the standard error.
+        Exit status: 0; 2 if the arguments are wrong or a package is missing, with one line on the standard
+            error.
 
     Example:
         >>> main(["--eps", "1.5", "--config", "configs/fashion_mnist/lenet5.yaml"])
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(parser.format_help().rstrip())
             return 0
         callback = _callback(options)
-    except (UsageError, ValueError) as error:
+    except (UsageError, ValueError, ModuleNotFoundError) as error:  # a package of an extra
         print(f"error: {error}", file=sys.stderr)
         return 2
     if not any(word.partition("=")[0] == "--ckpt_path" for word in rest):
@@ -102,7 +103,10 @@ def read_attack(text: str, eps: float, eps_l2: float, samples: int) -> "Attack":
             raise ValueError(f"--attacks {text}: {key} must be a number, got {value}")
     l2 = name == "CarliniWagner" or given.get("norm") == "l2"
     try:
-        attack: Attack = kind(**{"eps": eps_l2 if l2 else eps, "samples": samples, **given})
+        usual: dict[str, Any] = {"eps": eps_l2 if l2 else eps}
+        if "samples" in hints:
+            usual["samples"] = samples
+        attack: Attack = kind(**{**usual, **given})
     except TypeError as error:
         raise ValueError(f"--attacks {text}: {error}") from error
     return attack
@@ -146,6 +150,9 @@ def _parser() -> OptionParser:
     )
     parser.add_argument("--images", type=int, metavar="N", help="the first N test images; default: all")
     parser.add_argument("--output", default="robustness", help="files in the run's folder, without suffix")
-    parser.add_argument("--net", default=None, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--net",
+        help="the attribute of the module that is the network, or self for all of the module; default: found",
+    )
     parser.add_argument("--attack_seed", type=int, default=0, help="seed of the attacks; default: 0")
     return parser

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_optreg.attacks import FGSM, IFGSM, PGD, Attack, CarliniWagner, PixelSpace
+from lightning_optreg.attacks import FGSM, IFGSM, PGD, Attack, AutoAttack, CarliniWagner, PixelSpace
 from lightning_optreg.attacks.steps import maximise
 from lightning_optreg.layers import GaussianNoise
 from tests.attacks.small_attacked import SPACE, images_and_labels, linear, trained
@@ -22,8 +22,12 @@ ATTACKS: dict[str, Callable[[], Attack]] = {
     "restarts": lambda: PGD(0.1, steps=2, restarts=3),
     "C&W": lambda: CarliniWagner(1.0, steps=20, search_steps=3),
     "samples": lambda: PGD(0.1, steps=2, samples=3),
+    "AutoAttack": lambda: AutoAttack(0.1, version="rand"),
 }
-every_attack = pytest.mark.parametrize("name", ATTACKS)
+SLOW = {"AutoAttack"}
+every_attack = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in ATTACKS]
+)
 
 
 def accuracy(net: nn.Module, inputs: Tensor, labels: Tensor) -> float:
@@ -70,7 +74,7 @@ def test_the_seed_says_everything(name: str) -> None:
     net, (images, labels) = trained(), images_and_labels(20)
     first, again, other = (ATTACKS[name]()(net, images, labels, SPACE, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(first, again)
-    has_random_start = isinstance(ATTACKS[name](), PGD) and name != "IFGSM"
+    has_random_start = isinstance(ATTACKS[name](), PGD | AutoAttack) and name != "IFGSM"
     assert torch.equal(first, other) is not has_random_start
 
 
@@ -289,7 +293,36 @@ def test_a_network_that_does_not_look() -> None:
 def test_without_foolbox(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "foolbox", None)
     with pytest.raises(ModuleNotFoundError, match=r"^FGSM: needs foolbox; pip install 'lightning-optreg\["):
-        FGSM(0.1)(linear(torch.ones(4)), torch.zeros(1, 1, 2, 2), torch.zeros(1).long())
+        FGSM(0.1)
+
+
+def test_autoattack_of_a_few_images() -> None:
+    net, (images, labels) = trained(), images_and_labels(4)
+    assert accuracy(net, images, labels) == 1.0
+    found = AutoAttack(0.2, version="rand")(net, images, labels, SPACE)
+    assert accuracy(net, found, labels) == 0.0
+    change = SPACE.pixels(found) - SPACE.pixels(images)
+    assert 0.1 < float(change.abs().max()) <= 0.2 + 1e-5
+
+
+def test_autoattack_wants_classes_for_its_losses() -> None:
+    images, labels = images_and_labels(2)
+    with pytest.raises(ValueError, match=r"AutoAttack: version 'standard' needs at least 4 classes, got 3"):
+        AutoAttack(0.1)(trained(), images, labels, SPACE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["standard", "plus"])
+def test_autoattack_is_at_least_as_strong_as_pgd(version: Any) -> None:
+    """On a network of 5 classes, and without a tracer that it leaves."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(128, 32), nn.Tanh(), nn.Linear(32, 5)).eval()
+    pixels = torch.rand(20, 2, 8, 8)
+    labels = net(pixels).argmax(1)
+    tracer = sys.gettrace()
+    found = AutoAttack(0.02, version=version)(net, pixels, labels)
+    assert sys.gettrace() is tracer
+    assert 0.0 < accuracy(net, found, labels) <= accuracy(net, PGD(0.02)(net, pixels, labels), labels) < 1.0
 
 
 def test_rounding_of_normalised_pixels_is_no_fault() -> None:
