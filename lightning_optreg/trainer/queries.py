@@ -102,7 +102,7 @@ def validates_in_fit(trainer: Trainer) -> bool:
 
 def has_gradient_scaler(trainer: Trainer) -> bool:
     """Return whether losses are scaled before the backward pass, as with precision 16-mixed."""
-    return getattr(trainer.precision_plugin, "scaler", None) is not None
+    return trainer.scaler is not None
 
 
 def is_fused(optimizer: Optimizer) -> bool:

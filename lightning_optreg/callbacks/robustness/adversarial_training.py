@@ -307,9 +307,8 @@ class AdversarialTraining(ChangedBatch, LetsGo):
         self._changed = changed  # a closure may be called again
         self._kl = divergence(natural.log_softmax(-1), scores.log_softmax(-1)) / len(changed)
         term = self.beta * self._kl / trainer.accumulate_grad_batches
-        scaler = getattr(trainer.precision_plugin, "scaler", None)
         # In place: the hook can't return another loss, and Lightning has kept a copy of this one to log.
-        loss.add_((term if scaler is None else scaler.scale(term)).to(loss.dtype))
+        loss.add_((term if trainer.scaler is None else trainer.scaler.scale(term)).to(loss.dtype))
 
     @override
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -19,7 +19,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_optreg.callbacks import ExactResume
-from lightning_optreg.strategies import Downpour
+from lightning_optreg.strategies import AsyncElasticAveraging, Downpour
 from lightning_optreg.strategies.servers._ray_cluster import ray_for
 from lightning_optreg.strategies.servers._ray_crew import ServerDiedError
 from tests.strategies.servers.ray_runs import BATCH, SAMPLES, fit, taken
@@ -29,6 +29,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_spec("ray") is None, rea
 TIMES = int(os.environ.get("OPTREG_FAULTS", "20"))
 EACH = SAMPLES // BATCH // 2
 MARK = "OPTREG_FAULT_TEST"
+
+every_strategy = pytest.mark.parametrize("kind", [Downpour, AsyncElasticAveraging])
+SHARDS = {Downpour: "DownpourShard", AsyncElasticAveraging: "ElasticShard"}  # names of processes
+of_times = pytest.mark.parametrize("number", range(TIMES))
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +81,14 @@ def in_a_while(action: Any, folder: Path, worker: int, after: float) -> threadin
 def whole(folder: Path) -> None:
     """Every checkpoint can be read."""
     for path in folder.glob("*.ckpt"):
-        assert torch.load(path, weights_only=True)["optreg_downpour"]["updates"] > 0
+        saved = torch.load(path, weights_only=True)
+        (state,) = (saved[kind.key] for kind in (Downpour, AsyncElasticAveraging) if kind.key in saved)
+        assert state["updates"] > 0
 
 
-@pytest.mark.parametrize("number", range(TIMES))
-def test_a_worker_dies(number: int, module_ray: Any, tmp_path: Path) -> None:
+@every_strategy
+@of_times
+def test_a_worker_dies(number: int, kind: Any, module_ray: Any, tmp_path: Path) -> None:
     """It goes on, and all steps are made."""
 
     def kill() -> None:
@@ -89,25 +96,26 @@ def test_a_worker_dies(number: int, module_ray: Any, tmp_path: Path) -> None:
 
     thread = in_a_while(kill, tmp_path, 1, random.Random(number).uniform(0, 1.5))
     with pytest.warns(UserWarning, match="worker 1 died .* and is started again; it goes on in epoch"):
-        trainer = fit(tmp_path, Downpour(timeout=300), epochs=3, pause=0.03)
+        trainer = fit(tmp_path, kind(timeout=300), epochs=3, pause=0.03)
     thread.join()
     assert trainer.global_step == 3 * 2 * EACH
     whole(tmp_path)
 
 
-@pytest.mark.parametrize("number", range(TIMES))
-def test_a_server_dies(number: int, marked: str, module_ray: Any, tmp_path: Path) -> None:
+@every_strategy
+@of_times
+def test_a_server_dies(number: int, kind: Any, marked: str, module_ray: Any, tmp_path: Path) -> None:
     """The run ends within seconds with a message; the last checkpoint continues it."""
     killed: list[float] = []
 
     def kill() -> None:
         killed.append(time.monotonic())
-        for process in processes(marked, "ray::DownpourShard"):
+        for process in processes(marked, f"ray::{SHARDS[kind]}"):
             os.kill(process, signal.SIGKILL)
 
     thread = in_a_while(kill, tmp_path, 0, random.Random(number).uniform(0.5, 3))
     with pytest.raises(ServerDiedError, match="a server died, and its parameters with it; continue from"):
-        fit(tmp_path, Downpour(timeout=300), epochs=100, pause=0.03)
+        fit(tmp_path, kind(timeout=300), epochs=100, pause=0.03)
     thread.join()
     print(f"ended after {time.monotonic() - killed[0]:.1f} s")  # for pytest -s
     assert time.monotonic() - killed[0] < 30
@@ -116,17 +124,19 @@ def test_a_server_dies(number: int, marked: str, module_ray: Any, tmp_path: Path
     if saved and number == 0:
         before = torch.load(saved[-1], weights_only=True)
         trainer = fit(
-            tmp_path, Downpour(timeout=300), epochs=before["epoch"] + 2, ckpt_path=saved[-1], pause=0.03
+            tmp_path, kind(timeout=300), epochs=before["epoch"] + 2, ckpt_path=saved[-1], pause=0.03
         )
         # Each worker makes up for what it had not done.
         assert trainer.global_step == (before["epoch"] + 2) * 2 * EACH
 
 
-@pytest.mark.parametrize("number", range(TIMES))
-def test_worker_0_dies(number: int, tmp_path: Path) -> None:
+@every_strategy
+@of_times
+def test_worker_0_dies(number: int, kind: Any, tmp_path: Path) -> None:
     """With it ends all that it has started, Ray too: at odd numbers while worker 1 trains."""
     mark = uuid.uuid4().hex
-    command = [sys.executable, "-m", "tests.strategies.servers.ray_runs", str(tmp_path), "Downpour", "1000"]
+    program = [sys.executable, "-m", "tests.strategies.servers.ray_runs"]
+    command = [*program, str(tmp_path), kind.__name__, "1000"]
     with (tmp_path / "log").open("w") as log:
         run = subprocess.Popen(command, env={**os.environ, MARK: mark}, stdout=log, stderr=log)
     end = time.monotonic() + 300
