@@ -17,15 +17,18 @@ import csv
 import logging
 import os
 import statistics
+import time
 import warnings
-from collections.abc import Iterator
-from contextlib import redirect_stdout
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from matplotlib.figure import Figure
@@ -35,6 +38,7 @@ from lightning_optreg.attacks import FGSM, IFGSM, PGD, Attack, CarliniWagner
 from lightning_optreg.callbacks import RobustnessEvaluation
 from lightning_optreg.cli.main_cli import run
 from lightning_optreg.layers import GaussianNoise
+from lightning_optreg.layers.averages import Average
 from lightning_optreg.nets import EnResNet
 
 CONFIG = Path(__file__).parents[2] / "configs/fashion_mnist/enresnet2_8_pgd_small.yaml"
@@ -47,6 +51,15 @@ class Variant:
     members: int
     width: int
     noise: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Accuracies in percent by what is averaged and by attack, the convolutions' weights, and the cost."""
+
+    accuracies: dict[str, dict[str, float]]
+    weights: np.ndarray
+    cpu_seconds: float
 
 
 VARIANTS = {
@@ -107,28 +120,25 @@ def evaluate(module: object, data: object, images: int, samples: int) -> dict[st
     }
 
 
-def rows(args: argparse.Namespace) -> Iterator[tuple[str, str, dict[str, list[float]], list[Tensor]]]:
-    """Yield each variant's name, what is averaged, its accuracies by seed, and the weights of the first."""
-    for name in args.only:
-        variant = VARIANTS[name]
-        averages = ("outputs", "probabilities") if variant.members > 1 else ("outputs",)
-        found: dict[str, dict[str, list[float]]] = {average: {} for average in averages}
-        weights: list[Tensor] = []
-        for seed in range(1, args.seeds + 1):
-            with TemporaryDirectory() as folder:
-                module, data = trained(variant, seed, args.epochs, folder)
-            if seed == 1:
-                weights = [
-                    layer.weight.detach().flatten()
-                    for layer in module.modules()
-                    if isinstance(layer, nn.Conv2d)
-                ]
-            for average in averages:
-                module.net.average = average
-                for attack, accuracy in evaluate(module, data, args.images, args.samples).items():
-                    found[average].setdefault(attack, []).append(accuracy)
-        for average in averages:
-            yield name, average, found[average], weights
+def outcome(name: str, seed: int, args: argparse.Namespace) -> Outcome:
+    """Train a variant and attack it."""
+    torch.set_num_threads(1)  # such small networks gain little from a second one
+    warnings.simplefilter("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    variant = VARIANTS[name]
+    with TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
+        module, data = trained(variant, seed, args.epochs, folder)
+        accuracies = {}
+        for average in averages_of(variant):
+            module.net.average = average
+            accuracies[average] = evaluate(module, data, args.images, args.samples)
+    convolutions = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
+    weights = torch.cat([layer.weight.detach().flatten() for layer in convolutions])
+    return Outcome(accuracies, weights.numpy(), time.process_time())
+
+
+def averages_of(variant: Variant) -> tuple[Average, ...]:
+    return ("outputs", "probabilities") if variant.members > 1 else ("outputs",)
 
 
 def histograms(weights: dict[str, Tensor]) -> Figure:
@@ -153,26 +163,39 @@ def main() -> None:
     parser.add_argument(
         "--samples", type=int, default=3, help="passes for each gradient of the last two attacks"
     )
+    parser.add_argument("--processes", type=int, default=2, help="of one thread each")
     parser.add_argument("--output", help="write OUTPUT.csv and OUTPUT.png")
     args = parser.parse_args()
-    warnings.simplefilter("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    table, weights = [], {}
-    for name, average, found, ours in rows(args):
-        weights[name] = torch.cat(ours)
-        if not table:
-            columns = list(found)
-            print(f"| network | averaged | {' | '.join(columns)} |")
-            print(f"|---|---|{'---|' * len(columns)}", flush=True)
-        cells = []
-        for attack, accuracies in found.items():
-            spread = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
-            cells.append(f"{statistics.mean(accuracies):.1f} ± {spread:.1f}")
-            table += [[name, average, attack, seed, value] for seed, value in enumerate(accuracies, 1)]
-        print(f"| {name} | {average} | {' | '.join(cells)} |", flush=True)
+    seeds = range(1, args.seeds + 1)
+    largest_first = sorted(args.only, key=lambda name: -VARIANTS[name].members * VARIANTS[name].width)
+    # One task a process, so that its CPU time is the task's.
+    pool = ProcessPoolExecutor(args.processes, get_context("spawn"), max_tasks_per_child=1)
+    with pool:
+        tasks = {
+            (name, seed): pool.submit(outcome, name, seed, args) for name in largest_first for seed in seeds
+        }
+        outcomes = {task: future.result() for task, future in tasks.items()}
+    table = []
+    columns = list(next(iter(outcomes.values())).accuracies["outputs"])
+    print(f"| network | averaged | {' | '.join(columns)} |")
+    print(f"|---|---|{'---|' * len(columns)}")
+    for name in args.only:
+        for average in averages_of(VARIANTS[name]):
+            cells = []
+            for attack in columns:
+                found = [outcomes[name, seed].accuracies[average][attack] for seed in seeds]
+                spread = statistics.stdev(found) if len(found) > 1 else 0.0
+                cells.append(f"{statistics.mean(found):.1f} ± {spread:.1f}")
+                table += [
+                    [name, average, attack, seed, value] for seed, value in zip(seeds, found, strict=True)
+                ]
+            print(f"| {name} | {average} | {' | '.join(cells)} |")
+    weights = {name: torch.from_numpy(outcomes[name, 1].weights) for name in args.only}
     small = {name: float((values.abs() < 1e-3).float().mean()) for name, values in weights.items()}
     for name, share in small.items():
         print(f"{name}: {100 * share:.2f} % of the weights of convolutions are below 0.001")
+    minutes = sum(each.cpu_seconds for each in outcomes.values()) / 60
+    print(f"{minutes:.0f} minutes of CPU time in {args.processes} processes")
     if args.output:
         with open(f"{args.output}.csv", "w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
