@@ -1,13 +1,12 @@
 """The base of all attacks on a trained network, with Foolbox under it."""
 
-import importlib
 from abc import ABC, abstractmethod
 from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_optreg._checks import check_choice, check_range
+from lightning_optreg._checks import check_choice, check_range, required
 from lightning_optreg.attacks.attacked_network import AttackedNetwork, attacked
 from lightning_optreg.attacks.pixel_space import PixelSpace
 from lightning_optreg.attacks.steps import Norm
@@ -114,29 +113,9 @@ class FoolboxAttack(Attack):
 
     def search(self, network: AttackedNetwork, labels: Tensor) -> Tensor:
         """Return the pixels that Foolbox found."""
-        foolbox = required("foolbox", type(self).__name__)
+        foolbox = required("foolbox", type(self).__name__, "robustness")
         model = foolbox.PyTorchModel(network, bounds=(0.0, 1.0), device=network.pixels.device)
         wrong = foolbox.criteria.Misclassification(labels.long())
         _, pixels, _ = self.make(foolbox.attacks)(model, network.pixels, wrong, epsilons=self.eps)
         found: Tensor = pixels
         return found
-
-
-def required(package: str, owner: str) -> ModuleType:
-    """Import an optional package.
-
-    Args:
-        package: Its name.
-        owner: Name of the class that needs it, for the error.
-
-    Raises:
-        ModuleNotFoundError: If it is not installed; says how to install it.
-    """
-    try:
-        return importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        if error.name != package:
-            raise
-        raise ModuleNotFoundError(
-            f"{owner}: needs {package}; pip install 'lightning-optreg[robustness]'", name=package
-        ) from error
