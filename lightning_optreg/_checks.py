@@ -1,4 +1,4 @@
-"""Checks of arguments and of what is installed; their messages name the owner and what is wrong or missing."""
+"""Checks of arguments and of what is installed; messages name the owner and what is wrong or missing."""
 
 import importlib
 import math

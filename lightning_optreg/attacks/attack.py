@@ -1,7 +1,6 @@
 """The base of all attacks on a trained network, with Foolbox under it."""
 
 from abc import ABC, abstractmethod
-from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn

@@ -10,7 +10,7 @@ from lightning_optreg.randomness.draws import mix
 __all__ = ["Shuffle", "check_shuffle", "deal", "epoch_order", "fixed_order", "poisson_sample"]
 
 Shuffle = Literal["every_epoch", "once", "never", "by_class", "poisson"]
-"""When training images are shuffled; "by_class" sorts them by their labels, "poisson" draws each batch anew."""
+"""When training images are shuffled; "by_class" sorts them by their labels, "poisson" draws each batch."""
 
 _POISSON = 1  # tells its numbers from those of the augmentation of the same batch
 

@@ -46,7 +46,7 @@ class Batch(NamedTuple):
 class Share(Dataset[Batch]):
     """The part of an epoch that one process gets: item k is its share of global batch k.
 
-    With `sampling`, a rate and a seed, global batch k is a Poisson sample instead of the k-th part of `order`.
+    With `sampling`, a rate and a seed, global batch k is a Poisson sample, not the k-th part of `order`.
     """
 
     def __init__(

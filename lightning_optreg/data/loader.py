@@ -40,8 +40,8 @@ class BatchLoader(Iterable[Batch]):
 
     With `shuffle="poisson"` an epoch has as many batches as otherwise, but each of the N images is in each
     global batch with probability q = batch_size * world_size / N, independently: the sampling that the
-    accounting of differential privacy assumes. Batches differ in size, are `batch_size` on average, and may be
-    empty. The sample is a function of (seed, epoch, batch); processes share it as evenly as possible, so
+    accounting of differential privacy assumes. Batches differ in size, are `batch_size` on average, and may
+    be empty. The sample is a function of (seed, epoch, batch); processes share it as evenly as possible, so
     shares differ by at most one image.
 
     `state_dict` and `load_state_dict` keep the position within the epoch, and Lightning stores them in its
@@ -61,7 +61,8 @@ class BatchLoader(Iterable[Batch]):
         batch_size: Images per batch of this process, at least 1, or "full" for all images in one batch.
         shuffle: True or "every_epoch": a new order each epoch. "once": one random order for all epochs.
             "never": the order of `indices`. "by_class": the order of `indices`, sorted by label. "poisson":
-            an independent sample for each batch. False: for evaluation, the order of `indices` with every image, whatever the number of processes.
+            an independent sample for each batch. False: for evaluation, the order of `indices` with every
+            image, whatever the number of processes.
         seed: Seed of the order, any integer.
         rank: Rank of this process, in [0, world_size).
         world_size: Number of processes, at least 1.
@@ -152,8 +153,8 @@ class BatchLoader(Iterable[Batch]):
         if self._is_poisson:
             if not self.global_batch <= count:
                 raise ValueError(
-                    f"BatchLoader: batch_size must be <= {count // world_size} with shuffle 'poisson', as an "
-                    f"image is in a batch with probability batch_size * world_size / {count}, got {batch_size}"
+                    f"BatchLoader: batch_size must be <= {count // world_size} with shuffle 'poisson', "
+                    f"as an image's probability is batch_size * world_size / {count}, got {batch_size}"
                 )
             # Only their number counts; a checkpoint has the number of images that are expected.
             drawn = len(self._bounds) * self.global_batch

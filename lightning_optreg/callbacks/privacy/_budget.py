@@ -71,7 +71,7 @@ class Budget:
             return math.inf
         accountant = type(self.accountant)
         with warnings.catch_warnings():
-            # RDP says so if an order at the end of its range is the best: the bound holds, others are tighter.
+            # RDP says so if the best order is at the end of its range: the bound holds, but is not tight.
             warnings.filterwarnings("ignore", "Optimal order is the")
             warnings.filterwarnings("ignore", "GDP accounting is experimental")  # said once, in __init__
             counting = accountant()

@@ -1,7 +1,7 @@
 """The private gradient of a step: clipped example by example, summed, with noise, all by Opacus.
 
-Opacus's optimizer is used for this only: it computes the gradient, and the run's own optimizer makes the step.
-So schedules, checkpoints and whatever else holds the optimizer are as in any run.
+Opacus's optimizer is used for this only: it computes the gradient, and the run's own optimizer makes the
+step. So schedules, checkpoints and whatever else holds the optimizer are as in any run.
 """
 
 import math
@@ -81,8 +81,7 @@ class PrivateGradients:
         self._trained = _trained(pl_module)
         # A backward hook makes a layer's output a view, which the next layer must not change in place.
         self._in_place = [m for m in pl_module.modules() if getattr(m, "inplace", False) is True]
-        for module in self._in_place:
-            module.inplace = False
+        self._set_in_place(False)
         self._hooks = opacus("grad_sample", owner).prepare_module(
             pl_module,
             grad_sample_mode=settings.mode,
@@ -164,19 +163,20 @@ class PrivateGradients:
         count = rows if rows is not None else max(counts, default=0)
         if counts - {count}:
             self._refuse(
-                f"a layer is called with {max(counts)} rows for the {count} examples of a batch, so it is not "
-                "known which rows belong to one example; call it with one row for each"
+                f"a layer is called with {max(counts)} rows for the {count} examples of a batch, so it is "
+                "not known which rows belong to one example; call it with one row for each"
             )
         samples = []
         for parameter, sample in zip(parameters, found, strict=True):
             if sample is None:
                 if check and parameter.grad is not None:
                     self._refuse(
-                        f"{self._name(parameter)} has a gradient, but its layer was not called, so the gradients "
-                        "of single examples are not known; call the layer, not a function with its weights"
+                        f"{self._name(parameter)} has a gradient, but its layer was not called, so the "
+                        "gradients of single examples are not known; call the layer, not a function with "
+                        "its weights"
                     )
                 sample = parameter.new_zeros(()).expand(count, *parameter.shape)
-            # With mixed precision, norms in bfloat16 would let an example change the sum by more than allowed.
+            # With mixed precision, norms in bfloat16 would let an example change the sum by too much.
             samples.append(sample.to(parameter.dtype))
         return samples
 
@@ -195,9 +195,9 @@ class PrivateGradients:
         if size.isfinite() and not error.sqrt() <= 0.05 * size.sqrt():
             self._refuse(
                 "the gradient is not the sum of those of the examples: relative difference "
-                f"{float((error / size).sqrt()):.2g}; keep terms without examples, such as penalties of weights, "
-                "out of the loss (L2Penalty adds them afterwards), and layers free of what differs from call to "
-                "call"
+                f"{float((error / size).sqrt()):.2g}; leave terms without examples, such as penalties of "
+                "weights, out of the loss (L2Penalty adds them afterwards), and whatever differs from call "
+                "to call out of layers with weights"
             )
 
     def _name(self, parameter: nn.Parameter) -> str:
@@ -213,8 +213,11 @@ class PrivateGradients:
             if hasattr(parameter, "summed_grad"):
                 del parameter.summed_grad
         self._hooks.cleanup()
+        self._set_in_place(True)
+
+    def _set_in_place(self, value: bool) -> None:
         for module in self._in_place:
-            module.inplace = True
+            setattr(module, "inplace", value)  # noqa: B010  # to mypy, attributes of modules are tensors
 
 
 def _trained(pl_module: LightningModule) -> list[int]:

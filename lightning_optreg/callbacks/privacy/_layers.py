@@ -47,7 +47,7 @@ def refuse_layers(pl_module: LightningModule, mode: str, owner: str) -> None:
 
     modules = dict(pl_module.named_modules())
     for name, layer in modules.items():
-        # Private in torch 2.14, without another sign of Module.compile(); the class is that of torch.compile().
+        # Private in torch 2.14, with no other sign of Module.compile(); the class is torch.compile()'s.
         if layer._compiled_call_impl is not None or isinstance(layer, torch._dynamo.OptimizedModule):
             refuse(
                 f"{name or 'the module'} is compiled, so its layers' calls are not seen; leave compile out"
@@ -79,14 +79,14 @@ def refuse_layers(pl_module: LightningModule, mode: str, owner: str) -> None:
         for weight in layer.parameters(recurse=False):
             if weight.requires_grad and weight.dtype not in (torch.float32, torch.float64):
                 refuse(
-                    f"{name} has weights in {str(weight.dtype).removeprefix('torch.')}, in which sums are too "
-                    "coarse to bound what one example changes; use precision bf16-mixed or 32-true"
+                    f"{name} has weights in {str(weight.dtype).removeprefix('torch.')}, in which sums are "
+                    "too coarse to bound what one example changes; use precision bf16-mixed or 32-true"
                 )
     for name, layer in _called_again(pl_module, mode, owner):
         if noise := noise_layers(layer, None):
             refuse(
-                f"{name} ({type(layer).__name__}) draws random numbers ({type(noise[0]).__name__}) beside its "
-                "own weights; Opacus calls such a layer twice, with other numbers"
+                f"{name} ({type(layer).__name__}) draws random numbers ({type(noise[0]).__name__}) beside "
+                "its own weights; Opacus calls such a layer twice, with other numbers"
             )
 
 

@@ -28,7 +28,7 @@ __all__ = ["refuse_callbacks", "refuse_setup"]
 
 _REASONS: dict[type[Callback], str] = {
     BatchSizeFinder: "tries sizes without the memory that the gradients of single examples take",
-    GradientAccumulationScheduler: "makes steps of several batches, of which an example may be in more than one",
+    GradientAccumulationScheduler: "makes steps of several batches, and an example may be in more than one",
     LearningRateFinder: "chooses a rate by training without noise",
     ModelPruning: "takes weights out of their layers",
 }
@@ -77,22 +77,22 @@ def refuse_setup(trainer: Trainer, pl_module: LightningModule, owner: str) -> No
     )
     if has_gradient_scaler(trainer):
         raise MisconfigurationException(
-            f"{owner}: with a gradient scaler a step is left out if a gradient overflows, which says something "
-            "about its examples; use precision bf16-mixed or 32-true"
+            f"{owner}: with a gradient scaler a step is left out if a gradient overflows, which says "
+            "something about its examples; use precision bf16-mixed or 32-true"
         )
     if trainer.accumulate_grad_batches != 1:
         raise MisconfigurationException(
-            f"{owner}: accumulate_grad_batches must be 1, got {trainer.accumulate_grad_batches}: an example may "
-            "be in several of the batches of a step, and change it more than max_grad_norm allows; raise the "
-            "batch size instead"
+            f"{owner}: accumulate_grad_batches must be 1, got {trainer.accumulate_grad_batches}: an example "
+            "may be in several of the batches of a step, and change it more than max_grad_norm allows; "
+            "raise the batch size instead"
         )
     optimizers = trainer.optimizers
     if not optimizers or not optimizers[0].param_groups:  # Lightning's placeholder for none
         raise MisconfigurationException(f"{owner}: the module must have an optimizer, got none")
     if compares_losses(optimizers[0]):
         raise MisconfigurationException(
-            f"{owner}: {type(optimizers[0]).__name__} compares losses, which have no noise; use a first-order "
-            "optimizer"
+            f"{owner}: {type(optimizers[0]).__name__} compares losses, which have no noise; use a "
+            "first-order optimizer"
         )
     known = set(map(id, pl_module.parameters()))
     groups: list[Any] = optimizers[0].param_groups

@@ -1,7 +1,8 @@
 """Differentially private training: one example changes the weights' distribution by little.
 
-Dwork, McSherry, Nissim, Smith 2006, "Calibrating noise to sensitivity in private data analysis"; Abadi, Chu,
-Goodfellow, McMahan, Mironov, Talwar, Zhang 2016, "Deep learning with differential privacy" (arXiv:1607.00133).
+Dwork, McSherry, Nissim, Smith 2006, "Calibrating noise to sensitivity in private data analysis"; Abadi,
+Chu, Goodfellow, McMahan, Mironov, Talwar, Zhang 2016, "Deep learning with differential privacy"
+(arXiv:1607.00133).
 """
 
 import math
@@ -35,7 +36,7 @@ _NAME = "DifferentialPrivacy"
 
 
 class DifferentialPrivacy(SeededCallback, LetsGo):
-    """Clip the gradient of each example, and add noise to their sum, so that training is (epsilon, delta)-private.
+    """Clip each example's gradient and add noise to the sum, so that training is (epsilon, delta)-private.
 
         g = (sum_i g_i min(1, C / |g_i|) + N(0, (sigma C)^2 I)) / B
 
@@ -52,8 +53,8 @@ class DifferentialPrivacy(SeededCallback, LetsGo):
     The accounting assumes that each example is in each batch with the same probability, whatever the others:
     `shuffle="poisson"` of this package's data modules. Your own `DataLoader` samples like this as
     `opacus.data_loader.DPDataLoader.from_data_loader(loader)`; it draws from the global generator, so a run
-    resumed in mid-epoch is private but not the same. With other loaders, epsilon is an approximation, which is
-    usual and says less; there is a warning.
+    resumed in mid-epoch is private but not the same. With other loaders epsilon is an approximation, which
+    is usual and says less; there is a warning.
 
     The noise is a function of the seed and the step: a resumed run is exact, and two processes of DDP with
     batches of n train as one with 2n, up to rounding. Who knows the seed can take the noise away again, so
@@ -193,8 +194,8 @@ class DifferentialPrivacy(SeededCallback, LetsGo):
         super().on_fit_start(trainer, pl_module)
         if self.target_epsilon is not None and (trainer.min_epochs or trainer.min_steps):
             raise MisconfigurationException(
-                f"{_NAME}: with min_epochs or min_steps training would go on beyond target_epsilon; leave them "
-                "out"
+                f"{_NAME}: with min_epochs or min_steps training would go on beyond target_epsilon; leave "
+                "them out"
             )
 
     @override
@@ -216,8 +217,8 @@ class DifferentialPrivacy(SeededCallback, LetsGo):
         phases = {(noise, rate) for noise, rate, _ in [*history, (self._noise, sampling.rate, 0)]}
         if self.accountant == "gdp" and len(phases) > 1:
             raise MisconfigurationException(
-                f"{_NAME}: gdp can't add up steps of different noise or batch size, as in the checkpoint's run; "
-                "use prv or rdp"
+                f"{_NAME}: gdp can't add up steps of different noise or batch size, as in the checkpoint's "
+                "run; use prv or rdp"
             )
         if self.target_epsilon is None:
             end = ""
@@ -225,14 +226,14 @@ class DifferentialPrivacy(SeededCallback, LetsGo):
                 rest = max(0, int(planned) - trainer.global_step)
                 end = f"; epsilon will be {budget.after(self._noise, sampling.rate, rest):.3f}"
         else:
-            rest = max(0.0, planned - trainer.global_step)
-            self._left = budget.steps_left(self.target_epsilon, self._noise, sampling.rate, rest)
+            most = max(0.0, planned - trainer.global_step)
+            self._left = budget.steps_left(self.target_epsilon, self._noise, sampling.rate, most)
             end = f"; {self._left:.0f} steps keep epsilon at most {self.target_epsilon}"
             # Lightning ends the run before another batch.
             trainer.should_stop = trainer.should_stop or self._left <= 0
         rank_zero_info(
-            f"{_NAME}: noise multiplier {self._noise:.4g}, sampling rate {sampling.rate:.4g}, delta {delta:.3g}"
-            f"{end}"
+            f"{_NAME}: noise multiplier {self._noise:.4g}, sampling rate {sampling.rate:.4g}, "
+            f"delta {delta:.3g}{end}"
         )
 
     def _find_noise(self, budget: Budget, sampling: Sampling, planned: float) -> float:
@@ -244,8 +245,8 @@ class DifferentialPrivacy(SeededCallback, LetsGo):
             return 1.0
         if planned == math.inf:
             raise MisconfigurationException(
-                f"{_NAME}: the noise for target_epsilon depends on the number of steps, and the run has no end: "
-                "set max_epochs or max_steps, or give noise_multiplier"
+                f"{_NAME}: the noise for target_epsilon depends on the number of steps, and the run has no "
+                "end: set max_epochs or max_steps, or give noise_multiplier"
             )
         return budget.noise_for(self.target_epsilon, sampling.rate, max(1, int(planned)))
 
