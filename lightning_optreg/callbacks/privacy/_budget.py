@@ -122,12 +122,14 @@ class Budget:
         """
         if noise == 0.0:
             return 0
-        if most < math.inf and self.after(noise, rate, int(most)) <= target:
-            return most
         low, high = 0, 1
-        while high < most and self.after(noise, rate, high) <= target:
-            low, high = high, 2 * high
-        high = int(min(high, most))
+        if most < math.inf:
+            if self.after(noise, rate, int(most)) <= target:
+                return most
+            high = int(most)
+        else:
+            while self.after(noise, rate, high) <= target:
+                low, high = high, 2 * high
         while low + 1 < high:
             middle = (low + high) // 2
             low, high = (middle, high) if self.after(noise, rate, middle) <= target else (low, middle)

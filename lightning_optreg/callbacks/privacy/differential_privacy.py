@@ -6,6 +6,7 @@ Chu, Goodfellow, McMahan, Mironov, Talwar, Zhang 2016, "Deep learning with diffe
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -201,6 +202,8 @@ class DifferentialPrivacy(SeededCallback, LetsGo):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the noise, and how many steps the target allows."""
+        # That is how Opacus observes a layer whose inputs are data; torch 2.14 warns of it.
+        warnings.filterwarnings("ignore", "Full backward hook is firing when gradients are computed")
         sampling = sampling_of(trainer, _NAME)
         if not sampling.poisson and self.is_noise:
             rank_zero_warn(
