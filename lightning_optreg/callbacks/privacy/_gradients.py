@@ -7,6 +7,7 @@ step. So schedules, checkpoints and whatever else holds the optimizer are as in 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, Literal
 
 import torch
@@ -100,7 +101,22 @@ class PrivateGradients:
             loss_reduction=settings.loss_reduction,
         )
         self.dp.attach_step_hook(account)
-        self.clear()
+        self._observes = True  # whether there is something to observe in the batch
+        self._wrap_step()
+        self.begin_batch(empty=False)
+
+    def _wrap_step(self) -> None:
+        step = self._module.training_step
+
+        @wraps(step)
+        def observed(*args: Any, **kwargs: Any) -> Any:
+            if self._observes:
+                self._hooks.enable_hooks()
+            return step(*args, **kwargs)
+
+        # On the instance, until the end of the fit: callbacks have no hook right before the step, and others
+        # may compute gradients of their own before it.
+        self._module.training_step = observed  # type: ignore[method-assign]
 
     @property
     def _parameters(self) -> list[nn.Parameter]:
@@ -111,7 +127,7 @@ class PrivateGradients:
         return optimizer is self._optimizer and self._trained == _trained(pl_module)
 
     def begin_batch(self, *, empty: bool) -> None:
-        """Forget what calls before the step have left; of an empty batch there is nothing to observe."""
+        """Forget what an earlier step has left, and wait for the next; in an empty batch observe nothing."""
         for module in self._module.modules():
             for name in ("activations", "max_batch_len"):
                 if name in vars(module):
@@ -119,10 +135,8 @@ class PrivateGradients:
         for parameter in self._module.parameters():
             if hasattr(parameter, "_forward_counter"):
                 parameter._forward_counter = 0
-        if empty:
-            self._hooks.disable_hooks()
-        else:
-            self._hooks.enable_hooks()
+        self._hooks.disable_hooks()
+        self._observes = not empty
         self.clear()
 
     def clear(self) -> None:
@@ -152,6 +166,7 @@ class PrivateGradients:
         self.dp.pre_step()
         if self._settings.distributed:
             self.dp.reduce_gradients()
+        self._hooks.disable_hooks()
         self.clear()
 
     def _samples(self, parameters: Sequence[nn.Parameter], rows: int | None, *, check: bool) -> list[Tensor]:
@@ -208,6 +223,7 @@ class PrivateGradients:
 
     def close(self) -> None:
         """Leave the module as it was."""
+        vars(self._module).pop("training_step", None)
         self.begin_batch(empty=True)
         for parameter in self._parameters:
             if hasattr(parameter, "summed_grad"):

@@ -47,8 +47,8 @@ def refuse_layers(pl_module: LightningModule, mode: str, owner: str) -> None:
 
     modules = dict(pl_module.named_modules())
     for name, layer in modules.items():
-        # Private in torch 2.14, with no other sign of Module.compile(); the class is torch.compile()'s.
-        if layer._compiled_call_impl is not None or isinstance(layer, torch._dynamo.OptimizedModule):
+        # Private in torch 2.14, as signs of Module.compile() and torch.compile(), whose class imports long.
+        if layer._compiled_call_impl is not None or hasattr(layer, "_orig_mod"):
             refuse(
                 f"{name or 'the module'} is compiled, so its layers' calls are not seen; leave compile out"
             )
