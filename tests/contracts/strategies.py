@@ -63,8 +63,8 @@ OWN_WEIGHTS = {
 SPLIT = dict.fromkeys(
     (
         "AdamRestarts", "AdamToSGD", "BatchNormRecalibration", "Curriculum", "DifferentialPrivacy",
-        "EarlyStopping", "ElasticNet", "FullBatch", "GradientNoise", "Histograms", "L1Penalty", "L2Penalty", "MaxNorm", "NaNGuard",
-        "SnapshotEnsemble",
+        "EarlyStopping", "ElasticNet", "FullBatch", "GradientNoise", "Histograms", "L1Penalty", "L2Penalty",
+        "MaxNorm", "NaNGuard", "SnapshotEnsemble",
     ),
     ": PipelineParallel splits the network, ",
 )  # fmt: skip
