@@ -27,7 +27,7 @@ class Budget:
         >>> round(budget.epsilon, 2)
         2.1
         >>> budget.steps_left(2.5, 1.0, 0.01, most=10_000)
-        548
+        497
     """
 
     def __init__(self, mechanism: str, delta: float, history: History, owner: str) -> None:

@@ -92,7 +92,9 @@ class PrivateGradients:
             strict=False,  # its refusals are those of _layers, where a sentence names the layer
         )
         self.dp = opacus("optimizers", owner).get_optimizer_class(
-            clipping="per_layer" if settings.per_layer else "flat", distributed=settings.distributed
+            clipping="per_layer" if settings.per_layer else "flat",
+            distributed=settings.distributed,
+            grad_sample_mode="hooks",  # the same for functorch, which it does not know here
         )(
             optimizer=optimizer,
             noise_multiplier=settings.noise,
@@ -132,6 +134,7 @@ class PrivateGradients:
             for name in ("activations", "max_batch_len"):
                 if name in vars(module):
                     delattr(module, name)
+        # Private in Opacus 1.6, which has no way to forget calls that had no backward pass.
         for parameter in self._module.parameters():
             if hasattr(parameter, "_forward_counter"):
                 parameter._forward_counter = 0

@@ -16,11 +16,14 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
+
+# Private in torch 2.14: there is no public way to find the tensors in nested lists, tuples and mappings.
 from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
 from lightning_optreg._checks import check_choice, check_range
 from lightning_optreg.callbacks._let_go import LetsGo
+from lightning_optreg.callbacks._network import makes_layers_later
 from lightning_optreg.callbacks._seeded import SeededCallback
 from lightning_optreg.callbacks.privacy._budget import Budget, History
 from lightning_optreg.callbacks.privacy._gradients import PrivateGradients, Settings
@@ -187,11 +190,14 @@ class DifferentialPrivacy(SeededCallback, LetsGo):
         if stage == "fit":
             opacus("accountants", _NAME)
             refuse_callbacks(trainer, _NAME)
+            if not makes_layers_later(pl_module):  # before another callback changes weights
+                refuse_layers(pl_module, self.mode, _NAME)
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Agree on a seed, and refuse what can't work."""
         refuse_setup(trainer, pl_module, _NAME)
+        refuse_layers(pl_module, self.mode, _NAME)
         super().on_fit_start(trainer, pl_module)
         if self.target_epsilon is not None and (trainer.min_epochs or trainer.min_steps):
             raise MisconfigurationException(
