@@ -11,9 +11,9 @@ more memory the process has at its peak with the callback, from a fit of its own
 import argparse
 import logging
 import multiprocessing
-import resource
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -70,7 +70,9 @@ def peak(mode: str | None, batch: int, steps: int) -> float:
 def _peak(mode: str | None, batch: int, steps: int) -> float:
     quiet()
     fit(Callback if mode is None else private(mode), batch, steps, "cpu")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not getrusage: that is at least the peak of the process that started this one.
+    status = Path("/proc/self/status").read_text().split()
+    return int(status[status.index("VmHWM:") + 1]) / 1024
 
 
 def quiet() -> None:
