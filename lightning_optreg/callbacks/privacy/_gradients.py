@@ -83,13 +83,11 @@ class PrivateGradients:
         # A backward hook makes a layer's output a view, which the next layer must not change in place.
         self._in_place = [m for m in pl_module.modules() if getattr(m, "inplace", False) is True]
         self._set_in_place(False)
-        self._hooks = opacus("grad_sample", owner).prepare_module(
+        self._hooks: Any = _hooks_class(owner)(
             pl_module,
-            grad_sample_mode=settings.mode,
-            wrap_model=False,
-            batch_first=True,
             loss_reduction=settings.loss_reduction,
             strict=False,  # its refusals are those of _layers, where a sentence names the layer
+            force_functorch=settings.mode == "functorch",
         )
         self.dp = opacus("optimizers", owner).get_optimizer_class(
             clipping="per_layer" if settings.per_layer else "flat",
@@ -237,6 +235,19 @@ class PrivateGradients:
     def _set_in_place(self, value: bool) -> None:
         for module in self._in_place:
             setattr(module, "inplace", value)  # noqa: B010  # to mypy, attributes of modules are tensors
+
+
+def _hooks_class(owner: str) -> Any:
+    """Return Opacus's hooks, which get tensors in the usual layout."""
+    base: Any = opacus("grad_sample", owner).GradSampleHooks
+
+    class Hooks(base):  # type: ignore[misc]  # it has no types
+        def rearrange_grad_samples(self, **kwargs: Any) -> tuple[list[Tensor], Tensor]:
+            activations, backprops = super().rearrange_grad_samples(**kwargs)
+            # Opacus 1.6 unfolds images as if they were in it: in channels_last, gradients would be wrong.
+            return [each.contiguous() for each in activations], backprops.contiguous()
+
+    return Hooks
 
 
 def _trained(pl_module: LightningModule) -> list[int]:

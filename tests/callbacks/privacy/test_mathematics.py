@@ -65,6 +65,28 @@ def test_fifty_steps_without_noise_and_bound_are_those_of_sgd() -> None:
         torch.testing.assert_close(found[name], weight, rtol=0, atol=1e-10)
 
 
+@MODES
+def test_the_layout_of_images_makes_no_difference(mode: Any) -> None:
+    """Opacus 1.6 alone finds other gradients for `channels_last`."""
+
+    class ChannelsLast(Small):
+        def __init__(self) -> None:
+            torch.manual_seed(2)
+            layers = nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Conv2d(4, 3, 2), nn.Flatten(), nn.Linear(27, 3)
+            super().__init__(nn.Sequential(*layers))
+
+        def scores(self, pixels: Tensor) -> Tensor:
+            return super().scores(pixels.contiguous(memory_format=torch.channels_last))
+
+    data = loader(shuffle="every_epoch")
+    plain, _ = fit([], ChannelsLast(), data, max_steps=1)
+    found, _ = fit(
+        [DifferentialPrivacy(0.0, max_grad_norm=math.inf, mode=mode)], ChannelsLast(), data, max_steps=1
+    )
+    for name, weight in plain.items():
+        torch.testing.assert_close(found[name], weight, rtol=0, atol=1e-6)
+
+
 # ---- clipping ----------------------------------------------------------------------------------------------
 
 
