@@ -69,14 +69,15 @@ def test_fifty_steps_without_noise_and_bound_are_those_of_sgd() -> None:
 def test_the_layout_of_images_makes_no_difference(mode: Any) -> None:
     """Opacus 1.6 alone finds other gradients for `channels_last`."""
 
+    class Last(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.contiguous(memory_format=torch.channels_last)
+
     class ChannelsLast(Small):
         def __init__(self) -> None:
             torch.manual_seed(2)
-            layers = nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Conv2d(4, 3, 2), nn.Flatten(), nn.Linear(27, 3)
+            layers = nn.Conv2d(1, 4, 3), nn.Tanh(), Last(), nn.Conv2d(4, 3, 2), nn.Flatten(), nn.Linear(27, 3)
             super().__init__(nn.Sequential(*layers))
-
-        def scores(self, pixels: Tensor) -> Tensor:
-            return super().scores(pixels.contiguous(memory_format=torch.channels_last))
 
     data = loader(shuffle="every_epoch")
     plain, _ = fit([], ChannelsLast(), data, max_steps=1)
