@@ -1,10 +1,12 @@
-"""Checks of arguments; their messages name the owner, the argument, what is allowed and what was given."""
+"""Checks of arguments and of what is installed; messages name the owner and what is wrong or missing."""
 
+import importlib
 import math
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
-__all__ = ["check_choice", "check_places", "check_range"]
+__all__ = ["check_choice", "check_places", "check_range", "required"]
 
 
 def check_range(owner: str, allowed: str, **values: Any) -> None:
@@ -79,3 +81,24 @@ def check_places(owner: str, **places: Any) -> None:
     for name, place in places.items():
         if isinstance(place, bool) or not isinstance(place, (int, str)):
             raise TypeError(f"{owner}: {name} must be an index or a key, got {place!r}")
+
+
+def required(package: str, owner: str, extra: str) -> ModuleType:
+    """Import an optional package.
+
+    Args:
+        package: Its name.
+        owner: Name of the class that needs it, for the error.
+        extra: Name of the extra of this package that brings it.
+
+    Raises:
+        ModuleNotFoundError: If it is not installed; says how to install it.
+    """
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        raise ModuleNotFoundError(
+            f"{owner}: needs {package}; pip install 'lightning-optreg[{extra}]'", name=package
+        ) from error

@@ -56,6 +56,7 @@ ALIKE = {
     "cifar10/resnet20",
     "cifar10/resnet56",
     "cifar10/resnet110",
+    "fashion_mnist/private_lenet5",
     "fashion_mnist/resnet20",
     "imagenet/vgg16",
 }

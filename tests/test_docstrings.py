@@ -25,6 +25,7 @@ WITHOUT_EXAMPLE = {
     "analysis.Stability": "the result of measure_stability",
     "analysis.TransportSolutions": "a part of the result of compute_transport",
     "studies.Point": "a part of a StudyResult",
+    "figures.PrivatePoint": "a part of the result of read_private",
     "studies.StudyResult": "the result of a whole study",
     "studies.Unfinished": "a part of a StudyResult",
 }

@@ -69,7 +69,7 @@ USES = (
     ),
     Use(
         "_compiled_call_impl",
-        ("strategies/split/_refusals.py",),
+        ("strategies/split/_refusals.py", "callbacks/privacy/_layers.py"),
         "torch 2.14",
         "whether a module was compiled in place",
     ),
@@ -111,6 +111,12 @@ USES = (
         "the value of a step",
     ),
     Use(
+        "_forward_counter",
+        ("callbacks/privacy/_gradients.py",),
+        "Opacus 1.6",
+        "how many calls of a layer wait for their backward pass",
+    ),
+    Use(
         "_instantiator",
         ("classifier/image_classifier.py", "trust/checkpoints.py"),
         "Lightning 2.6",
@@ -148,7 +154,13 @@ USES = (
     ),
     Use("_parse_ckpt_path", ("cli/main_cli.py",), "Lightning 2.6", "would take settings from a checkpoint"),
     Use("_parser", ("cli/main_cli.py",), "Lightning 2.6", "the parser of a subcommand"),
-    Use("_pytree", ("callbacks/weights/_non_finite.py",), "torch 2.14", "maps over nested values"),
+    Use("_orig_mod", ("callbacks/privacy/_layers.py",), "torch 2.14", "the module in a compiled one"),
+    Use(
+        "_pytree",
+        ("callbacks/weights/_non_finite.py", "callbacks/privacy/differential_privacy.py"),
+        "torch 2.14",
+        "maps over nested values",
+    ),
     Use(
         "_reductions",
         ("callbacks/resume/_partial_state.py",),

@@ -1,13 +1,11 @@
 """The base of all attacks on a trained network, with Foolbox under it."""
 
-import importlib
 from abc import ABC, abstractmethod
-from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_optreg._checks import check_choice, check_range
+from lightning_optreg._checks import check_choice, check_range, required
 from lightning_optreg.attacks.attacked_network import AttackedNetwork, attacked
 from lightning_optreg.attacks.pixel_space import PixelSpace
 from lightning_optreg.attacks.steps import Norm
@@ -130,24 +128,3 @@ class FoolboxAttack(Attack):
         _, pixels, _ = self.make(foolbox.attacks)(model, network.pixels, wrong, epsilons=self.eps)
         found: Tensor = pixels
         return found
-
-
-def required(package: str, owner: str, extra: str) -> ModuleType:
-    """Import an optional package.
-
-    Args:
-        package: Its name.
-        owner: Name of the class that needs it, for the error.
-        extra: The extra of this package that installs it.
-
-    Raises:
-        ModuleNotFoundError: If it is not installed; says how to install it.
-    """
-    try:
-        return importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        if error.name != package:
-            raise
-        raise ModuleNotFoundError(
-            f"{owner}: needs {package}; pip install 'lightning-optreg[{extra}]'", name=package
-        ) from error

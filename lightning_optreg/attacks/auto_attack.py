@@ -6,8 +6,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_optreg._checks import check_choice
-from lightning_optreg.attacks.attack import Attack, required
+from lightning_optreg._checks import check_choice, required
+from lightning_optreg.attacks.attack import Attack
 from lightning_optreg.attacks.attacked_network import AttackedNetwork, scores_of
 from lightning_optreg.attacks.steps import Norm
 

@@ -9,6 +9,7 @@ from lightning_optreg.callbacks.evaluation.noise_marginalization import NoiseMar
 from lightning_optreg.callbacks.evaluation.noisy_ensemble import NoisyEnsemble
 from lightning_optreg.callbacks.evaluation.snapshot_ensemble import SnapshotEnsemble
 from lightning_optreg.callbacks.evaluation.test_time_augmentation import TestTimeAugmentation
+from lightning_optreg.callbacks.privacy.differential_privacy import DifferentialPrivacy
 from lightning_optreg.callbacks.records.curves import Curves
 from lightning_optreg.callbacks.records.histograms import Histograms
 from lightning_optreg.callbacks.records.prediction_writer import PredictionWriter
@@ -38,6 +39,7 @@ __all__ = [
     "Curriculum",
     "Curves",
     "CutMix",
+    "DifferentialPrivacy",
     "EarlyStopping",
     "ElasticNet",
     "ExactResume",

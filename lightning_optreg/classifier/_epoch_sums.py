@@ -55,11 +55,13 @@ class EpochSums:
             loss: Mean loss.
 
         Returns:
-            Whether it was added.
+            Whether it was added; an empty batch is not.
         """
         if batch_idx <= self._counted:
             return False
         self._counted = batch_idx
+        if len(y) == 0:  # a Poisson sample may be empty, and has no mean loss
+            return False
         classes = y if y.ndim == 1 else y.argmax(dim=1)  # the larger part of a mixture
         right = (scores.argmax(dim=1) == classes).sum()
         self._sums += torch.stack((loss.detach().float() * len(y), right))

@@ -59,7 +59,7 @@ COMMANDS = (
     ),
     Command(
         "plot",
-        "draw a picture: plot surface | dynamics | landscape | scaling | transport",
+        "draw a picture: plot surface | dynamics | landscape | privacy | scaling | transport",
         "commands.plot:main",
     ),
 )

@@ -7,10 +7,12 @@ from torch import Tensor
 
 from lightning_optreg.randomness.draws import mix
 
-__all__ = ["Shuffle", "check_shuffle", "deal", "epoch_order", "fixed_order"]
+__all__ = ["Shuffle", "check_shuffle", "deal", "epoch_order", "fixed_order", "poisson_sample"]
 
-Shuffle = Literal["every_epoch", "once", "never", "by_class"]
-"""When training images are shuffled; "by_class" sorts them by their labels."""
+Shuffle = Literal["every_epoch", "once", "never", "by_class", "poisson"]
+"""When training images are shuffled; "by_class" sorts them by their labels, "poisson" draws each batch."""
+
+_POISSON = 1  # tells its numbers from those of the augmentation of the same batch
 
 
 def check_shuffle(shuffle: object, name: str) -> None:
@@ -37,13 +39,37 @@ def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(mix(seed, epoch)))
 
 
+def poisson_sample(count: int, rate: float, seed: int, epoch: int, step: int) -> Tensor:
+    """Return a Poisson sample: each of 0, ..., count - 1 is in it with probability q, whatever the others.
+
+    It is a function of its arguments only, so it can be drawn when its step comes.
+
+    Args:
+        count: Number of images N, at least 1.
+        rate: q, in (0, 1].
+        seed: Any integer.
+        epoch: Epoch, counted from 0.
+        step: Batch within the epoch, counted from 0.
+
+    Returns:
+        int64, increasing positions; q N of them on average, and possibly none.
+
+    Example:
+        >>> poisson_sample(5, 1.0, seed=0, epoch=0, step=0)
+        tensor([0, 1, 2, 3, 4])
+    """
+    generator = torch.Generator().manual_seed(mix(seed, epoch, step, _POISSON))
+    # In float64, as numbers of 24 bits would make q a multiple of 2^-24.
+    return (torch.rand(count, generator=generator, dtype=torch.float64) < rate).nonzero().flatten()
+
+
 def fixed_order(labels: Tensor, shuffle: Shuffle, seed: int) -> Tensor:
     """Return the part of the order that all epochs share.
 
     Args:
         labels: int64 (N,).
         shuffle: "once": the permutation of epoch 0. "by_class": sorted by label, in stored order within a
-            class. "never", and "every_epoch", which shuffles later: in stored order.
+            class. "never", and "every_epoch" and "poisson", which draw later: in stored order.
         seed: Any integer.
 
     Returns:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lightning_optreg.data._order import poisson_sample
 from lightning_optreg.data._packed import PackedImages
 from lightning_optreg.randomness.draws import Place
 
@@ -43,7 +44,10 @@ class Batch(NamedTuple):
 
 
 class Share(Dataset[Batch]):
-    """The part of an epoch that one process gets: item k is its share of global batch k."""
+    """The part of an epoch that one process gets: item k is its share of global batch k.
+
+    With `sampling`, a rate and a seed, global batch k is a Poisson sample, not the k-th part of `order`.
+    """
 
     def __init__(
         self,
@@ -54,16 +58,24 @@ class Share(Dataset[Batch]):
         bounds: Sequence[tuple[int, int]],
         rank: int,
         world_size: int,
+        sampling: tuple[float, int] | None = None,
     ) -> None:
         self.images, self.labels, self.order = images, labels, order
         self.epoch, self.bounds = epoch, bounds
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.sampling = rank, world_size, sampling
+
+    def _global_batch(self, step: int) -> Tensor:
+        if self.sampling is None:
+            begin, end = self.bounds[step]
+            return self.order[begin:end]
+        rate, seed = self.sampling
+        return self.order[poisson_sample(len(self.order), rate, seed, self.epoch, step)]
 
     def __getitem__(self, step: int) -> Batch:
-        begin, end = self.bounds[step]
-        total = end - begin
+        batch = self._global_batch(step)
+        total = len(batch)
         start, stop = self.rank * total // self.world_size, (self.rank + 1) * total // self.world_size
-        index = self.order[begin + start : begin + stop]
+        index = batch[start:stop]
         # index_select copies whole images: 11 us for 128 of 28 x 28, where images[index] takes 97.
         return Batch(
             self.images.index_select(0, index),

@@ -64,7 +64,8 @@ class ImageDataModule(VettedLoading, LightningDataModule):
         drop_last: Leave out a last training batch that is not full.
         shuffle: Order of the training images: "every_epoch" (a new one each epoch), "once" (a random one, the
             same in all epochs), "never" (as they are stored) or "by_class" (sorted by label, to see how that
-            harms training).
+            harms training) or "poisson" (each image is in each batch with probability batch_size / N, as
+            `DifferentialPrivacy` assumes; batches differ in size).
         verify_checksum: Refuse files that are not the published ones.
         cache_dir: Folder for decoded data. None: `$XDG_CACHE_HOME/lightning_optreg`, by default
             `~/.cache/lightning_optreg`.

@@ -38,6 +38,12 @@ class BatchLoader(Iterable[Batch]):
     all processes have the same number of batches and none is empty; shares differ by at most one image, and
     if the last batch would have fewer images than processes, they join the previous batch.
 
+    With `shuffle="poisson"` an epoch has as many batches as otherwise, but each of the N images is in each
+    global batch with probability q = batch_size * world_size / N, independently: the sampling that the
+    accounting of differential privacy assumes. Batches differ in size, are `batch_size` on average, and may
+    be empty. The sample is a function of (seed, epoch, batch); processes share it as evenly as possible, so
+    shares differ by at most one image.
+
     `state_dict` and `load_state_dict` keep the position within the epoch, and Lightning stores them in its
     checkpoints. Iteration goes over the epoch of the last `set_epoch`, from its start, or from the restored
     position if that is in this epoch. The end of an epoch is the same as the start of the next.
@@ -54,8 +60,9 @@ class BatchLoader(Iterable[Batch]):
         indices: int64 (n,), positions of the images to use, such as the training split; None for all.
         batch_size: Images per batch of this process, at least 1, or "full" for all images in one batch.
         shuffle: True or "every_epoch": a new order each epoch. "once": one random order for all epochs.
-            "never": the order of `indices`. "by_class": the order of `indices`, sorted by label. False: for
-            evaluation, the order of `indices` with every image, whatever the number of processes.
+            "never": the order of `indices`. "by_class": the order of `indices`, sorted by label. "poisson":
+            an independent sample for each batch. False: for evaluation, the order of `indices` with every
+            image, whatever the number of processes.
         seed: Seed of the order, any integer.
         rank: Rank of this process, in [0, world_size).
         world_size: Number of processes, at least 1.
@@ -126,7 +133,7 @@ class BatchLoader(Iterable[Batch]):
         check_shuffle(shuffle, "BatchLoader")
         if shuffle in ("once", "by_class"):
             self.indices = self.indices[fixed_order(labels[self.indices], shuffle, seed)]
-        self.shuffle, self.seed = shuffle == "every_epoch", seed
+        self.shuffle, self.seed = shuffle in ("every_epoch", "poisson"), seed
         self._is_random = shuffle != "never"
         self.rank, self.world_size = rank, world_size
         self._even = even
@@ -142,6 +149,16 @@ class BatchLoader(Iterable[Batch]):
                 f"BatchLoader: drop_last leaves no batch of {count} images, a full batch has "
                 f"{world_size} x {self.batch_size}"
             )
+        self._is_poisson = shuffle == "poisson"
+        if self._is_poisson:
+            if not self.global_batch <= count:
+                raise ValueError(
+                    f"BatchLoader: batch_size must be <= {count // world_size} with shuffle 'poisson', "
+                    f"as an image's probability is batch_size * world_size / {count}, got {batch_size}"
+                )
+            # Only their number counts; a checkpoint has the number of images that are expected.
+            drawn = len(self._bounds) * self.global_batch
+            self._bounds = deal(drawn, self.batch_size, world_size, even=True)
         # Lightning passes the epoch to these attributes.
         self.sampler = _EpochSampler(self) if self.shuffle else _InOrder(self)
         self.batch_sampler = None
@@ -157,8 +174,18 @@ class BatchLoader(Iterable[Batch]):
         return len(self._bounds)
 
     @property
+    def poisson(self) -> bool:
+        """Whether each batch is a Poisson sample."""
+        return self._is_poisson and self.shuffle  # which callbacks turn off
+
+    @property
+    def sample_rate(self) -> float:
+        """Probability that an image is in a Poisson batch, or the share of the images in a full batch."""
+        return min(1.0, self.global_batch / len(self.indices))
+
+    @property
     def epoch_images(self) -> int:
-        """Images in an epoch, over all processes."""
+        """Images in an epoch, over all processes; with `poisson` their expected number."""
         return self._bounds[-1][1]
 
     @property
@@ -190,9 +217,12 @@ class BatchLoader(Iterable[Batch]):
         order = self.indices
         if self._order is not None:
             order = order[self._order(self._epoch)]
-        elif self.shuffle:
+        elif self.shuffle and not self.poisson:
             order = order[epoch_order(len(order), self.seed, self._epoch)]
-        share = Share(self.images, self.labels, order, self._epoch, bounds, self.rank, self.world_size)
+        sampling = (self.sample_rate, self.seed) if self.poisson and self._order is None else None
+        share = Share(
+            self.images, self.labels, order, self._epoch, bounds, self.rank, self.world_size, sampling
+        )
         for step, batch in enumerate(self._fetch(share, range(first, len(bounds))), first):
             # Before the yield: after the last batch a training loop does not ask for another.
             self._batches = step + 1

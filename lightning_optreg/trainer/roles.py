@@ -9,6 +9,7 @@ from lightning.pytorch import Trainer
 
 __all__ = [
     "Asynchronous",
+    "BreaksPrivacy",
     "ChangesAccumulation",
     "NotesSignals",
     "OnlyRecords",
@@ -23,6 +24,15 @@ __all__ = [
 
 class Asynchronous:
     """Base of strategies whose workers do not wait for each other: only worker 0 validates and saves."""
+
+
+class BreaksPrivacy(ABC):
+    """Base of callbacks beside which training can't be differentially private."""
+
+    @property
+    @abstractmethod
+    def breaks_privacy(self) -> str:
+        """Why, as the end of the sentence "MixUp can't stand beside it, as it ..."; empty if it does not."""
 
 
 class ChangesAccumulation(ABC):

@@ -76,6 +76,7 @@ def train(
     net: SmallNet,
     adam: bool = False,
     augment: list[BatchTransform] | None = None,
+    shuffle: Literal["every_epoch", "poisson"] = "every_epoch",
 ) -> dict[str, Any]:
     """Train on the same global batches, whatever the number of processes, and give what came of it.
 
@@ -94,6 +95,7 @@ def train(
         batch_size=GLOBAL_BATCH // processes,
         val_fraction=0.28,
         augment=augment,
+        shuffle=shuffle,
         cache_dir=str(folder / "cache"),
     )
     trainer = quiet_trainer(

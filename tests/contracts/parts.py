@@ -189,6 +189,28 @@ PARTS = [
         ),
     ),
     Part(
+        callbacks.DifferentialPrivacy(1.0, accountant="rdp", seed=4),
+        on_images=callbacks.DifferentialPrivacy(1.0, accountant="rdp"),
+        excused={"step by step": "without noise and bound it is the same up to rounding only"},
+        needs={"automatic optimization", "no batch normalisation"},
+        alone=ONE_ONLY,
+        wrong=(
+            ({"noise_multiplier": -1.0}, "noise_multiplier"),
+            ({"noise_multiplier": float("nan")}, "noise_multiplier"),
+            ({"target_epsilon": 0.0}, "target_epsilon"),
+            ({"delta": 1.0}, "delta"),
+            ({"max_grad_norm": 0.0}, "max_grad_norm"),
+            ({"max_grad_norm": float("inf")}, "max_grad_norm"),
+            ({"max_grad_norm": [1.0, 1.0]}, "max_grad_norm"),
+            ({"clipping": "layer"}, "clipping"),
+            ({"accountant": "moments"}, "accountant"),
+            ({"mode": "ghost"}, "mode"),
+            ({"loss_reduction": "none"}, "loss_reduction"),
+            ({"convert": 1}, "convert"),
+            ({"seed": "one"}, "seed"),
+        ),
+    ),
+    Part(
         callbacks.EarlyStopping(
             "val_loss", patience=2, mode="max", strict=False, restore_best=True, smoothing=0.5
         ),

@@ -56,14 +56,15 @@ WAIT = timedelta(seconds=120)
 OWN_WEIGHTS = {
     "AdamRestarts": "weights of their own, so a restart from the best common ones would not reach them",
     "Curriculum": "weights of their own, so images have no common score",
+    "DifferentialPrivacy": "weights of their own, so epsilon would not count what they learn by themselves",
     "FullBatch": "weights of their own, so the whole set has no one loss and gradient",
 }
 
 SPLIT = dict.fromkeys(
     (
-        "AdamRestarts", "AdamToSGD", "BatchNormRecalibration", "Curriculum", "EarlyStopping", "ElasticNet",
-        "FullBatch", "GradientNoise", "Histograms", "L1Penalty", "L2Penalty", "MaxNorm", "NaNGuard",
-        "SnapshotEnsemble",
+        "AdamRestarts", "AdamToSGD", "BatchNormRecalibration", "Curriculum", "DifferentialPrivacy",
+        "EarlyStopping", "ElasticNet", "FullBatch", "GradientNoise", "Histograms", "L1Penalty", "L2Penalty",
+        "MaxNorm", "NaNGuard", "SnapshotEnsemble",
     ),
     ": PipelineParallel splits the network, ",
 )  # fmt: skip
@@ -71,6 +72,7 @@ SPLIT = dict.fromkeys(
 SHARED = {
     "AdamRestarts": "and only worker 0 sees the monitored value; use ddp, or one process",
     "Curriculum": "so images have no common score; give a reference or a file of scores",
+    "DifferentialPrivacy": "so no step has the noise of all; use ddp",
     "FullBatch": "so their gradients are not summed to that of the whole set; use ddp",
 }
 
@@ -78,6 +80,7 @@ SERVED = {
     "AdamRestarts": "so a restart here would not reach them; use ddp",
     "AdamToSGD": "so it can't be replaced here; use SWATS",
     "Curriculum": "so images have no common score; give a reference or a file of scores",
+    "DifferentialPrivacy": "with gradients of single workers, each without enough noise; use ddp",
     "FullBatch": "each with one worker's share of the images",
     "L1Penalty": "so weights that are shrunk here do not reach them; set proximal=False",
     "MaxNorm": "so what is projected here does not reach them; use weight decay",

@@ -28,6 +28,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Encountered `nan` values in tensor"),
     pytest.mark.filterwarnings("ignore:AdamToSGD.* end before at_step"),  # runs of a few steps
     pytest.mark.filterwarnings("ignore:NaNGuard. .*skipped:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:DifferentialPrivacy. epsilon is computed for Poisson"),
 ]
 
 every_callback = pytest.mark.parametrize("name", CALLBACKS)
@@ -201,12 +202,13 @@ class Torchvision(LightningModule):
         return torch.optim.Adam(self.parameters())
 
 
-BORING: tuple[Need, ...] = tuple(need for need in get_args(Need) if need != "automatic optimization")
+HAS_BORING = ("automatic optimization", "no batch normalisation")
+BORING: tuple[Need, ...] = tuple(need for need in get_args(Need) if need not in HAS_BORING)
 LACKS: dict[type[LightningModule], tuple[Need, ...]] = {
     BoringModel: BORING,
     ManualOptimBoringModel: ("automatic optimization", *BORING),
     TwoOptimizers: ("automatic optimization", *(need for need in BORING if need != "no schedule")),
-    Torchvision: ("noise layers", "own loader", "numbers"),
+    Torchvision: ("no batch normalisation", "noise layers", "own loader", "numbers"),
 }
 """What callbacks may miss in these modules and their runs, what they say first before the rest."""
 

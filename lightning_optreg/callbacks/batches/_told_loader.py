@@ -33,7 +33,7 @@ def told_loader(trainer: Trainer, owner: str) -> BatchLoader:
             f"the training loader must be a BatchLoader, as from a data module of lightning_optreg.data, got "
             f"{type(loader).__name__}; for your own DataLoader use CurriculumSampler instead",
         )
-    if not loader.shuffle:
+    if not loader.shuffle or loader.poisson:
         _refuse(
             owner,
             "the training loader must shuffle: set its shuffle to every_epoch, and no overfit_batches",

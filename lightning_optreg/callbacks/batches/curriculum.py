@@ -29,13 +29,14 @@ from lightning_optreg.trainer.refusals import (
     refuse_sharding,
     refuse_steps_elsewhere,
 )
+from lightning_optreg.trainer.roles import BreaksPrivacy
 
 __all__ = ["Curriculum", "Scoring"]
 
 Scoring = Literal["loss", "margin", "self_paced", "file"]
 
 
-class Curriculum(OfAKind, LetsGo):
+class Curriculum(OfAKind, LetsGo, BreaksPrivacy):
     """Show the easy images first: after t batches, batches come from the first g(t) images of a ranking.
 
     Every epoch has as many batches as without the callback, so budgets are equal. It goes through the pool of
@@ -160,6 +161,12 @@ class Curriculum(OfAKind, LetsGo):
         self.rescore_every, self.net, self.seed = rescore_every, net, seed
         self._loader: BatchLoader | None = None
         self.begin_fit()
+
+    @property
+    @override
+    def breaks_privacy(self) -> str:
+        """It chooses examples."""
+        return "chooses images by what the network says of them, and not as the accounting assumes"
 
     @override
     def begin_fit(self) -> None:

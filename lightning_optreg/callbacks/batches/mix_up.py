@@ -21,11 +21,12 @@ from lightning_optreg.callbacks.batches.changed_batch import ChangedBatch, soft_
 from lightning_optreg.randomness.draws import Place
 from lightning_optreg.randomness.processes import row_before
 from lightning_optreg.trainer.queries import is_logging_step
+from lightning_optreg.trainer.roles import BreaksPrivacy
 
 __all__ = ["CutMix", "MixUp"]
 
 
-class _Mixture(ChangedBatch, LetsGo):
+class _Mixture(ChangedBatch, LetsGo, BreaksPrivacy):
     """Mixes each image of a batch, and its label, with its neighbour's."""
 
     mixing: ClassVar[type[v2.MixUp | v2.CutMix]]
@@ -55,6 +56,12 @@ class _Mixture(ChangedBatch, LetsGo):
     def active(self) -> bool:
         """Whether alpha or p is above 0."""
         return self.alpha > 0.0 and self.p > 0.0
+
+    @property
+    @override
+    def breaks_privacy(self) -> str:
+        """It mixes examples."""
+        return "mixes images, so that a gradient depends on two of them" if self.active else ""
 
     def mix(self, images: Tensor, labels: Tensor, place: Place) -> tuple[Tensor, Tensor]:
         """Mix images (N, C, H, W) and labels (N, K) with the transform of torchvision."""

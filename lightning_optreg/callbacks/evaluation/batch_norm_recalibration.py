@@ -24,6 +24,7 @@ from lightning_optreg.randomness.kept_generators import kept_generators
 from lightning_optreg.trainer.moved_batch import move_batch
 from lightning_optreg.trainer.queries import callbacks_of, datamodule_of
 from lightning_optreg.trainer.refusals import refuse_split_network
+from lightning_optreg.trainer.roles import BreaksPrivacy
 
 __all__ = ["BatchNormRecalibration", "batch_norms", "recalibrate"]
 
@@ -98,7 +99,7 @@ def _check_loader(loader: Any) -> None:
         )
 
 
-class BatchNormRecalibration(Callback):
+class BatchNormRecalibration(Callback, BreaksPrivacy):
     """Set the statistics of batch normalisation to those of the training data, for the current weights.
 
     Running statistics follow the weights of the last steps. They are wrong for weights from elsewhere: an
@@ -153,6 +154,12 @@ class BatchNormRecalibration(Callback):
         check_places("BatchNormRecalibration", images=images)
         self.batches, self.stages, self.images, self.net = batches, tuple(stages), images, net
         self._is_due = self._tried = False
+
+    @property
+    @override
+    def breaks_privacy(self) -> str:
+        """It takes statistics of training images."""
+        return "takes statistics of training images without noise"
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

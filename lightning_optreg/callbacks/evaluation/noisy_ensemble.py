@@ -31,6 +31,7 @@ from lightning_optreg.layers.gaussian_noise import (
 from lightning_optreg.randomness.draws import mix
 from lightning_optreg.randomness.processes import share_of
 from lightning_optreg.trainer.queries import is_logging_step
+from lightning_optreg.trainer.roles import BreaksPrivacy
 
 __all__ = ["NoisyEnsemble", "residual_blocks"]
 
@@ -94,7 +95,7 @@ def _has_shortcut(block: nn.Module) -> bool:
     return getattr(block, "shortcut", block) is not None
 
 
-class NoisyEnsemble(AveragedForward, SeededCallback, LetsGo):
+class NoisyEnsemble(AveragedForward, SeededCallback, LetsGo, BreaksPrivacy):
     """Add noise after every residual block: y = y + c std(y) N(0, I), and average n passes in evaluation.
 
     It turns any residual network into the noise-injected form of Wang et al. without changing the network:
@@ -179,6 +180,16 @@ class NoisyEnsemble(AveragedForward, SeededCallback, LetsGo):
     def is_noise(self) -> bool:
         """Whether noise is above 0."""
         return self.noise > 0.0
+
+    @property
+    @override
+    def breaks_privacy(self) -> str:
+        """Noise in proportion to a whole batch mixes examples."""
+        return (
+            "adds noise in proportion to a whole batch; set its relative_to to image"
+            if self.is_noise and self.relative_to == "batch"
+            else ""
+        )
 
     def _blocks(self, pl_module: LightningModule) -> dict[str, nn.Module]:
         network = find_network(pl_module, self.net, "NoisyEnsemble")

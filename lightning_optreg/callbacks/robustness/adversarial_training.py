@@ -41,7 +41,7 @@ from lightning_optreg.trainer.refusals import (
     refuse_manual_optimization,
     refuse_sharding,
 )
-from lightning_optreg.trainer.roles import ChangesAccumulation
+from lightning_optreg.trainer.roles import BreaksPrivacy, ChangesAccumulation
 
 __all__ = ["AdversarialTraining"]
 
@@ -51,7 +51,7 @@ _STEPS = {"pgd": 10, "fgsm": 1, "free": 1, "trades": 10}
 _KEY = "lightning_optreg_replays"
 
 
-class AdversarialTraining(ChangedBatch, LetsGo):
+class AdversarialTraining(ChangedBatch, LetsGo, BreaksPrivacy):
     """Train on images changed by at most eps, so that the loss is as large as a few steps can make it.
 
     | method | what a training step does |
@@ -176,6 +176,12 @@ class AdversarialTraining(ChangedBatch, LetsGo):
     def active(self) -> bool:
         """Whether eps is above 0."""
         return self.eps > 0.0
+
+    @property
+    @override
+    def breaks_privacy(self) -> str:
+        """`free` repeats examples."""
+        return "makes several steps on a batch" if self.method == "free" and self.active else ""
 
     # ---- before the first step -----------------------------------------------------------------------------
 

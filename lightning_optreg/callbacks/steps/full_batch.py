@@ -35,11 +35,12 @@ from lightning_optreg.trainer.refusals import (
     refuse_split_network,
     refuse_steps_elsewhere,
 )
+from lightning_optreg.trainer.roles import BreaksPrivacy
 
 __all__ = ["FullBatch"]
 
 
-class FullBatch(NoiseFree, LetsGo):
+class FullBatch(NoiseFree, LetsGo, BreaksPrivacy):
     """One step per epoch, on loss and gradient of the whole training set, without noise.
 
     The loader's batches are the chunks, which must fit in memory; the last may be smaller, and they are
@@ -94,6 +95,12 @@ class FullBatch(NoiseFree, LetsGo):
         self._images = 0
         self._loss: Tensor | None = None
         self._step: Callable[..., Any] | None = None
+
+    @property
+    @override
+    def breaks_privacy(self) -> str:
+        """It sums gradients over batches."""
+        return "sums gradients over all batches of an epoch"
 
     # ---- before the first step -----------------------------------------------------------------------------
 

@@ -20,11 +20,12 @@ from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.callbacks.weights._non_finite import Recorder, all_finite, trace_backward, trace_forward
 from lightning_optreg.trainer.queries import has_gradient_scaler, is_logging_step
 from lightning_optreg.trainer.refusals import refuse_sharding
+from lightning_optreg.trainer.roles import BreaksPrivacy
 
 __all__ = ["NaNGuard"]
 
 
-class NaNGuard(OfAKind, LetsGo):
+class NaNGuard(OfAKind, LetsGo, BreaksPrivacy):
     """End the run, or skip the step, when a loss or a gradient is not finite.
 
     Losses and gradients are checked right before every optimizer step, before clipping, while the weights are
@@ -78,6 +79,12 @@ class NaNGuard(OfAKind, LetsGo):
         ] = []  # of the window: the batch, and whether its loss is finite
         self._statistics: list[tuple[Tensor, Tensor]] = []  # buffers and their earlier values
         self._batch_idx = 0
+
+    @property
+    @override
+    def breaks_privacy(self) -> str:
+        """It looks at losses without noise."""
+        return "acts on losses without noise, and an empty batch has none that is finite"
 
     @override
     def begin_fit(self) -> None:

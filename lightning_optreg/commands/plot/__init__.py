@@ -15,6 +15,7 @@ _KINDS = {
     "surface": "optimizers on a loss surface of two variables: contours, 3-D view, animation",
     "dynamics": "heavy ball and Nesterov's methods beside their differential equations",
     "landscape": "the loss around a trained checkpoint, with the path of training",
+    "privacy": "what epsilon private runs have spent, and how accurate they were then",
     "transport": "a residual network as a transport equation: its solution, with and without noise",
     "scaling": "parallel SGD with 2 to 1,000 workers, simulated: accuracy against time and bytes",
 }

@@ -1,0 +1,1 @@
+"""Train so that the weights say little about any single example."""

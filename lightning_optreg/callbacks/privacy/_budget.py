@@ -1,0 +1,136 @@
+"""The privacy that a run has spent and may still spend, by one of Opacus's accountants."""
+
+import math
+import warnings
+from typing import Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from lightning_optreg.callbacks.privacy._opacus import opacus
+
+__all__ = ["Budget"]
+
+History = list[tuple[float, float, int]]
+
+
+class Budget:
+    """Counts steps, each with its noise and its sampling rate, and computes their epsilon.
+
+    Args:
+        mechanism: Name of the accountant, `prv`, `rdp` or `gdp`.
+        delta: Probability with which epsilon need not hold.
+        history: Noise multiplier, sampling rate and number of steps of each phase so far.
+        owner: Name of the calling class, for the errors.
+
+    Example:
+        >>> budget = Budget("rdp", 1e-5, [(1.0, 0.01, 1000)], "DifferentialPrivacy")
+        >>> round(budget.epsilon, 2)
+        2.1
+        >>> budget.steps_left(2.5, 1.0, 0.01, most=10_000)
+        497
+    """
+
+    def __init__(self, mechanism: str, delta: float, history: History, owner: str) -> None:
+        self.delta, self._owner = delta, owner
+        # That of the GDP warns that it may underestimate.
+        self.accountant = opacus("accountants", owner).create_accountant(mechanism=mechanism)
+        self.accountant.history = [tuple(phase) for phase in history]
+        self._known: tuple[History, float] = ([], 0.0)
+
+    @property
+    def history(self) -> History:
+        """Noise multiplier, sampling rate and number of steps of each phase so far."""
+        return list(self.accountant.history)
+
+    @property
+    def epsilon(self) -> float:
+        """Epsilon of all steps so far; infinite if one had no noise."""
+        history = self.history
+        if self._known[0] != history:
+            self._known = history, self._epsilon_of(history)
+        return self._known[1]
+
+    def after(self, noise: float, rate: float, steps: int) -> float:
+        """Return epsilon after further steps.
+
+        Args:
+            noise: Their noise multiplier.
+            rate: Their sampling rate.
+            steps: Their number.
+        """
+        history = self.history
+        if history and history[-1][:2] == (noise, rate):
+            steps += history.pop()[2]
+        return self._epsilon_of([*history, (noise, rate, steps)])
+
+    def _epsilon_of(self, history: History) -> float:
+        history = [phase for phase in history if phase[2] > 0]
+        if not history:
+            return 0.0
+        if any(noise == 0.0 for noise, _, _ in history):
+            return math.inf
+        accountant = type(self.accountant)
+        with warnings.catch_warnings():
+            # RDP says so if the best order is at the end of its range: the bound holds, but is not tight.
+            warnings.filterwarnings("ignore", "Optimal order is the")
+            warnings.filterwarnings("ignore", "GDP accounting is experimental")  # said once, in __init__
+            counting = accountant()
+            counting.history = history
+            return float(counting.get_epsilon(delta=self.delta))
+
+    def noise_for(self, target: float, rate: float, steps: int) -> float:
+        """Return the smallest noise multiplier, within 0.01 of epsilon, whose steps cost at most a target.
+
+        Args:
+            target: Epsilon after all steps.
+            rate: Sampling rate.
+            steps: Number of steps.
+
+        Raises:
+            MisconfigurationException: If no noise is large enough.
+        """
+        find: Any = opacus("accountants.utils", self._owner).get_noise_multiplier
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Optimal order is the")
+            warnings.filterwarnings("ignore", "GDP accounting is experimental")
+            try:
+                noise = find(
+                    target_epsilon=target,
+                    target_delta=self.delta,
+                    sample_rate=rate,
+                    steps=steps,
+                    accountant=self.accountant.mechanism(),
+                )
+            except ValueError as error:
+                raise MisconfigurationException(
+                    f"{self._owner}: no noise keeps epsilon at {target} for {steps} steps with delta "
+                    f"{self.delta:.3g}: raise target_epsilon, or make fewer steps ({error})"
+                ) from error
+        return float(noise)
+
+    def steps_left(self, target: float, noise: float, rate: float, most: float) -> float:
+        """Return how many further steps keep epsilon at most at a target.
+
+        Args:
+            target: Epsilon.
+            noise: Noise multiplier of the steps.
+            rate: Their sampling rate.
+            most: Steps of the run that are left; may be infinite.
+
+        Returns:
+            The number, at most `most`.
+        """
+        if noise == 0.0:
+            return 0
+        low, high = 0, 1
+        if most < math.inf:
+            if self.after(noise, rate, int(most)) <= target:
+                return most
+            high = int(most)
+        else:
+            while self.after(noise, rate, high) <= target:
+                low, high = high, 2 * high
+        while low + 1 < high:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.after(noise, rate, middle) <= target else (low, middle)
+        return low
