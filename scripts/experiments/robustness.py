@@ -1,7 +1,7 @@
 """Noisy ensembles of residual networks under attack: Wang et al. 2019 (arXiv:1811.10745), scaled down.
 
-    python scripts/experiments/robustness.py --output docs/images/robustness          # 50 minutes on two cores
-    python scripts/experiments/robustness.py --seeds 1 --epochs 1 --images 50         # to see that it runs
+    python scripts/experiments/robustness.py --output docs/images/robustness     # 50 minutes on two cores
+    python scripts/experiments/robustness.py --seeds 1 --epochs 1 --images 50    # to see that it runs
 
 Trains with `configs/fashion_mnist/enresnet2_8_pgd_small.yaml`, each network for as many epochs and with the
 same rates: a plain residual network, noisy ensembles of 1, 2 and 5 like it, and plain ones as wide as it

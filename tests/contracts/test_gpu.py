@@ -17,6 +17,7 @@ from tests.small_runs import quiet_trainer
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
     pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype"),
+    pytest.mark.filterwarnings("ignore:DifferentialPrivacy. epsilon is computed for Poisson samples"),
 ]
 WATCHED = [name for name, part in CALLBACKS.items() if "waits for nothing" not in part.excused]
 
