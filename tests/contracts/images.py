@@ -12,7 +12,7 @@ from lightning_optreg import ImageClassifier
 from lightning_optreg.data import BatchTransform, ImageDataModule, ImageSet, Source
 from tests.contracts.layers import SHAPE
 from tests.processes import ddp
-from tests.small_runs import quiet_trainer
+from tests.small_runs import ACCELERATOR, quiet_trainer
 
 __all__ = ["STEPS", "train"]
 
@@ -99,6 +99,7 @@ def train(
         cache_dir=str(folder / "cache"),
     )
     trainer = quiet_trainer(
+        accelerator=ACCELERATOR if processes == 1 else "cpu",
         devices=processes,
         strategy="auto" if processes == 1 else ddp(),
         max_epochs=4,

@@ -190,7 +190,13 @@ class OwnForward(Classifier):
 
 
 def trades_under_ddp(rank: int, folder: Path) -> None:
-    train([trades(), WriteAtEnd(folder)], OwnForward(), strategy=ddp(), use_distributed_sampler=False)
+    train(
+        [trades(), WriteAtEnd(folder)],
+        OwnForward(),
+        accelerator="cpu",
+        strategy=ddp(),
+        use_distributed_sampler=False,
+    )
 
 
 @needs_gloo
@@ -221,7 +227,7 @@ def free_by_hand(replays: int) -> dict[str, Tensor]:
     """Shafahi et al.'s algorithm 1 for the batches that the loader has at every `replays`-th place."""
     module = Classifier().to(ACCELERATOR)
     optimizer = module.configure_optimizers()
-    change = torch.zeros(BATCH, 1, 6, 6, dtype=torch.float64)
+    change = torch.zeros(BATCH, 1, 6, 6, dtype=torch.float64, device=ACCELERATOR)
     for x, y in list(batches())[::replays]:
         for _ in range(replays):
             delta = ((x + change).clamp(0.0, 1.0) - x).requires_grad_()
