@@ -275,7 +275,8 @@ def test_two_workers_reach_the_known_optimum(
     assert reached - best < 0.05 * (start - best)
 
 
-def stands_still() -> None:
+def stands_still(board: Board) -> None:
+    board.steps[1] = 1
     time.sleep(60)
 
 
@@ -290,9 +291,11 @@ def test_a_late_worker_says_where_it_stands(
     process = context.Process(
         target=_work,
         args=(os.getpid(), mate, [mine], lambda *args: None, None, stands_still),
-        kwargs={"args": (), "kwargs": {}},
+        kwargs={"args": (mate.board,), "kwargs": {}},
     )
     process.start()
+    while not mate.board.steps[1]:
+        time.sleep(0.01)
     crew = _crew.Crew("Hogwild", mate.board, [process], [mine], timeout=60.0)
     with pytest.warns(UserWarning, match=rf"\[{process.pid}\] did not end in 0.5 s and were killed"):
         crew.end()
