@@ -11,7 +11,7 @@ MOST_GROUPS = 64
 NO_MORE = 2**62
 """Number of epochs done by a worker that has nothing left to do."""
 
-_FLAGS = ("prepared", "started", "epoch", "pauses", "resumed", "ended", "stopped")
+_FLAGS = ("prepared", "started", "epoch", "pauses", "resumed", "ended", "stopped", "stacks")
 _COLUMNS = ("steps", "claimed", "updates", "epochs", "rests", "wishes")
 
 
@@ -28,7 +28,8 @@ class Board:
     - started: 1 once training has started
     - epoch: the epoch that workers may begin, counted from 0
     - pauses, resumed: how often the others were asked to rest and told to go on; they rest between the two
-    - ended: 1 once worker 0's training has ended; stopped: 1 if the others must not go on
+    - ended: 1 once worker 0's training has ended; stopped: 1 if the others must not go on; stacks: 1 if they
+      shall write where they stand
 
     By each worker, at its own number:
 

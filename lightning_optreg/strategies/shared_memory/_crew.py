@@ -149,10 +149,9 @@ class Crew:
             self.board.set_flag("stopped", 1)
         late = [process.pid for process in _still_there(self.processes, _ENDING)]
         deaths = [self._death(rank) for rank, process in enumerate(self.processes, 1) if process.exitcode]
-        for pid in late:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGABRT)  # faulthandler then writes its stacks
-        _still_there(self.processes, _LAST_WORDS)
+        if late:
+            self.board.set_flag("stacks", 1)
+            _still_there(self.processes, _LAST_WORDS)
         self._kill()
         for connection in self.connections:
             connection.close()

@@ -136,8 +136,7 @@ def _work(
     for connection in others:  # copies of worker 0's ends
         connection.close()
     deaf()
-    faulthandler.enable(file=2)  # sys.stderr need not be a file
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_watch, args=(parent, mate.board), daemon=True).start()
     # OpenMP's threads do not survive a fork.
     torch.set_num_threads(1)
     rank_zero_only.rank = mate.rank  # type: ignore[attr-defined]  # as Lightning's strategies do
@@ -157,8 +156,13 @@ def _work(
         raise SystemExit(1) from None
 
 
-def _end_with(parent: int) -> None:
-    """End this process at once when its parent has ended, wherever it is."""
+def _watch(parent: int, board: Board) -> None:
+    """End this process at once when its parent has ended, wherever it is; say where, if asked."""
+    told = False
     while os.getppid() == parent:
+        if board.flag("stacks") and not told:
+            # By a signal it would not always work: Lightning resets all handlers when it has trained.
+            faulthandler.dump_traceback(file=2)  # sys.stderr need not be a file
+            told = True
         time.sleep(0.2)
     os.kill(os.getpid(), signal.SIGKILL)
