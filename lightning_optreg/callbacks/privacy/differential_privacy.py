@@ -66,7 +66,7 @@ class DifferentialPrivacy(SeededCallback, LetsGo):
     generator is torch's, which is not made for cryptography. Losses and metrics of training have no noise.
     Validation images are not protected, nor is what is chosen by them.
 
-    On two CPU cores, a step of LeNet-5 takes about 2.4 times as long as without. Gradients of single examples
+    On a CPU, a step of LeNet-5 takes 2.1 to 2.2 times as long as without. Gradients of single examples
     need a batch size times the memory of the trained parameters: 126 MB for 61,706 in batches of 512.
 
     Logs `optreg/differential_privacy/epsilon` at the end of each epoch.
