@@ -62,9 +62,9 @@ OWN_WEIGHTS = {
 
 SPLIT = dict.fromkeys(
     (
-        "AdamRestarts", "AdamToSGD", "BatchNormRecalibration", "Curriculum", "DifferentialPrivacy",
-        "EarlyStopping", "ElasticNet", "FullBatch", "GradientNoise", "Histograms", "L1Penalty", "L2Penalty",
-        "MaxNorm", "NaNGuard", "SnapshotEnsemble",
+        "AdamRestarts", "AdamToSGD", "AdversarialTraining", "BatchNormRecalibration", "Curriculum",
+        "DifferentialPrivacy", "EarlyStopping", "ElasticNet", "FullBatch", "GradientNoise", "Histograms",
+        "L1Penalty", "L2Penalty", "MaxNorm", "NaNGuard", "SnapshotEnsemble",
     ),
     ": PipelineParallel splits the network, ",
 )  # fmt: skip
