@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
-__all__ = ["check_choice", "check_places", "check_range", "required"]
+__all__ = ["check_choice", "check_places", "check_range", "check_seed", "required"]
 
 
 def check_range(owner: str, allowed: str, **values: Any) -> None:
@@ -81,6 +81,26 @@ def check_places(owner: str, **places: Any) -> None:
     for name, place in places.items():
         if isinstance(place, bool) or not isinstance(place, (int, str)):
             raise TypeError(f"{owner}: {name} must be an index or a key, got {place!r}")
+
+
+def check_seed(owner: str, seed: object) -> None:
+    """Refuse what is neither a seed nor None.
+
+    Args:
+        owner: Class whose argument it is, for the message.
+        seed: The value.
+
+    Raises:
+        TypeError: If it is not an integer.
+
+    Example:
+        >>> check_seed("MixUp", None)
+        >>> check_seed("MixUp", 0.5)
+        Traceback (most recent call last):
+        TypeError: MixUp: seed must be an integer, got 0.5
+    """
+    if not isinstance(seed, int | None):
+        raise TypeError(f"{owner}: seed must be an integer, got {seed!r}")
 
 
 def required(package: str, owner: str, extra: str) -> ModuleType:

@@ -63,7 +63,7 @@ class ImageDataModule(VettedLoading, LightningDataModule):
         pin_memory: Put batches into page-locked memory if CUDA is available. None: when training on CUDA.
         drop_last: Leave out a last training batch that is not full.
         shuffle: Order of the training images: "every_epoch" (a new one each epoch), "once" (a random one, the
-            same in all epochs), "never" (as they are stored) or "by_class" (sorted by label, to see how that
+            same in all epochs), "never" (as they are stored), "by_class" (sorted by label, to see how that
             harms training) or "poisson" (each image is in each batch with probability batch_size / N, as
             `DifferentialPrivacy` assumes; batches differ in size).
         verify_checksum: Refuse files that are not the published ones.

@@ -1,11 +1,11 @@
 """What privacy costs: epsilon over the steps of private runs, and accuracy against epsilon."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from lightning_optreg.figures._style import literal, new_figure, prepare, style
+from lightning_optreg.figures._tables import read_rows
 
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn: it takes a while
     from matplotlib.figure import Figure
@@ -52,18 +52,13 @@ def read_private(path: str | Path, metric: str = "val/accuracy") -> list[Private
         ...     read_private(path)
         [PrivatePoint(steps=10, epsilon=1.2, accuracy=0.5)]
     """
-    with Path(path).open(newline="") as file:
-        rows = csv.DictReader(file)
-        for name in (_EPSILON, metric):
-            if name not in (rows.fieldnames or ()):
-                raise ValueError(f"read_private: {path} has no column {name!r}, but {rows.fieldnames}")
-        epsilons: dict[int, tuple[int, float]] = {}
-        accuracies: dict[int, float] = {}
-        for row in rows:
-            if row[_EPSILON]:
-                epsilons[int(row["epoch"])] = int(row["step"]) + 1, float(row[_EPSILON])
-            if row[metric]:
-                accuracies[int(row["epoch"])] = float(row[metric])
+    epsilons: dict[int, tuple[int, float]] = {}
+    accuracies: dict[int, float] = {}
+    for row in read_rows(path, _EPSILON, metric, owner="read_private"):
+        if row[_EPSILON]:
+            epsilons[int(row["epoch"])] = int(row["step"]) + 1, float(row[_EPSILON])
+        if row[metric]:
+            accuracies[int(row["epoch"])] = float(row[metric])
     return [PrivatePoint(*epsilons[epoch], accuracies[epoch]) for epoch in epsilons if epoch in accuracies]
 
 

@@ -1,11 +1,11 @@
 """One quantity of several runs in one picture: how networks, optimizers or regularizers compare."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_optreg.figures._style import COLORS, MARKERS, new_figure, prepare
+from lightning_optreg.figures._tables import read_rows
 
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn: it takes a while
     from matplotlib.figure import Figure
@@ -35,11 +35,8 @@ def read_metric(path: str | Path, name: str) -> list[tuple[int, float]]:
         ...     read_metric(path, "train/loss")
         [(0, 2.3), (1, 1.9)]
     """
-    with Path(path).open(newline="") as file:
-        rows = csv.DictReader(file)
-        if name not in (rows.fieldnames or ()):
-            raise ValueError(f"read_metric: {path} has no column {name!r}, but {rows.fieldnames}")
-        return [(int(row["epoch"]), float(row[name])) for row in rows if row[name]]
+    rows = read_rows(path, name, owner="read_metric")
+    return [(int(row["epoch"]), float(row[name])) for row in rows if row[name]]
 
 
 def draw_runs(runs: Mapping[str, Sequence[tuple[int, float]]], quantity: str) -> "Figure":

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from lightning_optreg._checks import check_places
+from lightning_optreg._checks import check_places, check_seed
 from lightning_optreg.callbacks._seeded import SeededCallback
 from lightning_optreg.randomness.draws import Draws, Place, mix
 from lightning_optreg.randomness.processes import share_of
@@ -88,8 +88,7 @@ class ChangedBatch(SeededCallback):
         if num_classes is not None and not num_classes >= 2:
             raise ValueError(f"{name}: num_classes must be >= 2, got {num_classes}")
         check_places(name, images=images, labels=labels)
-        if seed is not None and not isinstance(seed, int):
-            raise TypeError(f"{name}: seed must be an integer, got {seed!r}")
+        check_seed(name, seed)
         super().__init__(seed)
         self.num_classes, self.images, self.labels, self.seed = num_classes, images, labels, seed
         self._classes: int | None = None

@@ -14,6 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_optreg._checks import check_seed
 from lightning_optreg.callbacks._let_go import LetsGo
 from lightning_optreg.callbacks._network import find_network
 from lightning_optreg.callbacks._of_a_kind import OfAKind
@@ -108,6 +109,7 @@ class Curriculum(OfAKind, LetsGo, BreaksPrivacy):
     """
 
     only_one = "as each sets the loader's order"
+    breaks_privacy = "chooses images by what the network says of them, and not as the accounting assumes"
 
     def __init__(
         self,
@@ -153,20 +155,13 @@ class Curriculum(OfAKind, LetsGo, BreaksPrivacy):
                 raise ValueError(f"Curriculum: {name} must be a whole number >= 1, got {whole}")
         if not isinstance(balanced, bool):
             raise TypeError(f"Curriculum: balanced must be true or false, got {balanced!r}")
-        if not isinstance(seed, int | None):
-            raise TypeError(f"Curriculum: seed must be an integer, got {seed!r}")
+        check_seed("Curriculum", seed)
         self.scoring, self.reference, self.scores = scoring, reference, scores
         self.pacing, self.start, self.full_at, self.increase = pacing, start, full_at, increase
         self.min_images, self.order, self.balanced = min_images, order, balanced
         self.rescore_every, self.net, self.seed = rescore_every, net, seed
         self._loader: BatchLoader | None = None
         self.begin_fit()
-
-    @property
-    @override
-    def breaks_privacy(self) -> str:
-        """It chooses examples."""
-        return "chooses images by what the network says of them, and not as the accounting assumes"
 
     @override
     def begin_fit(self) -> None:

@@ -137,6 +137,8 @@ class BatchNormRecalibration(Callback, BreaksPrivacy):
         >>> trainer = Trainer(callbacks=callbacks, accelerator="cpu", logger=False)
     """
 
+    breaks_privacy = "takes statistics of training images without noise"
+
     def __init__(
         self,
         batches: int | None = None,
@@ -154,12 +156,6 @@ class BatchNormRecalibration(Callback, BreaksPrivacy):
         check_places("BatchNormRecalibration", images=images)
         self.batches, self.stages, self.images, self.net = batches, tuple(stages), images, net
         self._is_due = self._tried = False
-
-    @property
-    @override
-    def breaks_privacy(self) -> str:
-        """It takes statistics of training images."""
-        return "takes statistics of training images without noise"
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

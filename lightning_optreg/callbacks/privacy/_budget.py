@@ -2,6 +2,8 @@
 
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -70,10 +72,7 @@ class Budget:
         if any(noise == 0.0 for noise, _, _ in history):
             return math.inf
         accountant = type(self.accountant)
-        with warnings.catch_warnings():
-            # RDP says so if the best order is at the end of its range: the bound holds, but is not tight.
-            warnings.filterwarnings("ignore", "Optimal order is the")
-            warnings.filterwarnings("ignore", "GDP accounting is experimental")  # said once, in __init__
+        with _without_repeated_warnings():
             counting = accountant()
             counting.history = history
             return float(counting.get_epsilon(delta=self.delta))
@@ -90,9 +89,7 @@ class Budget:
             MisconfigurationException: If no noise is large enough.
         """
         find: Any = opacus("accountants.utils", self._owner).get_noise_multiplier
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Optimal order is the")
-            warnings.filterwarnings("ignore", "GDP accounting is experimental")
+        with _without_repeated_warnings():
             try:
                 noise = find(
                     target_epsilon=target,
@@ -134,3 +131,12 @@ class Budget:
             middle = (low + high) // 2
             low, high = (middle, high) if self.after(noise, rate, middle) <= target else (low, middle)
         return low
+
+
+@contextmanager
+def _without_repeated_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        # RDP says so if the best order is at the end of its range: the bound holds, but is not tight.
+        warnings.filterwarnings("ignore", "Optimal order is the")
+        warnings.filterwarnings("ignore", "GDP accounting is experimental")  # said once, in `Budget`
+        yield

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
-from lightning_optreg._checks import check_choice, check_range
+from lightning_optreg._checks import check_choice, check_range, check_seed
 from lightning_optreg.callbacks._let_go import LetsGo
 from lightning_optreg.callbacks._network import makes_layers_later
 from lightning_optreg.callbacks._seeded import SeededCallback
@@ -146,8 +146,7 @@ class DifferentialPrivacy(SeededCallback, LetsGo):
             check_range(_NAME, allowed, max_grad_norm=norm)
         if not isinstance(convert, bool):
             raise TypeError(f"{_NAME}: convert must be true or false, got {convert!r}")
-        if seed is not None and not isinstance(seed, int):
-            raise TypeError(f"{_NAME}: seed must be an integer, got {seed!r}")
+        check_seed(_NAME, seed)
         super().__init__(seed)
         self.noise_multiplier, self.target_epsilon, self.delta = noise_multiplier, target_epsilon, delta
         self.max_grad_norm, self.clipping, self.accountant = max_grad_norm, clipping, accountant
@@ -164,9 +163,8 @@ class DifferentialPrivacy(SeededCallback, LetsGo):
         self._left = math.inf  # steps until the target
         self._loaded: dict[str, Any] = {}
         self._rows: int | None = None  # examples in the batch
-        self._made = self._checked = (
-            False  # whether the step's gradients are private; whether one was compared
-        )
+        self._made = False  # whether the step's gradients are private
+        self._checked = False  # whether those of a step were compared
 
     @property
     @override

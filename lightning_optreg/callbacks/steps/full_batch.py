@@ -83,6 +83,7 @@ class FullBatch(NoiseFree, LetsGo, BreaksPrivacy):
     """
 
     only_one = "as it makes the only step of an epoch"
+    breaks_privacy = "sums gradients over all batches of an epoch"
     whole_set = True
 
     def __init__(self, noise_free: bool = True) -> None:
@@ -95,12 +96,6 @@ class FullBatch(NoiseFree, LetsGo, BreaksPrivacy):
         self._images = 0
         self._loss: Tensor | None = None
         self._step: Callable[..., Any] | None = None
-
-    @property
-    @override
-    def breaks_privacy(self) -> str:
-        """It sums gradients over batches."""
-        return "sums gradients over all batches of an epoch"
 
     # ---- before the first step -----------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from lightning_optreg._checks import check_seed
 from lightning_optreg.callbacks._let_go import LetsGo
 from lightning_optreg.callbacks._seeded import SeededCallback
 from lightning_optreg.randomness.draws import mix
@@ -91,8 +92,7 @@ class GradientNoise(SeededCallback, LetsGo):
         for name, value in (("eta", eta), ("gamma", gamma)):
             if not 0.0 <= value < math.inf:
                 raise ValueError(f"GradientNoise: {name} must be in [0, inf), got {value}")
-        if seed is not None and not isinstance(seed, int):
-            raise TypeError(f"GradientNoise: seed must be an integer, got {seed!r}")
+        check_seed("GradientNoise", seed)
         super().__init__(seed)
         self.eta, self.gamma, self.seed = eta, gamma, seed
         self._clip: Any = None

@@ -63,6 +63,7 @@ class NaNGuard(OfAKind, LetsGo, BreaksPrivacy):
     """
 
     only_one = "as it decides what happens to a batch"
+    breaks_privacy = "acts on losses without noise, and an empty batch has none that is finite"
 
     def __init__(self, action: Literal["stop", "skip"] = "stop", max_skips: int = 10) -> None:
         if action not in ("stop", "skip"):
@@ -79,12 +80,6 @@ class NaNGuard(OfAKind, LetsGo, BreaksPrivacy):
         ] = []  # of the window: the batch, and whether its loss is finite
         self._statistics: list[tuple[Tensor, Tensor]] = []  # buffers and their earlier values
         self._batch_idx = 0
-
-    @property
-    @override
-    def breaks_privacy(self) -> str:
-        """It looks at losses without noise."""
-        return "acts on losses without noise, and an empty batch has none that is finite"
 
     @override
     def begin_fit(self) -> None:

@@ -3,7 +3,15 @@
 import math
 from collections.abc import Sequence
 
-from lightning_optreg.commands.plot.options import STILL, OptionParser, UsageError, guarded, read_output, save
+from lightning_optreg.commands.plot.options import (
+    STILL,
+    OptionParser,
+    UsageError,
+    add_output,
+    guarded,
+    read_output,
+    save,
+)
 
 __all__ = ["main"]
 
@@ -39,11 +47,8 @@ def _run(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--time", type=float, default=10.0, metavar="T", help="how long: k sqrt(s) up to T; default: 10"
     )
-    parser.add_argument("--dpi", type=int, default=130, metavar="N", help="dots per inch; default: 130")
-    parser.add_argument("--output", metavar="FILE", help=f"the file to write: {', '.join(STILL)}")
+    add_output(parser)
     options = parser.read(argv)
-    if options.output is None:
-        raise UsageError("--output FILE is missing")
     path = read_output(options.output, STILL)
     if not all(0.0 < value < math.inf for value in options.eigenvalues):
         raise UsageError(f"--eigenvalues must be in (0, inf), got {' '.join(map(str, options.eigenvalues))}")

@@ -8,6 +8,7 @@ from lightning_optreg.commands.plot.options import (
     STILL,
     OptionParser,
     UsageError,
+    add_output,
     guarded,
     read_output,
     remaining_time,
@@ -76,8 +77,7 @@ def _parser() -> OptionParser:
     add("--normalize", choices=("filter", "layer", "none"), default="filter", help="default: filter")
     add("--seed", type=int, default=0, help="of the random directions; default: 0")
     add("--data_dir", metavar="DIR", help="where the data are, if not where the checkpoint's run had them")
-    add("--dpi", type=int, default=130, metavar="N", help="dots per inch; default: 130")
-    add("--output", metavar="FILE", help=f"the file to write: {', '.join(STILL)}")
+    add_output(parser)
     add_allow(parser)
     return parser
 

@@ -19,6 +19,7 @@ __all__ = [
     "STILL",
     "OptionParser",
     "UsageError",
+    "add_output",
     "guarded",
     "read_output",
     "remaining_time",
@@ -53,16 +54,30 @@ def guarded(command: Callable[[], object]) -> int:
     return 0
 
 
-def read_output(text: str, endings: Sequence[str]) -> Path:
+def add_output(parser: OptionParser, *, dpi: int = 130) -> None:
+    """Add the options of a still picture's file.
+
+    Args:
+        parser: The command's options.
+        dpi: Dots per inch by default.
+    """
+    parser.add_argument("--dpi", type=int, default=dpi, metavar="N", help=f"dots per inch; default: {dpi}")
+    parser.add_argument("--output", metavar="FILE", help=f"the file to write: {', '.join(STILL)}")
+
+
+def read_output(text: str | None, endings: Sequence[str]) -> Path:
     """Check a file's name, before anything is computed for it.
 
     Args:
-        text: The name.
+        text: The name; None: it was not given.
         endings: The allowed endings.
 
     Raises:
-        UsageError: If the ending is not allowed, or the program that writes the film is missing.
+        UsageError: If there is none, its ending is not allowed, or the program that writes the film is
+            missing.
     """
+    if text is None:
+        raise UsageError("--output FILE is missing")
     path = Path(text)
     if path.suffix not in endings:
         raise UsageError(f"--output must end in {', '.join(endings)}, got {text}")

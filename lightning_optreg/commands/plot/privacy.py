@@ -3,7 +3,15 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_optreg.commands.plot.options import STILL, OptionParser, UsageError, guarded, read_output, save
+from lightning_optreg.commands.plot.options import (
+    STILL,
+    OptionParser,
+    UsageError,
+    add_output,
+    guarded,
+    read_output,
+    save,
+)
 
 __all__ = ["main"]
 
@@ -33,8 +41,7 @@ def _run(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--metric", default="val/accuracy", metavar="COLUMN", help="the accuracy; default: val/accuracy"
     )
-    parser.add_argument("--dpi", type=int, default=130, metavar="N", help="dots per inch; default: 130")
-    parser.add_argument("--output", metavar="FILE", help=f"the file to write: {', '.join(STILL)}")
+    add_output(parser)
     options = parser.read(argv)
     for name in ("output", "runs"):
         if getattr(options, name) is None:

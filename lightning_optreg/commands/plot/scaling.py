@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from lightning_optreg.commands.plot.named_method import METHODS, NamedMethod, read_method
-from lightning_optreg.commands.plot.options import STILL, OptionParser, UsageError, guarded, read_output, save
+from lightning_optreg.commands.plot.options import (
+    STILL,
+    OptionParser,
+    UsageError,
+    add_output,
+    guarded,
+    read_output,
+    save,
+)
 
 if TYPE_CHECKING:
     from lightning_optreg.analysis.scaling import ScalingRun
@@ -109,15 +117,12 @@ def _parser() -> OptionParser:
         "bytes, accuracy, such as scripts/experiments/scaling.py writes",
     )
     add("--data_dir", metavar="DIR", help="folder of Fashion-MNIST, if not where it is searched for")
-    add("--dpi", type=int, default=110, metavar="N", help="dots per inch; default: 110")
-    add("--output", metavar="FILE", help=f"the file to write: {', '.join(STILL)}")
+    add_output(parser, dpi=110)
     return parser
 
 
 def _run(argv: Sequence[str]) -> None:
     options = _parser().read(argv)
-    if options.output is None:
-        raise UsageError("--output FILE is missing")
     path = read_output(options.output, STILL)
     for name, value in (("workers", min(options.workers)), ("batch_size", options.batch_size)):
         if not value >= 1:

@@ -70,8 +70,6 @@ def _run(argv: Sequence[str]) -> None:
         help=f"the file to write: {', '.join(STILL)}, or a film {', '.join(ANIMATED)}",
     )
     options = parser.read(argv)
-    if options.output is None:
-        raise UsageError("--output FILE is missing")
     path = read_output(options.output, (*STILL, *ANIMATED))
     film = path.suffix in ANIMATED
     steps = STEPS[options.surface] if options.steps is None else options.steps

@@ -9,6 +9,7 @@ from lightning_optreg.commands.plot.options import (
     STILL,
     OptionParser,
     UsageError,
+    add_output,
     guarded,
     read_output,
     remaining_time,
@@ -77,15 +78,12 @@ def _parser() -> OptionParser:
     add("--grid", type=int, default=81, metavar="N", help="nodes along an axis; default: 81")
     add("--depth", type=int, default=10, metavar="N", help="layers of the trained network; default: 10")
     add("--seed", type=int, default=0, metavar="N", help="of points, weights and paths; default: 0")
-    add("--dpi", type=int, default=130, metavar="N", help="dots per inch; default: 130")
-    add("--output", metavar="FILE", help=f"the file to write: {', '.join(STILL)}")
+    add_output(parser)
     return parser
 
 
 def _run(argv: Sequence[str]) -> None:
     options = _parser().read(argv)
-    if options.output is None:
-        raise UsageError("--output FILE is missing")
     path = read_output(options.output, STILL)
     _check(options)
 
