@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger
-from paired import HEADER, Clock, Steps, take_turns
+from paired import HEADER, Steps, device_name, seconds_of_a_step, take_turns
 from torch.utils.data import DataLoader
 
 from lightning_optreg import callbacks, data, nets
@@ -60,20 +60,16 @@ def fit(
 ) -> float:
     """Seconds of a step with a callback."""
     torch.manual_seed(0)
-    clock = Clock()
-    trainer = Trainer(
+    module = Steps(nets.ResNet(10, (3, 32, 32), depth=20), torch.optim.Adam)
+    return seconds_of_a_step(
+        module,
+        loader,
+        make(),
         accelerator=accelerator,
-        devices=1,
         precision=precision,
         max_steps=steps,
-        callbacks=[make(), clock],
         logger=CSVLogger(folder),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
-    trainer.fit(Steps(nets.ResNet(10, (3, 32, 32), depth=20), torch.optim.Adam), loader)
-    return clock.seconds()
 
 
 def main() -> None:
@@ -92,11 +88,8 @@ def main() -> None:
     images = torch.randn(args.batch, 3, 32, 32, generator=generator)
     labels = torch.randint(0, 10, (args.batch,), generator=generator)
     loader: DataLoader[Any] = DataLoader([(images, labels)] * args.steps, batch_size=None)
-    device = f"{torch.get_num_threads()} threads"
-    if args.accelerator == "gpu":
-        device = torch.cuda.get_device_name()
     print(
-        f"ResNet-20, batch {args.batch}, {args.precision}, {device}, "
+        f"ResNet-20, batch {args.batch}, {args.precision}, {device_name(args.accelerator)}, "
         f"{args.rounds} rounds of {args.steps} steps"
     )
     print(HEADER)

@@ -43,6 +43,29 @@ class Clock(Callback):
         return (self.times[-1] - self.times[1]) / (len(self.times) - 2)
 
 
+def seconds_of_a_step(module: LightningModule, loader: Any, callback: Callback, **options: Any) -> float:
+    """Fit `max_steps` steps with a callback and a clock; `options` are those of Lightning's `Trainer`."""
+    clock = Clock()
+    trainer = Trainer(
+        **{
+            "devices": 1,
+            "callbacks": [callback, clock],
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            **options,
+        }
+    )
+    trainer.fit(module, loader)
+    return clock.seconds()
+
+
+def device_name(accelerator: str) -> str:
+    """What is measured on: threads of a CPU, or a GPU."""
+    return torch.cuda.get_device_name() if accelerator == "gpu" else f"{torch.get_num_threads()} threads"
+
+
 def take_turns(
     fit: Callable[[Callable[[], Callback]], float], make: Callable[[], Callback], rounds: int, digits: int
 ) -> str:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
-from paired import HEADER, Clock, Steps, take_turns
+from lightning.pytorch import Callback
+from paired import HEADER, Steps, device_name, seconds_of_a_step, take_turns
 from torch import Tensor, nn
 
 from lightning_optreg.callbacks import DifferentialPrivacy
@@ -45,20 +45,9 @@ def fit(make: Callable[[], Callback], batch: int, steps: int, accelerator: str) 
     images = torch.randint(0, 256, (54_000, 1, 28, 28), generator=generator, dtype=torch.uint8)
     labels = torch.randint(0, 10, (54_000,), generator=generator)
     torch.manual_seed(0)
-    clock = Clock()
-    trainer = Trainer(
-        accelerator=accelerator,
-        devices=1,
-        max_steps=steps,
-        callbacks=[make(), clock],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
     loader = BatchLoader(images, labels, batch_size=batch, shuffle="poisson", seed=1)
-    trainer.fit(OfImages(LeNet5(), torch.optim.SGD), loader)
-    return clock.seconds()
+    module = OfImages(LeNet5(), torch.optim.SGD)
+    return seconds_of_a_step(module, loader, make(), accelerator=accelerator, max_steps=steps)
 
 
 def peak(mode: str | None, batch: int, steps: int) -> float:
@@ -90,10 +79,7 @@ def main() -> None:
     parser.add_argument("--accelerator", default="cpu", choices=["cpu", "gpu"])
     args = parser.parse_args()
     quiet()
-    device = f"{torch.get_num_threads()} threads"
-    if args.accelerator == "gpu":
-        device = torch.cuda.get_device_name()
-    print(f"LeNet-5, {device}, {args.rounds} rounds of {args.steps} steps")
+    print(f"LeNet-5, {device_name(args.accelerator)}, {args.rounds} rounds of {args.steps} steps")
     print(HEADER)
     for batch in args.batch:
         for mode in args.modes:

@@ -17,9 +17,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from lightning.pytorch.strategies import DDPStrategy
-from paired import HEADER, Clock, Steps, take_turns
+from paired import HEADER, Steps, seconds_of_a_step, take_turns
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -39,21 +39,16 @@ def fit(name: str, callback: Callback, steps: int, batch: int, processes: int) -
     shape, make = NETWORKS[name]
     images, labels = torch.randn(batch, *shape), torch.randint(0, 10, (batch,))
     loader: DataLoader[Any] = DataLoader([(images, labels)] * steps, batch_size=None)
-    clock = Clock()
-    trainer = Trainer(
+    return seconds_of_a_step(
+        Steps(make(), torch.optim.SGD),
+        loader,
+        callback,
         accelerator="cpu",
         devices=processes,
         strategy=DDPStrategy(process_group_backend="gloo") if processes > 1 else "auto",
         use_distributed_sampler=False,
         max_steps=steps,
-        callbacks=[callback, clock],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
-    trainer.fit(Steps(make(), torch.optim.SGD), loader)
-    return clock.seconds()
 
 
 def measure(rank: int, port: int, processes: int, args: argparse.Namespace) -> None:

@@ -25,6 +25,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+from spread import mean_and_spread
 
 from lightning_optreg.cli.main_cli import run
 
@@ -81,15 +82,11 @@ def main() -> None:
         }
         for epsilon, runs in futures.items():
             found = [each.result() for each in runs]
-            accuracies = [each["accuracy"] for each in found]
-            spread = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
+            accuracy = mean_and_spread([each["accuracy"] for each in found])
             name = "not private" if epsilon is None else f"{epsilon:g}"
             seconds = statistics.mean(each["seconds"] for each in found)
             spent = "" if epsilon is None else f"{max(each['epsilon'] for each in found):.2f}"
-            print(
-                f"| {name} | {statistics.mean(accuracies):.1f} ± {spread:.1f} | {spent} | {seconds:.0f} |",
-                flush=True,
-            )
+            print(f"| {name} | {accuracy} | {spent} | {seconds:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

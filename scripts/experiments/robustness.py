@@ -16,10 +16,8 @@ import argparse
 import csv
 import logging
 import os
-import statistics
 import time
 import warnings
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -32,6 +30,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from matplotlib.figure import Figure
+from spread import mean_and_spread
 from torch import Tensor, nn
 
 from lightning_optreg.attacks import FGSM, IFGSM, PGD, Attack, CarliniWagner
@@ -168,13 +167,11 @@ def main() -> None:
     args = parser.parse_args()
     seeds = range(1, args.seeds + 1)
     largest_first = sorted(args.only, key=lambda name: -VARIANTS[name].members * VARIANTS[name].width)
+    tasks = [(name, seed, args) for name in largest_first for seed in seeds]
     # One task a process, so that its CPU time is the task's.
-    pool = ProcessPoolExecutor(args.processes, get_context("spawn"), max_tasks_per_child=1)
-    with pool:
-        tasks = {
-            (name, seed): pool.submit(outcome, name, seed, args) for name in largest_first for seed in seeds
-        }
-        outcomes = {task: future.result() for task, future in tasks.items()}
+    with get_context("spawn").Pool(args.processes, maxtasksperchild=1) as pool:
+        found_by_task = pool.starmap(outcome, tasks, chunksize=1)
+    outcomes = {(name, seed): each for (name, seed, _), each in zip(tasks, found_by_task, strict=True)}
     table = []
     columns = list(next(iter(outcomes.values())).accuracies["outputs"])
     print(f"| network | averaged | {' | '.join(columns)} |")
@@ -184,8 +181,7 @@ def main() -> None:
             cells = []
             for attack in columns:
                 found = [outcomes[name, seed].accuracies[average][attack] for seed in seeds]
-                spread = statistics.stdev(found) if len(found) > 1 else 0.0
-                cells.append(f"{statistics.mean(found):.1f} ± {spread:.1f}")
+                cells.append(mean_and_spread(found))
                 table += [
                     [name, average, attack, seed, value] for seed, value in zip(seeds, found, strict=True)
                 ]
