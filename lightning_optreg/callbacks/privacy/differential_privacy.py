@@ -67,7 +67,8 @@ class DifferentialPrivacy(SeededCallback, LetsGo):
     Validation images are not protected, nor is what is chosen by them.
 
     On a CPU, a step of LeNet-5 takes 2.1 to 2.2 times as long as without. Gradients of single examples
-    need a batch size times the memory of the trained parameters: 126 MB for 61,706 in batches of 512.
+    need a batch size times the memory of the trained parameters, and at the peak about three times that:
+    387 MB for 61,706 parameters in batches of 512 (scripts/bench/privacy.py).
 
     Logs `optreg/differential_privacy/epsilon` at the end of each epoch.
 
