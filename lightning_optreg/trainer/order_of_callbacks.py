@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from lightning_optreg.trainer.queries import callbacks_of
 
-__all__ = ["AfterOthers", "put_first", "put_last", "take_out"]
+__all__ = ["AfterOthers", "put_before", "put_first", "put_last", "take_out"]
 
 
 def put_first(trainer: Trainer, callback: Callback) -> None:
@@ -21,6 +21,14 @@ def put_last(trainer: Trainer, callback: Callback) -> None:
     """Make a callback the last one of a trainer; call this in `setup` of an earlier callback."""
     take_out(trainer, callback)
     callbacks_of(trainer).append(callback)
+
+
+def put_before(trainer: Trainer, callback: Callback, kind: type[Callback]) -> None:
+    """Make a callback the next before the first one of a kind; the last one if there is none of the kind."""
+    take_out(trainer, callback)
+    callbacks = callbacks_of(trainer)
+    places = [place for place, other in enumerate(callbacks) if isinstance(other, kind)]
+    callbacks.insert(places[0] if places else len(callbacks), callback)
 
 
 def take_out(trainer: Trainer, callback: Callback) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.environments import (  # type: ignore[attr-defined]  # not declared as public
     LightningEnvironment,
 )
@@ -25,7 +25,7 @@ from lightning_optreg.parallel.dealing import deal
 from lightning_optreg.parallel.delays import Delays
 from lightning_optreg.parallel.packing import Packing
 from lightning_optreg.parallel.shards import Shard
-from lightning_optreg.strategies.servers._hooks import ServerHooks
+from lightning_optreg.strategies.servers._hooks import BeforeCheckpoints, ServerHooks
 from lightning_optreg.strategies.servers._place import loaders_to, trainer_to
 from lightning_optreg.strategies.servers._pushing import stepping
 from lightning_optreg.strategies.servers._ray_cluster import ray_for
@@ -33,7 +33,7 @@ from lightning_optreg.strategies.servers._ray_crew import Crew, ServerDiedError
 from lightning_optreg.strategies.servers._refusals import refuse_callbacks
 from lightning_optreg.strategies.servers._talk import Talks
 from lightning_optreg.strategies.workers import StepCount, length_for_all
-from lightning_optreg.trainer.order_of_callbacks import put_first
+from lightning_optreg.trainer.order_of_callbacks import put_before, put_first
 from lightning_optreg.trainer.queries import (
     callbacks_of,
     has_made_all_steps,
@@ -76,6 +76,7 @@ class ServerStrategy(Talks):
         self.shards, self.address, self.timeout = shards, address, timeout
         self.given_workers = workers
         self._hooks = ServerHooks(self)
+        self._before_checkpoints = BeforeCheckpoints(self)
         self._saved: dict[str, Any] | None = None
         self.record: dict[str, Any] | None = None
         """What checkpoints keep besides the usual entries; None before a fit."""
@@ -91,6 +92,7 @@ class ServerStrategy(Talks):
         self._crew: Crew | None = None
         self._stack = ExitStack()
         self._twin: Optimizer | None = None
+        self._missed = range(0)
 
     # ---- what a subclass defines ---------------------------------------------------------------------------
 
@@ -147,6 +149,7 @@ class ServerStrategy(Talks):
         if module.trainer.state.fn == TrainerFn.FITTING:
             refuse_callbacks(self.name, module.trainer)
             put_first(module.trainer, self._hooks)
+            put_before(module.trainer, self._before_checkpoints, Checkpoint)
 
     @override
     def setup(self, trainer: Trainer) -> None:
@@ -259,23 +262,30 @@ class ServerStrategy(Talks):
             self._crew.check()
         return self.step(self.optimizers[0], closure, **kwargs)
 
-    def after_batch(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def after_batch(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the steps of all workers, and log."""
         before = self.count.true()
         self.count.show(self._total)
-        now = self.count.true()
         if self.number > 0:
             return
+        self._missed = range(before, self.count.true())
+        if any(is_logging_step(trainer, step) for step in range(before, self.count.true() + 1)):
+            self._log(pl_module)
+
+    def save_missed(self, trainer: Trainer, *hooked: Any) -> None:
+        """Call `ModelCheckpoint`s also for steps in between, as the count leaps.
+
+        Args:
+            trainer: The trainer.
+            hooked: The other arguments of `on_train_batch_end`.
+        """
+        missed, self._missed = self._missed, range(0)
         saving = [each for each in callbacks_of(trainer) if isinstance(each, ModelCheckpoint)]
-        for step in range(before, now) if saving else ():  # in between, as the count leaps
+        for step in missed if saving else ():
             for callback in saving:
                 self.count.pose(step)
-                callback.on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+                callback.on_train_batch_end(trainer, *hooked)
         self.count.true()
-        if any(is_logging_step(trainer, step) for step in range(before, now + 1)):
-            self._log(pl_module)
 
     def _log(self, pl_module: LightningModule) -> None:
         updates, counts, total = self.ask(self.servers[0].statistics.remote())

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule, seed_everything
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import BatchSizeFinder, WeightAveraging
 from torch import Tensor, nn
 
@@ -177,6 +177,37 @@ def test_a_checkpoint_of_plain_training_can_be_continued(tmp_path: Path) -> None
         Regression("cosine_step"), Downpour(), callbacks=[ExactResume()], ckpt_path=tmp_path / "step=4.ckpt"
     )
     assert_identical(end, again)
+
+
+class Leaping(Downpour):
+    """After its second step, other workers seem to have made three more."""
+
+    def after_batch(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step == 2:
+            self._total += 3
+        super().after_batch(trainer, pl_module)
+
+
+class Marks(Callback):
+    """Keeps the step at which it was last called."""
+
+    step = 0
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        self.step = trainer.global_step
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.step}
+
+
+def test_checkpoints_of_steps_in_between_come_after_other_callbacks(tmp_path: Path) -> None:
+    callbacks = [checkpoint_every_step(tmp_path), ExactResume(), Marks()]
+    options = {"callbacks": callbacks, "enable_checkpointing": True, "max_epochs": 1}
+    fit(Small(OPTIMIZERS["SGD"]), Leaping(), **options)  # warnings are errors
+    saved = [torch.load(path, weights_only=True) for path in tmp_path.glob("*.ckpt")]
+    steps = {each["global_step"]: each["callbacks"]["Marks"]["step"] for each in saved}
+    own = {step: step for step in (1, 5, 6, 7, 8, 9)}
+    assert steps == {**own, 2: 5, 3: 5, 4: 5}
 
 
 def test_a_fit_after_a_fit_begins_anew() -> None:
