@@ -199,7 +199,7 @@ def _check(
 
 
 def _do_runs(
-    args: argparse.Namespace, queue: "Queue", storage: str, folder: Path, stop: StopRequest
+    args: argparse.Namespace, queue: "Queue[StudyPlan]", storage: str, folder: Path, stop: StopRequest
 ) -> Broken | None:
     """Do the waiting runs; return how processes ended early, if they did."""
     plan = queue.plan

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from lightning_optreg.files import try_lock
-from lightning_optreg.studies.plan import StudyPlan
+from lightning_optreg.studies.plan import Plan
 from lightning_optreg.studies.storage import connection_options, first_line, shown
 
 if TYPE_CHECKING:  # optuna is imported when a study is run
@@ -110,7 +110,7 @@ def file_lock(path: Path, patience: Patience) -> Iterator[None]:
         yield
 
 
-def open_study(plan: StudyPlan, storage: str, wait: float) -> "Study":
+def open_study(plan: Plan, storage: str, wait: float) -> "Study":
     """Open a study in its storage, or create it there.
 
     Args:
@@ -134,6 +134,8 @@ def open_study(plan: StudyPlan, storage: str, wait: float) -> "Study":
                 study_name=plan.name,
                 direction="maximize" if plan.mode == "max" else "minimize",
                 load_if_exists=True,
+                sampler=plan.sampler(),
+                pruner=plan.pruner() or optuna.pruners.NopPruner(),
             )
         except DatabaseError as error:  # processes that create the tables at the same time collide
             attempts -= 1

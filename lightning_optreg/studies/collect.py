@@ -11,7 +11,7 @@ from lightning_optreg.studies.run_queue import Queue
 __all__ = ["collect"]
 
 
-def collect(queue: Queue) -> StudyResult:
+def collect(queue: Queue[StudyPlan]) -> StudyResult:
     """Collect from its storage what a report shows of a study.
 
     Args:

@@ -2,11 +2,19 @@
 
 import copy
 import json
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-__all__ = ["Run", "StudyPlan", "folder_name", "merge"]
+from typing_extensions import override
+
+if TYPE_CHECKING:  # optuna is imported when a study is run
+    from optuna.pruners import BasePruner
+    from optuna.samplers import BaseSampler
+    from optuna.trial import FrozenTrial, Trial
+
+__all__ = ["Chosen", "Plan", "Run", "StudyPlan", "folder_name", "merge", "put"]
 
 
 class Run(NamedTuple):
@@ -22,6 +30,92 @@ class Run(NamedTuple):
         return f"{folder_name(self.method)}/{self.value:g}/seed{self.seed}"
 
 
+class Chosen(NamedTuple):
+    """What a run does.
+
+    Attributes:
+        settings: The settings of `fit`.
+        name: The run's name with what distinguishes it, for messages.
+    """
+
+    settings: dict[str, Any]
+    name: str
+
+
+@dataclass(frozen=True)
+class Plan(ABC):
+    """What every kind of study has; by this the queue and its workers know it.
+
+    Attributes:
+        name: Name of the study, also in its storage.
+        title: Heading of the report.
+        base: Settings of `fit` that all runs share, merged.
+        epochs: Budget of a run, in passes over the training data.
+        metric: Metric by which runs are chosen.
+        mode: "max" or "min": whether large or small values of `metric` are better.
+        test_metric: Metric that is reported for the chosen runs.
+        diverged_above: Training loss above which a run has diverged; None: only one that is not finite.
+    """
+
+    name: str
+    title: str
+    base: dict[str, Any]
+    epochs: int
+    metric: str
+    mode: Literal["max", "min"]
+    test_metric: str
+    diverged_above: float | None
+
+    @property
+    @abstractmethod
+    def size(self) -> int | None:
+        """How many runs there will be; None if that is open."""
+
+    @abstractmethod
+    def outline(self) -> str:
+        """Return the size of the study in one line."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Return JSON that is equal for equal studies."""
+
+    @abstractmethod
+    def describe(self, run: Run) -> str:
+        """Name a run, for messages."""
+
+    @abstractmethod
+    def rehearsals(self) -> dict[str, dict[str, Any]]:
+        """Return settings of `fit` that are checked before the first run, by where the YAML has them."""
+
+    @abstractmethod
+    def planned(self, found: Iterable[Run]) -> list[Run]:
+        """Return the study's runs in its order, given those that its storage has."""
+
+    @abstractmethod
+    def another(self, trials: "Mapping[Run, FrozenTrial]") -> Run | None:
+        """Return a run to be added when no other is waiting; None if the plan is complete.
+
+        Args:
+            trials: The latest trial of each run in the storage.
+        """
+
+    @abstractmethod
+    def parameters(self, run: Run) -> dict[str, Any]:
+        """Return the parameters that a new trial of a run begins with."""
+
+    @abstractmethod
+    def choose(self, run: Run, trial: "Trial") -> Chosen:
+        """Return the settings of `fit` for a run; its trial may choose some."""
+
+    def sampler(self) -> "BaseSampler | None":
+        """Return what chooses values; None if nothing is left to choose."""
+        return None
+
+    def pruner(self) -> "BasePruner | None":
+        """Return what ends runs early; None if nothing does."""
+        return None
+
+
 def folder_name(method: str) -> str:
     """Return a method's label as the name of a folder.
 
@@ -34,43 +128,28 @@ def folder_name(method: str) -> str:
 
 
 @dataclass(frozen=True)
-class StudyPlan:
-    """A study, as described in its YAML.
+class StudyPlan(Plan):
+    """A comparison of methods, as described in its YAML.
 
     Attributes:
-        name: Name of the study, also in its storage.
-        title: Heading of the report.
-        base: Settings of `fit` that all methods share, merged.
         methods: For each label, settings of `fit` that are laid over the base.
         tune: For each label, the dotted key of the setting that is tuned, or None if nothing is.
         tuned: Name of this setting in the report.
         values: For each label, the values to try.
         seeds: Seeds, all used with each value.
-        epochs: Budget of a run, in passes over the training data.
-        metric: Metric by which values are chosen.
-        mode: "max" or "min": whether large or small values of `metric` are better.
-        test_metric: Metric that is reported for the chosen values.
         target: Value of `metric` to be timed, or None.
         reference: Label of the method that the others are compared with in the ranking, or None.
-        diverged_above: Training loss above which a run has diverged; None: only one that is not finite.
     """
 
-    name: str
-    title: str
-    base: dict[str, Any]
     methods: dict[str, dict[str, Any]]
     tune: dict[str, str | None]
     tuned: str
     values: dict[str, tuple[float, ...]]
     seeds: tuple[int, ...]
-    epochs: int
-    metric: str
-    mode: Literal["max", "min"]
-    test_metric: str
     target: float | None
     reference: str | None
-    diverged_above: float | None
 
+    @override
     def describe(self, run: Run) -> str:
         """Name a run: its method, what it is tuned by and the value, its seed."""
         key = self.tune[run.method]
@@ -96,13 +175,45 @@ class StudyPlan:
         if key is not None:
             whole = run.value.is_integer()
             try:
-                _put(settings, key.split("."), int(run.value) if whole else run.value)
+                put(settings, key.split("."), int(run.value) if whole else run.value)
             except KeyError as error:
                 raise ValueError(f"methods.{run.method}: tune: {error.args[0]}") from None
         settings["seed_everything"] = run.seed
         settings.setdefault("trainer", {})["max_epochs"] = self.epochs
         return settings
 
+    @override
+    def planned(self, found: Iterable[Run]) -> list[Run]:
+        """Return all runs."""
+        return self.runs
+
+    @override
+    def another(self, trials: "Mapping[Run, FrozenTrial]") -> None:
+        """Return None: all runs are known from the start."""
+
+    @override
+    def parameters(self, run: Run) -> dict[str, Any]:
+        """Return the run itself, for those who look at the storage with Optuna's tools."""
+        return run._asdict()
+
+    @override
+    def choose(self, run: Run, trial: "Trial") -> Chosen:
+        """Return the settings of `fit` for a run."""
+        return Chosen(self.settings(run), self.describe(run))
+
+    @override
+    def rehearsals(self) -> dict[str, dict[str, Any]]:
+        """Return the settings of one run of each method."""
+        firsts = {method: Run(method, values[0], self.seeds[0]) for method, values in self.values.items()}
+        return {f"methods.{method}": self.settings(run) for method, run in firsts.items()}
+
+    @property
+    @override
+    def size(self) -> int:
+        """How many runs there are."""
+        return len(self.runs)
+
+    @override
     def outline(self) -> str:
         """Return the size of the study in one line: methods, values, seeds, runs and passes."""
         runs, passes = len(self.runs), len(self.runs) * self.epochs
@@ -117,6 +228,7 @@ class StudyPlan:
             f"{passes} passes over the training data"
         )
 
+    @override
     def fingerprint(self) -> str:
         """Return JSON that is equal for equal studies."""
         same = ("base", "methods", "epochs", "metric", "mode", "test_metric")
@@ -152,19 +264,34 @@ def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _put(settings: Any, path: list[str], value: float) -> None:
-    """Set the value at a place; a list's items are named by their index or by their class."""
+def put(settings: Any, path: Sequence[str], value: Any) -> None:
+    """Set the value at a place.
+
+    Args:
+        settings: Nested mappings and lists, changed in place.
+        path: The keys; a list's items are named by their index or by their class.
+        value: The value.
+
+    Raises:
+        KeyError: If there is no such place.
+
+    Example:
+        >>> settings = {"callbacks": [{"class_path": "MaxNorm"}]}
+        >>> put(settings, ["callbacks", "MaxNorm", "init_args", "max_norm"], 3.0)
+        >>> settings
+        {'callbacks': [{'class_path': 'MaxNorm', 'init_args': {'max_norm': 3.0}}]}
+    """
     key, *rest = path
     if isinstance(settings, list):
         names = [_class_name(item) for item in settings]
         known = {name: item for i, item in enumerate(settings) for name in (str(i), names[i])}
         if key not in known or not rest:
             raise KeyError(f"{'.'.join(path)!r} is not in a list of {', '.join(names) or 'nothing'}")
-        _put(known[key], rest, value)
+        put(known[key], rest, value)
     elif not isinstance(settings, dict):
         raise KeyError(f"{'.'.join(path)!r} is not in {settings!r}")
     elif rest:
-        _put(settings.setdefault(key, {}), rest, value)
+        put(settings.setdefault(key, {}), rest, value)
     else:
         settings[key] = value
 

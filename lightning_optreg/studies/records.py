@@ -30,7 +30,8 @@ class RunRecord:
         method: Label, such as "Adam".
         value: Value of the tuned setting, such as the learning rate.
         seed: Seed of the run.
-        status: "complete"; "diverged", when the loss was no longer finite; or "failed".
+        status: "complete"; "pruned", when it was ended early because others did better; "diverged", when the
+            loss was no longer finite; or "failed".
         points: Evaluations in the order of time.
         test: Metrics of the test; empty if the run is not complete.
         message: Why it failed.
@@ -44,7 +45,7 @@ class RunRecord:
     method: str
     value: float
     seed: int
-    status: Literal["complete", "diverged", "failed"]
+    status: Literal["complete", "pruned", "diverged", "failed"]
     points: tuple[Point, ...]
     test: Mapping[str, float]
     message: str = ""

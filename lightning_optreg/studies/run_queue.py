@@ -1,8 +1,9 @@
 """The runs of a study as a queue in an Optuna storage, which any number of processes and machines share.
 
 Every run is a trial that is enqueued once; a worker asks for a waiting one, which the storage hands out once.
-Optuna chooses nothing here: it only keeps the database. Claims made at the same time are settled by one rule:
-of several trials for a run the one with the lowest number counts, unless it failed.
+Claims made at the same time are settled by one rule: of several trials for a run the one with the lowest
+number counts, unless it failed. The plan says which runs there are, and what Optuna may choose for them:
+nothing when methods are compared.
 
 A run belongs to the process that its trial names (`ownership.py`), for as long as that gives signs of life.
 An abandoned run is given to another process as a new trial, and the old one is marked as failed: if its owner
@@ -17,7 +18,7 @@ No other machine's clock is trusted here: a process counts the seconds in which 
 import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from lightning_optreg.studies.access import (
     Patience,
@@ -27,7 +28,7 @@ from lightning_optreg.studies.access import (
     open_study,
 )
 from lightning_optreg.studies.ownership import this_process
-from lightning_optreg.studies.plan import Run, StudyPlan
+from lightning_optreg.studies.plan import Chosen, Plan, Run
 from lightning_optreg.studies.records import RunRecord, Unfinished
 from lightning_optreg.studies.signs_of_life import RunLostError, Sight
 from lightning_optreg.studies.storage import sqlite_file
@@ -46,6 +47,8 @@ if TYPE_CHECKING:  # optuna is imported when a study is run
 
 __all__ = ["Claim", "Queue"]
 
+Planned = TypeVar("Planned", bound=Plan)
+
 
 class Claim(NamedTuple):
     """A run that this process has to do.
@@ -59,7 +62,7 @@ class Claim(NamedTuple):
     trial: "Trial"
 
 
-class Queue:
+class Queue(Generic[Planned]):
     """The runs of a study in their storage.
 
     Args:
@@ -72,7 +75,7 @@ class Queue:
         ValueError: If the storage has a different study of this name.
     """
 
-    def __init__(self, plan: StudyPlan, storage: str, wait: float = 300.0) -> None:
+    def __init__(self, plan: Planned, storage: str, wait: float = 300.0) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -106,7 +109,7 @@ class Queue:
         with self._locked():
             self._take_back()
             current = self._current()
-            for run in self.plan.runs:
+            for run in self._planned():
                 if run not in current:
                     self._enqueue(run)
 
@@ -119,13 +122,16 @@ class Queue:
                 for run in self._take_back():
                     self._enqueue(run)
                 if not any(trial.state == TrialState.WAITING for trial in self._trials()):
-                    return None
+                    new = self.plan.another(self._latest())
+                    if new is None:
+                        return None
+                    self._enqueue(new)
                 trial = self.patience(self._study.ask)
                 self._mine.add(trial.number)
                 self._note_owner(trial)
             if is_run(trial):
                 claim = Claim(run_of(trial), trial)
-                wanted = claim.run in self.plan.runs
+                wanted = claim.run in self._planned()
                 if wanted and self._current()[claim.run].number == trial.number:
                     return claim
             # Enqueued twice, from another grid, or new because another process took the last waiting one.
@@ -135,7 +141,9 @@ class Queue:
         self.patience(lambda: trial.set_user_attr("worker", this_process()._asdict()))
 
     def _enqueue(self, run: Run) -> None:
-        parameters = {"method": run.method, "value": run.value, "seed": run.seed}
+        # One that is done again keeps what was chosen for it, since it goes on from its checkpoint.
+        before = self._latest().get(run)
+        parameters = before.params if before is not None and before.params else self.plan.parameters(run)
         self.patience(lambda: self._study.enqueue_trial(parameters, {"run": list(run)}))
 
     def _take_back(self) -> list[Run]:
@@ -150,7 +158,8 @@ class Queue:
                 self._end(trial.number, TrialState.FAIL)
         current = self._current() if left else {}
         again = dict.fromkeys(run_of(t) for t in left if is_run(t) and "record" not in t.user_attrs)
-        return [run for run in again if run in self.plan.runs and run not in current]
+        planned = self._planned() if again else []
+        return [run for run in again if run in planned and run not in current]
 
     def _is_left_behind(self, trial: "FrozenTrial") -> bool:
         owner = owner_of(trial)
@@ -169,6 +178,17 @@ class Queue:
         return names
 
     # ---- a run that is being done -----------------------------------------------------------------------
+
+    def choose(self, claim: Claim) -> Chosen:
+        """Return the settings of a run, of which its trial may choose some.
+
+        Raises:
+            RunLostError: If the run was given to another process.
+        """
+        try:
+            return self.patience(lambda: self.plan.choose(claim.run, claim.trial))
+        except RuntimeError as error:  # the storage refuses a choice for a trial that has ended
+            raise RunLostError(f"trial {claim.trial.number} was given to another process") from error
 
     def sign_of_life(self, claim: Claim) -> bool:
         """Record a sign of life; return False if the run was given to another process."""
@@ -230,7 +250,7 @@ class Queue:
         last = record.points[-1].metrics.get(self.plan.metric) if record.points else None
         if record.status == "failed":
             return TrialState.FAIL, None
-        if record.status == "diverged" or last is None or last != last:
+        if record.status in ("diverged", "pruned") or last is None or last != last:
             return TrialState.PRUNED, None
         return TrialState.COMPLETE, last
 
@@ -252,7 +272,7 @@ class Queue:
             # A failed trial with another record was taken from its process at the last moment.
             if trial.state != TrialState.FAIL or record.status == "failed":
                 found[run] = record
-        return [found[run] for run in self.plan.runs if run in found]
+        return [found[run] for run in self._planned() if run in found]
 
     def unfinished(self) -> list[Unfinished]:
         """Return the runs without a result, and why there is none."""
@@ -261,7 +281,7 @@ class Queue:
         records = {Run(r.method, r.value, r.seed): r for r in self.records()}
         current = self._current()
         missing = []
-        for run in self.plan.runs:
+        for run in self._planned():
             record, trial = records.get(run), current.get(run)
             name = self.plan.describe(run)
             if record is not None and record.status != "failed":
@@ -278,6 +298,9 @@ class Queue:
                     missing.append(Unfinished(name, "running", str(owner or "an unknown process")))
         return missing
 
+    def _planned(self) -> list[Run]:
+        return self.plan.planned(run_of(trial) for trial in self._trials() if is_run(trial))
+
     def _current(self) -> "dict[Run, FrozenTrial]":
         from optuna.trial import TrialState
 
@@ -286,6 +309,10 @@ class Queue:
             if trial.state != TrialState.FAIL and is_run(trial):
                 current.setdefault(run_of(trial), trial)
         return current
+
+    def _latest(self) -> "dict[Run, FrozenTrial]":
+        """Return the latest trial of each run, of failed ones too."""
+        return {run_of(trial): trial for trial in self._trials() if is_run(trial)}
 
     def _running(self) -> "list[FrozenTrial]":
         """Trials that other processes are running."""

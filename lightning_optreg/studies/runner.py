@@ -19,7 +19,8 @@ from typing_extensions import override
 from lightning_optreg.cli.main_cli import run as run_command
 from lightning_optreg.figures import read_metric
 from lightning_optreg.studies.budget import Budget
-from lightning_optreg.studies.plan import Run, StudyPlan
+from lightning_optreg.studies.plan import Plan, Run
+from lightning_optreg.studies.pruning import TrialPruning
 from lightning_optreg.studies.records import Point, RunRecord
 from lightning_optreg.studies.stop import Stopped
 from lightning_optreg.trust import UntrustedError
@@ -48,18 +49,17 @@ class _Fence(Callback):
         self.check()
 
 
-def check_settings(plan: StudyPlan, trusted: Sequence[str] = ()) -> None:
-    """Let `fit` read the settings of one run of each method, without building anything.
+def check_settings(plan: Plan, trusted: Sequence[str] = ()) -> None:
+    """Let `fit` read settings of the study, without building anything.
 
     Args:
         plan: The study.
         trusted: Options of `fit` that say which classes may be named: `--safe`, `--allow`.
 
     Raises:
-        ValueError: If a key, class or value is wrong; the message names the method and says how.
+        ValueError: If a key, class or value is wrong; the message names its place and says how.
     """
-    for method, values in plan.values.items():
-        settings = plan.settings(Run(method, values[0], plan.seeds[0]))
+    for where, settings in plan.rehearsals().items():
         said = io.StringIO()
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "run.yaml")
@@ -69,31 +69,35 @@ def check_settings(plan: StudyPlan, trusted: Sequence[str] = ()) -> None:
                     run_command(["fit", *trusted, "--config", str(file), "--print_config"])
             except UntrustedError as error:
                 what = str(error).replace(f"config file {str(file)!r}: ", "")
-                raise UntrustedError(f"methods.{method}: {what}") from error
+                raise UntrustedError(f"{where}: {what}") from error
             except Stopped:
                 raise
             except SystemExit as stop:  # always raised, after the configuration or the error is printed
                 if not stop.code:
                     continue
             message = said.getvalue().strip().removeprefix("error: ").replace(f" (in {file})", "")
-            raise ValueError(f"methods.{method}: {message}")
+            raise ValueError(f"{where}: {message}")
 
 
 def do_run(
-    plan: StudyPlan,
+    plan: Plan,
     run: Run,
+    settings: dict[str, Any],
     folder: Path,
     check: Callable[[], None] = lambda: None,
     trusted: Sequence[str] = (),
+    pruning: TrialPruning | None = None,
 ) -> RunRecord:
     """Do a run, or resume it from its last checkpoint.
 
     Args:
         plan: The study.
         run: The run.
+        settings: Its settings of `fit`, which are changed.
         folder: The run's own folder, for its configuration, metrics and checkpoint.
         check: Called at each batch; raises if this process must not continue the run.
         trusted: Options of `fit` that say which classes may be named: `--safe`, `--allow`.
+        pruning: Ends the run early. Default: none.
 
     Returns:
         Its record. A run that fails for a reason that a user can fix, such as settings that don't fit, is
@@ -103,7 +107,6 @@ def do_run(
         RunInUseError: If another process has the folder open.
         SystemExit: If the process is told to stop, after the run has been saved.
     """
-    settings = plan.settings(run)
     trainer = settings.setdefault("trainer", {})
     own = [part for part in trainer.pop("callbacks", []) + trainer.pop("callbacks+", []) if part]
     trainer["callbacks"] = [
@@ -126,10 +129,12 @@ def do_run(
     budget = Budget(plan.epochs, plan.diverged_above or math.inf)
     try:
         with _quietly():
-            cli = run_command(command, [budget, _Fence(check)])
+            cli = run_command(command, [budget, _Fence(check), *([] if pruning is None else [pruning])])
             points = _points(cli.run_folder / "metrics.csv")
             if budget.diverged or not _is_finite(points):
                 return RunRecord(*run, "diverged", points, {})
+            if pruning is not None and pruning.pruned:
+                return RunRecord(*run, "pruned", points, {})
             cli.trainer.logger = None  # the table of metrics is the fit's
             (test,) = cli.trainer.test(cli.model, cli.datamodule, verbose=False)
     except (Stopped, SIGTERMException):

@@ -3,10 +3,13 @@
 import sys
 import time
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 from lightning_optreg._nearest import nearest
 from lightning_optreg.runs.run_lock import RunInUseError
+from lightning_optreg.studies.pruning import TrialPruning
 from lightning_optreg.studies.records import RunRecord
 from lightning_optreg.studies.run_queue import Claim, Queue
 from lightning_optreg.studies.runner import do_run
@@ -18,7 +21,7 @@ __all__ = ["work"]
 _POLL = 1.0  # seconds between looks at the other processes
 
 
-def work(queue: Queue, folder: Path, trusted: Sequence[str], stop: StopRequest) -> None:
+def work(queue: Queue[Any], folder: Path, trusted: Sequence[str], stop: StopRequest) -> None:
     """Do runs until none is waiting, and none is left whose process may be dead.
 
     Args:
@@ -52,22 +55,25 @@ def work(queue: Queue, folder: Path, trusted: Sequence[str], stop: StopRequest) 
 
 
 def _do(
-    queue: Queue, claim: Claim, folder: Path, trusted: Sequence[str], stop: StopRequest, pace: "_Pace"
+    queue: Queue[Any], claim: Claim, folder: Path, trusted: Sequence[str], stop: StopRequest, pace: "_Pace"
 ) -> None:
     plan, run = queue.plan, claim.run
     start = time.perf_counter()
     place = folder / "runs" / run.key
+    name = plan.describe(run)
     with SignsOfLife(lambda: queue.sign_of_life(claim)) as signs:
         try:
             with stop.breaking_off():
+                settings, name = queue.choose(claim)
+                todo = (signs.check, trusted, _pruning(queue, claim))
                 try:
-                    record = do_run(plan, run, place, signs.check, trusted)
+                    record = do_run(plan, run, deepcopy(settings), place, *todo)
                 except RunInUseError:  # a process that the run was taken from still has it open
                     again = place.with_name(f"{place.name}_again{claim.trial.number}")
-                    record = do_run(plan, run, again, signs.check, trusted)
-            _check_metric(record, plan.metric, plan.describe(run))
+                    record = do_run(plan, run, settings, again, *todo)
+            _check_metric(record, plan.metric, name)
         except RunLostError:
-            _say_lost(plan.describe(run))
+            _say_lost(name)
             return
         except BaseException:
             queue.give_back(claim)
@@ -76,16 +82,38 @@ def _do(
         try:
             queue.finish(claim, record)
         except RunLostError:
-            _say_lost(plan.describe(run))
+            _say_lost(name)
             return
     last = record.points[-1].metrics.get(plan.metric) if record.points else None
     reached = "" if last is None else f", {plan.metric} {last:.4f}"
-    done, planned = len(queue.records()), len(plan.runs)
+    done = len(queue.records())
     print(
-        f"[{done}/{planned}] {plan.describe(run)}: {record.status}{reached}, "
-        f"{time.perf_counter() - start:.1f} s{pace.rest(done, planned)}",
+        f"[{done}{'' if plan.size is None else f'/{plan.size}'}] {name}: {record.status}{reached}, "
+        f"{time.perf_counter() - start:.1f} s{'' if plan.size is None else pace.rest(done, plan.size)}",
         flush=True,
     )
+
+
+def _pruning(queue: Queue[Any], claim: Claim) -> TrialPruning | None:
+    if queue.plan.pruner() is None:
+        return None
+    return TrialPruning(_PatientTrial(queue, claim), queue.plan.metric)
+
+
+class _PatientTrial:
+    """A trial whose storage may be away for a while."""
+
+    def __init__(self, queue: Queue[Any], claim: Claim) -> None:
+        self._queue, self._trial = queue, claim.trial
+
+    def report(self, value: float, step: int) -> None:
+        try:
+            self._queue.patience(lambda: self._trial.report(value, step))
+        except RuntimeError as error:  # the trial has ended
+            raise RunLostError(f"trial {self._trial.number} was given to another process") from error
+
+    def should_prune(self) -> bool:
+        return self._queue.patience(self._trial.should_prune)
 
 
 def _say_lost(run: str) -> None:

@@ -24,7 +24,7 @@ from lightning_optreg.runs.run_lock import RunLock
 from lightning_optreg.studies import Point, RunRecord, runner, workers
 from lightning_optreg.studies.budget import Budget
 from lightning_optreg.studies.collect import collect
-from lightning_optreg.studies.plan import Run
+from lightning_optreg.studies.plan import Run, StudyPlan
 from lightning_optreg.studies.plan_file import read_plan
 from lightning_optreg.studies.run_queue import Queue
 from lightning_optreg.studies.runner import do_run
@@ -72,7 +72,7 @@ def compare(path: Path, *options: str) -> int:
     return main(["--config", str(path), "--output", str(path.parent / "out"), "--workers", "1", *options])
 
 
-def queue_of(path: Path, folder: str = "out") -> Queue:
+def queue_of(path: Path, folder: str = "out") -> Queue[StudyPlan]:
     out = path.parent / folder
     out.mkdir(exist_ok=True)
     return Queue(read_plan(path), f"sqlite:///{out / 'study.db'}")
@@ -190,12 +190,12 @@ def test_a_run_goes_on_from_its_checkpoint(
 ) -> None:
     plan = read_plan(write(study, tmp_path))
     run = plan.runs[2]
-    straight = do_run(plan, run, tmp_path / "straight")
+    straight = do_run(plan, run, plan.settings(run), tmp_path / "straight")
     monkeypatch.setattr(Budget, "on_train_epoch_start", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        do_run(plan, run, tmp_path / "broken")
+        do_run(plan, run, plan.settings(run), tmp_path / "broken")
     monkeypatch.undo()
-    resumed = do_run(plan, run, tmp_path / "broken")
+    resumed = do_run(plan, run, plan.settings(run), tmp_path / "broken")
     assert [p.metrics for p in resumed.points] == [p.metrics for p in straight.points]
     assert [p.epoch for p in resumed.points] == [1.0, 2.0]
     assert resumed.test == straight.test
@@ -249,7 +249,7 @@ def test_a_run_whose_folder_is_open_elsewhere_gets_another(study: dict[str, Any]
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints" / "last.ckpt").touch()
     plan = read_plan(path)
-    do_run(plan, plan.runs[0], tmp_path / "first")
+    do_run(plan, plan.runs[0], plan.settings(plan.runs[0]), tmp_path / "first")
     shutil.copy(next((tmp_path / "first").rglob("last.ckpt")), folder / "checkpoints")
     lock = RunLock(folder, "fit")
     lock.acquire()

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from lightning_optreg.studies import signs_of_life
-from lightning_optreg.studies.plan import Run
+from lightning_optreg.studies.plan import Run, StudyPlan
 from lightning_optreg.studies.plan_file import read_plan
 from lightning_optreg.studies.run_queue import Queue
 from tests.studies.tools import claimed, record
@@ -63,7 +63,7 @@ class Study:
     def steps(self) -> list[int]:
         return [torch.load(path, weights_only=True)["global_step"] for path in self.checkpoints()]
 
-    def queue(self) -> Queue:
+    def queue(self) -> Queue[StudyPlan]:
         return Queue(read_plan(self.path), f"sqlite:///{self.out / 'study.db'}")
 
     def states(self) -> list[str]:

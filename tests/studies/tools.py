@@ -19,7 +19,7 @@ def plan(folder: Path, **changes: Any) -> StudyPlan:
     return read_plan(path)
 
 
-def queue(folder: Path, wait: float = 5.0) -> Queue:
+def queue(folder: Path, wait: float = 5.0) -> Queue[StudyPlan]:
     return Queue(plan(folder), f"sqlite:///{folder / 'study.db'}", wait)
 
 
@@ -27,7 +27,7 @@ def record(run: Run, accuracy: float = 0.5) -> RunRecord:
     return RunRecord(*run, "complete", (Point(1.0, 1.0, {"val/accuracy": accuracy}),), {})
 
 
-def claimed(queue: Queue) -> Claim:
+def claimed(queue: Queue[Any]) -> Claim:
     claim = queue.claim()
     assert claim is not None
     return claim

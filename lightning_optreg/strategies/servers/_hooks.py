@@ -52,7 +52,7 @@ class ServerHooks(Callback):
 
 
 class BeforeCheckpoints(Callback):
-    """Saves what is due for steps that worker 0 has not seen, when the other callbacks have done their part."""
+    """Saves what is due for steps that worker 0 has not seen, after the other callbacks."""
 
     def __init__(self, strategy: Served) -> None:
         self._strategy = strategy
