@@ -58,6 +58,12 @@ COMMANDS = (
         "commands.compare:main",
     ),
     Command(
+        "tune",
+        "search for the settings of a recipe that work best",
+        "commands.tune:main",
+        ("sweep", "optimize"),
+    ),
+    Command(
         "plot",
         "draw a picture: plot surface | dynamics | landscape | privacy | scaling | transport",
         "commands.plot:main",
