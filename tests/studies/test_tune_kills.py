@@ -15,11 +15,12 @@ import yaml
 from lightning_optreg.studies.plan import Run
 from lightning_optreg.studies.run_queue import Queue
 from lightning_optreg.studies.runner import do_run
+from lightning_optreg.studies.search import Search
 from lightning_optreg.studies.search_file import read_search
 from tests.studies.servers import NO_POSTGRESQL, postgresql
 from tests.studies.test_kills import alive, children, wait_for
 
-pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
+optuna = pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up in /proc"),
@@ -53,6 +54,7 @@ class Tuning:
             "trials": 0,
         }
         self.process: subprocess.Popen[bytes] | None = None
+        self.queues: list[Queue[Search]] = []
         self.add_trials()
 
     def add_trials(self) -> None:
@@ -72,8 +74,16 @@ class Tuning:
         assert process is not None
         wait_for(lambda: children(process.pid) or process.poll() is not None)
 
-    def queue(self) -> Queue:  # type: ignore[type-arg]
-        return Queue(read_search(self.path), self.storage)
+    def queue(self) -> Queue[Search]:
+        self.queues.append(Queue(read_search(self.path), self.storage))
+        return self.queues[-1]
+
+    def close(self) -> None:
+        """Cut connections to a server before it ends."""
+        for queue in self.queues:
+            backend = getattr(queue._study._storage, "_backend", None)
+            if isinstance(backend, optuna.storages.RDBStorage):
+                backend.engine.dispose()
 
 
 @pytest.fixture(params=["sqlite", "journal", "postgresql"])
@@ -90,6 +100,7 @@ def tuning(request: pytest.FixtureRequest, fashion_mnist_dir: Path, tmp_path: Pa
 
 def _ended(it: Tuning) -> Iterator[Tuning]:
     yield it
+    it.close()
     if it.process is not None:
         for pid in [*children(it.process.pid), it.process.pid]:
             if alive(pid):
@@ -139,7 +150,7 @@ def test_no_trial_is_lost_or_counted_twice(tuning: Tuning, tmp_path: Path) -> No
     check_resumed(queue, tmp_path)
 
 
-def check_resumed(queue: Queue, folder: Path) -> None:  # type: ignore[type-arg]
+def check_resumed(queue: Queue[Search], folder: Path) -> None:
     """A trial that was done in pieces has the metrics of one that was not."""
     attempts = [trial.user_attrs["run"][1] for trial in queue._trials() if "run" in trial.user_attrs]
     broken = max(set(attempts), key=attempts.count)
