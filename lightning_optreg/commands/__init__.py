@@ -64,6 +64,11 @@ COMMANDS = (
         ("sweep", "optimize"),
     ),
     Command(
+        "crossval",
+        "train on all folds of the training images but one, in turn, and compare recipes fold by fold",
+        "commands.crossval:main",
+    ),
+    Command(
         "plot",
         "draw a picture: plot surface | dynamics | landscape | privacy | scaling | transport",
         "commands.plot:main",

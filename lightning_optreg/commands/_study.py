@@ -22,7 +22,7 @@ from lightning_optreg.trust import add_allow, add_safe, trust_options
 if TYPE_CHECKING:
     from lightning_optreg.studies.run_queue import Queue
 
-__all__ = ["StudyCommand"]
+__all__ = ["StudyCommand", "print_table"]
 
 _NONE_ENDED = "report: no run has ended yet"
 
@@ -216,6 +216,13 @@ class StudyCommand(Generic[Planned, Result]):
         if broken is None:
             print(f"{len(queue.records()) - done} runs in {time.perf_counter() - start:.0f} s")
         return broken
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of text in columns."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _nothing() -> None:

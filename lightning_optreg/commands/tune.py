@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_optreg.commands._study import StudyCommand
+from lightning_optreg.commands._study import StudyCommand, print_table
 from lightning_optreg.studies.search import Search
 from lightning_optreg.studies.search_file import read_search
 
@@ -45,10 +45,10 @@ def _hint(plan: Search) -> str:
 
 
 def _report(result: "SearchResult", folder: Path) -> bool:
-    from lightning_optreg.studies.search_report import format_best, search_notes, write_search_report
+    from lightning_optreg.studies.search_report import best_rows, search_notes, write_search_report
 
     paths = write_search_report(result, folder)
-    print(format_best(result))
+    print_table(best_rows(result))
     for note in search_notes(result):
         print(f"note: {note}")
     for path in paths:

@@ -17,7 +17,7 @@ from lightning_optreg.studies.template import render
 if TYPE_CHECKING:
     from optuna import Study
 
-__all__ = ["best_yaml", "format_best", "search_notes", "search_table", "write_search_report"]
+__all__ = ["best_rows", "best_yaml", "search_notes", "search_table", "write_search_report"]
 
 
 def write_search_report(result: SearchResult, folder: Path) -> list[Path]:
@@ -98,8 +98,8 @@ def search_notes(result: SearchResult) -> list[str]:
     return notes
 
 
-def format_best(result: SearchResult, few: int = 5) -> str:
-    """Lay out the best trials for a console.
+def best_rows(result: SearchResult, few: int = 5) -> list[list[str]]:
+    """Return the rows of the best trials, the header first.
 
     Args:
         result: The study.
@@ -107,14 +107,8 @@ def format_best(result: SearchResult, few: int = 5) -> str:
     """
     header, *rows = search_table(result)
     order = sorted(result.ranked_by, key=lambda each: each[0], reverse=result.plan.mode == "max")
-    numbers = [str(each.number) for _, each in order[:few]]
     by_number = {row[0]: row for row in rows}
-    shown = [header, *(by_number[number] for number in numbers)]
-    widths = [max(len(row[i]) for row in shown) for i in range(len(header))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in shown
-    )
+    return [header, *(by_number[str(each.number)] for _, each in order[:few])]
 
 
 def _page(result: SearchResult, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
