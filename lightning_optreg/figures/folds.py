@@ -46,7 +46,8 @@ def draw_folds(
     place = {fold: number for number, fold in enumerate(folds)}
     for number, (method, by_fold) in enumerate(shown.items()):
         look = style(number)
-        at = [place[fold] for fold in by_fold]
+        # Side by side, so that equal scores don't hide each other.
+        at = [place[fold] + 0.14 * (number - (len(shown) - 1) / 2) for fold in by_fold]
         left.plot(at, list(by_fold.values()), "o", label=literal(method), color=look["color"], markersize=5.0)
         mean = sum(by_fold.values()) / len(by_fold)
         left.axhline(mean, color=look["color"], linestyle=look["linestyle"], linewidth=1.2)
@@ -62,6 +63,7 @@ def draw_folds(
     prepare(right, grid="x")
     right.spines["left"].set_visible(False)
     right.tick_params(axis="y", length=0)
+    right.locator_params(axis="x", nbins=5)
     right.axvline(0.0, color=VERMILION, linewidth=1.2, linestyle="--")
     for row, (values, interval) in enumerate(differences.values()):
         if interval is not None:
