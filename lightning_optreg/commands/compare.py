@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_optreg.cli.option_parser import OptionParser, UsageError
+from lightning_optreg.places import Place, UrlPath, check_place, place_of
 from lightning_optreg.studies.access import StorageUnavailableError
 from lightning_optreg.studies.plan import StudyPlan
 from lightning_optreg.studies.plan_file import read_plan
@@ -70,7 +71,10 @@ def _parser() -> OptionParser:
     )
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the study, a YAML")
     parser.add_argument(
-        "--output", type=Path, metavar="FOLDER", help="for runs and report; default: runs/studies/NAME"
+        "--output",
+        type=place_of,
+        metavar="FOLDER",
+        help="for runs and report, a path or a URL; default: runs/studies/NAME",
     )
     parser.add_argument(
         "--storage",
@@ -137,12 +141,18 @@ def _compare(args: argparse.Namespace, stop: StopRequest) -> int:
         )
     if not 0.0 <= args.storage_wait < math.inf:
         raise ValueError(f"storage_wait: must be a number of seconds >= 0, got {args.storage_wait}")
-    folder: Path = args.output or Path("runs", "studies", plan.name)
+    folder: Place = args.output or Path("runs", "studies", plan.name)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output: {str(folder)!r} is a file, and not a folder")
+    check_place(folder, "--output")
     given = os.environ.pop(STORAGE, None) if args.worker else os.environ.get(STORAGE)
     args.storage = args.storage if args.storage is not None else given or None
-    storage = args.storage or f"sqlite:///{(folder / 'study.db').resolve()}"
+    if args.storage is None and isinstance(folder, UrlPath):
+        raise ValueError(
+            f"--output: {str(folder)!r} can't hold the study's SQLite database, which must be on a disk; "
+            "name a database with --storage, such as sqlite:///study.db"
+        )
+    storage = args.storage or f"sqlite:///{Path(str(folder), 'study.db').resolve()}"
     if not args.worker:
         with stop.breaking_off():
             _check(args, plan, storage, folder, trusted)
@@ -180,7 +190,7 @@ def _compare(args: argparse.Namespace, stop: StopRequest) -> int:
 
 
 def _check(
-    args: argparse.Namespace, plan: StudyPlan, storage: str, folder: Path, trusted: Sequence[str]
+    args: argparse.Namespace, plan: StudyPlan, storage: str, folder: Place, trusted: Sequence[str]
 ) -> None:
     """Raise an error if the study can't be run, before anything is written."""
     for module in ("optuna", "plotly", "scipy", "jinja2"):  # the report needs the last three at the very end
@@ -199,7 +209,7 @@ def _check(
 
 
 def _do_runs(
-    args: argparse.Namespace, queue: "Queue[StudyPlan]", storage: str, folder: Path, stop: StopRequest
+    args: argparse.Namespace, queue: "Queue[StudyPlan]", storage: str, folder: Place, stop: StopRequest
 ) -> Broken | None:
     """Do the waiting runs; return how processes ended early, if they did."""
     plan = queue.plan
@@ -226,7 +236,7 @@ def _do_runs(
     return broken
 
 
-def _report(result: StudyResult, folder: Path) -> int:
+def _report(result: StudyResult, folder: Place) -> int:
     if not result.records:
         raise ValueError(_NONE_ENDED)
     from lightning_optreg.studies.report import write_report
