@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from lightning_optreg.places import Place, UrlPath
+
 if sys.platform == "win32":
     import msvcrt
 else:
@@ -89,11 +91,13 @@ def check_name(name: str, what: str) -> str:
 
 
 @contextmanager
-def replacing(path: Path, *, suffix: str | None = None, durable: bool = False) -> Iterator[Path]:
+def replacing(path: Place, *, suffix: str | None = None, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path` to write to; it replaces `path` if all went well.
 
     Nobody sees half a file, and an error leaves an older file as it was. The folder is made if missing.
     Temporary files that killed processes left in it are removed.
+
+    A file by URL is written to the folder for temporary files, and put to its place when it is whole.
 
     Args:
         path: Where the file goes.
@@ -112,6 +116,13 @@ def replacing(path: Path, *, suffix: str | None = None, durable: bool = False) -
         ...     [(file.name, file.read_text()) for file in Path(folder).iterdir()]
         [('a.txt', 'whole')]
     """
+    if isinstance(path, UrlPath):
+        with tempfile.TemporaryDirectory(prefix="lightning_optreg-") as folder:
+            file = Path(folder, f"{path.stem[:50]}{path.suffix if suffix is None else suffix}")
+            file.touch()
+            yield file
+            path.upload(file)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent)
     temporary, descriptor = _claim(path, path.suffix if suffix is None else suffix)
@@ -132,7 +143,7 @@ def replacing(path: Path, *, suffix: str | None = None, durable: bool = False) -
         temporary.unlink(missing_ok=True)
 
 
-def is_writable(folder: Path) -> bool:
+def is_writable(folder: Place) -> bool:
     """Return whether files can be written to a folder, or that it can be made, by writing one.
 
     What the permissions say is not enough: the disk may be full, mounted read-only, or another machine's.
@@ -143,6 +154,11 @@ def is_writable(folder: Path) -> bool:
         (True, False)
     """
     try:
+        if isinstance(folder, UrlPath):
+            probe = UrlPath(f"{folder}/.{uuid.uuid4().hex}.tmp")
+            probe.write_bytes(b"")
+            probe.unlink()
+            return True
         existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         with tempfile.TemporaryFile(dir=existing) as file:
             file.write(b"0" * 4096)

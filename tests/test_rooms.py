@@ -41,6 +41,7 @@ ROOMS = (
     "trust",
     "_checks",
     "files",
+    "places",
     "_nearest",
 )
 WITHOUT_LIGHTNING = (

@@ -8,11 +8,12 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_optreg.callbacks import PredictionWriter
 from lightning_optreg.files import is_writable
+from lightning_optreg.places import Place
 
 __all__ = ["prediction_writer", "without_validation"]
 
 
-def prediction_writer(folder: Path, *, is_read_only: bool) -> PredictionWriter:
+def prediction_writer(folder: Place, *, is_read_only: bool) -> PredictionWriter:
     """Make the callback that writes to the run's folder, or to the current one if that is read-only.
 
     Args:

@@ -1,19 +1,19 @@
 """A checkpoint against what is configured: refused where it does not fit, and compared where it does."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
+from lightning_optreg.places import Place
 from lightning_optreg.runs.checkpoints import check_states_fit, differences, misfits, report
 from lightning_optreg.trust import check_paths
 
 __all__ = ["check_training_state", "check_weights", "say_differences"]
 
 
-def check_training_state(checkpoint: Mapping[str, Any], path: Path, folders: Sequence[str]) -> None:
+def check_training_state(checkpoint: Mapping[str, Any], path: Place, folders: Sequence[str]) -> None:
     """Refuse a checkpoint that a fit cannot go on from.
 
     Args:
@@ -33,7 +33,7 @@ def check_training_state(checkpoint: Mapping[str, Any], path: Path, folders: Seq
     check_paths(checkpoint.get("callbacks"), folders, f"ckpt_path: {str(path)!r}")
 
 
-def check_weights(checkpoint: Mapping[str, Any], path: Path, module: nn.Module) -> None:
+def check_weights(checkpoint: Mapping[str, Any], path: Place, module: nn.Module) -> None:
     """Refuse a checkpoint whose weights are not those of the module.
 
     Args:
@@ -51,7 +51,7 @@ def check_weights(checkpoint: Mapping[str, Any], path: Path, module: nn.Module) 
 
 def say_differences(
     checkpoint: Mapping[str, Any],
-    path: Path,
+    path: Place,
     config: dict[str, Any],
     *,
     fitting: bool,

@@ -163,6 +163,7 @@ def _operating_system(error: OSError) -> str:
 
 
 _EXTRAS = {
+    "s3fs": "s3",
     "wandb": "wandb",
     "tensorboard": "tensorboard",
     "tensorboardX": "tensorboard",

@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -24,6 +23,7 @@ from lightning_optreg.classifier import ImageClassifier
 from lightning_optreg.cli.added_callbacks import prediction_writer, without_validation
 from lightning_optreg.cli.checkpoint_checks import check_training_state, check_weights, say_differences
 from lightning_optreg.cli.given import mentions, names_class, options
+from lightning_optreg.cli.keep_others import KeepOthers
 from lightning_optreg.cli.links import LINKED, settle_links
 from lightning_optreg.cli.monitors import OURS, check_monitors
 from lightning_optreg.cli.overlays import check_averages, check_overlays
@@ -36,6 +36,7 @@ from lightning_optreg.cli.safety import check_command, check_names, check_settin
 from lightning_optreg.cli.save_config import SaveConfig, is_configured
 from lightning_optreg.cli.trainer import Trainer
 from lightning_optreg.data import ImageDataModule
+from lightning_optreg.places import Place
 from lightning_optreg.runs.checkpoints import read_checkpoint
 from lightning_optreg.runs.run_folder import DEFAULT_ROOT
 from lightning_optreg.trainer.queries import callbacks_of
@@ -207,7 +208,8 @@ class CLI(LightningCLI):
             callbacks.append(prediction_writer(self.run_folder, is_read_only=self.start.is_read_only))
         if self.subcommand == "fit" and self.settings.reset_optimizer:
             callbacks.append(ResetOptimizer())
-        callbacks += [SaveConfig(self.plain_config, self.run_folder, self.start.made), *self.more_callbacks]
+        callbacks += [KeepOthers(), SaveConfig(self.plain_config, self.run_folder, self.start.made)]
+        callbacks += self.more_callbacks
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 
     @override
@@ -232,7 +234,7 @@ class CLI(LightningCLI):
         if self._began_at is not None and self.trainer.global_step == self._began_at:
             rank_zero_info(f"the run is complete, nothing was left to train: {self.run_folder}")
 
-    def _check(self, path: Path) -> dict[str, Any]:
+    def _check(self, path: Place) -> dict[str, Any]:
         """Refuse a checkpoint that this command cannot go on from, and say what differs; return it."""
         checkpoint = read_checkpoint(path)
         if self.settings.get("weights_only") is False:

@@ -1,10 +1,11 @@
 """Make a run write to its folder, by the settings of its trainer."""
 
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from lightning_optreg.places import Place
 
 __all__ = ["DEFAULT_CALLBACKS", "DEFAULT_LOGGER", "is_checkpoint", "place"]
 
@@ -41,7 +42,7 @@ def is_checkpoint(callback: Namespace) -> bool:
     return name.endswith("ModelCheckpoint")
 
 
-def place(trainer: Namespace, folder: Path, *, logs: bool) -> None:
+def place(trainer: Namespace, folder: Place, *, logs: bool) -> None:
     """Set where callbacks and loggers write, unless the user has.
 
     Args:
@@ -63,7 +64,7 @@ def place(trainer: Namespace, folder: Path, *, logs: bool) -> None:
         trainer.callbacks = [one for one in trainer.callbacks if not is_checkpoint(one)]
 
 
-def _loggers(given: Any, folder: Path, *, logs: bool) -> Any:
+def _loggers(given: Any, folder: Place, *, logs: bool) -> Any:
     if given is False:
         return False
     chosen = given if isinstance(given, list) else [given]

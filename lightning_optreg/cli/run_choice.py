@@ -1,10 +1,10 @@
 """Choose the checkpoint that a command starts from and its folder, by the rules in docs/resume.md."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 from lightning_optreg.cli import slurm
+from lightning_optreg.places import Place
 from lightning_optreg.runs.kept import checkpoints_in, newest_whole, progress
 from lightning_optreg.runs.run_folder import claim_version, find_checkpoint, folder_of, versions
 from lightning_optreg.trust.torch_files import damage
@@ -22,17 +22,17 @@ class Choice(NamedTuple):
         remarks: What to tell the user, a sentence each.
     """
 
-    folder: Path
-    checkpoint: Path | None = None
+    folder: Place
+    checkpoint: Place | None = None
     goes_on: bool = False
     remarks: tuple[str, ...] = ()
 
 
 def choose(
     command: str,
-    root: Path,
+    root: Place,
     ckpt_path: str | None,
-    is_same_run: Callable[[Path], bool],
+    is_same_run: Callable[[Place], bool],
     *,
     dry: bool = False,
 ) -> Choice:
@@ -71,7 +71,7 @@ def choose(
     return Choice(claim_version(root, make=not dry), given)
 
 
-def _go_on(folder: Path, why: str) -> Choice:
+def _go_on(folder: Place, why: str) -> Choice:
     """Take the newest intact checkpoint of a run, and report newer ones that are damaged."""
     found = checkpoints_in(folder)
     taken = newest_whole(found)

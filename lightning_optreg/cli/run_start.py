@@ -15,8 +15,10 @@ from lightning_optreg.cli import slurm
 from lightning_optreg.cli.run_choice import Choice, choose
 from lightning_optreg.cli.together import Together, place_in
 from lightning_optreg.files import is_writable, remove_leftovers
+from lightning_optreg.places import Place, UrlPath, check_place, is_url, place_of
 from lightning_optreg.runs.run_folder import missing_parents, versions
-from lightning_optreg.runs.run_lock import RunInUseError, RunLock
+from lightning_optreg.runs.run_lease import RunLease
+from lightning_optreg.runs.run_lock import LOCK_FILE, RunInUseError, RunLock
 from lightning_optreg.trust.torch_files import DamagedFileError, digest
 
 __all__ = ["RunStart"]
@@ -40,14 +42,15 @@ class RunStart:
         ValueError: If "auto" can't know where checkpoints are saved, or finds only damaged ones.
     """
 
-    def __init__(self, command: str, settings: Namespace, is_same_run: Callable[[Path], bool]) -> None:
+    def __init__(self, command: str, settings: Namespace, is_same_run: Callable[[Place], bool]) -> None:
         self.command = command
         self.trainer = settings.trainer
-        self.root = Path(self.trainer.default_root_dir)
-        self.made: list[Path] = []  # the folder and its parents, if they are new
+        self.root = place_of(self.trainer.default_root_dir)
+        check_place(self.root, "trainer.default_root_dir")
+        self.made: list[Place] = []  # the folder and its parents, if they are new
         self.keeps_figures = True  # unless a fit is writing to the folder, or it is read-only
         self.is_read_only = False
-        self._lock: RunLock | None = None
+        self._lock: RunLock | RunLease | None = None
         dry = bool(self.trainer.fast_dev_run)
         wanted = settings.get("ckpt_path")
         if wanted == "auto":
@@ -78,21 +81,21 @@ class RunStart:
         """Lock the folder if the command writes to it, and note the SLURM job."""
         folder = chosen.folder
         if self.command == "fit":
-            if not any(folder.iterdir()):
+            if not any(path.name != LOCK_FILE for path in folder.iterdir()):
                 self.made = [folder]
-            self._lock = RunLock(folder, "fit")
+            self._lock = _lock_of(folder, "fit")
             self._lock.acquire()
             slurm.note_job(folder)
             for one in versions(self.root):  # also of runs without a checkpoint, which are never resumed
                 for place in (one, one / "checkpoints"):
-                    if place.is_dir():
+                    if isinstance(place, Path) and place.is_dir():  # by URL nothing is written in between
                         remove_leftovers(place)
         elif self.command == "predict":
             self.is_read_only = not is_writable(folder)
         elif chosen.checkpoint is not None and folder.is_dir() and self.trainer.logger is not False:
             self._take_for_figures(folder)
 
-    def _take_for_figures(self, folder: Path) -> None:
+    def _take_for_figures(self, folder: Place) -> None:
         """Lock the folder while figures are added to its table; if that fails, do without the table."""
         if not is_writable(folder):
             self.keeps_figures = False
@@ -100,7 +103,7 @@ class RunStart:
                 f"{folder} can't be written to: the figures of this {self.command} are only printed"
             )
             return
-        lock = RunLock(folder, self.command)
+        lock = _lock_of(folder, self.command)
         try:
             lock.acquire()
         except RunInUseError as error:
@@ -142,6 +145,10 @@ class RunStart:
                 folder.rmdir()
 
 
+def _lock_of(folder: Place, purpose: str) -> RunLock | RunLease:
+    return RunLease(folder, purpose) if isinstance(folder, UrlPath) else RunLock(folder, purpose)
+
+
 def _check_auto(trainer: Namespace) -> None:
     callbacks = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
     savers = [one for one in callbacks if one is not None and one.class_path.endswith("ModelCheckpoint")]
@@ -161,7 +168,7 @@ def _is_copy() -> bool:
     )
 
 
-def _compare(together: Together, checkpoint: Path) -> None:
+def _compare(together: Together, checkpoint: Place) -> None:
     """Raise an error unless every process finds the same file as the checkpoint."""
     if not checkpoint.is_file():
         found = f"there is no file {checkpoint}"
@@ -186,7 +193,7 @@ def _compare(together: Together, checkpoint: Path) -> None:
         raise MisconfigurationException(f"ckpt_path: {first['found']} on any node")
 
 
-def _to_json(choice: Choice, root: Path) -> dict[str, Any]:
+def _to_json(choice: Choice, root: Place) -> dict[str, Any]:
     """A choice with paths relative to the root, which may lie elsewhere for other processes."""
     return {
         "folder": _below(choice.folder, root),
@@ -195,10 +202,18 @@ def _to_json(choice: Choice, root: Path) -> dict[str, Any]:
     }
 
 
-def _from_json(said: dict[str, Any], root: Path) -> Choice:
-    checkpoint = None if said["checkpoint"] is None else root / said["checkpoint"]
-    return Choice(root / said["folder"], checkpoint, said["goes_on"])
+def _from_json(said: dict[str, Any], root: Place) -> Choice:
+    checkpoint = None if said["checkpoint"] is None else _joined(root, said["checkpoint"])
+    return Choice(_joined(root, said["folder"]), checkpoint, said["goes_on"])
 
 
-def _below(path: Path, root: Path) -> str:
-    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path.absolute())
+def _joined(root: Place, path: str) -> Place:
+    return place_of(path) if is_url(path) else root / path
+
+
+def _below(path: Place, root: Place) -> str:
+    if isinstance(path, UrlPath) and isinstance(root, UrlPath) and path.is_relative_to(root):
+        return str(path.relative_to(root))
+    if isinstance(path, Path) and isinstance(root, Path) and path.is_relative_to(root):
+        return str(path.relative_to(root))
+    return str(path.absolute())

@@ -1,8 +1,6 @@
 """The configuration of a run, kept where people and resumed runs look for it."""
 
-import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -11,7 +9,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from lightning_optreg.files import replacing
-from lightning_optreg.loggers import log_config
+from lightning_optreg.loggers import RunCSVLogger, log_config
+from lightning_optreg.places import Place, remove_tree
 from lightning_optreg.trainer.queries import is_dry_run
 
 __all__ = ["SaveConfig", "is_configured"]
@@ -31,11 +30,11 @@ class SaveConfig(Callback):
             never begins.
     """
 
-    def __init__(self, config: dict[str, Any], folder: Path, made: Sequence[Path] = ()) -> None:
+    def __init__(self, config: dict[str, Any], folder: Place, made: Sequence[Place] = ()) -> None:
         self.config = config
         self.folder = folder
         self._made = list(made)
-        self._written: Path | None = None
+        self._written: Place | None = None
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -67,10 +66,19 @@ class SaveConfig(Callback):
         self._written.unlink(missing_ok=True)
         # W&B's own process still writes to its folder, and has told its server of the run.
         if self.folder in self._made and not (self.folder / "wandb").exists():
-            shutil.rmtree(self.folder, ignore_errors=True)
+            remove_tree(self.folder)
         for folder in self._made:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
+
+    @override
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Write what the table's logger keeps back, before a checkpoint that relies on it."""
+        for logger in trainer.loggers:
+            if isinstance(logger, RunCSVLogger):
+                logger.save()
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -78,7 +86,7 @@ class SaveConfig(Callback):
         return {"config": self.config}
 
 
-def is_configured(folder: Path, config: Mapping[str, Any]) -> bool:
+def is_configured(folder: Place, config: Mapping[str, Any]) -> bool:
     """Return whether a run in this folder had this configuration.
 
     Args:
@@ -88,7 +96,7 @@ def is_configured(folder: Path, config: Mapping[str, Any]) -> bool:
     return any(_says(path, config) for path in folder.glob("config*.yaml"))
 
 
-def _says(path: Path, config: Mapping[str, Any]) -> bool:
+def _says(path: Place, config: Mapping[str, Any]) -> bool:
     try:
         written = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: not text, or not a date

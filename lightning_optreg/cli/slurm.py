@@ -7,9 +7,9 @@ in `slurm_job.txt`, by which the second start finds its run.
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 from lightning_optreg.files import replacing
+from lightning_optreg.places import Place
 from lightning_optreg.runs.run_folder import versions
 
 __all__ = ["JOB_FILE", "job", "note_job", "run_of_job"]
@@ -31,7 +31,7 @@ def job() -> str | None:
     return os.environ.get("SLURM_JOB_ID")
 
 
-def note_job(folder: Path) -> None:
+def note_job(folder: Place) -> None:
     """Write the job's number to the run's folder."""
     number = job()
     if number is not None:
@@ -39,7 +39,7 @@ def note_job(folder: Path) -> None:
             temporary.write_text(f"{number}\n")
 
 
-def run_of_job(root: Path, is_same_run: Callable[[Path], bool]) -> Path | None:
+def run_of_job(root: Place, is_same_run: Callable[[Place], bool]) -> Place | None:
     """Find the run that this job began before it was requeued.
 
     Args:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from lightning_optreg.cli.option_parser import OptionParser, UsageError
+from lightning_optreg.places import Place, UrlPath, check_place, place_of
 from lightning_optreg.studies.access import StorageUnavailableError
 from lightning_optreg.studies.plan import Plan
 from lightning_optreg.studies.stop import Stopped, StopRequest, stop_with_parent
@@ -48,7 +49,7 @@ class StudyCommand(Generic[Planned, Result]):
     description: str
     read: Callable[[Path], Planned]
     collect: Callable[["Queue[Planned]"], Result]
-    report: Callable[[Result, Path], bool]
+    report: Callable[[Result, Place], bool]
     hint: Callable[[Planned], str]
 
     def main(self, argv: Sequence[str] | None = None) -> int:
@@ -80,9 +81,9 @@ class StudyCommand(Generic[Planned, Result]):
         parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the study, a YAML")
         parser.add_argument(
             "--output",
-            type=Path,
+            type=place_of,
             metavar="FOLDER",
-            help="for runs and report; default: runs/studies/NAME",
+            help="for runs and report, a path or a URL; default: runs/studies/NAME",
         )
         parser.add_argument(
             "--storage",
@@ -138,12 +139,18 @@ class StudyCommand(Generic[Planned, Result]):
         trusted = trust_options(args)
         plan = self.read(args.config)
         _check_numbers(args)
-        folder: Path = args.output or Path("runs", "studies", plan.name)
+        folder: Place = args.output or Path("runs", "studies", plan.name)
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"--output: {str(folder)!r} is a file, and not a folder")
+        check_place(folder, "--output")
         given = os.environ.pop(STORAGE, None) if args.worker else os.environ.get(STORAGE)
         args.storage = args.storage if args.storage is not None else given or None
-        storage = args.storage or f"sqlite:///{(folder / 'study.db').resolve()}"
+        if args.storage is None and isinstance(folder, UrlPath):
+            raise ValueError(
+                f"--output: {str(folder)!r} can't hold the study's SQLite database, which must be on a disk; "
+                "name a database with --storage, such as sqlite:///study.db"
+            )
+        storage = args.storage or f"sqlite:///{Path(str(folder), 'study.db').resolve()}"
         if not args.worker:
             with stop.breaking_off():
                 _check(args, plan, storage, folder, trusted)
@@ -169,7 +176,7 @@ class StudyCommand(Generic[Planned, Result]):
                 return 0 if self.report(self.collect(queue), folder) else 1
             return self._report_broken(queue, broken, folder)
 
-    def _report_broken(self, queue: "Queue[Planned]", broken: Broken, folder: Path) -> int:
+    def _report_broken(self, queue: "Queue[Planned]", broken: Broken, folder: Place) -> int:
         queue.patience.seconds = 0.0  # they have waited
         try:
             some, all_done = bool(queue.records()), not queue.unfinished()
@@ -189,7 +196,7 @@ class StudyCommand(Generic[Planned, Result]):
         args: argparse.Namespace,
         queue: "Queue[Planned]",
         storage: str,
-        folder: Path,
+        folder: Place,
         stop: StopRequest,
     ) -> Broken | None:
         """Do the waiting runs; return how processes ended early, if they did."""
@@ -243,7 +250,7 @@ def _check_numbers(args: argparse.Namespace) -> None:
         raise ValueError(f"storage_wait: must be a number of seconds >= 0, got {args.storage_wait}")
 
 
-def _check(args: argparse.Namespace, plan: Plan, storage: str, folder: Path, trusted: Sequence[str]) -> None:
+def _check(args: argparse.Namespace, plan: Plan, storage: str, folder: Place, trusted: Sequence[str]) -> None:
     """Raise an error if the study can't be run, before anything is written."""
     for module in ("optuna", "plotly", "scipy", "jinja2"):  # the report needs the last three at the very end
         if importlib.util.find_spec(module) is None:

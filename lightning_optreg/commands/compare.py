@@ -2,10 +2,10 @@
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_optreg.commands._study import StudyCommand
+from lightning_optreg.places import Place
 from lightning_optreg.studies.plan import StudyPlan
 from lightning_optreg.studies.plan_file import read_plan
 from lightning_optreg.studies.records import StudyResult
@@ -44,7 +44,7 @@ def _hint(plan: StudyPlan) -> str:
     return "fewer than 3 seeds: the intervals will say little" if len(plan.seeds) < 3 else ""
 
 
-def _report(result: StudyResult, folder: Path) -> bool:
+def _report(result: StudyResult, folder: Place) -> bool:
     from lightning_optreg.studies.report import write_report
     from lightning_optreg.studies.summary import notice, summarize, unfinished_lines
     from lightning_optreg.studies.tables import format_table

@@ -2,10 +2,10 @@
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_optreg.commands._study import StudyCommand, print_table
+from lightning_optreg.places import Place
 from lightning_optreg.studies.crossval import Crossval, read_crossval
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def _hint(plan: Crossval) -> str:
     return ""
 
 
-def _report(result: "CrossvalResult", folder: Path) -> bool:
+def _report(result: "CrossvalResult", folder: Place) -> bool:
     from lightning_optreg.studies.crossval_report import (
         crossval_notes,
         crossval_table,

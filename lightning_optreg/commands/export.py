@@ -9,6 +9,7 @@ from typing import Any
 from lightning_optreg.cli.option_parser import OptionParser, UsageError
 from lightning_optreg.export.input import in_words
 from lightning_optreg.export.onnx_file import OPSET, export_onnx
+from lightning_optreg.places import check_place, place_of
 from lightning_optreg.trust import Trust, add_allow, build_nothing_unasked, check_hyperparameters
 
 __all__ = ["main"]
@@ -44,7 +45,9 @@ def _run(options: argparse.Namespace) -> None:
     from lightning_optreg.runs.checkpoints import load_classifier, read_checkpoint
     from lightning_optreg.runs.run_folder import find_checkpoint
 
-    path = find_checkpoint(Path(options.default_root_dir), options.ckpt_path)
+    root = place_of(options.default_root_dir)
+    check_place(root, "--default_root_dir")
+    path = find_checkpoint(root, options.ckpt_path)
     checkpoint = read_checkpoint(path)
     trust = Trust(options.allow)
     check_hyperparameters(checkpoint, owner=ImageClassifier, trust=trust, what=f"ckpt_path: {str(path)!r}")
@@ -84,10 +87,14 @@ def _preprocessing_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None
 
 def _read(argv: Sequence[str]) -> argparse.Namespace:
     options = _parser().read(argv)
-    output = Path(options.output)
+    output = place_of(options.output)
+    try:
+        check_place(output, "--output")
+    except (ValueError, ModuleNotFoundError) as error:
+        raise UsageError(str(error)) from error
     if output.is_dir():
         raise UsageError(f"--output: {options.output} is a folder")
-    if not output.parent.is_dir():
+    if isinstance(output, Path) and not output.parent.is_dir():
         raise UsageError(f"--output: there is no folder {str(output.parent)!r}")
     if options.input_shape is not None and not all(1 <= size < 2**31 for size in options.input_shape):
         shape = " ".join(map(str, options.input_shape))

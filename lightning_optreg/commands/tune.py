@@ -2,10 +2,10 @@
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_optreg.commands._study import StudyCommand, print_table
+from lightning_optreg.places import Place
 from lightning_optreg.studies.search import Search
 from lightning_optreg.studies.search_file import read_search
 
@@ -44,7 +44,7 @@ def _hint(plan: Search) -> str:
     return ""
 
 
-def _report(result: "SearchResult", folder: Path) -> bool:
+def _report(result: "SearchResult", folder: Place) -> bool:
     from lightning_optreg.studies.search_report import best_rows, search_notes, write_search_report
 
     paths = write_search_report(result, folder)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_optreg.export.input import drawing_layer, metadata, pixels_first
 from lightning_optreg.files import replacing
+from lightning_optreg.places import UrlPath, place_of
 
 if TYPE_CHECKING:  # torch takes a second, and `--help` needs none of it
     from torch import Tensor, nn
@@ -28,7 +29,7 @@ TOLERANCE = 1e-4
 
 def export_onnx(
     module: "nn.Module",
-    path: str | Path,
+    path: str | Path | UrlPath,
     *,
     input_shape: Sequence[int] | None = None,
     preprocessing: Mapping[str, Any] | None = None,
@@ -98,7 +99,7 @@ def export_onnx(
         return torch.randn(count, *shape, generator=generator)
 
     whole = pixels_first(net, shape[0], preprocessing) if from_pixels else net
-    with replacing(Path(path)) as temporary:
+    with replacing(place_of(path)) as temporary:
         try:
             program = torch.onnx.export(
                 whole,

@@ -3,10 +3,12 @@
 import csv
 from pathlib import Path
 
+from lightning_optreg.places import UrlPath, place_of
+
 __all__ = ["read_rows"]
 
 
-def read_rows(path: str | Path, *columns: str, owner: str) -> list[dict[str, str]]:
+def read_rows(path: str | Path | UrlPath, *columns: str, owner: str) -> list[dict[str, str]]:
     """Read a table with a head line.
 
     Args:
@@ -21,7 +23,7 @@ def read_rows(path: str | Path, *columns: str, owner: str) -> list[dict[str, str
         FileNotFoundError: If there is no such file.
         ValueError: If it lacks a column.
     """
-    with Path(path).open(newline="") as file:
+    with place_of(path).open(newline="") as file:
         rows = csv.DictReader(file)
         for name in columns:
             if name not in (rows.fieldnames or ()):

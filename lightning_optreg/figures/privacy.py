@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lightning_optreg.figures._style import literal, new_figure, prepare, style
 from lightning_optreg.figures._tables import read_rows
+from lightning_optreg.places import UrlPath
 
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn: it takes a while
     from matplotlib.figure import Figure
@@ -29,7 +30,7 @@ class PrivatePoint(NamedTuple):
     accuracy: float
 
 
-def read_private(path: str | Path, metric: str = "val/accuracy") -> list[PrivatePoint]:
+def read_private(path: str | Path | UrlPath, metric: str = "val/accuracy") -> list[PrivatePoint]:
     r"""Read epsilon and an accuracy from the `metrics.csv` of a run with `DifferentialPrivacy`.
 
     Args:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lightning_optreg.figures._style import COLORS, MARKERS, new_figure, prepare
 from lightning_optreg.figures._tables import read_rows
+from lightning_optreg.places import UrlPath
 
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn: it takes a while
     from matplotlib.figure import Figure
@@ -13,7 +14,7 @@ if TYPE_CHECKING:  # matplotlib is imported when something is drawn: it takes a 
 __all__ = ["draw_runs", "read_metric"]
 
 
-def read_metric(path: str | Path, name: str) -> list[tuple[int, float]]:
+def read_metric(path: str | Path | UrlPath, name: str) -> list[tuple[int, float]]:
     r"""Read what a run logged under a name, from its `metrics.csv`.
 
     Args:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.core.saving import save_hparams_to_yaml
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import TrainerFn
@@ -17,7 +18,8 @@ from torch import Tensor
 from torch.nn import Module
 from typing_extensions import override
 
-from lightning_optreg.files import replacing
+from lightning_optreg.loggers._table_file import TableFile
+from lightning_optreg.places import Place, UrlPath, place_of
 
 __all__ = ["RunCSVLogger"]
 
@@ -29,15 +31,18 @@ class RunCSVLogger(Logger):
     rows from its first new step on are dropped before new ones are written, so the file ends up as if the
     run had never stopped. A new fit starts the file afresh. `test` and `validate` append their rows.
 
-    Each row is written as soon as it is logged. The columns are `epoch`, `step` and the metrics in
-    alphabetical order; metrics that were not logged with a row are empty cells. Hyperparameters go to
-    `hparams.yaml`, unless the folder has a `config.yaml`, which already contains them.
+    Each row is written as soon as it is logged. In a folder by URL (`s3://bucket/runs`), where files can't
+    grow, the table is put there anew: every five seconds, after each checkpoint and at the end. The columns
+    are `epoch`, `step` and the metrics in alphabetical order; metrics that were not logged with a row are
+    empty cells. Hyperparameters go to `hparams.yaml`, unless the folder has a `config.yaml`, which already
+    contains them.
 
     Lightning tells its loggers about a fit when it passes them the hyperparameters. With
     `Trainer(enable_autolog_hparams=False)` it doesn't, and rows are always appended.
 
     Args:
-        save_dir: The run's folder; checkpoints go to its `checkpoints/`. The command line sets it.
+        save_dir: The run's folder, a path or a URL; checkpoints go to its `checkpoints/`. The command line
+            sets it.
 
     Raises:
         ValueError: When a row is logged, if the folder's `metrics.csv` is damaged or not a run's.
@@ -54,9 +59,11 @@ class RunCSVLogger(Logger):
         0,1,1.5
     """
 
-    def __init__(self, save_dir: str | Path = ".") -> None:
+    def __init__(self, save_dir: str | Path | UrlPath = ".") -> None:
         super().__init__()
-        self._save_dir = os.fspath(save_dir)
+        self._folder = place_of(save_dir)
+        self._save_dir = str(save_dir) if isinstance(self._folder, UrlPath) else os.fspath(self._folder)
+        self._table = TableFile(self._folder / "metrics.csv")
         self._columns: list[str] | None = None  # None: the file has not been read yet
         self._resumed_at: int | None = None  # the step of a resumed fit's first row
         self._awaits_resumed_row = False
@@ -86,18 +93,18 @@ class RunCSVLogger(Logger):
         return self._save_dir
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Place:
         """The file that rows are written to."""
-        return Path(self._save_dir, "metrics.csv")
+        return self._table.path
 
     @override
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Write `hparams.yaml`, unless the folder has a `config.yaml`."""
         params = vars(params) if isinstance(params, Namespace) else params
-        if params and not Path(self._save_dir, "config.yaml").exists():
-            os.makedirs(self._save_dir, exist_ok=True)
-            save_hparams_to_yaml(os.path.join(self._save_dir, "hparams.yaml"), params)
+        if params and not (self._folder / "config.yaml").exists():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            save_hparams_to_yaml(str(self._folder / "hparams.yaml"), params)
 
     @override
     @rank_zero_only
@@ -113,7 +120,7 @@ class RunCSVLogger(Logger):
         if trainer.ckpt_path is not None:
             self._awaits_resumed_row = True
         elif trainer.global_step == 0 and self._columns is None:
-            self.path.unlink(missing_ok=True)
+            self._table.remove()
 
     @override
     @rank_zero_only
@@ -148,16 +155,25 @@ class RunCSVLogger(Logger):
             old_columns, rows = self._read()
             columns = sorted(row.keys() | set(old_columns), key=_column_order)
             self._rewrite(columns, rows)
-        with self.path.open("a", newline="") as file:
-            file.write(_lines(columns, [row]))
+        self._table.append(_lines(columns, [row]))
+
+    @override
+    @rank_zero_only
+    def save(self) -> None:
+        """Write the rows that are not written yet; by Lightning also called when a run ends."""
+        self._table.flush()
+
+    @override
+    def after_save_checkpoint(self, checkpoint_callback: Checkpoint) -> None:
+        """Write the rows that are not written yet: a run that goes on from here needs them."""
+        self.save()
 
     def _read(self) -> tuple[list[str], list[dict[str, str]]]:
         """Return columns and rows of the file, without a last line that a kill cut short."""
-        if not self.path.exists():
-            return [], []
         try:
-            with self.path.open(newline="") as file:
-                text = file.read()
+            text = self._table.read()
+            if text is None:
+                return [], []
             reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
             columns, rows = list(reader.fieldnames or []), list(reader)
         except (UnicodeDecodeError, csv.Error) as error:
@@ -170,8 +186,7 @@ class RunCSVLogger(Logger):
 
     def _rewrite(self, columns: list[str], rows: list[dict[str, str]]) -> None:
         header = dict(zip(columns, columns, strict=True))
-        with replacing(self.path) as path:
-            path.write_text(_lines(columns, [header, *rows]), newline="")
+        self._table.replace(_lines(columns, [header, *rows]))
         self._columns = columns
 
 

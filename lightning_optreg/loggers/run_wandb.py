@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_optreg.files import check_inside, check_name, replacing
+from lightning_optreg.places import Place, UrlPath, local_copy, place_of
 
 __all__ = ["RunWandbLogger"]
 
@@ -25,7 +26,8 @@ class RunWandbLogger(WandbLogger):
 
     The W&B run's id is kept in `wandb_run_id.txt` in the run's folder, where the next process finds it: the
     resumed fit, and `test` after `fit`. Without a folder every logger starts a new run, unless an `id` is
-    given, and writes no such file. All local files go to `wandb/` in the folder.
+    given, and writes no such file. All local files go to `wandb/` in the folder; if that is a URL
+    (`s3://bucket/runs`), to `wandb/` in the current folder.
 
     Checkpoints become artifacts when a fit ends. The alias `best` is set on the best checkpoint of the
     trainer's first `ModelCheckpoint` with a `monitor` (if there is one), `latest` on the last checkpoint.
@@ -34,8 +36,8 @@ class RunWandbLogger(WandbLogger):
     and the resumed run logs them again. `metrics.csv` has no duplicates.
 
     Args:
-        save_dir: The run's folder. The command line sets it. None: no folder; local files go to `wandb/` in
-            the current folder.
+        save_dir: The run's folder, a path or a URL. The command line sets it. None: no folder; local files
+            go to `wandb/` in the current folder.
         project: W&B project. Default: the environment variable `WANDB_PROJECT`, else `lightning_logs`.
         name: The run's name on W&B's pages. Default: W&B makes one up.
         id: The W&B run's id. Default: the one kept in the run's folder, else W&B makes one up.
@@ -64,7 +66,7 @@ class RunWandbLogger(WandbLogger):
 
     def __init__(
         self,
-        save_dir: str | Path | None = None,
+        save_dir: str | Path | UrlPath | None = None,
         *,
         project: str | None = None,
         name: str | None = None,
@@ -82,11 +84,12 @@ class RunWandbLogger(WandbLogger):
                 check_name(text, f"RunWandbLogger: {argument}")
         if name is not None:
             check_inside(name, "RunWandbLogger: name")
-        self._id_file = None if save_dir is None else Path(save_dir, "wandb_run_id.txt")
+        folder = None if save_dir is None else place_of(save_dir)
+        self._id_file: Place | None = None if folder is None else folder / "wandb_run_id.txt"
         if id is None and self._id_file is not None and self._id_file.exists():
             id = check_name(self._id_file.read_text(errors="replace").strip(), str(self._id_file))
         super().__init__(
-            save_dir="." if save_dir is None else save_dir,
+            save_dir=folder if isinstance(folder, Path) else ".",
             project=project,
             name=name,
             id=id,
@@ -114,7 +117,7 @@ class RunWandbLogger(WandbLogger):
             return super().experiment
         import wandb  # optional; the constructor checked that it is installed
 
-        folder = Path(".") if self._id_file is None else self._id_file.parent
+        folder = self._id_file.parent if isinstance(self._id_file, Path) else Path(".")
         is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)  # wandb writes to /tmp if it is missing
         try:
@@ -178,9 +181,9 @@ class RunWandbLogger(WandbLogger):
         found: dict[str, tuple[bool, float, ModelCheckpoint]] = {}
         for saver in savers:
             for path in (*saver.best_k_models, saver.best_model_path, saver.last_model_path):
-                if Path(path).is_file():
+                if path and place_of(path).is_file():
                     is_last = saver.monitor is None or path == saver.last_model_path
-                    found[path] = is_last, Path(path).stat().st_mtime, saver
+                    found[path] = is_last, place_of(path).stat().st_mtime, saver
         # The last one comes last, even if a best one was written after it: W&B sets `latest` on the newest.
         ordered = sorted(found, key=lambda path: found[path][:2])
         pending = [path for path in ordered if self._logged.get(path) != found[path][1]]
@@ -201,9 +204,9 @@ class RunWandbLogger(WandbLogger):
         settings = ("monitor", "mode", "save_last", "save_top_k", "save_weights_only")
         metadata = {
             "score": None if score is None else float(score),
-            "original_filename": Path(path).name,
+            "original_filename": place_of(path).name,
             type(saver).__name__: {setting: getattr(saver, setting) for setting in settings},
         }
         artifact = wandb.Artifact(f"model-{self.experiment.id}", type="model", metadata=metadata)
-        artifact.add_file(path, name="model.ckpt")
+        artifact.add_file(str(local_copy(place_of(path))), name="model.ckpt")
         return artifact

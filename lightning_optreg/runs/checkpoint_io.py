@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from fsspec.core import url_to_fs
-from fsspec.implementations.local import LocalFileSystem
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from typing_extensions import Self, override
 
 from lightning_optreg.files import replacing
+from lightning_optreg.places import Place, UrlPath, local_copy, place_of
 from lightning_optreg.runs.kept import advised
 from lightning_optreg.trust.torch_files import check_whole, reading
 
@@ -40,8 +39,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     Wrapped in Lightning's `AsyncCheckpointIO`, files that a `ModelCheckpoint` removes stay until the one that
     replaces them is written; otherwise there would be moments without any checkpoint.
 
-    URLs (`s3://`, `memory://`) are left to Lightning. FSDP with sharded state, DeepSpeed and similar
-    strategies save folders themselves and don't use a `CheckpointIO`.
+    By URL (`s3://`) a checkpoint is written to the folder for temporary files and then put to its place,
+    which an object store does whole or not at all; to be read, it is fetched, and verified likewise. FSDP
+    with sharded state, DeepSpeed and similar strategies save folders themselves and don't use a
+    `CheckpointIO`.
 
     Raises:
         OSError: When saving, if the file can't be written.
@@ -55,7 +56,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def __init__(self) -> None:
         super().__init__()
         self._writer: int | None = None  # the thread that saved last
-        self._superseded: set[Path] = set()
+        self._superseded: set[Place] = set()
         self._guard = threading.Lock()
 
     def __reduce__(self) -> tuple[type[Self], tuple[()]]:
@@ -75,26 +76,27 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             OSError: If it can't be written; an existing file stays unchanged.
         """
-        local = _local(path)
-        if local is None or storage_options is not None:  # which Lightning refuses
+        place = place_of(path)
+        if storage_options is not None:  # which Lightning refuses
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         try:
             with (
-                replacing(local, suffix="", durable=True) as temporary,
+                replacing(place, suffix="", durable=True) as temporary,
                 temporary.open("wb") as file,
             ):
                 _write(checkpoint, file)
         except OSError as error:
             code = error.errno or errno.EIO
-            raise OSError(code, f"{os.strerror(code)}; this checkpoint is not saved", str(local)) from error
+            why = error.strerror if isinstance(place, UrlPath) and error.strerror else os.strerror(code)
+            raise OSError(code, f"{why}; this checkpoint is not saved", str(place)) from error
         with self._guard:
             self._writer = threading.get_ident()
             # One that does not exist yet is still in the queue of the writing thread.
-            done = {old for old in self._superseded if old != local and old.exists()}
+            done = {old for old in self._superseded if old != place and old.exists()}
             self._superseded -= done
         for old in done:
-            super().remove_checkpoint(old)
+            _remove(old)
 
     @override
     def load_checkpoint(
@@ -114,25 +116,25 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             FileNotFoundError: If the file does not exist.
             ValueError: If it is damaged or not a checkpoint.
         """
-        local = _local(path)
-        if local is None or not local.exists():  # which Lightning refuses
+        place = place_of(path)
+        if not place.exists():  # which Lightning refuses
             return super().load_checkpoint(path, map_location, weights_only)
-        with advised(local):
-            check_whole(local)
-            with reading(local):
-                return super().load_checkpoint(local, map_location, weights_only)
+        with advised(place):
+            check_whole(place)
+            with reading(place):
+                return super().load_checkpoint(local_copy(place), map_location, weights_only)
 
     @override
     def remove_checkpoint(self, path: str | Path) -> None:
         """Remove a checkpoint; if another thread writes checkpoints, only once there is a newer one."""
-        local = _local(path)
+        place = place_of(path)
         with self._guard:
-            if local is not None and self._must_stay(local):
-                self._superseded.add(local)
+            if self._must_stay(place):
+                self._superseded.add(place)
                 return
-        super().remove_checkpoint(path)
+        _remove(place)
 
-    def _must_stay(self, path: Path) -> bool:
+    def _must_stay(self, path: Place) -> bool:
         if path.name.startswith("."):  # a temporary one of Lightning's own, such as its tuner's
             return False
         return self._writer != threading.get_ident() and not _has_newer(path)
@@ -141,17 +143,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def teardown(self) -> None:
         """Remove the checkpoints that are still waiting to be removed."""
         for path in self._superseded:
-            super().remove_checkpoint(path)
+            _remove(path)
         self._superseded = set()
 
 
-def _local(path: str | Path) -> Path | None:
-    """Return the path of a local file, also for a file:// URL; None for other URLs."""
-    system, stripped = url_to_fs(str(path))
-    return Path(stripped) if isinstance(system, LocalFileSystem) else None
+def _remove(path: Place) -> None:
+    """Remove a checkpoint, which may be a folder."""
+    if isinstance(path, UrlPath):
+        path.remove_tree()
+    else:
+        TorchCheckpointIO().remove_checkpoint(path)
 
 
-def _has_newer(path: Path) -> bool:
+def _has_newer(path: Place) -> bool:
     """Return whether the file exists and its folder has one that was written later."""
     ages = {}
     for file in path.parent.glob("*.ckpt"):

@@ -3,7 +3,6 @@
 import pickle
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from packaging.version import InvalidVersion, Version
 from torch import nn
 
 from lightning_optreg.classifier import ImageClassifier
+from lightning_optreg.places import Place, local_copy
 from lightning_optreg.runs.kept import advised
 from lightning_optreg.trust import why_unreadable
 from lightning_optreg.trust.torch_files import DamagedFileError, check_whole, is_archive, reading
@@ -41,7 +41,7 @@ _KINDS: dict[str, type] = {
 _FROM_CHECKPOINT = ("optimizer", "lr_scheduler")
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Place) -> dict[str, Any]:
     """Read a Lightning checkpoint, plain types only.
 
     Raises:
@@ -51,7 +51,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         with advised(path):
             check_whole(path)
             with reading(path):
-                checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive(path))
+                checkpoint = torch.load(
+                    local_copy(path), map_location="cpu", weights_only=True, mmap=is_archive(path)
+                )
     except DamagedFileError as error:
         raise ValueError(f"ckpt_path: {error}") from error
     except pickle.UnpicklingError as error:
@@ -85,7 +87,7 @@ def _check_parts(checkpoint: Mapping[str, Any], what: str) -> None:
         raise ValueError(f"{what}: pytorch-lightning_version: {error}") from error
 
 
-def load_classifier(path: Path, allow: Sequence[str] = ()) -> ImageClassifier:
+def load_classifier(path: Place, allow: Sequence[str] = ()) -> ImageClassifier:
     """Build the module that a checkpoint describes.
 
     Args:
@@ -99,7 +101,7 @@ def load_classifier(path: Path, allow: Sequence[str] = ()) -> ImageClassifier:
         with warnings.catch_warnings():
             # Lightning 2.6 calls methods that jsonargparse 4.53 deprecates
             warnings.filterwarnings("ignore", message=r"\s*``(instantiate_classes|ArgumentParser)")
-            return ImageClassifier.load_from_checkpoint(path, map_location="cpu", allow=allow)
+            return ImageClassifier.load_from_checkpoint(local_copy(path), map_location="cpu", allow=allow)
     except RuntimeError as error:
         if "loading state_dict" not in str(error):
             raise

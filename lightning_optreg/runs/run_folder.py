@@ -5,21 +5,23 @@ newest version that has a last checkpoint.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from lightning_optreg._nearest import nearest
+from lightning_optreg.places import Place, UrlPath, check_place, folders_in, place_of
 from lightning_optreg.runs.kept import newest_first, run_of
+from lightning_optreg.runs.run_lease import claim
 
 __all__ = ["DEFAULT_ROOT", "claim_version", "find_checkpoint", "folder_of", "missing_parents", "versions"]
 
 DEFAULT_ROOT = "runs"
 
 
-def versions(root: Path) -> list[Path]:
+def versions(root: Place) -> list[Place]:
     """List the version folders of a root, newest first.
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> root = Path(tempfile.mkdtemp())
         >>> for name in ("version_2", "version_10", "notes"):
         ...     (root / name).mkdir()
@@ -27,19 +29,19 @@ def versions(root: Path) -> list[Path]:
         ['version_10', 'version_2']
     """
 
-    def numbered() -> Iterator[tuple[int, Path]]:
-        for folder in root.glob("version_*"):
-            if _is_version(folder) and folder.is_dir():
+    def numbered() -> Iterator[tuple[int, Place]]:
+        for folder in folders_in(root, "version_*"):
+            if _is_version(folder):
                 yield int(folder.name.removeprefix("version_")), folder
 
     return [folder for _, folder in sorted(numbered(), reverse=True)]
 
 
-def _is_version(folder: Path) -> bool:
+def _is_version(folder: Place) -> bool:
     return folder.name.startswith("version_") and folder.name.removeprefix("version_").isdecimal()
 
 
-def claim_version(root: Path, *, make: bool = True) -> Path:
+def claim_version(root: Place, *, make: bool = True) -> Place:
     """Create the folder of the next version; processes that do this at the same time get different ones.
 
     Args:
@@ -51,6 +53,7 @@ def claim_version(root: Path, *, make: bool = True) -> Path:
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> root = Path(tempfile.mkdtemp())
         >>> [claim_version(root).name for _ in range(3)]
         ['version_0', 'version_1', 'version_2']
@@ -65,31 +68,40 @@ def claim_version(root: Path, *, make: bool = True) -> Path:
     while True:
         folder = root / f"version_{number}"
         try:
-            folder.mkdir()
+            if isinstance(folder, UrlPath):
+                claim(folder)
+            else:
+                folder.mkdir()
         except FileExistsError:  # another process was first
             number += 1
         else:
             return folder
 
 
-def missing_parents(folder: Path) -> list[Path]:
-    """List a folder and its parents, innermost first, as far as they don't exist yet."""
+def missing_parents(folder: Place) -> list[Place]:
+    """List a folder and its parents, innermost first, as far as they don't exist yet.
+
+    By URL there are none: an object store has only files, and others keep the folders.
+    """
+    if isinstance(folder, UrlPath):
+        return []
     return [path for path in (folder, *folder.parents) if not path.exists()]
 
 
-def find_checkpoint(root: Path, ckpt_path: str) -> Path:
+def find_checkpoint(root: Place, ckpt_path: str) -> Place:
     """Find the checkpoint that a user names.
 
     Args:
         root: The root of the runs.
-        ckpt_path: "last" or "best", of the newest version that has one; or a file. The last one is
-            `last.ckpt` or that of SLURM's requeue (`hpc_ckpt_N.ckpt`), whichever has more steps.
+        ckpt_path: "last" or "best", of the newest version that has one; or a file, also by URL. The last one
+            is `last.ckpt` or that of SLURM's requeue (`hpc_ckpt_N.ckpt`), whichever has more steps.
 
     Raises:
         FileNotFoundError: If there is none; lists those that exist.
     """
     if ckpt_path not in ("last", "best"):
-        path = Path(ckpt_path)
+        path = place_of(ckpt_path)
+        check_place(path, "ckpt_path")
         if not path.is_file():
             hint = nearest(ckpt_path, ("best", "last", "auto"), few=0) or "; pass a file, last or best"
             what = f"{ckpt_path!r} is a folder" if path.is_dir() else f"there is no file {ckpt_path!r}"
@@ -112,7 +124,7 @@ def find_checkpoint(root: Path, ckpt_path: str) -> Path:
     )
 
 
-def folder_of(checkpoint: Path, root: Path) -> Path:
+def folder_of(checkpoint: Place, root: Place) -> Place:
     """Return the folder of the run that a checkpoint belongs to, or the root if it is elsewhere."""
     folder = run_of(checkpoint)
     return folder if checkpoint.parent != folder or _is_version(folder) else root

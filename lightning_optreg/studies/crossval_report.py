@@ -4,11 +4,11 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from lightning_optreg.figures.folds import draw_folds
 from lightning_optreg.figures.study import style
 from lightning_optreg.files import replacing
+from lightning_optreg.places import Place
 from lightning_optreg.studies.crossval import Crossval
 from lightning_optreg.studies.direction import better
 from lightning_optreg.studies.records import RunRecord, Unfinished
@@ -132,7 +132,7 @@ def crossval_notes(result: CrossvalResult) -> list[str]:
     return notes
 
 
-def write_crossval_report(result: CrossvalResult, folder: Path) -> list[Path]:
+def write_crossval_report(result: CrossvalResult, folder: Place) -> list[Place]:
     """Write `report.html`, `table.md`, `table.csv`, `scores.csv` and, as PNG and SVG, `folds`.
 
     Args:
@@ -165,7 +165,8 @@ def write_crossval_report(result: CrossvalResult, folder: Path) -> list[Path]:
         plan.reference,
     )
     for suffix in ("png", "svg"):
-        figure.savefig(folder / f"folds.{suffix}", dpi=150)
+        with replacing(folder / f"folds.{suffix}") as path:
+            figure.savefig(path, dpi=150)
         written.append(folder / f"folds.{suffix}")
     return written
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 from lightning_optreg.figures.ranking import draw_ranking
 from lightning_optreg.figures.study import Band, draw_bands, draw_sensitivity
 from lightning_optreg.files import replacing
+from lightning_optreg.places import Place
 from lightning_optreg.studies.page import render_page
 from lightning_optreg.studies.records import RunRecord, StudyResult
 from lightning_optreg.studies.summary import Summary, final, notice, summarize
@@ -15,7 +15,7 @@ from lightning_optreg.studies.tables import table_csv, table_markdown
 __all__ = ["curves", "sensitivity", "write_report"]
 
 
-def write_report(result: StudyResult, folder: Path) -> list[Path]:
+def write_report(result: StudyResult, folder: Place) -> list[Place]:
     """Write `report.html`, `table.md`, `table.csv`, and as PNG and SVG `ranking`, `curves`, `sensitivity`.
 
     Args:
@@ -56,7 +56,8 @@ def write_report(result: StudyResult, folder: Path) -> list[Path]:
         if said := notice(result):  # also where the picture is shown without the page
             figure.supxlabel(said, x=0.005, ha="left", size="x-small", color="firebrick")
         for suffix in ("png", "svg"):
-            figure.savefig(folder / f"{name}.{suffix}", dpi=150)
+            with replacing(folder / f"{name}.{suffix}") as path:
+                figure.savefig(path, dpi=150)
             written.append(folder / f"{name}.{suffix}")
     return written
 

@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
+from lightning_optreg.runs.ownership import this_process
 from lightning_optreg.studies.access import (
     Patience,
     StorageUnavailableError,
@@ -27,7 +28,6 @@ from lightning_optreg.studies.access import (
     is_outage,
     open_study,
 )
-from lightning_optreg.studies.ownership import this_process
 from lightning_optreg.studies.plan import Chosen, Plan, Run
 from lightning_optreg.studies.records import RunRecord, Unfinished
 from lightning_optreg.studies.signs_of_life import RunLostError, Sight

@@ -18,6 +18,8 @@ from typing_extensions import override
 
 from lightning_optreg.cli.main_cli import run as run_command
 from lightning_optreg.figures import read_metric
+from lightning_optreg.files import replacing
+from lightning_optreg.places import Place, local_copy
 from lightning_optreg.studies.budget import Budget
 from lightning_optreg.studies.plan import Plan, Run
 from lightning_optreg.studies.pruning import TrialPruning
@@ -83,7 +85,7 @@ def do_run(
     plan: Plan,
     run: Run,
     settings: dict[str, Any],
-    folder: Path,
+    folder: Place,
     check: Callable[[], None] = lambda: None,
     trusted: Sequence[str] = (),
     pruning: TrialPruning | None = None,
@@ -123,8 +125,15 @@ def do_run(
     trainer.pop("default_root_dir", None)  # on the command line, where --safe accepts any path
     folder.mkdir(parents=True, exist_ok=True)
     configuration = folder / "run.yaml"
-    configuration.write_text(yaml.safe_dump(settings, sort_keys=False))
-    command = ["fit", *trusted, "--config", str(configuration), f"--trainer.default_root_dir={folder}"]
+    with replacing(configuration) as file:
+        file.write_text(yaml.safe_dump(settings, sort_keys=False))
+    command = [
+        "fit",
+        *trusted,
+        "--config",
+        str(local_copy(configuration)),
+        f"--trainer.default_root_dir={folder}",
+    ]
     command += ["--ckpt_path", "auto"]
     budget = Budget(plan.epochs, plan.diverged_above or math.inf)
     try:
@@ -149,7 +158,7 @@ def do_run(
     return RunRecord(*run, "complete", points, {name: float(value) for name, value in test.items()})
 
 
-def _points(metrics: Path) -> tuple[Point, ...]:
+def _points(metrics: Place) -> tuple[Point, ...]:
     """Collect what was logged in each epoch."""
     if not metrics.exists():
         return ()

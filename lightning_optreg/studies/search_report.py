@@ -5,12 +5,12 @@ import io
 import json
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from lightning_optreg.files import replacing
+from lightning_optreg.places import Place
 from lightning_optreg.studies.search_result import SearchResult, Tried, short_names
 from lightning_optreg.studies.template import render
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["best_rows", "best_yaml", "search_notes", "search_table", "write_search_report"]
 
 
-def write_search_report(result: SearchResult, folder: Path) -> list[Path]:
+def write_search_report(result: SearchResult, folder: Place) -> list[Place]:
     """Write `report.html`, `trials.csv` and, if a trial is complete, `best.yaml`.
 
     Args:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any
 
-from lightning_optreg.studies.ownership import Owner, this_process
+from lightning_optreg.runs.ownership import Owner, this_process
 
 __all__ = ["StopRequest", "Stopped", "run_processes", "stop_with_parent"]
 

@@ -3,7 +3,7 @@
 import json
 from typing import TYPE_CHECKING, Any
 
-from lightning_optreg.studies.ownership import Owner
+from lightning_optreg.runs.ownership import Owner
 from lightning_optreg.studies.plan import Run
 from lightning_optreg.studies.records import RunRecord
 

@@ -4,10 +4,10 @@ import sys
 import time
 from collections.abc import Sequence
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 from lightning_optreg._nearest import nearest
+from lightning_optreg.places import Place
 from lightning_optreg.runs.run_lock import RunInUseError
 from lightning_optreg.studies.pruning import TrialPruning
 from lightning_optreg.studies.records import RunRecord
@@ -21,7 +21,7 @@ __all__ = ["work"]
 _POLL = 1.0  # seconds between looks at the other processes
 
 
-def work(queue: Queue[Any], folder: Path, trusted: Sequence[str], stop: StopRequest) -> None:
+def work(queue: Queue[Any], folder: Place, trusted: Sequence[str], stop: StopRequest) -> None:
     """Do runs until none is waiting, and none is left whose process may be dead.
 
     Args:
@@ -55,7 +55,7 @@ def work(queue: Queue[Any], folder: Path, trusted: Sequence[str], stop: StopRequ
 
 
 def _do(
-    queue: Queue[Any], claim: Claim, folder: Path, trusted: Sequence[str], stop: StopRequest, pace: "_Pace"
+    queue: Queue[Any], claim: Claim, folder: Place, trusted: Sequence[str], stop: StopRequest, pace: "_Pace"
 ) -> None:
     plan, run = queue.plan, claim.run
     start = time.perf_counter()

@@ -11,6 +11,7 @@ from typing import IO, Any
 
 import yaml
 
+from lightning_optreg.places import local_copy, place_of
 from lightning_optreg.trust.classes import Trust, UntrustedError
 from lightning_optreg.trust.unreadable import why_unreadable
 from lightning_optreg.trust.values import check_values
@@ -145,9 +146,12 @@ def check_paths(states: Any, folders: Sequence[str], what: str) -> None:
         models = state.get("best_k_models")
         paths = [*models] if isinstance(models, Mapping) else []
         paths += [state.get(f"{which}_model_path") for which in ("best", "kth_best", "last")]
+        # Otherwise Lightning takes over only the best one's path, which `fit` forgets if it is elsewhere.
+        is_own = state.get("dirpath") is None or str(state["dirpath"]) in folders
         for path in map(str, paths):
-            inner = next((path[len(f) :] for f in folders if path.startswith(f"{f}{os.sep}")), path)
-            if ".." in PurePath(inner).parts or "://" in inner:
+            own = (path[len(f) :] for f in folders if path.startswith((f"{f}{os.sep}", f"{f}/")))
+            inner = next(own, path)
+            if ".." in PurePath(inner).parts or ("://" in inner and is_own):
                 part = str(name).partition("{")[0]
                 raise UntrustedError(f"{what}: the state of {part} names {path!r}, which leaves its folder")
 
@@ -170,7 +174,5 @@ def _opened(path: str | Path) -> Iterator[IO[bytes]]:
         with urlopen(str(path)) as answer:
             yield io.BytesIO(answer.read())
         return
-    from lightning.fabric.utilities.cloud_io import get_filesystem
-
-    with get_filesystem(path).open(str(path), "rb") as file:
+    with local_copy(place_of(path)).open("rb") as file:
         yield file

@@ -12,12 +12,12 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO, Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lightning_optreg.places import Place, local_copy
 from lightning_optreg.trust.unreadable import why_unreadable
 
 __all__ = [
@@ -63,7 +63,7 @@ class DamagedFileError(ValueError):
     """A file isn't what was written to it, or never was a file of torch's; the message names it."""
 
 
-def damage(path: Path) -> str | None:
+def damage(path: Place) -> str | None:
     """Say what is wrong with a file; None if it is whole, or has nothing to tell that by.
 
     Args:
@@ -86,7 +86,7 @@ def damage(path: Path) -> str | None:
     """
     if path.is_dir():
         return "is a folder"
-    with path.open("rb") as file:
+    with local_copy(path).open("rb") as file:
         return damage_of(file)
 
 
@@ -129,15 +129,15 @@ def _has_no_checksums(records: list[zipfile.ZipInfo]) -> bool:
     return all(record.CRC == 0 for record in records)
 
 
-def is_archive(file: Path | IO[bytes]) -> bool:
+def is_archive(file: Place | IO[bytes]) -> bool:
     """Whether a file ends as zip archives do, damaged or not."""
     try:
-        return zipfile.is_zipfile(file)
+        return zipfile.is_zipfile(local_copy(file) if isinstance(file, Place) else file)
     except zipfile.BadZipFile:  # it found an end that makes no sense
         return True
 
 
-def check_whole(path: Path) -> None:
+def check_whole(path: Place) -> None:
     """Refuse a file that is damaged, and warn of one that holds nothing to tell it by.
 
     Args:
@@ -150,14 +150,14 @@ def check_whole(path: Path) -> None:
     if wrong is not None:
         raise DamagedFileError(f"{path} {wrong}")
     if is_archive(path):
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(local_copy(path)) as archive:
             if not _has_no_checksums(archive.infolist()):
                 return
     rank_zero_warn(f"{path} has no checksums: damage would not be noticed")
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def reading(path: Place) -> Iterator[None]:
     """Turn what `torch.load` raises over a file that is not what torch writes into a sentence.
 
     What it raises over the content of a whole archive, such as classes that it doesn't load, stays.
@@ -174,7 +174,7 @@ def reading(path: Path) -> Iterator[None]:
         raise DamagedFileError(f"{path} is damaged or not a checkpoint ({why_unreadable(error)})") from None
 
 
-def load_whole(path: Path, map_location: Any = "cpu") -> Any:
+def load_whole(path: Place, map_location: Any = "cpu") -> Any:
     """Load plain types from a file that is whole.
 
     Args:
@@ -187,10 +187,10 @@ def load_whole(path: Path, map_location: Any = "cpu") -> Any:
     """
     check_whole(path)
     with reading(path):
-        return torch.load(path, map_location=map_location, weights_only=True)
+        return torch.load(local_copy(path), map_location=map_location, weights_only=True)
 
 
-def digest(path: Path) -> str:
+def digest(path: Place) -> str:
     """Return what tells one whole file from another: of an archive its directory of checksums.
 
     Raises:
@@ -199,7 +199,7 @@ def digest(path: Path) -> str:
     if not is_archive(path):
         return f"{path.stat().st_size} bytes"
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(local_copy(path)) as archive:
             records = [f"{record.filename} {record.file_size} {record.CRC}" for record in archive.infolist()]
     except _BROKEN_ARCHIVE as error:
         raise DamagedFileError(f"{path} is damaged ({_first_line(error)})") from error
@@ -211,7 +211,7 @@ def _first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def read_plain(path: Path, *, what: str, map_location: Any = "cpu") -> Any:
+def read_plain(path: Place, *, what: str, map_location: Any = "cpu") -> Any:
     """Read a file of tensors and plain values.
 
     Args:

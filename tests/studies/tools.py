@@ -5,8 +5,8 @@ from typing import Any
 
 import yaml
 
+from lightning_optreg.runs.ownership import this_process
 from lightning_optreg.studies import Point, RunRecord
-from lightning_optreg.studies.ownership import this_process
 from lightning_optreg.studies.plan import Run, StudyPlan
 from lightning_optreg.studies.plan_file import read_plan
 from lightning_optreg.studies.run_queue import Claim, Queue

@@ -24,6 +24,7 @@ from lightning_optreg.callbacks._network import find_network
 from lightning_optreg.callbacks.evaluation.averaged_forward import AveragedForward, Stage
 from lightning_optreg.layers.averages import Average
 from lightning_optreg.optimizers.rates import set_rate
+from lightning_optreg.places import Place, place_of
 from lightning_optreg.schedulers.cosine_cycles import cosine_factor, cycle_ends
 from lightning_optreg.schedulers.factor_schedule import full_rates
 from lightning_optreg.trainer.queries import callbacks_of, is_logging_step
@@ -34,7 +35,7 @@ from lightning_optreg.trust.torch_files import read_plain
 __all__ = ["SnapshotEnsemble", "cosine_factor", "cycle_ends", "snapshots"]
 
 
-def snapshots(folder: str | Path) -> list[Path]:
+def snapshots(folder: str | Place) -> list[Place]:
     """List the snapshots in a folder, in the order of the cycles.
 
     Each is a Lightning checkpoint without optimizer: `MyModule.load_from_checkpoint(path)` loads it.
@@ -46,7 +47,8 @@ def snapshots(folder: str | Path) -> list[Path]:
         >>> snapshots("no_such_folder")
         []
     """
-    found = {int(name[1]): path for path in Path(folder).glob("*.ckpt") if (name := _NAME.match(path.name))}
+    files = place_of(folder).glob("*.ckpt")
+    found = {int(name[1]): path for path in files if (name := _NAME.match(path.name))}
     return [found[number] for number in sorted(found)]
 
 
@@ -127,7 +129,7 @@ class SnapshotEnsemble(AveragedForward):
         self._factor: float | None = None  # of the last step
         self._seen: list[Optimizer] = []
         self._prefix = ""
-        self._where = Path()
+        self._where: Place = Path()
         self._states: list[dict[str, Tensor]] = []
         self._own: dict[str, Tensor] = {}
 
@@ -135,7 +137,7 @@ class SnapshotEnsemble(AveragedForward):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find network and folder, and forget an earlier run; a checkpoint is loaded after this."""
         super().setup(trainer, pl_module, stage)
-        self._where = Path(self.folder) if self.folder else Path(trainer.default_root_dir, "snapshots")
+        self._where = place_of(self.folder or str(place_of(trainer.default_root_dir) / "snapshots"))
         self._fitting = stage == "fit"
         if self._fitting:
             self._taken, self._resumed = 0, False
@@ -218,7 +220,7 @@ class SnapshotEnsemble(AveragedForward):
         done = bisect_right(self._ends, trainer.global_step)
         if done > self._taken:
             self._taken = done
-            trainer.save_checkpoint(self._where / f"snapshot{done}.ckpt", weights_only=True)
+            trainer.save_checkpoint(str(self._where / f"snapshot{done}.ckpt"), weights_only=True)
         if is_logging_step(trainer):
             pl_module.log("optreg/snapshot_ensemble/members", float(self._taken), batch_size=1)
 
@@ -248,7 +250,7 @@ class SnapshotEnsemble(AveragedForward):
         self._states = [in_form_of(network.state_dict(), self._load(path)) for path in paths]
         self._own = _tensors(network)
 
-    def _load(self, path: Path) -> dict[str, Tensor]:
+    def _load(self, path: Place) -> dict[str, Tensor]:
         # Trainers evaluate in inference mode, whose tensors can't be parameters afterwards.
         with torch.inference_mode(False):
             saved = read_plain(path, what="SnapshotEnsemble", map_location=self._device)["state_dict"]

@@ -1,6 +1,5 @@
 """Draw the learning curves into the run's folder, without a logger."""
 
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -10,6 +9,7 @@ from typing_extensions import override
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.figures.learning_curves import draw_curves, is_accuracy, is_loss, is_validation
 from lightning_optreg.files import check_inside, replacing
+from lightning_optreg.places import Place, place_of
 from lightning_optreg.trainer.queries import is_dry_run, validates_in_fit
 from lightning_optreg.trainer.roles import OnlyRecords
 
@@ -49,12 +49,12 @@ class Curves(OnlyRecords, OfAKind):
         self.filename = check_inside(filename, "Curves: filename")
         self.history: list[dict[str, float]] = []
         self._ended: int | None = None  # an ended epoch whose last values are not logged yet
-        self._folder: Path | None = None  # None before the fit begins
+        self._folder: Place | None = None  # None before the fit begins
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the folder now: this needs all processes, and one that fails later is alone."""
-        self._folder = Path(trainer.log_dir or trainer.default_root_dir)
+        self._folder = place_of(trainer.log_dir or trainer.default_root_dir)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -26,6 +26,7 @@ from lightning_optreg.callbacks.records._prediction_table import (
 )
 from lightning_optreg.data.loader import BatchLoader
 from lightning_optreg.files import check_inside, replacing
+from lightning_optreg.places import Place, is_url, place_of
 from lightning_optreg.trainer.across_ranks import gather_ranks
 from lightning_optreg.trainer.queries import datamodule_of
 from lightning_optreg.trainer.roles import OnlyRecords
@@ -64,7 +65,7 @@ class PredictionWriter(OnlyRecords, OfAKind, LetsGo, BasePredictionWriter):
 
     Args:
         path: Path ending in `.csv`, or in `.parquet`, which needs pyarrow. A relative path is inside the
-            run's folder and can't leave it; an absolute path, or one with `~`, is used as given.
+            run's folder and can't leave it; an absolute path, a URL, or one with `~`, is used as given.
 
     Raises:
         ValueError: If path has another ending, or is relative and leaves the run's folder by `..`.
@@ -82,8 +83,8 @@ class PredictionWriter(OnlyRecords, OfAKind, LetsGo, BasePredictionWriter):
 
     def __init__(self, path: str = "predictions.csv") -> None:
         super().__init__(write_interval="batch")
-        self.path = Path(path).expanduser()
-        if not self.path.is_absolute():
+        self.path: Place = place_of(path) if is_url(path) else Path(path).expanduser()
+        if isinstance(self.path, Path) and not self.path.is_absolute():
             check_inside(path, "PredictionWriter: path")
         if self.path.suffix not in (".csv", ".parquet"):
             raise ValueError(
@@ -93,7 +94,7 @@ class PredictionWriter(OnlyRecords, OfAKind, LetsGo, BasePredictionWriter):
             raise ModuleNotFoundError(
                 'PredictionWriter: Parquet needs pyarrow: pip install "lightning-optreg[parquet]"'
             )
-        self._target = self.path
+        self._target: Place = self.path
         self._rows: list[_Rows] = []
         self._seen = 0
         self._quiet = ExitStack()
@@ -115,7 +116,7 @@ class PredictionWriter(OnlyRecords, OfAKind, LetsGo, BasePredictionWriter):
                 "PredictionWriter: there must be one predict dataloader, "
                 f"got {trainer.predict_loop.num_dataloaders}"
             )
-        self._target = Path(trainer.log_dir or trainer.default_root_dir) / self.path
+        self._target = _joined(place_of(trainer.log_dir or trainer.default_root_dir), self.path)
         self._rows, self._seen = [], 0
         # Lightning warns of every loader that is not a DataLoader; ours have the index in the batch.
         self._quiet.enter_context(warnings.catch_warnings())
@@ -206,6 +207,10 @@ class _Rows(NamedTuple):
     known: bool  # whether the positions are certain
     predictions: Tensor  # (N, K); (N, 1) of a regression
     labels: Tensor | None  # (N,)
+
+
+def _joined(folder: Place, path: Place) -> Place:
+    return folder / path if isinstance(path, Path) else path
 
 
 def _places(

@@ -1,7 +1,6 @@
 """Measure the speed of a fit: images per second of training, and the time of validation."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -11,6 +10,7 @@ from typing_extensions import override
 
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.files import replacing
+from lightning_optreg.places import place_of
 from lightning_optreg.randomness.processes import share_of
 from lightning_optreg.trainer.queries import validates_in_fit
 from lightning_optreg.trainer.roles import OnlyRecords
@@ -96,7 +96,7 @@ class Throughput(OnlyRecords, OfAKind):
             "validation_seconds": round(self.validation_seconds, 3),
             "images_per_second": round(self.images_per_second, 1),
         }
-        with replacing(Path(folder, "throughput.json")) as path:
+        with replacing(place_of(folder) / "throughput.json") as path:
             path.write_text(json.dumps(result, indent=2) + "\n")
 
     @override

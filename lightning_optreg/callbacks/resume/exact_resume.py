@@ -7,7 +7,6 @@ counters from which nothing is skipped (`loop_progress.py`).
 """
 
 import math
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -67,6 +66,7 @@ from lightning_optreg.callbacks.resume.progress.plateau_steps import make_platea
 from lightning_optreg.callbacks.resume.progress.step_size import StepSize, warn_of_changes
 from lightning_optreg.callbacks.resume.signals.launched import is_launched
 from lightning_optreg.callbacks.resume.signals.stop_signals import StopSignals, exit_status
+from lightning_optreg.places import place_of
 from lightning_optreg.randomness.state import collect_random_state, restore_random_state
 from lightning_optreg.trainer.across_ranks import gather_ranks, gather_tensors
 from lightning_optreg.trainer.order_of_callbacks import AfterOthers, put_last, take_out
@@ -365,7 +365,7 @@ class ExactResume(RestoresProcess, Callback):
             return
         self._signals.restart()
         folder = getattr(trainer.checkpoint_callback, "dirpath", None) or trainer.default_root_dir
-        path = Path(folder) / "last.ckpt"
+        path = str(place_of(folder) / "last.ckpt")
         trainer.save_checkpoint(path)
         rank_zero_info(f"ExactResume: stopped by SIGTERM; continue with ckpt_path={path}")
 

@@ -27,6 +27,7 @@ from lightning_optreg.callbacks.robustness._watch import Watch
 from lightning_optreg.figures.adversarial_images import draw_adversarial_images
 from lightning_optreg.files import check_inside, replacing
 from lightning_optreg.layers.modes import evaluating
+from lightning_optreg.places import Place, place_of
 from lightning_optreg.randomness.draws import mix
 from lightning_optreg.randomness.kept_generators import seeded_generators
 from lightning_optreg.trainer.queries import callbacks_of, datamodule_of, is_dry_run
@@ -153,7 +154,7 @@ class RobustnessEvaluation(OfAKind, LetsGo):
         self._shown: dict[str, Any] = {}  # images, labels and what became of them, for the picture
         self._certain = False
         self._watch: Watch | None = None
-        self._folder: Path | None = None
+        self._folder: Place | None = None
 
     @property
     def names(self) -> list[str]:
@@ -172,7 +173,7 @@ class RobustnessEvaluation(OfAKind, LetsGo):
         refuse_sharding(trainer, _NAME, "so the network can't be called outside of the step")
         self._network = find_network(pl_module, self.net, _NAME)
         self._space, self._certain = pixel_space_of(trainer, self.mean, self.std, _NAME)
-        self._folder = Path(trainer.log_dir or trainer.default_root_dir)
+        self._folder = place_of(trainer.log_dir or trainer.default_root_dir)
 
     def _look(self, batch: Any) -> None:
         """Watch what the first step calls the network with."""

@@ -4,7 +4,6 @@ A loss that overflows gives NaN gradients and then NaN weights, and a run contin
 overwriting its checkpoints. The step and the layer in which this began help to find the cause.
 """
 
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -18,6 +17,7 @@ from typing_extensions import override
 from lightning_optreg.callbacks._let_go import LetsGo
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.callbacks.weights._non_finite import Recorder, all_finite, trace_backward, trace_forward
+from lightning_optreg.places import place_of
 from lightning_optreg.trainer.queries import has_gradient_scaler, is_logging_step
 from lightning_optreg.trainer.refusals import refuse_sharding
 from lightning_optreg.trainer.roles import BreaksPrivacy
@@ -219,7 +219,7 @@ def _newest_checkpoint(trainer: Trainer) -> str:
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint):
             paths |= {callback.last_model_path, callback.best_model_path, *callback.best_k_models}
-    there = [Path(path) for path in paths if path and Path(path).exists()]
+    there = [place for path in paths if path and (place := place_of(path)).exists()]
     if not there:
         return "no checkpoint has been written yet"
     return f"the last good checkpoint is {max(there, key=lambda path: path.stat().st_mtime)}"

@@ -1,7 +1,6 @@
 """The command `plot landscape`: the loss around a trained checkpoint, with the path of training."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_optreg.commands.plot.options import (
@@ -14,6 +13,7 @@ from lightning_optreg.commands.plot.options import (
     remaining_time,
     save,
 )
+from lightning_optreg.places import Place, place_of
 from lightning_optreg.trust import (
     Trust,
     add_allow,
@@ -65,7 +65,7 @@ def _parser() -> OptionParser:
     add("--default_root_dir", default="runs", metavar="DIR", help="folder of the runs, for best and last")
     add(
         "--trajectory",
-        type=Path,
+        type=place_of,
         metavar="DIR",
         help="folder of checkpoints: draw their principal directions",
     )
@@ -122,16 +122,16 @@ def _run(argv: Sequence[str]) -> None:
     save(figure, path, dpi=options.dpi)
 
 
-def _find(name: str, root: str) -> Path:
+def _find(name: str, root: str) -> Place:
     from lightning_optreg.runs.run_folder import find_checkpoint
 
     try:
-        return find_checkpoint(Path(root), name)
+        return find_checkpoint(place_of(root), name)
     except FileNotFoundError as error:
         raise UsageError(str(error)) from error
 
 
-def _load(path: Path, allow: Sequence[str]) -> "tuple[ImageClassifier, dict[str, Any] | None]":
+def _load(path: Place, allow: Sequence[str]) -> "tuple[ImageClassifier, dict[str, Any] | None]":
     """Load a checkpoint's module and the description of its data, if any; both name only trusted classes."""
     from lightning_optreg import ImageClassifier
     from lightning_optreg.runs.checkpoints import load_classifier, read_checkpoint
@@ -270,12 +270,13 @@ def _float_buffers(net: Any) -> "dict[str, Tensor]":
     return {name: buffer for name, buffer in net.named_buffers() if buffer.is_floating_point()}
 
 
-def _trajectory(folder: Path, weights: "Mapping[str, Tensor]") -> "list[dict[str, Tensor]]":
+def _trajectory(folder: Place, weights: "Mapping[str, Tensor]") -> "list[dict[str, Tensor]]":
     """Weights of the checkpoints in a folder, in the order of their steps."""
     from lightning_optreg.runs.checkpoints import read_checkpoint
 
     found = []
-    for path in sorted(folder.glob("*.ckpt")):
+    paths: list[Place] = [*folder.glob("*.ckpt")]
+    for path in sorted(paths, key=str):
         try:
             checkpoint = read_checkpoint(path)
         except ValueError as error:

@@ -3,12 +3,12 @@
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_optreg.cli.option_parser import OptionParser, UsageError
 from lightning_optreg.figures.gif import gif_writer
 from lightning_optreg.files import replacing
+from lightning_optreg.places import Place, check_place, place_of
 
 if TYPE_CHECKING:
     from matplotlib.animation import FuncAnimation
@@ -65,7 +65,7 @@ def add_output(parser: OptionParser, *, dpi: int = 130) -> None:
     parser.add_argument("--output", metavar="FILE", help=f"the file to write: {', '.join(STILL)}")
 
 
-def read_output(text: str | None, endings: Sequence[str]) -> Path:
+def read_output(text: str | None, endings: Sequence[str]) -> Place:
     """Check a file's name, before anything is computed for it.
 
     Args:
@@ -78,7 +78,11 @@ def read_output(text: str | None, endings: Sequence[str]) -> Path:
     """
     if text is None:
         raise UsageError("--output FILE is missing")
-    path = Path(text)
+    path = place_of(text)
+    try:
+        check_place(path, "--output")
+    except (ValueError, ModuleNotFoundError) as error:
+        raise UsageError(str(error)) from error
     if path.suffix not in endings:
         raise UsageError(f"--output must end in {', '.join(endings)}, got {text}")
     if path.suffix == ".mp4":
@@ -114,7 +118,7 @@ def remaining_time(what: str) -> Callable[[int, int], None]:
     return progress
 
 
-def save(figure: "Figure", path: Path, *, dpi: int) -> None:
+def save(figure: "Figure", path: Place, *, dpi: int) -> None:
     """Write a picture and say so.
 
     Args:
@@ -127,7 +131,7 @@ def save(figure: "Figure", path: Path, *, dpi: int) -> None:
     print(path)
 
 
-def save_film(film: "FuncAnimation", path: Path, *, dpi: int, fps: int) -> None:
+def save_film(film: "FuncAnimation", path: Place, *, dpi: int, fps: int) -> None:
     """Write a film and say so.
 
     Args:

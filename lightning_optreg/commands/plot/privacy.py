@@ -1,7 +1,6 @@
 """The command `plot privacy`: what epsilon private runs have spent, and how accurate they were then."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from lightning_optreg.commands.plot.options import (
     STILL,
@@ -12,6 +11,7 @@ from lightning_optreg.commands.plot.options import (
     read_output,
     save,
 )
+from lightning_optreg.places import place_of
 
 __all__ = ["main"]
 
@@ -59,7 +59,7 @@ def _run(argv: Sequence[str]) -> None:
 
     try:
         runs = {
-            name: read_private(Path(folder, "metrics.csv"), options.metric)
+            name: read_private(place_of(folder) / "metrics.csv", options.metric)
             for name, folder in zip(names, options.runs, strict=True)
         }
         quantity = "accuracy on validation images" if options.metric == "val/accuracy" else options.metric

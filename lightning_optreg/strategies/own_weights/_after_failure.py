@@ -1,7 +1,6 @@
 """What is left to do in a process that an exception has ended, while the others may be anywhere."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
 from lightning.pytorch import Trainer
@@ -12,6 +11,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_optreg.places import place_of
 from lightning_optreg.trainer.queries import callbacks_of
 from lightning_optreg.trainer.roles import OwnWeights
 
@@ -89,9 +89,9 @@ class EndsAlone(DDPStrategy, OwnWeights):
 def _newest_checkpoint(trainer: Trainer) -> str | None:
     """Return the checkpoint that was written last and is still there, else the one the run began with."""
     paths = (path for each in _savers(trainer) for path in (each.last_model_path, each.best_model_path))
-    there = [path for path in paths if path and Path(path).exists()]
+    there = [place for path in paths if path and (place := place_of(path)).exists()]
     if there:
-        return max(there, key=lambda path: Path(path).stat().st_mtime)
+        return str(max(there, key=lambda place: place.stat().st_mtime))
     return None if trainer.ckpt_path is None else str(trainer.ckpt_path)
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lightning_optreg.studies import ownership
-from lightning_optreg.studies.ownership import Owner, this_process
+from lightning_optreg.runs import ownership
+from lightning_optreg.runs.ownership import Owner, this_process
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="elsewhere no process can be looked up")
 

@@ -3,7 +3,7 @@
 A process number alone is not enough: numbers are reused, and in every container the first process has
 number 1. A process is identified by its machine, its number there and its start time. Only a process that
 shares the owner's process table can look it up; for all others, on other hosts or in other containers, the
-owner lives as long as it gives signs of life (`run_queue.py`).
+owner lives as long as it gives signs of life (`run_lease.py` here, `run_queue.py` in `studies`).
 """
 
 import os
