@@ -38,9 +38,10 @@ __all__ = ["ImageDataModule"]
 class ImageDataModule(VettedLoading, LightningDataModule):
     """An image dataset in memory: the base of all datasets of this package.
 
-    The module gets batches `(x, y)`: x float32 (n, C, H, W), y int64 (n,); in prediction `(x, y, index)`
-    with the images' positions in the test set. Only training batches are augmented. With several processes
-    each gets its share (see `BatchLoader`); `batch_size` is that of one process.
+    The module gets batches `(x, y)`: x float32 (n, C, H, W), y int64 (n,); in prediction `(x, y, index)` with
+    the images' positions in the test set (or among the training images, if a fold is tested). Only training
+    batches are augmented. With several processes each gets its share (see `BatchLoader`); `batch_size` is
+    that of one process.
 
     Decoded images and the statistics of the training split are kept in a cache folder. A subclass sets
     `class_names` and `image_shape` and finds its data in `locate`.

@@ -12,7 +12,12 @@ from PIL import Image
 
 from lightning_optreg import ImageClassifier
 from lightning_optreg.__main__ import main
-from lightning_optreg.data import FashionMNISTDataModule, ImageFolderDataModule, compute_statistics
+from lightning_optreg.data import (
+    CIFAR10DataModule,
+    FashionMNISTDataModule,
+    ImageFolderDataModule,
+    compute_statistics,
+)
 from lightning_optreg.nets import SoftmaxRegression
 from tests.cli.tools import short
 from tests.data.expected_warnings import FEW_BATCHES, WORKERS
@@ -115,6 +120,13 @@ def test_statistics_are_those_of_the_images_trained_on(fashion: Make) -> None:
                 assert torch.equal(each.statistics.mean, expected.mean)
             found.add(expected.mean.item())
     assert len(found) == 4
+
+
+def test_other_datasets_have_folds_too(cifar10_dir: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"verify_checksum": False, "cache_dir": str(tmp_path)}
+    data = CIFAR10DataModule(str(cifar10_dir), fold=4, folds=5, **options)
+    data.setup("fit")
+    assert [len(data.train_dataloader().indices), len(data.val_dataloader().indices)] == [400, 100]
 
 
 @pytest.mark.parametrize("form", ["npy", "csv"])
