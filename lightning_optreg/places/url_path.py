@@ -70,10 +70,10 @@ class UrlPath:
         return f"UrlPath({self._url!r})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, UrlPath) and self._url == other._url
+        return isinstance(other, UrlPath) and str(self) == str(other)
 
     def __lt__(self, other: "UrlPath") -> bool:
-        return self._url < other._url
+        return str(self) < str(other)
 
     def __hash__(self) -> int:
         return hash(self._url)
