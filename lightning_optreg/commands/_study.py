@@ -59,7 +59,7 @@ class StudyCommand(Generic[Planned, Result]):
             argv: The arguments after the command's name. Default: those of this process.
         """
         try:
-            args = self._parser().read(sys.argv[1:] if argv is None else argv)
+            args = self._options().read(sys.argv[1:] if argv is None else argv)
             if args.worker:
                 stop_with_parent()  # before the imports, which take seconds
         except (UsageError, ValueError) as error:
@@ -74,7 +74,7 @@ class StudyCommand(Generic[Planned, Result]):
         status = run_guarded(lambda: failed.append(self._run(args)))
         return status or failed[0]
 
-    def _parser(self) -> OptionParser:
+    def _options(self) -> OptionParser:
         parser = OptionParser(
             prog=f"lightning-optreg {self.name}", description=self.description, allow_abbrev=False
         )

@@ -33,6 +33,8 @@ _KEYS = {
 }
 _REQUIRED = ("name", "base", "epochs")
 _SETTINGS = ("fold", "folds", "fold_seed", "held_out")
+_DEAL = ("data_dir", "groups", "pool_size", "split_seed", "stratified", "test_fraction")
+"""What decides which images are in a fold."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,17 @@ def _checked(settings: dict[str, Any], path: Path) -> Crossval:
         given = (part.get("data") or {}).get("init_args") or {} if isinstance(part.get("data"), dict) else {}
         if taken := [name for name in _SETTINGS if name in given]:
             raise ValueError(f"{where}: data.init_args.{taken[0]} must be left out; crossval sets it")
+        if given.get("val_fraction") is not None:
+            raise ValueError(
+                f"{where}: data.init_args.val_fraction must be left out: the fold takes its place"
+            )
+        if given.get("train_size") is not None:
+            raise ValueError(
+                f"{where}: data.init_args.train_size must be left out, since folds would not be of one size; "
+                "pool_size limits the images that are dealt"
+            )
+        if where != "base" and (changed := [name for name in _DEAL if name in given]):
+            raise ValueError(f"{where}: data.init_args.{changed[0]} must be set in base: methods share folds")
     check_metrics(settings, [base, *methods.values()])
     if not isinstance(base.get("data"), dict):
         raise ValueError("base: must have data with a class_path, got none")

@@ -91,6 +91,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         {"methods": {"a": {"data": {"init_args": {"fold": 1}}}}},
         "methods.a: data.init_args.fold must be left out",
     ),
+    ({"methods": {"a": {"data": {"init_args": {"groups": "g.csv"}}}}}, "groups must be set in base"),
+    ({"methods": {"a": {"data": {"init_args": {"train_size": 9}}}}}, "pool_size limits the images"),
+    ({"methods": {"a": {"data": {"init_args": {"val_fraction": 0.2}}}}}, "the fold takes its place"),
     ({"base": [{"model": {}}]}, "base: must have data with a class_path"),
     ({"seeds": [0]}, "seeds: unknown key"),
 ]
