@@ -203,7 +203,7 @@ class PrivateGradients:
                     self._refuse(
                         f"{self._name(parameter)} has a gradient, but its layer was not called, so the "
                         "gradients of single examples are not known; call the layer, not a function with "
-                        "its weights"
+                        "its weights, and without activation checkpointing"
                     )
                 sample = parameter.new_zeros(()).expand(count, *parameter.shape)
             # With mixed precision, norms in bfloat16 would let an example change the sum by too much.

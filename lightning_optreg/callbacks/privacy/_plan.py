@@ -1,17 +1,38 @@
-"""How much noise a run gets, and how many steps."""
+"""How a run samples, how much noise it gets, and how many steps."""
 
 import math
+from collections.abc import Sized
 from dataclasses import dataclass
+from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_optreg.callbacks.privacy._budget import Budget, History
-from lightning_optreg.callbacks.privacy._sampling import Sampling, sampling_of
+from lightning_optreg.data.loader import BatchLoader
+from lightning_optreg.randomness.processes import share_of
 from lightning_optreg.trainer.run_length import run_length
 
-__all__ = ["Plan", "plan_of"]
+__all__ = ["Plan", "Sampling", "plan_of"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What the accounting needs to know of a loader.
+
+    Attributes:
+        examples: Number of training examples N.
+        rate: Probability q that an example is in the batch of a step, over all processes.
+        batch: Examples that one process has in a step on average, q N / number of processes.
+        poisson: Whether examples are drawn independently, as the accounting assumes.
+    """
+
+    examples: int
+    rate: float
+    batch: float
+    poisson: bool
 
 
 @dataclass(frozen=True)
@@ -53,18 +74,24 @@ def plan_of(
         owner: Name of the calling class, for the errors.
 
     Raises:
-        MisconfigurationException: If no noise is enough, if the run has no end that it depends on, or if the
-            accountant can't add up what was spent so far and what comes.
+        MisconfigurationException: If no noise is enough, if the run has no end that it depends on, if the
+            accountant can't add up what was spent so far and what comes, or if steps were not counted.
 
     Warns:
         UserWarning: If the loader does not draw Poisson samples.
     """
-    sampling = sampling_of(trainer, owner)
+    sampling = _sampling_of(trainer, owner)
     if not sampling.poisson and noise != 0.0:
         rank_zero_warn(
             f"{owner}: epsilon is computed for Poisson samples, but the training loader draws others, so "
             'it is an approximation; set shuffle="poisson" in the data module, or use '
             "opacus.data_loader.DPDataLoader"
+        )
+    uncounted = trainer.global_step - sum(steps for _, _, steps in history)
+    if uncounted > 0 and noise != 0.0:
+        raise MisconfigurationException(
+            f"{owner}: {uncounted} of the {trainer.global_step} steps that this run continues were made "
+            "without it, so its weights are not private; begin anew"
         )
     budget = Budget(accountant, 1.0 / (10.0 * sampling.examples) if delta is None else delta, history, owner)
     planned = run_length(trainer, "step", 1).times
@@ -97,3 +124,42 @@ def _noise_for(budget: Budget, sampling: Sampling, target: float, planned: float
             "end: set max_epochs or max_steps, or give noise_multiplier"
         )
     return budget.noise_for(target, sampling.rate, max(1, int(planned)))
+
+
+def _sampling_of(trainer: Trainer, owner: str) -> Sampling:
+    """Find out how the training loader samples.
+
+    Args:
+        trainer: The trainer, from `on_train_start` on.
+        owner: Name of the calling class, for the errors.
+
+    Raises:
+        MisconfigurationException: If there are several loaders, or it is not known how many examples there
+            are.
+    """
+    loader: Any = trainer.train_dataloader
+    parts = share_of(trainer)[1]
+    if isinstance(loader, BatchLoader):
+        rate, examples = loader.sample_rate, len(loader.indices)
+        return Sampling(examples, rate, rate * examples / parts, loader.poisson)
+    if not isinstance(loader, DataLoader):
+        raise MisconfigurationException(
+            f"{owner}: it needs one training loader, a BatchLoader as from a data module of "
+            f"lightning_optreg.data or torch's DataLoader, got {type(loader).__name__}"
+        )
+    if isinstance(loader.dataset, IterableDataset) or not isinstance(loader.dataset, Sized):
+        raise MisconfigurationException(
+            f"{owner}: it needs to know the number of training examples; use a dataset with a length, got "
+            f"{type(loader.dataset).__name__}"
+        )
+    examples = len(loader.dataset)
+    own_rate = getattr(loader, "sample_rate", None)  # of Opacus's DPDataLoader
+    if own_rate is not None:
+        return Sampling(examples, float(own_rate), own_rate * examples / parts, True)
+    batch_size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
+    if batch_size is None:
+        raise MisconfigurationException(
+            f"{owner}: it needs to know how many examples are in a step; use a loader with a batch_size"
+        )
+    rate = min(1.0, batch_size * parts / examples)
+    return Sampling(examples, rate, rate * examples / parts, False)

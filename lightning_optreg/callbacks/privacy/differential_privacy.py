@@ -176,7 +176,10 @@ class DifferentialPrivacy(SeededCallback, LetsGo):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Convert layers, in any stage, as a checkpoint has the converted ones; refuse other callbacks."""
+        before = self.state_dict()
         super().setup(trainer, pl_module, stage)
+        if stage == "fit" and trainer.global_step > 0:  # the trainer goes on from its last fit
+            self._loaded = before
         if self.convert:
             convert_layers(pl_module, _NAME)
         if stage == "fit":
