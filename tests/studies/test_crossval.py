@@ -162,7 +162,7 @@ def study(fashion_mnist_dir: Path, tmp_path: Path) -> Path:
         "name": "small",
         "base": [base],
         "methods": methods,
-        "folds": 3,
+        "folds": 2,
         "epochs": 2,
         "metric": "val/loss",
     }
