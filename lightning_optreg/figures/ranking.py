@@ -20,6 +20,8 @@ def draw_ranking(
 ) -> "Figure":
     """Draw a row for each method, the first on top: its runs, their mean, and an interval about it.
 
+    An interval that goes beyond the axis ends in an arrow.
+
     Args:
         runs: The results of each method's runs; methods without a run get an empty row.
         intervals: A confidence interval of each method's mean, or None.
@@ -55,5 +57,12 @@ def draw_ranking(
     if spread:
         # Three runs give wide intervals; they must not push the runs themselves together.
         margin = 0.35 * (max(spread) - min(spread)) or 0.01
-        axes.set_xlim(min(spread) - margin, max(spread) + margin)
+        low, high = min(spread) - margin, max(spread) + margin
+        axes.set_xlim(low, high)
+        for row, method in enumerate(runs):
+            if (interval := intervals.get(method)) is None:
+                continue
+            for end, mark, beyond in ((low, "<", interval[0] < low), (high, ">", interval[1] > high)):
+                if beyond:  # the interval goes on
+                    axes.plot([end], [row], mark, color=SKY_BLUE, markersize=8.0, clip_on=False)
     return figure

@@ -8,7 +8,7 @@ from typing import Any
 from lightning_optreg.figures.study import Band, style, usual_range
 from lightning_optreg.studies.records import StudyResult
 from lightning_optreg.studies.summary import Summary, notice, unfinished_lines
-from lightning_optreg.studies.tables import NOTE, table_cells
+from lightning_optreg.studies.tables import notes_of, table_cells
 from lightning_optreg.studies.template import render
 
 __all__ = ["render_page"]
@@ -24,6 +24,7 @@ def render_page(
     bands: Mapping[str, Band],
     lost: Mapping[str, Sequence[float]],
     tuned: str,
+    tuning: Mapping[str, Band],
 ) -> str:
     """Render the page.
 
@@ -34,6 +35,7 @@ def render_page(
         bands: What each method reached over the tuned setting.
         lost: For each method, the values at which runs diverged or failed.
         tuned: Name of the axis of these values.
+        tuning: For each method, what is expected of its best value over the passes that were spent.
 
     Returns:
         HTML, about 5 MB, nearly all of it plotly's script.
@@ -43,6 +45,8 @@ def render_page(
     figures.append(_figure(tuned, f"{result.metric} at the end", bands, methods, lost))
     if result.settings:
         figures[-1]["layout"]["xaxis"] |= {"type": "linear", "dtick": 1}
+    if tuning:
+        figures.append(_figure("passes spent on tuning", f"best {result.metric}, expected", tuning, methods))
     figures.append(_ranking(summary, result.test_metric))
     done = sum(record.status != "failed" for record in result.records)
     said = notice(result)
@@ -55,7 +59,7 @@ def render_page(
         description={**result.description, "Runs": f"{done} of {result.planned}"},
         header=header,
         rows=rows,
-        note=NOTE if any(row.at_edge for row in summary.methods) else "",
+        notes=notes_of(summary),
         choice=_choice(result, summary),
         lost=_lost(result),
         legend=[_legend(index, method) for index, method in enumerate(methods)],

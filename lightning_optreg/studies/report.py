@@ -9,14 +9,16 @@ from lightning_optreg.files import replacing
 from lightning_optreg.places import Place
 from lightning_optreg.studies.page import render_page
 from lightning_optreg.studies.records import RunRecord, StudyResult
-from lightning_optreg.studies.summary import Summary, final, notice, summarize
+from lightning_optreg.studies.summary import Summary, expected_best, final, notice, summarize
 from lightning_optreg.studies.tables import table_csv, table_markdown
 
-__all__ = ["curves", "sensitivity", "write_report"]
+__all__ = ["curves", "sensitivity", "tuning", "write_report"]
 
 
 def write_report(result: StudyResult, folder: Place) -> list[Place]:
-    """Write `report.html`, `table.md`, `table.csv`, and as PNG and SVG `ranking`, `curves`, `sensitivity`.
+    """Write `report.html`, `table.md`, `table.csv`, and pictures as PNG and SVG.
+
+    The pictures are `ranking`, `curves`, `sensitivity` and, if a method has several values, `tuning`.
 
     Args:
         result: The study, complete or not.
@@ -42,8 +44,12 @@ def write_report(result: StudyResult, folder: Place) -> list[Place]:
             bands, lost, axis, f"{result.metric} at the end", ordinal=bool(result.settings)
         ),
     }
+    spent = tuning(result, summary)
+    if spent:
+        panel = ("passes spent on tuning", f"best {result.metric}, expected")
+        pictures["tuning"] = draw_bands({panel: spent}, methods)
     texts = {
-        "report.html": render_page(result, summary, panels, bands, lost, axis),
+        "report.html": render_page(result, summary, panels, bands, lost, axis, spent),
         "table.md": table_markdown(summary, notice(result)),
         "table.csv": table_csv(summary),
     }
@@ -130,6 +136,33 @@ def sensitivity(
             tuple(band.high[0] for band in middles),
         )
     return bands, lost
+
+
+def tuning(result: StudyResult, summary: Summary) -> dict[str, Band]:
+    """Collect what each method's best value is expected to reach over the passes spent on tuning it.
+
+    Args:
+        result: The study.
+        summary: For the order of the methods.
+
+    Returns:
+        Of each method with more than one value: the expected best mean of the last validation metric after
+        1, 2, ... values, tried in random order with all seeds. Values whose runs were all lost count as
+        passes and not as results.
+    """
+    found = {}
+    for row in summary.methods:
+        records = [record for record in result.records if record.method == row.method]
+        by_value: dict[float, list[float]] = {}
+        for record in records:
+            reached = final(record, result.metric)
+            by_value.setdefault(record.value, []).extend([] if reached is None else [reached])
+        means = [sum(reached) / len(reached) for reached in by_value.values() if reached]
+        if len(means) > 1:
+            passes = sum(record.points[-1].epoch for record in records if record.points) / len(means)
+            best = expected_best(means, result.mode)
+            found[row.method] = Band([passes * (n + 1) for n in range(len(best))], best, best, best)
+    return found
 
 
 def _used(result: StudyResult, method: str, value: float | None) -> list[RunRecord]:

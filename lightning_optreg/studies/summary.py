@@ -3,13 +3,13 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import mean, median, stdev
 
 from lightning_optreg.studies.direction import better
 from lightning_optreg.studies.records import Point, RunRecord, StudyResult
 
-__all__ = ["MethodSummary", "Summary", "final", "notice", "summarize", "unfinished_lines"]
+__all__ = ["MethodSummary", "Summary", "expected_best", "final", "notice", "summarize", "unfinished_lines"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,9 @@ class MethodSummary:
         epochs_to_target: Median number of passes until then, of those that did; None if none did.
         seconds_to_target: Likewise, in seconds of training.
         seconds_per_epoch: Median training time of a pass.
+        difference: Mean difference of the test metric to the reference's, seed by seed, at the chosen values;
+            None for the reference itself, without one, or without seeds in common.
+        difference_interval: 95 % confidence interval of that mean (paired Student's t), or None.
     """
 
     method: str
@@ -41,6 +44,8 @@ class MethodSummary:
     epochs_to_target: float | None
     seconds_to_target: float | None
     seconds_per_epoch: float | None
+    difference: float | None = None
+    difference_interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,12 +57,14 @@ class Summary:
         tuned: Name of the tuned setting.
         methods: In the order of their mean test metric; those without a completed run last.
         settings: Names of the settings of methods that are tuned by their own; see `StudyResult`.
+        reference: Method that the others are compared with; None for none.
     """
 
     target: float | None
     tuned: str
     methods: tuple[MethodSummary, ...]
     settings: Mapping[str, str | None] = field(default_factory=dict)
+    reference: str | None = None
 
     def setting(self, method: str, value: float | None) -> str:
         """Return a value of the tuned setting as text; empty if nothing is tuned."""
@@ -107,9 +114,50 @@ def summarize(result: StudyResult) -> Summary:
         worst = min if best is max else max
         target = worst(medians) if medians else None
     rows = [_sum_up(result, method, value, target) for method, value in chosen.items()]
+    rows = [_compared(row, result, chosen) for row in rows]
     sign = -1.0 if _better_test(result) == "max" else 1.0
     rows.sort(key=lambda row: (not row.test, sign * mean(row.test) if row.test else 0.0))
-    return Summary(target, result.tuned, tuple(rows), result.settings)
+    return Summary(target, result.tuned, tuple(rows), result.settings, result.reference)
+
+
+def _compared(row: MethodSummary, result: StudyResult, chosen: Mapping[str, float | None]) -> MethodSummary:
+    """Add the differences to the reference, taken seed by seed."""
+    if result.reference is None or row.method == result.reference:
+        return row
+    other = _test_by_seed(result, result.reference, chosen.get(result.reference))
+    own = _test_by_seed(result, row.method, row.value)
+    differences = [own[seed] - other[seed] for seed in own if seed in other]
+    if not differences:
+        return row
+    return replace(row, difference=mean(differences), difference_interval=_interval(differences))
+
+
+def _test_by_seed(result: StudyResult, method: str, value: float | None) -> dict[int, float]:
+    used = [record for record in _at(result, method, value) if final(record, result.metric) is not None]
+    found = {record.seed: record.test.get(result.test_metric, math.nan) for record in used}
+    return {seed: score for seed, score in found.items() if math.isfinite(score)}
+
+
+def expected_best(values: Sequence[float], mode: str) -> list[float]:
+    """Return the best value that is expected after 1, 2, ... of the values were tried, in random order.
+
+    If large values are good, the best of n of k values is the i-th smallest with probability
+    C(i - 1, n - 1) / C(k, n) (Dodge et al. 2019, "Show Your Work", arXiv:1909.03004, there with replacement).
+
+    Args:
+        values: What was reached with each of the k values.
+        mode: "max" or "min".
+
+    Example:
+        >>> expected_best([1.0, 2.0, 6.0], "max")
+        [3.0, 4.666666666666667, 6.0]
+    """
+    order = sorted(values, reverse=mode == "min")
+    k = len(order)
+    return [
+        sum(value * math.comb(i, n - 1) for i, value in enumerate(order)) / math.comb(k, n)
+        for n in range(1, k + 1)
+    ]
 
 
 def _better_test(result: StudyResult) -> str:

@@ -7,7 +7,7 @@ from statistics import mean, median
 
 from lightning_optreg.studies.summary import MethodSummary, Summary
 
-__all__ = ["NOTE", "format_table", "table_cells", "table_csv", "table_markdown"]
+__all__ = ["NOTE", "format_table", "notes_of", "table_cells", "table_csv", "table_markdown"]
 
 _HEADER = (
     "method",
@@ -26,6 +26,8 @@ def table_cells(summary: Summary) -> list[list[str]]:
     """Return the table's cells as text, the header first."""
     target = "target" if summary.target is None else f"{summary.target:.4g}"
     rows = [[text.format(tuned=summary.tuned, target=target) for text in _HEADER]]
+    if summary.reference is not None:
+        rows[0].append(f"less {summary.reference}")
     for row in summary.methods:
         value = summary.setting(row.method, row.value) + (" *" if row.at_edge else "")
         cells = [row.method, value]
@@ -37,9 +39,37 @@ def table_cells(summary: Summary) -> list[list[str]]:
         of = f" ({row.reached}/{row.seeds})" if 0 < row.reached < row.seeds else ""
         cells.append("not reached" if row.epochs_to_target is None else f"{row.epochs_to_target:g}{of}")
         cells.append("" if row.seconds_to_target is None else f"{row.seconds_to_target:.1f}")
-        rows.append([*cells, str(row.lost) if row.lost else ""])
+        cells.append(str(row.lost) if row.lost else "")
+        if summary.reference is not None:
+            cells.append(_difference(row, summary.reference))
+        rows.append(cells)
     return rows
 
+
+def _difference(row: MethodSummary, reference: str) -> str:
+    if row.method == reference:
+        return "reference"
+    if row.difference is None:
+        return ""
+    interval = row.difference_interval
+    around = "" if interval is None else f" ({interval[0]:+.4f} to {interval[1]:+.4f})"
+    return f"{row.difference:+.4f}{around}"
+
+
+def notes_of(summary: Summary) -> list[str]:
+    """Return what to say below the table: values at an end of their grid, and many comparisons."""
+    notes = [NOTE] if any(row.at_edge for row in summary.methods) else []
+    compared = sum(row.difference is not None for row in summary.methods)
+    if compared > 1:
+        notes.append(
+            f"differences are taken seed by seed; to be 95 % sure of all {compared} intervals together, each "
+            f"would have to be one of {100 - 5 / compared:.3g} % (Bonferroni)"
+        )
+    return notes
+
+
+_PAIRS = ("test", "interval", "difference_interval")
+"""Fields that take more than one column."""
 
 NOTE = "* the chosen value is at an end of its grid: a better one may lie outside"
 
@@ -55,9 +85,7 @@ def format_table(summary: Summary) -> str:
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
-    if any(row.at_edge for row in summary.methods):
-        lines.append(NOTE)
-    return "\n".join(lines)
+    return "\n".join([*lines, *notes_of(summary)])
 
 
 def table_markdown(summary: Summary, first: str = "") -> str:
@@ -69,8 +97,8 @@ def table_markdown(summary: Summary, first: str = "") -> str:
     """
     header, *rows = [[_for_markdown(cell) for cell in row] for row in table_cells(summary)]
     lines = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
-    if any(row.at_edge for row in summary.methods):
-        lines += ["", NOTE.replace("*", "\\*", 1)]
+    for note in notes_of(summary):
+        lines += ["", note.replace("*", "\\*", 1)]
     if first:
         lines = [f"**{_for_markdown(first)}**", "", *lines]
     return "\n".join(lines) + "\n"
@@ -84,10 +112,11 @@ def _for_markdown(cell: str) -> str:
 def table_csv(summary: Summary) -> str:
     """Write the table as CSV, with unrounded numbers."""
     file = io.StringIO()
-    names = [field for field in MethodSummary.__dataclass_fields__ if field not in ("test", "interval")]
+    names = [field for field in MethodSummary.__dataclass_fields__ if field not in _PAIRS]
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([*names, "mean", "median", "best", "low", "high"])
+    writer.writerow([*names, "mean", "median", "best", "low", "high", "difference_low", "difference_high"])
     for row in summary.methods:
         numbers = (mean(row.test), median(row.test), max(row.test)) if row.test else ("", "", "")
-        writer.writerow([*(getattr(row, name) for name in names), *numbers, *(row.interval or ("", ""))])
+        pairs = (*(row.interval or ("", "")), *(row.difference_interval or ("", "")))
+        writer.writerow([*(getattr(row, name) for name in names), *numbers, *pairs])
     return file.getvalue()
