@@ -114,7 +114,12 @@ def quick(
 
 def test_there_are_configs() -> None:
     assert len(RECIPES) >= 20
-    assert {path.parent.name for path in CONFIGS.glob("*/*.yaml")} == {*DATA_SETS, "methods", "studies"}
+    assert {path.parent.name for path in CONFIGS.glob("*/*.yaml")} == {
+        *DATA_SETS,
+        "methods",
+        "studies",
+        "sweeps",
+    }
     assert len(METHODS) >= 13
 
 

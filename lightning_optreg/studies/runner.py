@@ -119,7 +119,8 @@ def do_run(
             "init_args": {"filename": "last", "enable_version_counter": False},
         },
     ]
-    trainer.update(enable_progress_bar=False, enable_model_summary=False, logger=None)
+    trainer.update(enable_progress_bar=False, enable_model_summary=False)
+    _set_loggers(trainer, plan.name, run)
     if trainer.get("devices", "auto") == "auto":
         trainer["devices"] = 1  # not all GPUs of the machine: each run is one process
     trainer.pop("default_root_dir", None)  # on the command line, where --safe accepts any path
@@ -158,6 +159,26 @@ def do_run(
         message = " ".join(str(error).split()) or type(error).__name__
         return RunRecord(*run, "failed", (), {}, message)
     return RunRecord(*run, "complete", points, {name: float(value) for name, value in test.items()})
+
+
+def _set_loggers(trainer: dict[str, Any], study: str, run: Run) -> None:
+    """Keep the table and loggers of Weights & Biases, where the study's runs are one group."""
+    kept: list[Any] = []
+    for key in ("logger", "logger+"):
+        given = trainer.pop(key, None)
+        for logger in given if isinstance(given, list) else [given]:
+            named = {"class_path": logger} if isinstance(logger, str) else logger
+            if isinstance(named, dict) and str(named.get("class_path")).endswith("WandbLogger"):
+                arguments = {
+                    **(named.get("init_args") or {}),
+                    "group": study,
+                    "name": run.key.replace("/", " "),
+                }
+                kept.append({**named, "init_args": arguments})
+    trainer["logger"] = None
+    if kept:
+        trainer["logger+"] = kept
+        del trainer["logger"]
 
 
 def _points(metrics: Place) -> tuple[Point, ...]:

@@ -613,3 +613,31 @@ def test_methods_that_are_tuned_by_settings_of_their_own(study: dict[str, Any], 
     cells = {row[0]: row[1] for row in table_cells(summarize(result))}
     assert cells["none"] == ""
     assert cells["max-norm"] in ("max_norm 1 *", "max_norm 0.5 *")
+
+
+def test_with_weights_and_biases_the_runs_are_one_group(study: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("wandb", reason="the extra 'wandb' is not installed")
+    study["base"].append(
+        {
+            "trainer": {
+                "logger+": [
+                    {"class_path": "RunWandbLogger", "init_args": {"project": "p", "mode": "offline"}}
+                ]
+            }
+        }
+    )
+    study["epochs"] = 1
+    plan = read_plan(write(study, tmp_path))
+    run = plan.runs[0]
+    record = do_run(plan, run, plan.settings(run), tmp_path / "run")
+    assert record.status == "complete", record.message
+    assert record.points[-1].metrics["val/accuracy"] >= 0  # metrics.csv is still written
+    (configuration,) = (tmp_path / "run").rglob("config.yaml")
+    loggers = yaml.safe_load(configuration.read_text())["trainer"]["logger"]
+    assert [logger["class_path"].rpartition(".")[2] for logger in loggers] == [
+        "RunCSVLogger",
+        "RunWandbLogger",
+    ]
+    assert loggers[1]["init_args"]["group"] == "small"
+    assert loggers[1]["init_args"]["name"] == run.key.replace("/", " ")
+    assert list((tmp_path / "run").rglob("*.wandb"))
