@@ -75,6 +75,8 @@ _UNDERSTOOD = {
     },
     "describe": ([], "multiply-adds"),
     "compare": (["--plan"], "passes over the training data"),
+    "tune": (["--plan"], "passes a trial"),
+    "crossval": (["--plan"], "passes over the training folds"),
 }
 
 

@@ -58,6 +58,17 @@ COMMANDS = (
         "commands.compare:main",
     ),
     Command(
+        "tune",
+        "search for the settings of a recipe that work best",
+        "commands.tune:main",
+        ("sweep", "optimize"),
+    ),
+    Command(
+        "crossval",
+        "train on all folds of the training images but one, in turn, and compare recipes fold by fold",
+        "commands.crossval:main",
+    ),
+    Command(
         "plot",
         "draw a picture: plot surface | dynamics | landscape | privacy | scaling | transport",
         "commands.plot:main",

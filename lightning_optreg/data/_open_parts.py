@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from lightning_optreg.data._cache import cached, fingerprint
+from lightning_optreg.data._division import Division
 from lightning_optreg.data._packed import PackedImages
-from lightning_optreg.data._split import stratified_split
 from lightning_optreg.data.sources import ImageSet, Part, Source
 from lightning_optreg.data.statistics import Statistics, compute_statistics
 
@@ -23,61 +23,40 @@ class OpenParts:
     Args:
         source: Where the dataset is.
         cache_dir: Folder for decoded data.
-        val_fraction: Share of the training images kept for validation, unless the source has a part for it.
-        split_seed: Seed of that split.
-        train_size: Number of training images to use; None: all.
+        division: How the training images are divided.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        cache_dir: Path,
-        val_fraction: float,
-        split_seed: int,
-        train_size: int | None = None,
-    ) -> None:
-        self.source, self.cache_dir = source, cache_dir
-        self.val_fraction, self.split_seed, self.train_size = val_fraction, split_seed, train_size
+    def __init__(self, source: Source, cache_dir: Path, division: Division) -> None:
+        self.source, self.cache_dir, self.division = source, cache_dir, division
         self.sets: dict[Part, ImageSet] = {}
         self.indices: dict[Part, Tensor] = {}
         """Positions of each part's images in its set."""
 
     def open(self, part: Part) -> None:
         """Read a part, if the source has it and it is not open."""
+        if part == "test" and self.division.tests_on_fold:
+            part = "train"
         if part not in self.source.files or part in self.sets:
             return
         images = _unpacked(self._cached(part, "images", lambda: _packed(self.source.read(part))))
-        self.sets[part] = images
-        if part == "train" and "val" not in self.source.files:
-            train, val = stratified_split(images.labels, self.val_fraction, self.split_seed)
-            self.sets["val"] = images
-            self.indices["train"], self.indices["val"] = train, val
+        if part == "train":
+            self.indices |= self.division.divide(images.labels, self.names("train"), self.source.files)
+            self.sets |= dict.fromkeys(self.division.taken(self.source.files), images)
         else:
-            self.indices[part] = torch.arange(len(images.labels))
-        if part == "train" and self.train_size is not None:
-            self.indices[part] = self._few(images.labels, self.indices[part], self.train_size)
+            self.sets[part], self.indices[part] = images, torch.arange(len(images.labels))
 
-    def _few(self, labels: Tensor, indices: Tensor, count: int) -> Tensor:
-        if not count <= len(indices):
-            raise ValueError(
-                f"train_size must be <= {len(indices)}, the training images of {self.source.name}, "
-                f"got {count}"
-            )
-        chosen, _ = stratified_split(labels[indices], 1.0 - count / len(indices), self.split_seed)
-        return indices[chosen]
+    @property
+    def has_test(self) -> bool:
+        """Whether there are test images."""
+        return self.division.tests_on_fold or "test" in self.source.files
 
     def names(self, part: Part) -> Sequence[str] | None:
         """Return the names of the images in a part's set, if they have names."""
-        split_off = part == "val" and part not in self.source.files
-        return self.source.names.get("train" if split_off else part)
+        return self.source.names.get("train" if part in self.division.taken(self.source.files) else part)
 
     def statistics(self) -> Statistics:
         """Return the statistics of the training split."""
-        split: list[float] | None = [self.val_fraction, self.split_seed]
-        if self.train_size is not None:
-            split = [self.val_fraction, self.split_seed, self.train_size]
-        elif "val" in self.source.files:
-            split = None
+        split = self.division.key(self.source.files)
         return Statistics(**self._cached("train", "statistics", self._measure, split=split))
 
     def _measure(self) -> dict[str, Tensor]:

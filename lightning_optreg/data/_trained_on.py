@@ -9,7 +9,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_optreg.data.statistics import Statistics
 
-__all__ = ["check_classes", "statistics_of"]
+__all__ = ["check_classes", "check_held_out", "statistics_of"]
 
 
 def check_classes(trained: Sequence[str] | None, here: Sequence[str], owner: str) -> None:
@@ -32,6 +32,49 @@ def check_classes(trained: Sequence[str] | None, here: Sequence[str], owner: str
         f"{owner}: the checkpoint's network was trained on {_listed(trained, here)}, but the data have "
         f"{_listed(here, trained)}"
     )
+
+
+def check_held_out(
+    trained: Mapping[str, Any] | None, here: Mapping[str, Any] | None, owner: str, *, is_test: bool
+) -> None:
+    """Refuse a network that has seen the images which are held out here.
+
+    Args:
+        trained: What the checkpoint's run held out: the result of `Division.held`; None for no fold.
+        here: What is held out here.
+        owner: Name of the data module, for the error message.
+        is_test: Whether the network is only tested or used for prediction.
+
+    Raises:
+        MisconfigurationException: If another fold was held out, or none.
+
+    Example:
+        >>> check_held_out({"fold": 3, "folds": 5}, {"fold": 3, "folds": 5}, "Data", is_test=False)
+    """
+    if is_test:
+        if here is None or here.get("held_out") == "validation":
+            return  # the dataset's own test set, which no run is trained on
+        # Whether it was held out for validation or for the test makes no difference to the test.
+        trained, here = ({**each, "held_out": ""} if each else each for each in (trained, here))
+    if trained == here:
+        return
+    raise MisconfigurationException(
+        f"{owner}: the checkpoint's run held out {_fold(trained)}, and here it is {_fold(here)}"
+        f"{_more(trained, here)}: its network was trained on images that are held out here"
+    )
+
+
+def _fold(held: Mapping[str, Any] | None) -> str:
+    return "no fold" if held is None else f"fold {held['fold']} of {held['folds']}"
+
+
+def _more(trained: Mapping[str, Any] | None, here: Mapping[str, Any] | None) -> str:
+    """Return what else differs between two deals."""
+    if trained is None or here is None:
+        return ""
+    keys = [key for key in here if key not in ("fold", "folds") and trained.get(key) != here[key]]
+    told = [f"{key} {trained.get(key)!r} there and {here[key]!r} here" for key in keys]
+    return f" ({', '.join(told)})" if told else ""
 
 
 def _listed(names: Sequence[str], others: Sequence[str]) -> str:

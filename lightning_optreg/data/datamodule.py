@@ -18,10 +18,11 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_optreg.data._cache import default_cache_dir
+from lightning_optreg.data._division import Division, HeldOut
 from lightning_optreg.data._open_parts import OpenParts
 from lightning_optreg.data._order import Shuffle, check_shuffle
 from lightning_optreg.data._packed import finished_views, middles
-from lightning_optreg.data._trained_on import check_classes, statistics_of
+from lightning_optreg.data._trained_on import check_classes, check_held_out, statistics_of
 from lightning_optreg.data.loader import Batch, BatchLoader, progress_of
 from lightning_optreg.data.sources import Part, Source, folder
 from lightning_optreg.data.statistics import Statistics
@@ -37,9 +38,10 @@ __all__ = ["ImageDataModule"]
 class ImageDataModule(VettedLoading, LightningDataModule):
     """An image dataset in memory: the base of all datasets of this package.
 
-    The module gets batches `(x, y)`: x float32 (n, C, H, W), y int64 (n,); in prediction `(x, y, index)`
-    with the images' positions in the test set. Only training batches are augmented. With several processes
-    each gets its share (see `BatchLoader`); `batch_size` is that of one process.
+    The module gets batches `(x, y)`: x float32 (n, C, H, W), y int64 (n,); in prediction `(x, y, index)` with
+    the images' positions in the test set (or among the training images, if a fold is tested). Only training
+    batches are augmented. With several processes each gets its share (see `BatchLoader`); `batch_size` is
+    that of one process.
 
     Decoded images and the statistics of the training split are kept in a cache folder. A subclass sets
     `class_names` and `image_shape` and finds its data in `locate`.
@@ -49,7 +51,8 @@ class ImageDataModule(VettedLoading, LightningDataModule):
         batch_size: Images per batch of one process, from 1 (stochastic gradient descent) to "full" (the
             whole training split: batch gradient descent).
         val_fraction: Share of the training images, the same for each class, kept for validation, in [0, 1).
-            With 0 all images are used for training and there is no validation.
+            With 0 all images are used for training and there is no validation. None: 0.1, or nothing if a
+            fold is the validation split.
         train_size: Number of the remaining images to train on, at least one per class and in the same
             proportions; chosen with `split_seed`, so that a smaller selection is part of a larger one. None:
             all.
@@ -58,7 +61,7 @@ class ImageDataModule(VettedLoading, LightningDataModule):
             "mean" (VGG), "mean_image" (AlexNet) or "none" (they stay on [0, 1]). Transforms pad with black;
             with a mean image, which is subtracted before pixels move, they pad with the mean.
         seed: Seed of order and augmentation. None: the number given to `seed_everything`, else 0.
-        split_seed: Seed of the validation split.
+        split_seed: Seed of the validation split, and of what `train_size` and `pool_size` choose.
         num_workers: Processes that prepare batches, at least 0; with images in memory 0 is fastest.
         pin_memory: Put batches into page-locked memory if CUDA is available. None: when training on CUDA.
         drop_last: Leave out a last training batch that is not full.
@@ -69,9 +72,25 @@ class ImageDataModule(VettedLoading, LightningDataModule):
         verify_checksum: Refuse files that are not the published ones.
         cache_dir: Folder for decoded data. None: `$XDG_CACHE_HOME/lightning_optreg`, by default
             `~/.cache/lightning_optreg`.
+        fold: The fold that is held out, in [0, folds); the other folds are trained on. Goes with `folds`.
+            None: cross-validation is not used.
+        folds: Number of folds that the training images are dealt into, at least 2. Their sizes differ by at
+            most one image, and so do their numbers of each class.
+        fold_seed: Seed of the deal; another seed deals anew, for repeated cross-validation.
+        held_out: What the fold is: the "validation" split; or the "test" set, also for prediction, for nested
+            cross-validation. Then `val_fraction` of the other folds is kept for validation, and the dataset's
+            own test set is not used.
+        stratified: Whether folds have the same share of every class.
+        groups: File with the group of each training image, such as the patient it shows. Images of one group
+            are never on both sides of a fold or of the validation split, which then have about, not exactly,
+            the shares that are asked for. A .npy file of whole numbers, or a .csv file with the header
+            `group`, in the order of the images; or a .csv file with the header `file,group`, for images that
+            have names. None: each image for itself.
+        pool_size: Number of training images to use at all, for training and validation and all folds, in the
+            same proportions of classes; a smaller pool is part of a larger one. None: all.
 
     Raises:
-        FileNotFoundError: If data_dir does not exist.
+        FileNotFoundError: If data_dir or groups does not exist.
         NotADirectoryError: If data_dir or cache_dir is a file.
         TypeError: If augment contains anything but a `BatchTransform`.
         ValueError: If a value is out of its range, or the transforms do not fit the images.
@@ -102,7 +121,7 @@ class ImageDataModule(VettedLoading, LightningDataModule):
         data_dir: str | None = None,
         *,
         batch_size: int | Literal["full"] = 128,
-        val_fraction: float = 0.1,
+        val_fraction: float | None = None,
         train_size: int | None = None,
         augment: list[BatchTransform] | None = None,
         normalize: Centring = "mean_std",
@@ -114,15 +133,31 @@ class ImageDataModule(VettedLoading, LightningDataModule):
         shuffle: Shuffle = "every_epoch",
         verify_checksum: bool = True,
         cache_dir: str | None = None,
+        fold: int | None = None,
+        folds: int | None = None,
+        fold_seed: int = 0,
+        held_out: HeldOut = "validation",
+        stratified: bool = True,
+        groups: str | None = None,
+        pool_size: int | None = None,
     ) -> None:
         super().__init__()
         name = type(self).__name__
         self.data_dir = None if data_dir is None else folder(data_dir, f"{name}: data_dir")
         self.cache_dir = folder(cache_dir or default_cache_dir(), f"{name}: cache_dir", exists=False)
-        if not 0.0 <= val_fraction < 1.0:
-            raise ValueError(f"{name}: val_fraction must be in [0, 1), got {val_fraction}")
-        if train_size is not None and not train_size >= 1:
-            raise ValueError(f"{name}: train_size must be >= 1, got {train_size}")
+        self._division = Division(
+            name,
+            val_fraction,
+            train_size,
+            pool_size,
+            split_seed,
+            fold,
+            folds,
+            fold_seed,
+            held_out,
+            stratified,
+            groups,
+        )
         if normalize not in ("mean_std", "mean", "mean_image", "none"):
             raise ValueError(
                 f"{name}: normalize must be mean_std, mean, mean_image or none, got {normalize!r}"
@@ -131,7 +166,7 @@ class ImageDataModule(VettedLoading, LightningDataModule):
             raise ValueError(f"{name}: num_workers must be >= 0, got {num_workers}")
         check_shuffle(shuffle, name)
         self.batch_size = batch_size
-        self.val_fraction = val_fraction
+        self.val_fraction = self._division.share
         self.train_size = train_size
         self.seed = seed
         self.split_seed = split_seed
@@ -166,7 +201,7 @@ class ImageDataModule(VettedLoading, LightningDataModule):
     @property
     def has_validation(self) -> bool:
         """Whether some images are kept for validation."""
-        return self.val_fraction > 0.0
+        return self._division.validates_on_fold or self.val_fraction > 0.0
 
     @property
     def batch_size(self) -> int | Literal["full"]:
@@ -178,6 +213,11 @@ class ImageDataModule(VettedLoading, LightningDataModule):
         if value != "full" and not (isinstance(value, int) and value >= 1):
             raise ValueError(f"{type(self).__name__}: batch_size must be >= 1 or 'full', got {value!r}")
         self._batch_size = value
+
+    @property
+    def has_test(self) -> bool:
+        """Whether there are test images: a set of the dataset's own, or a fold."""
+        return self._found(download=False).has_test
 
     # ---- reading -------------------------------------------------------------------------------------------
 
@@ -217,9 +257,7 @@ class ImageDataModule(VettedLoading, LightningDataModule):
     def _found(self, *, download: bool) -> OpenParts:
         source = self.locate(download=download)
         if self._parts is None:
-            self._parts = OpenParts(
-                source, self.cache_dir, self.val_fraction, self.split_seed, self.train_size
-            )
+            self._parts = OpenParts(source, self.cache_dir, self._division)
         self._parts.source = source
         return self._parts
 
@@ -243,11 +281,11 @@ class ImageDataModule(VettedLoading, LightningDataModule):
         return []
 
     def test_dataloader(self) -> BatchLoader:
-        """Return batches of the test set in order."""
+        """Return batches of the test set, or of the fold that takes its place, in order."""
         return self._loader("test")
 
     def predict_dataloader(self) -> BatchLoader:
-        """Return batches of the test set in order, with its labels."""
+        """Return batches of the test set, or of the fold that takes its place, in order, with labels."""
         return self._loader("test")
 
     def _loader(
@@ -255,7 +293,7 @@ class ImageDataModule(VettedLoading, LightningDataModule):
     ) -> BatchLoader:
         parts = self._parts
         if parts is None or part not in parts.sets:
-            missing = part == "test" and parts is not None and part not in parts.source.files
+            missing = part == "test" and parts is not None and not parts.has_test
             reason = (
                 "the dataset has no test images" if missing else f"setup() must open the {part} images first"
             )
@@ -286,11 +324,12 @@ class ImageDataModule(VettedLoading, LightningDataModule):
     # ---- batches -------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the seed of order and augmentation, the class names and how images are normalised."""
+        """Return the seed of order and augmentation, class names, how images are normalised, and the fold."""
         return {
             "seed": self._run_seed.value,
             "preprocessing": self.preprocessing(),
             "class_names": list(self.class_names),
+            "held_out": self._division.held(),
         }
 
     def preprocessing(self) -> dict[str, Any] | None:
@@ -314,9 +353,18 @@ class ImageDataModule(VettedLoading, LightningDataModule):
         return used
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the seed, unless one is given, and the statistics that the network was trained with."""
+        """Restore the seed, unless one is given, and the statistics that the network was trained with.
+
+        Raises:
+            MisconfigurationException: If the network knows other classes, or was trained on images that are
+                held out here.
+        """
         name = type(self).__name__
         check_classes(state_dict.get("class_names"), self.class_names, name)
+        if "held_out" in state_dict:
+            stage = None if self.trainer is None else self.trainer.state.fn
+            is_test = stage in (TrainerFn.TESTING, TrainerFn.PREDICTING)
+            check_held_out(state_dict["held_out"], self._division.held(), name, is_test=is_test)
         if self.statistics is not None:
             mode = self.pipeline.normalize.mode
             before = statistics_of(state_dict.get("preprocessing"), mode, self.statistics)

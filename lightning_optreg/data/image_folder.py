@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from lightning_optreg.data._division import HeldOut
 from lightning_optreg.data._folders import find_images, list_images
 from lightning_optreg.data._image_files import READS, read_image
 from lightning_optreg.data._order import Shuffle
@@ -54,7 +55,8 @@ class ImageFolderDataModule(ImageDataModule):
             kept whole, for views: with one number L as image_size their shorter side has L pixels, as in
             ResNet's protocol, and `TestTimeAugmentation` takes its views from the whole image. Without it
             evaluation is the same as with "crop".
-        test_fraction: Share of the test set, in [0, 1), if there are no folders for the splits.
+        test_fraction: Share of the test set, in [0, 1), if there are no folders for the splits. None: 0.1, or
+            nothing if a fold is the test set.
 
     Raises:
         FileNotFoundError: If data_dir does not exist.
@@ -86,9 +88,9 @@ class ImageFolderDataModule(ImageDataModule):
         *,
         channels: Literal[1, 3] = 3,
         resize: Literal["crop", "stretch", "short_side"] = "crop",
-        test_fraction: float = 0.1,
+        test_fraction: float | None = None,
         batch_size: int | Literal["full"] = 128,
-        val_fraction: float = 0.1,
+        val_fraction: float | None = None,
         train_size: int | None = None,
         augment: list[BatchTransform] | None = None,
         normalize: Centring = "mean_std",
@@ -99,6 +101,13 @@ class ImageFolderDataModule(ImageDataModule):
         drop_last: bool = False,
         shuffle: Shuffle = "every_epoch",
         cache_dir: str | None = None,
+        fold: int | None = None,
+        folds: int | None = None,
+        fold_seed: int = 0,
+        held_out: HeldOut = "validation",
+        stratified: bool = True,
+        groups: str | None = None,
+        pool_size: int | None = None,
     ) -> None:
         size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
         if not (len(size) == 2 and min(size) >= 1):
@@ -113,6 +122,14 @@ class ImageFolderDataModule(ImageDataModule):
             raise ValueError(
                 "ImageFolderDataModule: resize must be crop or stretch with normalize=mean_image, got "
                 f"{resize!r}"
+            )
+        tests_on_fold = fold is not None and held_out == "test"
+        if test_fraction is None:
+            test_fraction = 0.0 if tests_on_fold else 0.1
+        elif tests_on_fold and test_fraction != 0.0:
+            raise ValueError(
+                "ImageFolderDataModule: test_fraction must be left out (null) with held_out=test, since the "
+                f"fold is the test set, got {test_fraction}"
             )
         if not 0.0 <= test_fraction < 1.0:
             raise ValueError(f"ImageFolderDataModule: test_fraction must be in [0, 1), got {test_fraction}")
@@ -133,10 +150,18 @@ class ImageFolderDataModule(ImageDataModule):
             drop_last=drop_last,
             shuffle=shuffle,
             cache_dir=cache_dir,
+            fold=fold,
+            folds=folds,
+            fold_seed=fold_seed,
+            held_out=held_out,
+            stratified=stratified,
+            groups=groups,
+            pool_size=pool_size,
         )
         root = Path(data_dir).expanduser()
         found = find_images(root)
         self._divided, self._files = found.divided, found.files
+        self._division.check_parts(self._files)
         self.class_names = tuple(self._files["train"])
         if not len(self.class_names) >= 2:
             raise ValueError(

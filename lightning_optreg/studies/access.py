@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from lightning_optreg.files import try_lock
+from lightning_optreg.studies.journal import journal_file
 from lightning_optreg.studies.plan import Plan
 from lightning_optreg.studies.storage import connection_options, first_line, shown
 
 if TYPE_CHECKING:  # optuna is imported when a study is run
     from optuna import Study
+    from optuna.storages import BaseStorage
 
 __all__ = ["Patience", "StorageUnavailableError", "file_lock", "is_outage", "open_study"]
 
@@ -39,6 +41,8 @@ def is_outage(error: BaseException) -> bool:
         TimeoutError,
     )
 
+    if isinstance(error, OSError):  # of a journal, on a disk that is away
+        return not isinstance(error, StorageUnavailableError)
     if isinstance(error, StorageInternalError):
         return error.__cause__ is not None and is_outage(error.__cause__)
     if isinstance(error, DBAPIError) and error.connection_invalidated:
@@ -78,7 +82,7 @@ class Patience:
         while True:
             try:
                 return call()
-            except (SQLAlchemyError, StorageInternalError) as error:
+            except (SQLAlchemyError, StorageInternalError, OSError) as error:
                 if not is_outage(error):
                     raise
                 reason = first_line(
@@ -110,6 +114,16 @@ def file_lock(path: Path, patience: Patience) -> Iterator[None]:
         yield
 
 
+def _storage(storage: str, wait: float) -> "BaseStorage":
+    from optuna.storages import JournalStorage, RDBStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    journal = journal_file(storage)
+    if journal is not None:
+        return JournalStorage(JournalFileBackend(str(journal)))
+    return RDBStorage(storage, engine_kwargs=connection_options(storage, max(wait, 1.0)))
+
+
 def open_study(plan: Plan, storage: str, wait: float) -> "Study":
     """Open a study in its storage, or create it there.
 
@@ -128,9 +142,7 @@ def open_study(plan: Plan, storage: str, wait: float) -> "Study":
     while True:
         try:
             return optuna.create_study(
-                storage=optuna.storages.RDBStorage(
-                    storage, engine_kwargs=connection_options(storage, max(wait, 1.0))
-                ),
+                storage=_storage(storage, wait),
                 study_name=plan.name,
                 direction="maximize" if plan.mode == "max" else "minimize",
                 load_if_exists=True,

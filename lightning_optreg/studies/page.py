@@ -1,11 +1,6 @@
-"""One HTML page of a study, with plotly inside: it opens from a disk, without a network.
-
-The template is `report.html.jinja`; this module fills it.
-"""
+"""The page of a comparison; its template is `report.html.jinja`."""
 
 import html
-import json
-import re
 from collections.abc import Mapping, Sequence
 from statistics import mean, median
 from typing import Any
@@ -14,6 +9,7 @@ from lightning_optreg.figures.study import Band, style, usual_range
 from lightning_optreg.studies.records import StudyResult
 from lightning_optreg.studies.summary import Summary, notice, unfinished_lines
 from lightning_optreg.studies.tables import NOTE, table_cells
+from lightning_optreg.studies.template import render
 
 __all__ = ["render_page"]
 
@@ -42,9 +38,6 @@ def render_page(
     Returns:
         HTML, about 5 MB, nearly all of it plotly's script.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from plotly.offline import get_plotlyjs
-
     methods = [row.method for row in summary.methods]
     figures = [_figure(x, y, shown, methods) for (x, y), shown in panels.items()]
     figures.append(_figure(tuned, f"{result.metric} at the end", bands, methods, lost))
@@ -54,14 +47,8 @@ def render_page(
     done = sum(record.status != "failed" for record in result.records)
     said = notice(result)
     header, *rows = table_cells(summary)
-    environment = Environment(
-        loader=PackageLoader("lightning_optreg.studies", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    environment.filters["for_script"] = _for_script
-    return environment.get_template("report.html.jinja").render(
+    return render(
+        "report.html.jinja",
         title=result.title,
         notice=said[:1].upper() + said[1:],
         unfinished=[line.strip() for line in unfinished_lines(result, few=None)] if said else [],
@@ -73,15 +60,7 @@ def render_page(
         lost=_lost(result),
         legend=[_legend(index, method) for index, method in enumerate(methods)],
         figures=figures,
-        plotly=get_plotlyjs(),
     )
-
-
-def _for_script(value: Any) -> str:
-    """Return JSON that is safe in a script element: no string ends it, opens a comment or breaks a line."""
-    # Half of a surrogate pair is not text: it becomes a question mark, as in the rest of the page.
-    text = json.dumps(value, ensure_ascii=False).encode(errors="replace").decode()
-    return re.sub("[<>&\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _figure(

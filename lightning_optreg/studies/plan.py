@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -74,6 +75,21 @@ class Plan(ABC):
     @abstractmethod
     def outline(self) -> str:
         """Return the size of the study in one line."""
+
+    @property
+    def seconds(self) -> float:
+        """For how long a command begins new runs."""
+        return math.inf
+
+    def check(self) -> None:
+        """Raise an error if Optuna will not make the sampler or the pruner.
+
+        Raises:
+            ModuleNotFoundError: If a package is missing.
+            ValueError: If an argument is not understood.
+        """
+        self.sampler()
+        self.pruner()
 
     @abstractmethod
     def fingerprint(self) -> str:

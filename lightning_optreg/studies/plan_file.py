@@ -4,11 +4,12 @@ import math
 from pathlib import Path
 from typing import Any
 
-from lightning_optreg.studies.plan import StudyPlan, folder_name
+from lightning_optreg.studies.plan import StudyPlan
 from lightning_optreg.studies.study_file import (
     COMMON,
     check_common,
     check_devices,
+    check_labels,
     check_metrics,
     merged_base,
     read_study,
@@ -49,6 +50,7 @@ def _checked(settings: dict[str, Any], path: Path) -> StudyPlan:
     check_common(settings)
     if not settings["methods"]:
         raise ValueError("methods: must name at least one")
+    check_labels({str(label): overlay for label, overlay in settings["methods"].items()})
     seeds = settings["seeds"]
     if not seeds or not all(isinstance(seed, int) and seed >= 0 for seed in seeds) or _repeats(seeds):
         raise ValueError(f"seeds: must be different whole numbers >= 0, got {seeds}")
@@ -57,16 +59,7 @@ def _checked(settings: dict[str, Any], path: Path) -> StudyPlan:
     values: dict[str, tuple[float, ...]] = {}
     tune: dict[str, str | None] = {}
     for label, overlay in settings["methods"].items():
-        if not isinstance(overlay, dict):
-            raise ValueError(f"methods.{label}: must be a mapping of settings of fit, got {overlay!r}")
         own, name = dict(overlay), str(label)
-        if not name.strip() or not name.isprintable():
-            raise ValueError(f"methods: labels must be text that can be printed, got {name!r}")
-        same = next(
-            (other for other in methods if folder_name(other).lower() == folder_name(name).lower()), None
-        )
-        if same is not None:
-            raise ValueError(f"methods: {same!r} and {name!r} would share a folder; give one another label")
         tune[name] = own.pop("tune", settings["tune"])
         if not isinstance(tune[name], (str, type(None))):
             raise ValueError(f"methods.{label}.tune: must be a dotted key or null, got {tune[name]!r}")

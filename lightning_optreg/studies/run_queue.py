@@ -86,6 +86,7 @@ class Queue(Generic[Planned]):
         self._study: Study = self.patience(lambda: open_study(plan, storage, wait))
         self._mine: set[int] = set()
         self._seen: dict[int, Sight] = {}
+        self._closes = time.monotonic() + plan.seconds
         self._check_or_note("study", plan.fingerprint())
 
     def _locked(self) -> AbstractContextManager[None]:
@@ -113,11 +114,16 @@ class Queue(Generic[Planned]):
                 if run not in current:
                     self._enqueue(run)
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the time for new runs is up."""
+        return time.monotonic() >= self._closes
+
     def claim(self) -> Claim | None:
-        """Take the next run; None if none is waiting. Runs that were left behind come last."""
+        """Take the next run; None if there is none, or the time is up. Those left behind come last."""
         from optuna.trial import TrialState
 
-        while True:
+        while not self.is_closed:
             with self._locked():
                 for run in self._take_back():
                     self._enqueue(run)
@@ -136,6 +142,7 @@ class Queue(Generic[Planned]):
                     return claim
             # Enqueued twice, from another grid, or new because another process took the last waiting one.
             self._end(trial.number, TrialState.FAIL)
+        return None
 
     def _note_owner(self, trial: "Trial") -> None:
         self.patience(lambda: trial.set_user_attr("worker", this_process()._asdict()))
@@ -199,7 +206,7 @@ class Queue(Generic[Planned]):
             claim.trial.set_user_attr("alive", time.time())
         except RuntimeError:  # Optuna's error for a trial that has ended, which since 4.9 has a name
             return False
-        except (SQLAlchemyError, StorageInternalError) as error:
+        except (SQLAlchemyError, StorageInternalError, OSError) as error:
             if not is_outage(error):
                 raise
         return True
@@ -258,9 +265,13 @@ class Queue(Generic[Planned]):
 
     def records(self) -> list[RunRecord]:
         """Records of the runs that have ended, in the study's order; of failed ones the latest."""
+        return [record_of(trial, run) for run, trial in self.results().items()]
+
+    def results(self) -> "dict[Run, FrozenTrial]":
+        """The trials with the records of the runs that have ended, likewise."""
         from optuna.trial import TrialState
 
-        found: dict[Run, RunRecord] = {}
+        found: dict[Run, FrozenTrial] = {}
         current = self._current()
         for trial in self._trials():
             if "record" not in trial.user_attrs:
@@ -268,11 +279,10 @@ class Queue(Generic[Planned]):
             run = run_of(trial)
             if run in current and current[run].number != trial.number:
                 continue
-            record = record_of(trial, run)
             # A failed trial with another record was taken from its process at the last moment.
-            if trial.state != TrialState.FAIL or record.status == "failed":
-                found[run] = record
-        return [found[run] for run in self._planned() if run in found]
+            if trial.state != TrialState.FAIL or record_of(trial, run).status == "failed":
+                found[run] = trial
+        return {run: found[run] for run in self._planned() if run in found}
 
     def unfinished(self) -> list[Unfinished]:
         """Return the runs without a result, and why there is none."""

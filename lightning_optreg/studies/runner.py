@@ -5,7 +5,7 @@ import logging
 import math
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -145,7 +145,9 @@ def do_run(
             if pruning is not None and pruning.pruned:
                 return RunRecord(*run, "pruned", points, {})
             cli.trainer.logger = None  # the table of metrics is the fit's
-            (test,) = cli.trainer.test(cli.model, cli.datamodule, verbose=False)
+            test: Mapping[str, float] = {}
+            if getattr(cli.datamodule, "has_test", True):  # an image folder may have none
+                (test,) = cli.trainer.test(cli.model, cli.datamodule, verbose=False)
     except (Stopped, SIGTERMException):
         raise
     except SystemExit as error:

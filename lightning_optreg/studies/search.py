@@ -1,6 +1,7 @@
 """The plan of a tuning study: which settings are searched, how, and for how long."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -60,6 +61,12 @@ class Search(Plan):
     def size(self) -> int | None:
         """How many trials there will be; None if passes or minutes decide."""
         return self.trials if self.total_epochs is None and self.minutes is None else None
+
+    @property
+    @override
+    def seconds(self) -> float:
+        """For how long a command begins new trials."""
+        return math.inf if self.minutes is None else 60.0 * self.minutes
 
     @override
     def outline(self) -> str:

@@ -110,9 +110,7 @@ def _range(limits: Mapping[str, Any], when: Condition, where: str) -> Range:
         if log:
             raise ValueError(f"{where}.step: must be left out where log is true, got {step:g}")
     if whole and not all(number.is_integer() for number in (low, high, step or 1.0)):
-        raise ValueError(
-            f"{where}: low, high and step must be whole numbers where int is true, got {limits!r}"
-        )
+        raise ValueError(f"{where}: low, high, step must be whole numbers where int is true, got {limits!r}")
     points = limits.get("points")
     if points is not None and (not isinstance(points, int) or isinstance(points, bool) or points < 2):
         raise ValueError(f"{where}.points: must be a whole number >= 2, got {points!r}")

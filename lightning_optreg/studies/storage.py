@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_optreg._nearest import close_names
+from lightning_optreg.studies.journal import check_journal, journal_file
 
 if TYPE_CHECKING:  # optuna, which brings SQLAlchemy, is imported when a study is run
     from sqlalchemy import URL
@@ -34,7 +35,7 @@ def check_storage(storage: str) -> None:
     Nothing is written.
 
     Args:
-        storage: URL of a database, in SQLAlchemy's form.
+        storage: URL of a database, in SQLAlchemy's form, or of a journal.
 
     Raises:
         ValueError: If it can't be used; the message names the URL or package that would work.
@@ -47,6 +48,10 @@ def check_storage(storage: str) -> None:
     import sqlalchemy
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
+    journal = journal_file(storage)
+    if journal is not None:
+        check_journal(journal)
+        return
     url = _parse(storage)
     try:
         dialect = url.get_dialect()
@@ -87,12 +92,14 @@ def connection_options(storage: str, wait: float = 60.0) -> dict[str, Any]:
 
 
 def sqlite_file(storage: str) -> Path | None:
-    """Return the file of an SQLite database; None for any other.
+    """Return the file of an SQLite database; None for any other storage.
 
     Example:
         >>> sqlite_file("sqlite:///study.db").name
         'study.db'
     """
+    if journal_file(storage) is not None:
+        return None
     url = _parse(storage)
     return Path(str(url.database)) if url.get_backend_name() == "sqlite" else None
 
@@ -142,9 +149,8 @@ def _unknown(url: "URL") -> ValueError:
     near = close_names(kind, _DRIVERS) or ["postgresql"]
     drivers = [name for name, _, _ in _DRIVERS[near[0]]]
     example = _with_driver(url, near[0], drivers[0]) if drivers else f"sqlite:///{url.database or 'study.db'}"
-    return ValueError(
-        f"storage: {kind!r} is not a known database; did you mean {example}? (known: {', '.join(_DRIVERS)})"
-    )
+    known = ", ".join([*_DRIVERS, "journal"])
+    return ValueError(f"storage: {kind!r} is not a known database; did you mean {example}? (known: {known})")
 
 
 def _wrong_driver(url: "URL", what: str) -> ValueError:

@@ -9,9 +9,18 @@ from lightning_optreg.cli.monitors import LOGGED, LOGGED_IN_TEST, OURS, check_me
 from lightning_optreg.cli.yaml_mapping import read_mapping
 from lightning_optreg.files import check_name
 from lightning_optreg.studies.direction import better
-from lightning_optreg.studies.plan import merge
+from lightning_optreg.studies.plan import folder_name, merge
 
-__all__ = ["COMMON", "Keys", "check_common", "check_devices", "check_metrics", "merged_base", "read_study"]
+__all__ = [
+    "COMMON",
+    "Keys",
+    "check_common",
+    "check_devices",
+    "check_labels",
+    "check_metrics",
+    "merged_base",
+    "read_study",
+]
 
 Keys = Mapping[str, tuple[Any, Any]]
 """For each key of a study's YAML its types and its default."""
@@ -115,6 +124,26 @@ def check_devices(settings: Mapping[str, Any], where: str) -> None:
                 f"{where}: trainer.{key} must be 1, since each run of a study is one process, got {value!r}; "
                 "--workers does several at a time"
             )
+
+
+def check_labels(methods: Mapping[str, Any]) -> None:
+    """Raise an error if methods can't be told apart, on paper or as folders.
+
+    Args:
+        methods: For each label, settings of `fit`.
+
+    Raises:
+        ValueError: If a label can't be printed, two would share a folder, or there is no mapping.
+    """
+    seen: dict[str, str] = {}
+    for name, overlay in methods.items():
+        if not isinstance(overlay, dict):
+            raise ValueError(f"methods.{name}: must be a mapping of settings of fit, got {overlay!r}")
+        if not name.strip() or not name.isprintable():
+            raise ValueError(f"methods: labels must be text that can be printed, got {name!r}")
+        same = seen.setdefault(folder_name(name).lower(), name)
+        if same != name:
+            raise ValueError(f"methods: {same!r} and {name!r} would share a folder; give one another label")
 
 
 def check_metrics(settings: Mapping[str, Any], parts: Sequence[Mapping[str, Any]]) -> None:

@@ -45,7 +45,7 @@ def work(queue: Queue[Any], folder: Place, trusted: Sequence[str], stop: StopReq
             _do(queue, claim, folder, trusted, stop, pace)
             since, said = time.monotonic(), False
             continue
-        owners = queue.unproven()
+        owners = [] if queue.is_closed else queue.unproven()
         if not owners:
             return
         if not said and time.monotonic() - since > 1.5 * SIGN_EVERY:

@@ -28,12 +28,13 @@ class Broken(NamedTuple):
 
 
 def run_workers(
-    options: Sequence[str], storage: str, wait: float, count: int, stop: StopRequest
+    name: str, options: Sequence[str], storage: str, wait: float, count: int, stop: StopRequest
 ) -> Broken | None:
-    """Run a study in several `compare` processes.
+    """Run a study in several processes.
 
     Args:
-        options: Options of `compare` for all of them.
+        name: Name of the command that runs it.
+        options: The command's options for all of them.
         storage: URL of the database.
         wait: Seconds that each waits for a database that does not answer.
         count: Number of processes.
@@ -48,7 +49,7 @@ def run_workers(
     from lightning_optreg.cli.processes import count_cores  # imports Lightning
 
     threads = max(1, count_cores() // count)
-    command = [sys.executable, "-m", "lightning_optreg", "compare", "--worker"]
+    command = [sys.executable, "-m", "lightning_optreg", name, "--worker"]
     command += [*options, "--storage_wait", str(wait)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), STORAGE: storage}
     statuses = run_processes(command, count, environment, stop)

@@ -20,6 +20,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:AdamToSGD.* end before at_step"),  # runs of a few steps
     pytest.mark.filterwarnings("ignore:NaNGuard. .*skipped:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:Lazy modules"),
+    pytest.mark.filterwarnings("ignore:DifferentialPrivacy. epsilon is computed for Poisson"),
 ]
 
 PAGE = Path(__file__).parents[2] / "docs" / "multi_process.md"

@@ -436,7 +436,8 @@ def fashion_val(fashion):
 
 def test_too_many_or_too_few_training_images(fashion):
     with pytest.raises(
-        ValueError, match=r"^train_size must be <= \d+, the training images of fashion.*, got 9999$"
+        ValueError,
+        match=r"^FashionMNISTDataModule: train_size must be <= 540, the training images, got 9999$",
     ):
         fashion(train_size=9999).setup("fit")
     with pytest.raises(ValueError, match=r"leaves no image of class \d to train on"):

@@ -16,6 +16,8 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_optreg.callbacks.privacy._apart import refuse_mixing
+from lightning_optreg.callbacks.privacy._hooks import hooks_of
 from lightning_optreg.callbacks.privacy._opacus import opacus
 
 __all__ = ["PrivateGradients", "Settings"]
@@ -80,15 +82,7 @@ class PrivateGradients:
         self._owner, self._module, self._optimizer = owner, pl_module, optimizer
         self._settings = settings
         self._trained = _trained(pl_module)
-        # A backward hook makes a layer's output a view, which the next layer must not change in place.
-        self._in_place = [m for m in pl_module.modules() if getattr(m, "inplace", False) is True]
-        self._set_in_place(False)
-        self._hooks: Any = _hooks_class(owner)(
-            pl_module,
-            loss_reduction=settings.loss_reduction,
-            strict=False,  # its refusals are those of _layers, where a sentence names the layer
-            force_functorch=settings.mode == "functorch",
-        )
+        self._hooks: Any = hooks_of(pl_module, settings.loss_reduction, settings.mode, owner)
         self.dp = opacus("optimizers", owner).get_optimizer_class(
             clipping="per_layer" if settings.per_layer else "flat",
             distributed=settings.distributed,
@@ -101,16 +95,18 @@ class PrivateGradients:
             loss_reduction=settings.loss_reduction,
         )
         self.dp.attach_step_hook(account)
-        self._observes = True  # whether there is something to observe in the batch
+        self._rows: int | None = None  # examples in the batch of this process
+        self._apart = False  # whether it was checked that examples don't meet
+        self._compared = False  # whether the gradients of a step were compared
         self._wrap_step()
-        self.begin_batch(empty=False)
+        self.begin_batch(None)
 
     def _wrap_step(self) -> None:
         step = self._module.training_step
 
         @wraps(step)
         def observed(*args: Any, **kwargs: Any) -> Any:
-            if self._observes:
+            if self._rows != 0:
                 self._hooks.enable_hooks()
             return step(*args, **kwargs)
 
@@ -126,8 +122,14 @@ class PrivateGradients:
         """Return whether the same parameters are trained as before, by the same optimizer."""
         return optimizer is self._optimizer and self._trained == _trained(pl_module)
 
-    def begin_batch(self, *, empty: bool) -> None:
-        """Forget what an earlier step has left, and wait for the next; in an empty batch observe nothing."""
+    def begin_batch(self, rows: int | None) -> None:
+        """Forget what an earlier step has left, and wait for the next.
+
+        Args:
+            rows: Examples in the batch of this process; None: not known.
+        """
+        self._rows = rows
+        self._hooks.outputs = None if self._apart else []
         for module in self._module.modules():
             for name in ("activations", "max_batch_len"):
                 if name in vars(module):
@@ -137,8 +139,22 @@ class PrivateGradients:
             if hasattr(parameter, "_forward_counter"):
                 parameter._forward_counter = 0
         self._hooks.disable_hooks()
-        self._observes = not empty
         self.clear()
+
+    def check_loss(self, loss: Tensor) -> None:
+        """Refuse a loss in which examples meet, in the first batch of several; see `refuse_mixing`.
+
+        Args:
+            loss: Of the batch, before its backward pass.
+        """
+        outputs = [each for each in self._hooks.outputs or () if len(each) == self._rows]
+        self._hooks.outputs = None
+        if self._apart or self._rows is None or self._rows < 2 or not outputs:
+            return
+        self._hooks.disable_hooks()
+        refuse_mixing(loss, outputs, self._owner)
+        self._hooks.enable_hooks()
+        self._apart = True
 
     def clear(self) -> None:
         """Forget the gradients of examples."""
@@ -146,21 +162,18 @@ class PrivateGradients:
         for parameter in self._parameters:
             parameter.summed_grad = None  # type: ignore[attr-defined]  # Opacus's
 
-    def make(self, generator: torch.Generator, rows: int | None, *, check: bool) -> None:
-        """Replace the gradients by private ones.
+    def make(self, generator: torch.Generator) -> None:
+        """Replace the gradients by private ones, after comparing their sum in the first step.
 
         Args:
             generator: Of the noise, on the device of the gradients.
-            rows: Examples in the batch of this process; None: not known.
-            check: Whether to compare the sum of the examples' gradients with the gradient.
 
         Raises:
             MisconfigurationException: If they are not those of the batch's examples.
         """
         parameters = self._parameters
-        samples = self._samples(parameters, rows, check=check)
-        if check and not self._settings.distributed:  # there it is the mean over the processes
-            self._compare(parameters, samples)
+        samples = self._samples(parameters)
+        self._compared = self._compared or self._compare(parameters, samples)
         for parameter, sample in zip(parameters, samples, strict=True):
             parameter.grad_sample = sample  # type: ignore[attr-defined]  # Opacus's
         self.dp.generator = generator
@@ -170,51 +183,60 @@ class PrivateGradients:
         self._hooks.disable_hooks()
         self.clear()
 
-    def _samples(self, parameters: Sequence[nn.Parameter], rows: int | None, *, check: bool) -> list[Tensor]:
+    def _samples(self, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
         """Return the gradients of the batch's examples, zeros for parameters that no example has used."""
         found = [getattr(parameter, "grad_sample", None) for parameter in parameters]
         if any(isinstance(sample, list) for sample in found):
             self._refuse("there were two backward passes in a step, so an example would count twice")
         counts = {len(sample) for sample in found if sample is not None}
-        count = rows if rows is not None else max(counts, default=0)
+        count = max(counts, default=0) if self._rows is None else self._rows
         if counts - {count}:
+            other = max(counts - {count})
             self._refuse(
-                f"a layer is called with {max(counts)} rows for the {count} examples of a batch, so it is "
+                f"a layer is called with {other} rows for the {count} examples of a batch, so it is "
                 "not known which rows belong to one example; call it with one row for each"
             )
         samples = []
         for parameter, sample in zip(parameters, found, strict=True):
             if sample is None:
-                if check and parameter.grad is not None:
+                if not self._compared and self._rows != 0 and parameter.grad is not None:
                     self._refuse(
                         f"{self._name(parameter)} has a gradient, but its layer was not called, so the "
                         "gradients of single examples are not known; call the layer, not a function with "
-                        "its weights"
+                        "its weights, and without activation checkpointing"
                     )
                 sample = parameter.new_zeros(()).expand(count, *parameter.shape)
             # With mixed precision, norms in bfloat16 would let an example change the sum by too much.
             samples.append(sample.to(parameter.dtype))
         return samples
 
-    def _compare(self, parameters: Sequence[nn.Parameter], samples: Sequence[Tensor]) -> None:
-        """Refuse a loss with a gradient that is not the sum of what the examples' layers got."""
-        error = size = torch.zeros((), dtype=torch.float64)
-        for parameter, sample in zip(parameters, samples, strict=True):
-            if parameter.grad is None:
-                continue
-            total = sample.sum(0)
-            if self._settings.loss_reduction == "mean":
-                total = total / len(sample)
-            error = error + (total - parameter.grad).double().square().sum().cpu()
-            size = size + parameter.grad.double().square().sum().cpu()
+    def _compare(self, parameters: Sequence[nn.Parameter], samples: Sequence[Tensor]) -> bool:
+        """Refuse a loss with a gradient that is not the sum of what the examples' layers got.
+
+        Returns:
+            Whether they were compared, which can't be if the batch of a process is empty.
+        """
+        mean = self._settings.loss_reduction == "mean"
+        empty = any(len(sample) == 0 for sample in samples)
+        sums = [sample.sum(0).flatten().double() / (max(1, len(sample)) if mean else 1) for sample in samples]
+        total = torch.cat([*sums, sums[0].new_full((1,), float(empty))])
+        if self._settings.distributed:  # DDP's gradient is the mean of those of the processes
+            torch.distributed.all_reduce(total)
+            total /= torch.distributed.get_world_size()
+        if total[-1] > 0:
+            return False
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        gradient = torch.cat([each.flatten().double() for each in gradients])
+        error, size = (total[:-1] - gradient).norm(), gradient.norm()
         # Rounding in bfloat16 is far below this, and a term that is left out usually far above.
-        if size.isfinite() and not error.sqrt() <= 0.05 * size.sqrt():
+        if size.isfinite() and not error <= 0.05 * size:
             self._refuse(
                 "the gradient is not the sum of those of the examples: relative difference "
-                f"{float((error / size).sqrt()):.2g}; leave terms without examples, such as penalties of "
+                f"{float(error / size):.2g}; leave terms without examples, such as penalties of "
                 "weights, out of the loss (L2Penalty adds them afterwards), and whatever differs from call "
                 "to call out of layers with weights"
             )
+        return True
 
     def _name(self, parameter: nn.Parameter) -> str:
         return next((n for n, p in self._module.named_parameters() if p is parameter), "a parameter")
@@ -225,29 +247,11 @@ class PrivateGradients:
     def close(self) -> None:
         """Leave the module as it was."""
         vars(self._module).pop("training_step", None)
-        self.begin_batch(empty=True)
+        self.begin_batch(None)
         for parameter in self._parameters:
             if hasattr(parameter, "summed_grad"):
                 del parameter.summed_grad
         self._hooks.cleanup()
-        self._set_in_place(True)
-
-    def _set_in_place(self, value: bool) -> None:
-        for module in self._in_place:
-            setattr(module, "inplace", value)  # noqa: B010  # to mypy, attributes of modules are tensors
-
-
-def _hooks_class(owner: str) -> Any:
-    """Return Opacus's hooks, which get tensors in the usual layout."""
-    base: Any = opacus("grad_sample", owner).GradSampleHooks
-
-    class Hooks(base):  # type: ignore[misc]  # it has no types
-        def rearrange_grad_samples(self, **kwargs: Any) -> tuple[list[Tensor], Tensor]:
-            activations, backprops = super().rearrange_grad_samples(**kwargs)
-            # Opacus 1.6 unfolds images as if they were in it: in channels_last, gradients would be wrong.
-            return [each.contiguous() for each in activations], backprops.contiguous()
-
-    return Hooks
 
 
 def _trained(pl_module: LightningModule) -> list[int]:

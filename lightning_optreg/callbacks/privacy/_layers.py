@@ -60,6 +60,13 @@ def refuse_layers(pl_module: LightningModule, mode: str, owner: str) -> None:
     for name, layer in modules.items():
         if isinstance(layer, GaussianNoise) and layer.relative_to == "batch" and layer.training:
             refuse(f"{name}'s noise depends on the whole batch; set its relative_to to image")
+        if isinstance(layer, nn.CrossEntropyLoss | nn.NLLLoss) and layer.reduction == "mean":
+            uses_all = layer.ignore_index == -100  # torch's default, which is no label
+            if layer.weight is not None or not uses_all:
+                refuse(
+                    f"{name} ({type(layer).__name__}) with weight or ignore_index divides by a number that "
+                    'depends on the labels of the whole batch; set reduction="none" and take the mean'
+                )
     if own := [name for name, p in pl_module.named_parameters(recurse=False) if p.requires_grad]:
         refuse(
             f"{', '.join(own)} belongs to no layer, so its gradient is not known example by example; put it "
@@ -72,6 +79,8 @@ def refuse_layers(pl_module: LightningModule, mode: str, owner: str) -> None:
             refuse(f"{name} is in evaluation mode, where Opacus finds no gradients; train or freeze it")
         if type(layer) in validators and validators[type(layer)](layer):
             refuse(f"{name} ({kind}) has no gradient of a single example; convert=True replaces it")
+        if isinstance(layer, nn.RNN):
+            refuse(f"{name} (RNN) has no gradient of a single example; use opacus.layers.DPRNN")
         if next(layer.buffers(), None) is not None:
             refuse(f"{name} ({kind}) has buffers beside its weights, which Opacus does not support")
         if getattr(layer, "sparse", False):

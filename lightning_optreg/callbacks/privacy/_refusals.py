@@ -24,7 +24,7 @@ from lightning_optreg.trainer.refusals import (
 )
 from lightning_optreg.trainer.roles import BreaksPrivacy, ChangesAccumulation
 
-__all__ = ["refuse_callbacks", "refuse_setup"]
+__all__ = ["refuse_callbacks", "refuse_setup", "refuse_strategies"]
 
 _REASONS: dict[type[Callback], str] = {
     BatchSizeFinder: "tries sizes without the memory that the gradients of single examples take",
@@ -55,8 +55,26 @@ def refuse_callbacks(trainer: Trainer, owner: str) -> None:
         raise MisconfigurationException(f"{owner}: {name} can't stand beside it, as it {reason}")
 
 
+def refuse_strategies(trainer: Trainer, owner: str) -> None:
+    """Refuse strategies other than one device or DDP, with which steps can't be made private.
+
+    Args:
+        trainer: The trainer.
+        owner: Name of the calling class, for the error.
+
+    Raises:
+        MisconfigurationException: If it has one of these.
+    """
+    refuse_sharding(trainer, owner, "so no process knows the gradient of an example")
+    refuse_own_weights(trainer, owner, "so epsilon would not count what they learn by themselves; use ddp")
+    refuse_steps_elsewhere(
+        trainer, owner, "with gradients of single workers, each without enough noise; use ddp"
+    )
+    refuse_asynchronous(trainer, owner, "so no step has the noise of all; use ddp")
+
+
 def refuse_setup(trainer: Trainer, pl_module: LightningModule, owner: str) -> None:
-    """Refuse strategies, precisions, optimizers and loops with which steps can't be made private.
+    """Refuse precisions, optimizers and loops with which steps can't be made private.
 
     Args:
         trainer: The trainer, from `on_fit_start` on.
@@ -66,12 +84,6 @@ def refuse_setup(trainer: Trainer, pl_module: LightningModule, owner: str) -> No
     Raises:
         MisconfigurationException: If there is something of this kind.
     """
-    refuse_sharding(trainer, owner, "so no process knows the gradient of an example")
-    refuse_own_weights(trainer, owner, "so epsilon would not count what they learn by themselves; use ddp")
-    refuse_steps_elsewhere(
-        trainer, owner, "with gradients of single workers, each without enough noise; use ddp"
-    )
-    refuse_asynchronous(trainer, owner, "so no step has the noise of all; use ddp")
     refuse_manual_optimization(
         pl_module, owner, "as a step must have one backward pass, whose gradients it replaces"
     )

@@ -6,14 +6,13 @@ Chu, Goodfellow, McMahan, Mironov, Talwar, Zhang 2016, "Deep learning with diffe
 """
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -25,14 +24,12 @@ from lightning_optreg._checks import check_choice, check_range, check_seed
 from lightning_optreg.callbacks._let_go import LetsGo
 from lightning_optreg.callbacks._network import makes_layers_later
 from lightning_optreg.callbacks._seeded import SeededCallback
-from lightning_optreg.callbacks.privacy._budget import Budget, History
 from lightning_optreg.callbacks.privacy._gradients import PrivateGradients, Settings
 from lightning_optreg.callbacks.privacy._layers import convert_layers, refuse_layers
 from lightning_optreg.callbacks.privacy._opacus import opacus
-from lightning_optreg.callbacks.privacy._refusals import refuse_callbacks, refuse_setup
-from lightning_optreg.callbacks.privacy._sampling import Sampling, sampling_of
+from lightning_optreg.callbacks.privacy._plan import Plan, plan_of
+from lightning_optreg.callbacks.privacy._refusals import refuse_callbacks, refuse_setup, refuse_strategies
 from lightning_optreg.randomness.draws import mix
-from lightning_optreg.trainer.run_length import run_length
 
 __all__ = ["DifferentialPrivacy"]
 
@@ -157,15 +154,11 @@ class DifferentialPrivacy(SeededCallback, LetsGo):
     @override
     def begin_fit(self) -> None:
         """Forget an earlier fit."""
-        self._budget: Budget | None = None
-        self._sampling: Sampling | None = None
         self._gradients: PrivateGradients | None = None
-        self._noise = 0.0  # sigma in this run
+        self._plan: Plan | None = None
         self._left = math.inf  # steps until the target
         self._loaded: dict[str, Any] = {}
-        self._rows: int | None = None  # examples in the batch
         self._made = False  # whether the step's gradients are private
-        self._checked = False  # whether those of a step were compared
 
     @property
     @override
@@ -176,19 +169,23 @@ class DifferentialPrivacy(SeededCallback, LetsGo):
     @property
     def epsilon(self) -> float:
         """Epsilon of all steps so far."""
-        return 0.0 if self._budget is None else self._budget.epsilon
+        return 0.0 if self._plan is None else self._plan.budget.epsilon
 
     # ---- before the first step -----------------------------------------------------------------------------
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Convert layers, in any stage, as a checkpoint has the converted ones; refuse other callbacks."""
+        before = self.state_dict()
         super().setup(trainer, pl_module, stage)
+        if stage == "fit" and trainer.global_step > 0:  # the trainer goes on from its last fit
+            self._loaded = before
         if self.convert:
             convert_layers(pl_module, _NAME)
         if stage == "fit":
             opacus("accountants", _NAME)
             refuse_callbacks(trainer, _NAME)
+            refuse_strategies(trainer, _NAME)
             if not makes_layers_later(pl_module):  # before another callback changes weights
                 refuse_layers(pl_module, self.mode, _NAME)
 
@@ -207,56 +204,21 @@ class DifferentialPrivacy(SeededCallback, LetsGo):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the noise, and how many steps the target allows."""
-        # That is how Opacus observes a layer whose inputs are data; torch 2.14 warns of it.
-        warnings.filterwarnings("ignore", "Full backward hook is firing when gradients are computed")
-        sampling = sampling_of(trainer, _NAME)
-        if not sampling.poisson and self.is_noise:
-            rank_zero_warn(
-                f"{_NAME}: epsilon is computed for Poisson samples, but the training loader draws others, so "
-                'it is an approximation; set shuffle="poisson" in the data module, or use '
-                "opacus.data_loader.DPDataLoader"
-            )
-        delta = 1.0 / (10.0 * sampling.examples) if self.delta is None else self.delta
-        history: History = self._loaded.get("history", [])
-        budget = Budget(self.accountant, delta, history, _NAME)
-        self._sampling, self._budget = sampling, budget
-        planned = run_length(trainer, "step", 1).times
-        self._noise = self._find_noise(budget, sampling, planned)
-        phases = {(noise, rate) for noise, rate, _ in [*history, (self._noise, sampling.rate, 0)]}
-        if self.accountant == "gdp" and len(phases) > 1:
-            raise MisconfigurationException(
-                f"{_NAME}: gdp can't add up steps of different noise or batch size, as in the checkpoint's "
-                "run; use prv or rdp"
-            )
-        if self.target_epsilon is None:
-            end = ""
-            if planned < math.inf and self._noise > 0.0:
-                rest = max(0, int(planned) - trainer.global_step)
-                end = f"; epsilon will be {budget.after(self._noise, sampling.rate, rest):.3f}"
-        else:
-            most = max(0.0, planned - trainer.global_step)
-            self._left = budget.steps_left(self.target_epsilon, self._noise, sampling.rate, most)
-            end = f"; {self._left:.0f} steps keep epsilon at most {self.target_epsilon}"
-            # Lightning ends the run before another batch.
-            trainer.should_stop = trainer.should_stop or self._left <= 0
-        rank_zero_info(
-            f"{_NAME}: noise multiplier {self._noise:.4g}, sampling rate {sampling.rate:.4g}, "
-            f"delta {delta:.3g}{end}"
+        noise = self.noise_multiplier
+        if noise is None:
+            noise = self._loaded.get("noise_multiplier")  # as the run began
+        self._plan = plan_of(
+            trainer,
+            self.accountant,
+            delta=self.delta,
+            noise=noise,
+            target=self.target_epsilon,
+            history=self._loaded.get("history", []),
+            owner=_NAME,
         )
-
-    def _find_noise(self, budget: Budget, sampling: Sampling, planned: float) -> float:
-        if self.noise_multiplier is not None:
-            return self.noise_multiplier
-        if "noise_multiplier" in self._loaded:  # as the run began
-            return float(self._loaded["noise_multiplier"])
-        if self.target_epsilon is None:
-            return 1.0
-        if planned == math.inf:
-            raise MisconfigurationException(
-                f"{_NAME}: the noise for target_epsilon depends on the number of steps, and the run has no "
-                "end: set max_epochs or max_steps, or give noise_multiplier"
-            )
-        return budget.noise_for(self.target_epsilon, sampling.rate, max(1, int(planned)))
+        self._left = self._plan.left
+        # Lightning ends the run before another batch.
+        trainer.should_stop = trainer.should_stop or self._left <= 0
 
     # ---- a step --------------------------------------------------------------------------------------------
 
@@ -270,8 +232,7 @@ class DifferentialPrivacy(SeededCallback, LetsGo):
             self._observe(trainer, pl_module, optimizer)
         assert self._gradients is not None
         tensors = [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim > 0]
-        self._rows = len(tensors[0]) if tensors else None
-        self._gradients.begin_batch(empty=self._rows == 0)
+        self._gradients.begin_batch(len(tensors[0]) if tensors else None)
         self._made = False
 
     def _observe(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -279,26 +240,31 @@ class DifferentialPrivacy(SeededCallback, LetsGo):
             self._gradients.close()
             self._gradients = None
         refuse_layers(pl_module, self.mode, _NAME)
-        assert self._sampling is not None
-        assert self._budget is not None
+        assert self._plan is not None
+        sampling = self._plan.sampling
         settings = Settings(
-            self._noise,
+            self._plan.noise,
             self.max_grad_norm,
             self.clipping == "per_layer",
             self.mode,
             self.loss_reduction,
-            self._sampling.batch,
+            sampling.batch,
             trainer.world_size > 1,
         )
-        account = self._budget.accountant.get_optimizer_hook_fn(sample_rate=self._sampling.rate)
+        account = self._plan.budget.accountant.get_optimizer_hook_fn(sample_rate=sampling.rate)
         self._gradients = PrivateGradients(settings, pl_module, optimizer, account, _NAME)
-        self._checked = False
 
     @override
     def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Forget gradients from before the step's backward pass, as of a search for adversarial examples."""
         if self._gradients is not None:
             self._gradients.clear()
+
+    @override
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Refuse a loss in which examples meet."""
+        if self._gradients is not None:
+            self._gradients.check_loss(loss)
 
     @override
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -318,9 +284,8 @@ class DifferentialPrivacy(SeededCallback, LetsGo):
             return
         seed = mix(self.seed_of_draws, trainer.global_step)
         generator = torch.Generator(pl_module.device).manual_seed(seed)
-        check = not (self._checked or self._rows == 0)
-        self._gradients.make(generator, self._rows, check=check)
-        self._made, self._checked = True, self._checked or check
+        self._gradients.make(generator)
+        self._made = True
 
     @override
     def on_train_batch_end(
@@ -340,7 +305,7 @@ class DifferentialPrivacy(SeededCallback, LetsGo):
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log epsilon; all processes compute the same."""
-        if self._noise > 0.0 and not trainer.barebones:
+        if self._plan is not None and self._plan.noise > 0.0 and not trainer.barebones:
             name = f"{self._log_path('differential_privacy')}/epsilon"
             pl_module.log(name, self.epsilon, sync_dist=True, batch_size=1)
 
@@ -349,9 +314,9 @@ class DifferentialPrivacy(SeededCallback, LetsGo):
     @override
     def state_dict(self) -> dict[str, Any]:
         """Return the noise multiplier, and the steps that were made with which noise and sampling rate."""
-        if self._budget is None:
+        if self._plan is None:
             return dict(self._loaded)
-        return {"noise_multiplier": self._noise, "history": self._budget.history}
+        return {"noise_multiplier": self._plan.noise, "history": self._plan.budget.history}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

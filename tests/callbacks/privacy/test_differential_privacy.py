@@ -17,7 +17,7 @@ from lightning_optreg.layers import DropConnect, GaussianNoise
 from tests.callbacks.privacy.private_runs import Small, fit, images, loader
 from tests.contracts.images import SmallNet, train
 from tests.contracts.runs import checkpoint_every_step
-from tests.processes import in_processes, needs_gloo
+from tests.processes import ddp, in_processes, needs_gloo
 from tests.resume_tools import assert_identical, spoil_random_state
 
 pytestmark = [
@@ -103,6 +103,23 @@ def test_another_noise_counts_from_then_on(tmp_path: Path) -> None:
         fit([private(2.0)], Small(), max_steps=5, ckpt_path=tmp_path / "step=2.ckpt")
 
 
+def test_steps_without_it_are_not_called_private(tmp_path: Path) -> None:
+    fit([checkpoint_every_step(tmp_path)], Small(), max_steps=2, enable_checkpointing=True)
+    with pytest.raises(MisconfigurationException, match="2 of the 2 steps that this run continues were made"):
+        fit([private()], Small(), max_steps=5, ckpt_path=tmp_path / "step=2.ckpt")
+
+
+def test_a_trainer_that_goes_on_counts_on_and_a_new_one_begins_anew() -> None:
+    dp, module = private(), Small()
+    _, trainer = fit([dp], module)
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(module, loader())
+    assert trainer.global_step == 10
+    assert dp.state_dict()["history"] == [(1.0, 0.2, 10)]
+    fit([dp], Small())
+    assert dp.state_dict()["history"] == [(1.0, 0.2, 5)]
+
+
 # ---- several processes -------------------------------------------------------------------------------------
 
 
@@ -124,6 +141,19 @@ def test_two_processes_train_as_one(clipping: str, tmp_path: Path) -> None:
     for name, weight in one["weights"].items():
         # Rounding: sums of two halves instead of one.
         torch.testing.assert_close(two[0]["weights"][name], weight, rtol=1e-4, atol=1e-5)
+
+
+def run_refused(rank: int, folder: Path) -> None:
+    with pytest.raises(MisconfigurationException) as error:
+        fit([private(0.7)], Penalised(), devices=2, strategy=ddp())
+    (folder / f"{rank}.txt").write_text(str(error.value))
+
+
+@needs_gloo
+def test_two_processes_refuse_a_term_without_examples(tmp_path: Path) -> None:
+    in_processes(2, run_refused, tmp_path)
+    for rank in range(2):
+        assert "the gradient is not the sum of those" in (tmp_path / f"{rank}.txt").read_text()
 
 
 # ---- what comes in -----------------------------------------------------------------------------------------

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from opacus.accountants import GaussianAccountant, RDPAccountant
+from opacus.accountants import GaussianAccountant, PRVAccountant, RDPAccountant
 from opacus.accountants.analysis.rdp import compute_rdp
+from opacus.accountants.utils import get_noise_multiplier
 from torch import Tensor, nn
 
 from lightning_optreg.callbacks import DifferentialPrivacy
@@ -241,3 +242,33 @@ def test_training_stops_before_it_exceeds_the_target() -> None:
     assert 5 < made < 50
     apart = Budget("gdp", 1e-3, [], "DifferentialPrivacy")
     assert apart.after(1.3, 0.2, made) == private.epsilon <= 2.0 < apart.after(1.3, 0.2, made + 1)
+
+
+@pytest.mark.parametrize(
+    ("noise", "rate", "steps"),
+    [pytest.param(0.3, 0.01, 10_000, marks=pytest.mark.slow), (0.1, 0.034, 870), (1.0, 1.0, 100)],
+)
+def test_little_noise_takes_seconds_and_no_warning(noise: float, rate: float, steps: int) -> None:
+    """Opacus's own PRV takes minutes for the first, overflows for the second and warns for the third."""
+    prv, rdp = (
+        Budget(name, 1e-5, [(noise, rate, steps)], "DifferentialPrivacy").epsilon for name in ("prv", "rdp")
+    )
+    assert 0.9 * rdp < prv <= rdp
+
+
+def test_the_bound_of_opacus_is_kept_where_it_is_quick() -> None:
+    theirs = PRVAccountant()
+    theirs.history = [(1.0, 0.034, 870)]
+    ours = Budget("prv", 1e-5, theirs.history, "DifferentialPrivacy")
+    assert ours.epsilon == theirs.get_epsilon(delta=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Optimal order is the")  # of Opacus's own search
+@pytest.mark.parametrize("target", [1.0, pytest.param(20.0, marks=pytest.mark.slow)])
+def test_the_noise_for_a_target_is_that_of_opacus(target: float) -> None:
+    theirs = get_noise_multiplier(
+        target_epsilon=target, target_delta=1e-5, sample_rate=0.04, steps=500, accountant="rdp"
+    )
+    ours = Budget("rdp", 1e-5, [], "DifferentialPrivacy").noise_for(target, 0.04, 500)
+    # With a tolerance of 0.01, or a thousandth of a large epsilon.
+    assert ours == pytest.approx(theirs, rel=1e-3)

@@ -1,0 +1,71 @@
+"""`tune`: search for the settings of a recipe that work best."""
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lightning_optreg.commands._study import StudyCommand, print_table
+from lightning_optreg.places import Place
+from lightning_optreg.studies.search import Search
+from lightning_optreg.studies.search_file import read_search
+
+if TYPE_CHECKING:
+    from lightning_optreg.studies.run_queue import Queue
+    from lightning_optreg.studies.search_result import SearchResult
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `lightning-optreg tune`.
+
+    Args:
+        argv: The arguments after the command's name. Default: those of this process.
+
+    Returns:
+        Exit status: 0 if the budget is used and every trial has ended; 1 if one failed, is running elsewhere
+        or was left behind, or if the database was lost; 2 if arguments or the study's YAML are wrong; 130
+        after an interrupt, 143 after SIGTERM, 129 after SIGHUP.
+
+    Example:
+        >>> main(["--config", "no_such_study.yaml"])
+        2
+    """
+    return _COMMAND.main(argv)
+
+
+def _collect(queue: "Queue[Search]") -> "SearchResult":
+    from lightning_optreg.studies.search_result import collect_search  # imports optuna
+
+    return collect_search(queue)
+
+
+def _hint(plan: Search) -> str:
+    return ""
+
+
+def _report(result: "SearchResult", folder: Place) -> bool:
+    from lightning_optreg.studies.search_report import best_rows, search_notes, write_search_report
+
+    paths = write_search_report(result, folder)
+    print_table(best_rows(result))
+    for note in search_notes(result):
+        print(f"note: {note}")
+    for path in paths:
+        print(path)
+    for run in result.unfinished:
+        if run.state == "failed":
+            print(f"failed: {run.run}: {run.reason}", file=sys.stderr)
+    return not result.unfinished
+
+
+_COMMAND = StudyCommand(
+    "tune",
+    "Search for the settings of a recipe that work best, by Optuna, and write them as a recipe that `fit` "
+    "takes, with one HTML page of pictures. A stopped study continues where it stopped; several processes "
+    "and machines can share its storage.",
+    read_search,
+    _collect,
+    _report,
+    _hint,
+)
