@@ -41,7 +41,7 @@ def test_packages_are_reached_without_an_import_of_their_own() -> None:
 def test_all_packages_of_parts_are_there() -> None:
     """Those that a user imports from; the program's own rooms are not among them."""
     folders = {path.parent.name for path in (ROOT / "lightning_optreg").glob("*/__init__.py")}
-    own = {"cli", "commands", "trainer", "trust"}
+    own = {"cli", "commands", "places", "trainer", "trust"}
     modules = {"losses", "functional"}
     assert (set(lightning_optreg.__all__) - {"__version__", "ImageClassifier"}) == (folders - own) | modules
 

@@ -140,9 +140,9 @@ class StudyCommand(Generic[Planned, Result]):
         plan = self.read(args.config)
         _check_numbers(args)
         folder: Place = args.output or Path("runs", "studies", plan.name)
+        check_place(folder, "--output")
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"--output: {str(folder)!r} is a file, and not a folder")
-        check_place(folder, "--output")
         given = os.environ.pop(STORAGE, None) if args.worker else os.environ.get(STORAGE)
         args.storage = args.storage if args.storage is not None else given or None
         if args.storage is None and isinstance(folder, UrlPath):

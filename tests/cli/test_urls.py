@@ -136,3 +136,5 @@ def test_a_study_s_default_database_can_t_be_in_a_bucket(
     study.write_text("{name: s, base: [{}], epochs: 1, seeds: [0], values: [0.1], methods: {SGD: {}}}")
     assert main(["compare", "--config", str(study), "--output", "memory://study"]) == 2
     assert "--output: 'memory://study' can't hold the study's SQLite database" in capsys.readouterr().err
+    assert main(["compare", "--config", str(study), "--output", "s4://study"]) == 2
+    assert capsys.readouterr().err == "error: --output: 's4://study': Protocol not known: s4\n"
