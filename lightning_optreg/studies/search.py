@@ -167,11 +167,11 @@ class Search(Plan):
         """Return Optuna's sampler."""
         from optuna.samplers import RandomSampler
 
-        from lightning_optreg.studies.samplers import SeededSampler, make_sampler
+        from lightning_optreg.studies.samplers import make_sampler, seeded_sampler
 
         if self.grid is not None:
             return RandomSampler(self.seed)  # nothing is left to it
-        return SeededSampler(
+        return seeded_sampler(
             lambda seed: make_sampler(self.sampler_name, self.sampler_options, self.space, seed), self.seed
         )
 
