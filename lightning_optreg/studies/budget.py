@@ -17,8 +17,8 @@ class Budget(Callback):
     """End a run after a number of passes over the training data, or when its loss diverges.
 
     A pass is as many images through the network in training as there are training images, however often an
-    optimizer evaluates its closure. Logs, at the end of each epoch, `optreg/budget/passes` and
-    `optreg/budget/seconds`, the time spent in training so far without validation.
+    optimizer evaluates its closure; with loaders of others an epoch is a pass. Logs, at the end of each epoch,
+    `optreg/budget/passes` and `optreg/budget/seconds`, the time spent in training so far without validation.
 
     Args:
         passes: Budget, above 0.
@@ -54,7 +54,8 @@ class Budget(Callback):
             if trainer.training and torch.is_grad_enabled():
                 self._images += len(inputs[0])
 
-        self._hook = getattr(pl_module, "net", pl_module).register_forward_pre_hook(count)
+        if hasattr(trainer.train_dataloader, "indices"):  # else the epochs are counted
+            self._hook = getattr(pl_module, "net", pl_module).register_forward_pre_hook(count)
         self._watch.start()
 
     @override
@@ -80,7 +81,8 @@ class Budget(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log what was spent; stop once the budget is spent."""
         self._seconds += self._watch.lap()
-        passes = self._images / _training_images(trainer)
+        indices = getattr(trainer.train_dataloader, "indices", None)  # of this package's loaders
+        passes = trainer.current_epoch + 1.0 if indices is None else self._images / len(indices)
         pl_module.log("optreg/budget/passes", passes, sync_dist=True)
         pl_module.log("optreg/budget/seconds", self._seconds, sync_dist=True)
         if passes >= self.passes * (1 - 1e-6):
@@ -89,7 +91,8 @@ class Budget(Callback):
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove the hook from the network."""
-        self._hook.remove()
+        if self._hook is not None:
+            self._hook.remove()
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -102,8 +105,3 @@ class Budget(Callback):
         """Restore what was spent."""
         self._images, self._seconds = state_dict["images"], state_dict["seconds"]
         self.diverged = state_dict["diverged"]
-
-
-def _training_images(trainer: Trainer) -> int:
-    loader: Any = trainer.train_dataloader
-    return len(loader.indices)

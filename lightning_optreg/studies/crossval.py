@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from lightning_optreg.studies.plan import Chosen, Plan, Run, merge, put
+from lightning_optreg.studies.plan import Chosen, Plan, Run, is_foreign, merge, put
 from lightning_optreg.studies.study_file import (
     COMMON,
     check_common,
@@ -71,7 +71,8 @@ class Crossval(Plan):
         """Return the settings of `fit` for a run."""
         settings = merge(self.base, self.methods[run.method])
         for name, value in zip(_SETTINGS, (int(run.value), self.folds, run.seed, "validation"), strict=True):
-            put(settings, ("data", "init_args", name), value)
+            if name != "held_out" or not is_foreign(settings):  # others' data need not know of it
+                put(settings, ("data", "init_args", name), value)
         settings["seed_everything"] = run.seed
         settings.setdefault("trainer", {})["max_epochs"] = self.epochs
         return settings

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # optuna is imported when a study is run
     from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial, Trial
 
-__all__ = ["Chosen", "Plan", "Run", "StudyPlan", "folder_name", "merge", "put"]
+__all__ = ["Chosen", "Plan", "Run", "StudyPlan", "folder_name", "is_foreign", "merge", "put"]
 
 
 class Run(NamedTuple):
@@ -254,6 +254,17 @@ class StudyPlan(Plan):
         if self.diverged_above is not None:
             parts["diverged_above"] = self.diverged_above
         return json.dumps(parts, sort_keys=True)
+
+
+def is_foreign(settings: Mapping[str, Any]) -> bool:
+    """Return whether settings of a study name a module that is not this package's classifier.
+
+    Example:
+        >>> is_foreign({"model": {"class_path": "my_project.Mine"}}), is_foreign({"model": {"net": "LeNet5"}})
+        (True, False)
+    """
+    model = settings.get("model")
+    return isinstance(model, Mapping) and "class_path" in model
 
 
 def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

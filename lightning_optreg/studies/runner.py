@@ -21,7 +21,8 @@ from lightning_optreg.figures import read_metric
 from lightning_optreg.files import replacing
 from lightning_optreg.places import Place, local_copy
 from lightning_optreg.studies.budget import Budget
-from lightning_optreg.studies.plan import Plan, Run
+from lightning_optreg.studies.foreign import ForeignRun, check_foreign
+from lightning_optreg.studies.plan import Plan, Run, is_foreign
 from lightning_optreg.studies.pruning import TrialPruning
 from lightning_optreg.studies.records import Point, RunRecord
 from lightning_optreg.studies.stop import Stopped
@@ -30,6 +31,15 @@ from lightning_optreg.trust import UntrustedError
 __all__ = ["check_settings", "do_run"]
 
 _PASSES, _SECONDS = "optreg/budget/passes", "optreg/budget/seconds"
+
+
+_FIRST = [{"class_path": "lightning_optreg.callbacks.ExactResume"}]
+_LAST = [
+    {
+        "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+        "init_args": {"filename": "last", "enable_version_counter": False},
+    }
+]
 
 
 class _Fence(Callback):
@@ -68,7 +78,10 @@ def check_settings(plan: Plan, trusted: Sequence[str] = ()) -> None:
             file.write_text(yaml.safe_dump(settings, sort_keys=False))
             try:
                 with redirect_stdout(io.StringIO()), redirect_stderr(said):
-                    run_command(["fit", *trusted, "--config", str(file), "--print_config"])
+                    if is_foreign(settings):
+                        check_foreign(file, settings, trusted)
+                    else:
+                        run_command(["fit", *trusted, "--config", str(file), "--print_config"])
             except UntrustedError as error:
                 what = str(error).replace(f"config file {str(file)!r}: ", "")
                 raise UntrustedError(f"{where}: {what}") from error
@@ -111,16 +124,12 @@ def do_run(
     """
     trainer = settings.setdefault("trainer", {})
     own = [part for part in trainer.pop("callbacks", []) + trainer.pop("callbacks+", []) if part]
-    trainer["callbacks"] = [
-        {"class_path": "lightning_optreg.callbacks.ExactResume"},
-        *own,
-        {
-            "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-            "init_args": {"filename": "last", "enable_version_counter": False},
-        },
-    ]
+    trainer["callbacks"] = own if is_foreign(settings) else [*_FIRST, *own, *_LAST]
     trainer.update(enable_progress_bar=False, enable_model_summary=False)
-    _set_loggers(trainer, plan.name, run)
+    if is_foreign(settings):
+        trainer["logger"] = None
+    else:
+        _set_loggers(trainer, plan.name, run)
     if trainer.get("devices", "auto") == "auto":
         trainer["devices"] = 1  # not all GPUs of the machine: each run is one process
     trainer.pop("default_root_dir", None)  # on the command line, where --safe accepts any path
@@ -128,27 +137,17 @@ def do_run(
     configuration = folder / "run.yaml"
     with replacing(configuration) as file:
         file.write_text(yaml.safe_dump(settings, sort_keys=False))
-    command = [
-        "fit",
-        *trusted,
-        "--config",
-        str(local_copy(configuration)),
-        f"--trainer.default_root_dir={folder}",
-    ]
-    command += ["--ckpt_path", "auto"]
     budget = Budget(plan.epochs, plan.diverged_above or math.inf)
+    more = [budget, _Fence(check), *([] if pruning is None else [pruning])]
     try:
         with _quietly():
-            cli = run_command(command, [budget, _Fence(check), *([] if pruning is None else [pruning])])
-            points = _points(cli.run_folder / "metrics.csv")
+            it = (ForeignRun if is_foreign(settings) else _OwnRun)(configuration, settings, trusted)
+            points = _points(it.fit(folder, more) / "metrics.csv")
             if budget.diverged or not _is_finite(points):
                 return RunRecord(*run, "diverged", points, {})
             if pruning is not None and pruning.pruned:
                 return RunRecord(*run, "pruned", points, {})
-            cli.trainer.logger = None  # the table of metrics is the fit's
-            test: Mapping[str, float] = {}
-            if getattr(cli.datamodule, "has_test", True):  # an image folder may have none
-                (test,) = cli.trainer.test(cli.model, cli.datamodule, verbose=False)
+            test = it.test()
     except (Stopped, SIGTERMException):
         raise
     except SystemExit as error:
@@ -158,7 +157,27 @@ def do_run(
     except (ValueError, TypeError, MisconfigurationException) as error:
         message = " ".join(str(error).split()) or type(error).__name__
         return RunRecord(*run, "failed", (), {}, message)
-    return RunRecord(*run, "complete", points, {name: float(value) for name, value in test.items()})
+    return RunRecord(*run, "complete", points, test)
+
+
+class _OwnRun:
+    """A run of this package's classifier, by its command `fit`; see `ForeignRun`."""
+
+    def __init__(self, configuration: Place, settings: Mapping[str, Any], trusted: Sequence[str]) -> None:
+        self._command = ["fit", *trusted, "--config", str(local_copy(configuration))]
+
+    def fit(self, folder: Place, callbacks: Sequence[Callback]) -> Place:
+        options = [f"--trainer.default_root_dir={folder}", "--ckpt_path", "auto"]
+        self._cli = run_command([*self._command, *options], callbacks)
+        return self._cli.run_folder
+
+    def test(self) -> dict[str, float]:
+        trainer = self._cli.trainer
+        trainer.logger = None  # the table of metrics is the fit's
+        if not self._cli.datamodule.has_test:  # an image folder may have none
+            return {}
+        (found,) = trainer.test(self._cli.model, self._cli.datamodule, verbose=False)
+        return {name: float(value) for name, value in found.items()}
 
 
 def _set_loggers(trainer: dict[str, Any], study: str, run: Run) -> None:

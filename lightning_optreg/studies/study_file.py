@@ -9,7 +9,7 @@ from lightning_optreg.cli.monitors import LOGGED, LOGGED_IN_TEST, OURS, check_me
 from lightning_optreg.cli.yaml_mapping import read_mapping
 from lightning_optreg.files import check_name
 from lightning_optreg.studies.direction import better
-from lightning_optreg.studies.plan import folder_name, merge
+from lightning_optreg.studies.plan import folder_name, is_foreign, merge
 
 __all__ = [
     "COMMON",
@@ -156,15 +156,17 @@ def check_metrics(settings: Mapping[str, Any], parts: Sequence[Mapping[str, Any]
     Raises:
         ValueError: If a metric is not logged.
     """
-    if not _has_own_callbacks(parts):
+    if not _has_own_parts(parts):
         of_epochs = [name for name in LOGGED if not name.endswith("_step")]
         check_metric(settings["metric"], "metric", of_epochs)
         check_metric(settings["test_metric"], "test_metric", LOGGED_IN_TEST, stage="test")
 
 
-def _has_own_callbacks(parts: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether a callback is the user's own, which may log more."""
+def _has_own_parts(parts: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether the module or a callback is the user's own, which may log more."""
     for part in parts:
+        if is_foreign(part):  # it logs what it likes
+            return True
         trainer = part.get("trainer") or {}
         for key in ("callbacks", "callbacks+"):
             given = trainer.get(key) if isinstance(trainer, dict) else None
