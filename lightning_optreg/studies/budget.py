@@ -17,8 +17,8 @@ class Budget(Callback):
     """End a run after a number of passes over the training data, or when its loss diverges.
 
     A pass is as many images through the network in training as there are training images, however often an
-    optimizer evaluates its closure; with loaders of others an epoch is a pass. Logs, at the end of each epoch,
-    `optreg/budget/passes` and `optreg/budget/seconds`, the time spent in training so far without validation.
+    optimizer evaluates its closure; with loaders of others an epoch is a pass. Logs at the end of each epoch
+    `optreg/budget/passes` and `optreg/budget/seconds`, the time of training so far, without validation.
 
     Args:
         passes: Budget, above 0.
