@@ -4,7 +4,8 @@
     python scripts/experiments/privacy.py --accelerator gpu --processes 6
     python scripts/experiments/privacy.py --epsilons 3 --seeds 1 --epochs 1   # to see that it runs
 
-Trains with `configs/fashion_mnist/private_lenet5.yaml`, and the same recipe without the callback. Printed are
+Trains with `configs/fashion_mnist/private_lenet5.yaml`, for as long as it says or for `--epochs`, and the same
+recipe without the callback. Printed are
 the test accuracies in percent, means over the seeds with their standard deviations, as a table in Markdown.
 The weights are those at the end of the run: the best ones would be chosen by images that are not protected.
 """
@@ -28,6 +29,7 @@ import torch
 from spread import mean_and_spread
 
 from lightning_optreg.cli.main_cli import run
+from lightning_optreg.runs.memory import keep_freed_memory
 
 CONFIG = Path(__file__).parents[2] / "configs/fashion_mnist/private_lenet5.yaml"
 
@@ -35,6 +37,7 @@ CONFIG = Path(__file__).parents[2] / "configs/fashion_mnist/private_lenet5.yaml"
 def trained(epsilon: float | None, seed: int, args: argparse.Namespace) -> dict[str, float]:
     """Train, test and return what was found; without epsilon, without privacy."""
     torch.set_num_threads(1)
+    keep_freed_memory()  # as the program does: gradients of examples come and go, half a gigabyte a step
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     with (
