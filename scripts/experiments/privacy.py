@@ -4,8 +4,7 @@
     python scripts/experiments/privacy.py --accelerator gpu --processes 6
     python scripts/experiments/privacy.py --epsilons 3 --seeds 1 --epochs 1   # to see that it runs
 
-Trains with `configs/fashion_mnist/private_lenet5.yaml`, for as long as it says or for `--epochs`, and the same
-recipe without the callback. Printed are
+Trains with `configs/fashion_mnist/private_lenet5.yaml`, and the same recipe without the callback. Printed are
 the test accuracies in percent, means over the seeds with their standard deviations, as a table in Markdown.
 The weights are those at the end of the run: the best ones would be chosen by images that are not protected.
 """
