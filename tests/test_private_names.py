@@ -111,12 +111,6 @@ USES = (
         "the value of a step",
     ),
     Use(
-        "_forward_counter",
-        ("callbacks/privacy/_gradients.py",),
-        "Opacus 1.6",
-        "how many calls of a layer wait for their backward pass",
-    ),
-    Use(
         "_instantiator",
         ("classifier/image_classifier.py", "trust/checkpoints.py"),
         "Lightning 2.6",

@@ -80,8 +80,8 @@ def draw_privacy(
 
     Example:
         >>> figure = draw_privacy({"sigma 1": [PrivatePoint(211, 0.6, 0.70), PrivatePoint(422, 0.8, 0.75)]})
-        >>> [axes.get_xlabel() for axes in figure.axes]
-        ['step', 'epsilon']
+        >>> [axes.get_title() for axes in figure.axes]
+        ['privacy spent', 'accuracy reached with it']
     """
     if not any(runs.values()):
         raise ValueError(f"draw_privacy: no run among {list(runs)} has an epoch with epsilon and accuracy")
@@ -93,10 +93,13 @@ def draw_privacy(
         look = {**style(number), "markersize": 4, "linewidth": 1.6, "label": literal(name)}
         left.plot([p.steps for p in points], [p.epsilon for p in points], **look)
         right.plot([p.epsilon for p in points], [100 * p.accuracy for p in points], **look)
-    left.set_xlabel("step")
-    left.set_ylabel("epsilon")
+    left.set_title("privacy spent")
+    left.set_xlabel("training step (a mark is an epoch's end)")
+    left.set_ylabel("epsilon so far")
+    left.set_xlim(left=0)
     left.set_ylim(bottom=0)
-    right.set_xlabel("epsilon")
+    right.set_title("accuracy reached with it")
+    right.set_xlabel("epsilon so far (less is more private)")
     right.set_ylabel(f"{quantity}, %")
     right.set_xlim(left=0)
     if len(runs) > 1:

@@ -28,6 +28,7 @@ import torch
 from spread import mean_and_spread
 
 from lightning_optreg.cli.main_cli import run
+from lightning_optreg.runs.memory import keep_freed_memory
 
 CONFIG = Path(__file__).parents[2] / "configs/fashion_mnist/private_lenet5.yaml"
 
@@ -35,6 +36,7 @@ CONFIG = Path(__file__).parents[2] / "configs/fashion_mnist/private_lenet5.yaml"
 def trained(epsilon: float | None, seed: int, args: argparse.Namespace) -> dict[str, float]:
     """Train, test and return what was found; without epsilon, without privacy."""
     torch.set_num_threads(1)
+    keep_freed_memory()  # as the program does: gradients of examples come and go, half a gigabyte a step
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     with (

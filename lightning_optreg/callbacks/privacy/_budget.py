@@ -80,22 +80,20 @@ class Budget:
         with _without_harmless_warnings():
             if counting.mechanism() != "prv":
                 return float(counting.get_epsilon(delta=self.delta))
-            error, bound = self._prv_error(history)
-            return bound if error is None else float(counting.get_epsilon(delta=self.delta, eps_error=error))
-
-    def _prv_error(self, history: History) -> tuple[float | None, float]:
-        """Return the error with which PRV takes seconds, None if there is none, and the bound of RDP."""
-        renyi: Any = opacus("accountants", self._owner).RDPAccountant()
-        renyi.history = history
-        # The range of the grid and the distance of its points, as PRV chooses them (Gopi et al. 2021,
-        # remark 5.6), for errors of its default of 0.01 in epsilon and of a thousandth in delta.
-        wide = renyi.get_epsilon(delta=self.delta / 4000) + 3.0
-        steps = sum(count for _, _, count in history)
-        points = 2.0 * wide * math.sqrt(steps * math.log(12_000 / self.delta) / 2.0) / 0.01
-        error = 0.01 * max(1.0, points / _POINTS)
-        bound = float(renyi.get_epsilon(delta=self.delta))
-        # Beyond 700, e to its power overflows.
-        return (error if error <= 0.01 * max(1.0, bound) and wide < 700.0 else None), bound
+            renyi: Any = opacus("accountants", self._owner).RDPAccountant()
+            renyi.history = history
+            # The range of the grid and the distance of its points, as PRV chooses them (Gopi et al. 2021,
+            # remark 5.6), for errors of its default of 0.01 in epsilon and of a thousandth in delta.
+            wide = renyi.get_epsilon(delta=self.delta / 4000) + 3.0
+            steps = sum(count for _, _, count in history)
+            points = 2.0 * wide * math.sqrt(steps * math.log(12_000 / self.delta) / 2.0) / 0.01
+            error = 0.01 * max(1.0, points / _POINTS)
+            if error > 0.01:
+                bound = float(renyi.get_epsilon(delta=self.delta))
+                # Beyond 700, e to its power overflows.
+                if error > 0.01 * bound or wide > 700.0:
+                    return bound
+            return float(counting.get_epsilon(delta=self.delta, eps_error=error))
 
     def noise_for(self, target: float, rate: float, steps: int) -> float:
         """Return the smallest noise multiplier whose steps cost at most a target.

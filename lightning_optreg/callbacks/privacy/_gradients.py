@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_optreg.callbacks.privacy._apart import refuse_mixing
-from lightning_optreg.callbacks.privacy._hooks import hooks_of
+from lightning_optreg.callbacks.privacy._observer import Observer
 from lightning_optreg.callbacks.privacy._opacus import opacus
 
 __all__ = ["PrivateGradients", "Settings"]
@@ -82,7 +82,7 @@ class PrivateGradients:
         self._owner, self._module, self._optimizer = owner, pl_module, optimizer
         self._settings = settings
         self._trained = _trained(pl_module)
-        self._hooks: Any = hooks_of(pl_module, settings.loss_reduction, settings.mode, owner)
+        self._observer = Observer(pl_module, settings.loss_reduction, settings.mode, owner)
         self.dp = opacus("optimizers", owner).get_optimizer_class(
             clipping="per_layer" if settings.per_layer else "flat",
             distributed=settings.distributed,
@@ -106,8 +106,7 @@ class PrivateGradients:
 
         @wraps(step)
         def observed(*args: Any, **kwargs: Any) -> Any:
-            if self._rows != 0:
-                self._hooks.enable_hooks()
+            self._observer.enabled = self._rows != 0
             return step(*args, **kwargs)
 
         # On the instance, until the end of the fit: callbacks have no hook right before the step, and others
@@ -129,16 +128,8 @@ class PrivateGradients:
             rows: Examples in the batch of this process; None: not known.
         """
         self._rows = rows
-        self._hooks.outputs = None if self._apart else []
-        for module in self._module.modules():
-            for name in ("activations", "max_batch_len"):
-                if name in vars(module):
-                    delattr(module, name)
-        # Private in Opacus 1.6, which has no way to forget calls that had no backward pass.
-        for parameter in self._module.parameters():
-            if hasattr(parameter, "_forward_counter"):
-                parameter._forward_counter = 0
-        self._hooks.disable_hooks()
+        self._observer.outputs = None if self._apart else []
+        self._observer.enabled = False
         self.clear()
 
     def check_loss(self, loss: Tensor) -> None:
@@ -147,18 +138,18 @@ class PrivateGradients:
         Args:
             loss: Of the batch, before its backward pass.
         """
-        outputs = [each for each in self._hooks.outputs or () if len(each) == self._rows]
-        self._hooks.outputs = None
+        outputs = [each for each in self._observer.outputs or () if len(each) == self._rows]
+        self._observer.outputs = None
         if self._apart or self._rows is None or self._rows < 2 or not outputs:
             return
-        self._hooks.disable_hooks()
+        self._observer.enabled = False
         refuse_mixing(loss, outputs, self._owner)
-        self._hooks.enable_hooks()
+        self._observer.enabled = True
         self._apart = True
 
     def clear(self) -> None:
         """Forget the gradients of examples."""
-        self._hooks.set_grad_sample_to_none()
+        self._observer.forget()
         for parameter in self._parameters:
             parameter.summed_grad = None  # type: ignore[attr-defined]  # Opacus's
 
@@ -180,14 +171,12 @@ class PrivateGradients:
         self.dp.pre_step()
         if self._settings.distributed:
             self.dp.reduce_gradients()
-        self._hooks.disable_hooks()
+        self._observer.enabled = False
         self.clear()
 
     def _samples(self, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
         """Return the gradients of the batch's examples, zeros for parameters that no example has used."""
         found = [getattr(parameter, "grad_sample", None) for parameter in parameters]
-        if any(isinstance(sample, list) for sample in found):
-            self._refuse("there were two backward passes in a step, so an example would count twice")
         counts = {len(sample) for sample in found if sample is not None}
         count = max(counts, default=0) if self._rows is None else self._rows
         if counts - {count}:
@@ -203,7 +192,7 @@ class PrivateGradients:
                     self._refuse(
                         f"{self._name(parameter)} has a gradient, but its layer was not called, so the "
                         "gradients of single examples are not known; call the layer, not a function with "
-                        "its weights, and without activation checkpointing"
+                        "its weights"
                     )
                 sample = parameter.new_zeros(()).expand(count, *parameter.shape)
             # With mixed precision, norms in bfloat16 would let an example change the sum by too much.
@@ -251,7 +240,7 @@ class PrivateGradients:
         for parameter in self._parameters:
             if hasattr(parameter, "summed_grad"):
                 del parameter.summed_grad
-        self._hooks.cleanup()
+        self._observer.close()
 
 
 def _trained(pl_module: LightningModule) -> list[int]:
