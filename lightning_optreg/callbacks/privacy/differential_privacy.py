@@ -63,9 +63,8 @@ class DifferentialPrivacy(SeededCallback, LetsGo):
     generator is torch's, which is not made for cryptography. Losses and metrics of training have no noise.
     Validation images are not protected, nor is what is chosen by them.
 
-    On a CPU, a step of LeNet-5 takes 2.1 to 2.2 times as long as without. Gradients of single examples
-    need a batch size times the memory of the trained parameters, and at the peak about three times that:
-    387 MB for 61,706 parameters in batches of 512 (scripts/bench/privacy.py).
+    Gradients of single examples need a batch size times the memory of the trained parameters, and more at the
+    peak; docs/privacy.md has figures.
 
     Logs `optreg/differential_privacy/epsilon` at the end of each epoch.
 
@@ -98,10 +97,12 @@ class DifferentialPrivacy(SeededCallback, LetsGo):
             accumulation, an optimizer that compares losses, a gradient scaler (16-mixed), weights in 16 bits,
             several training loaders, a strategy other than one device or DDP, or a callback that mixes or
             chooses images or trains without noise; if target_epsilon needs an end of the run, or no noise is
-            enough; in the first step, if the gradient is not a sum over the batch's examples.
+            enough, or if steps that it continues were made without it; in the first step, if the gradient is
+            not a sum over the batch's examples, or the loss of one depends on others.
 
     Warns:
-        UserWarning: If the training loader does not draw Poisson samples.
+        UserWarning: If the training loader does not draw Poisson samples, or if it can't be checked whether
+            the loss of an example depends on others.
 
     Example:
         >>> from lightning.pytorch import Trainer
