@@ -65,7 +65,7 @@ COMMANDS = (
     ),
     Command(
         "crossval",
-        "train on all folds of the training images but one, in turn, and compare recipes fold by fold",
+        "train on all folds of the images but one, in turn, and compare fold by fold",
         "commands.crossval:main",
     ),
     Command(

@@ -77,6 +77,7 @@ def damage(path: Place) -> str | None:
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> path = Path(tempfile.mkdtemp(), "a.ckpt")
         >>> torch.save({"w": torch.ones(3)}, path)
         >>> damage(path)

@@ -18,7 +18,7 @@ import yaml
 
 from lightning_optreg.cli import processes
 from lightning_optreg.cli.monitors import LOGGED_IN_TEST
-from lightning_optreg.commands import compare as command
+from lightning_optreg.commands import _study
 from lightning_optreg.commands.compare import main
 from lightning_optreg.runs.run_lock import RunLock
 from lightning_optreg.studies import Point, RunRecord, runner, workers
@@ -143,7 +143,7 @@ def test_more_workers_than_cores_are_refused_unless_told(
     study: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(processes, "count_cores", lambda: 2)
-    monkeypatch.setattr(command, "_check", lambda *_: None)
+    monkeypatch.setattr(_study, "_check", lambda *_: None)
     path = write(study, tmp_path)
     assert compare(path, "--workers", "500", "--plan") == 2
     assert capsys.readouterr().err == (
@@ -165,7 +165,7 @@ def test_a_password_is_not_in_the_command_lines_of_the_workers(
     monkeypatch.setattr(workers, "run_processes", run_processes)
     options = ["--config", str(write(study, tmp_path))]
     storage = "postgresql+psycopg://me:secret@host/db"
-    assert workers.run_workers(options, storage, 300.0, 2, StopRequest()) is None
+    assert workers.run_workers("compare", options, storage, 300.0, 2, StopRequest()) is None
     ((words, environment),) = seen
     assert "secret" not in " ".join(words)
     assert storage in environment.values()
