@@ -16,7 +16,7 @@ No other machine's clock is trusted here: a process counts the seconds in which 
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
@@ -109,10 +109,10 @@ class Queue(Generic[Planned]):
         """Enqueue every run that is neither done, being done nor waiting; take back those left behind."""
         with self._locked():
             self._take_back()
-            current = self._current()
+            current, latest = self._current(), self._latest()
             for run in self._planned():
                 if run not in current:
-                    self._enqueue(run)
+                    self._enqueue(run, latest)
 
     @property
     def is_closed(self) -> bool:
@@ -126,12 +126,13 @@ class Queue(Generic[Planned]):
         while not self.is_closed:
             with self._locked():
                 for run in self._take_back():
-                    self._enqueue(run)
+                    self._enqueue(run, self._latest())
                 if not any(trial.state == TrialState.WAITING for trial in self._trials()):
-                    new = self.plan.another(self._latest())
+                    latest = self._latest()
+                    new = self.plan.another(latest)
                     if new is None:
                         return None
-                    self._enqueue(new)
+                    self._enqueue(new, latest)
                 trial = self.patience(self._study.ask)
                 self._mine.add(trial.number)
                 self._note_owner(trial)
@@ -147,9 +148,9 @@ class Queue(Generic[Planned]):
     def _note_owner(self, trial: "Trial") -> None:
         self.patience(lambda: trial.set_user_attr("worker", this_process()._asdict()))
 
-    def _enqueue(self, run: Run) -> None:
+    def _enqueue(self, run: Run, latest: "Mapping[Run, FrozenTrial]") -> None:
         # One that is done again keeps what was chosen for it, since it goes on from its checkpoint.
-        before = self._latest().get(run)
+        before = latest.get(run)
         parameters = before.params if before is not None and before.params else self.plan.parameters(run)
         self.patience(lambda: self._study.enqueue_trial(parameters, {"run": list(run)}))
 
