@@ -1,14 +1,13 @@
 """The plan of a cross-validation: every method on every fold, in several repetitions."""
 
 import json
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from lightning_optreg.studies.plan import Chosen, Plan, Run, is_foreign, merge, put
+from lightning_optreg.studies.plan import FixedPlan, Run, is_foreign, merge, put
 from lightning_optreg.studies.study_file import (
     COMMON,
     check_common,
@@ -20,7 +19,7 @@ from lightning_optreg.studies.study_file import (
 )
 
 if TYPE_CHECKING:  # optuna is imported when a study is run
-    from optuna.trial import FrozenTrial, Trial
+    pass
 
 __all__ = ["Crossval", "read_crossval"]
 
@@ -38,7 +37,7 @@ _DEAL = ("data_dir", "groups", "pool_size", "split_seed", "stratified", "test_fr
 
 
 @dataclass(frozen=True)
-class Crossval(Plan):
+class Crossval(FixedPlan):
     """A cross-validation, as described in its YAML.
 
     A run is `Run(method, fold, repeat)`: it trains on all folds but one, and its score is the validation
@@ -58,6 +57,7 @@ class Crossval(Plan):
     reference: str
 
     @property
+    @override
     def runs(self) -> list[Run]:
         """All runs; fold by fold, so that a study that is stopped early has all methods on some folds."""
         return [
@@ -67,6 +67,7 @@ class Crossval(Plan):
             for method in self.methods
         ]
 
+    @override
     def settings(self, run: Run) -> dict[str, Any]:
         """Return the settings of `fit` for a run."""
         settings = merge(self.base, self.methods[run.method])
@@ -76,12 +77,6 @@ class Crossval(Plan):
         settings["seed_everything"] = run.seed
         settings.setdefault("trainer", {})["max_epochs"] = self.epochs
         return settings
-
-    @property
-    @override
-    def size(self) -> int:
-        """How many runs there are."""
-        return len(self.runs)
 
     @override
     def outline(self) -> str:
@@ -108,23 +103,9 @@ class Crossval(Plan):
         return {f"methods.{method}": self.settings(Run(method, 0.0, 0)) for method in self.methods}
 
     @override
-    def planned(self, found: Iterable[Run]) -> list[Run]:
-        """Return all runs."""
-        return self.runs
-
-    @override
-    def another(self, trials: "Mapping[Run, FrozenTrial]") -> None:
-        """Return None: all runs are known from the start."""
-
-    @override
     def parameters(self, run: Run) -> dict[str, Any]:
         """Return the run, for those who look at the storage with Optuna's tools."""
         return {"method": run.method, "fold": int(run.value), "repeat": run.seed}
-
-    @override
-    def choose(self, run: Run, trial: "Trial") -> Chosen:
-        """Return the settings of `fit` for a run."""
-        return Chosen(self.settings(run), self.describe(run))
 
 
 def read_crossval(path: Path) -> Crossval:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # optuna is imported when a study is run
     from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial, Trial
 
-__all__ = ["Chosen", "Plan", "Run", "StudyPlan", "folder_name", "is_foreign", "merge", "put"]
+__all__ = ["Chosen", "FixedPlan", "Plan", "Run", "StudyPlan", "folder_name", "is_foreign", "merge", "put"]
 
 
 class Run(NamedTuple):
@@ -132,6 +132,40 @@ class Plan(ABC):
         return None
 
 
+@dataclass(frozen=True)
+class FixedPlan(Plan):
+    """A study whose runs and their settings are all known from the start: Optuna only keeps the queue."""
+
+    @property
+    @abstractmethod
+    def runs(self) -> list[Run]:
+        """All runs, in the order in which they are done."""
+
+    @abstractmethod
+    def settings(self, run: Run) -> dict[str, Any]:
+        """Return the settings of `fit` for a run."""
+
+    @property
+    @override
+    def size(self) -> int:
+        """How many runs there are."""
+        return len(self.runs)
+
+    @override
+    def planned(self, found: Iterable[Run]) -> list[Run]:
+        """Return all runs."""
+        return self.runs
+
+    @override
+    def another(self, trials: "Mapping[Run, FrozenTrial]") -> None:
+        """Return None: no run is added."""
+
+    @override
+    def choose(self, run: Run, trial: "Trial") -> Chosen:
+        """Return the settings of `fit` for a run."""
+        return Chosen(self.settings(run), self.describe(run))
+
+
 def folder_name(method: str) -> str:
     """Return a method's label as the name of a folder.
 
@@ -144,7 +178,7 @@ def folder_name(method: str) -> str:
 
 
 @dataclass(frozen=True)
-class StudyPlan(Plan):
+class StudyPlan(FixedPlan):
     """A comparison of methods, as described in its YAML.
 
     Attributes:
@@ -175,6 +209,7 @@ class StudyPlan(Plan):
         return f"{run.method}{value}, seed {run.seed}"
 
     @property
+    @override
     def runs(self) -> list[Run]:
         """All runs, those of the first seed first, so that a study that is stopped early has all methods."""
         return [
@@ -184,6 +219,7 @@ class StudyPlan(Plan):
             for value in values
         ]
 
+    @override
     def settings(self, run: Run) -> dict[str, Any]:
         """Return the settings of `fit` for a run."""
         settings = merge(self.base, self.methods[run.method])
@@ -199,35 +235,15 @@ class StudyPlan(Plan):
         return settings
 
     @override
-    def planned(self, found: Iterable[Run]) -> list[Run]:
-        """Return all runs."""
-        return self.runs
-
-    @override
-    def another(self, trials: "Mapping[Run, FrozenTrial]") -> None:
-        """Return None: all runs are known from the start."""
-
-    @override
     def parameters(self, run: Run) -> dict[str, Any]:
         """Return the run itself, for those who look at the storage with Optuna's tools."""
         return run._asdict()
-
-    @override
-    def choose(self, run: Run, trial: "Trial") -> Chosen:
-        """Return the settings of `fit` for a run."""
-        return Chosen(self.settings(run), self.describe(run))
 
     @override
     def rehearsals(self) -> dict[str, dict[str, Any]]:
         """Return the settings of one run of each method."""
         firsts = {method: Run(method, values[0], self.seeds[0]) for method, values in self.values.items()}
         return {f"methods.{method}": self.settings(run) for method, run in firsts.items()}
-
-    @property
-    @override
-    def size(self) -> int:
-        """How many runs there are."""
-        return len(self.runs)
 
     @override
     def outline(self) -> str:
