@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from lightning_optreg.cli.option_parser import OptionParser, UsageError
 from lightning_optreg.places import Place, UrlPath, check_place, place_of
 from lightning_optreg.studies.access import StorageUnavailableError
 from lightning_optreg.studies.plan import Plan
+from lightning_optreg.studies.records import Unfinished
 from lightning_optreg.studies.stop import Stopped, StopRequest, stop_with_parent
 from lightning_optreg.studies.workers import STORAGE, UNAVAILABLE, Broken, default_workers, run_workers
 from lightning_optreg.trust import add_allow, add_safe, trust_options
@@ -23,12 +24,17 @@ from lightning_optreg.trust import add_allow, add_safe, trust_options
 if TYPE_CHECKING:
     from lightning_optreg.studies.run_queue import Queue
 
-__all__ = ["StudyCommand", "print_table"]
+__all__ = ["StudyCommand"]
 
 _NONE_ENDED = "report: no run has ended yet"
 
 Planned = TypeVar("Planned", bound=Plan)
-Result = TypeVar("Result")
+Result = TypeVar("Result", bound="_Result")
+
+
+class _Result(Protocol):
+    @property
+    def unfinished(self) -> Sequence[Unfinished]: ...
 
 
 @dataclass(frozen=True)
@@ -40,17 +46,16 @@ class StudyCommand(Generic[Planned, Result]):
         description: What `--help` says of it.
         read: Reads the plan from the study's YAML.
         collect: Returns the result of the runs so far, of which at least one has ended.
-        report: Writes the report of a result into a folder, and prints what matters; returns whether the
-            study is complete.
-        hint: Returns what to say before the first run; empty for nothing.
+        report: Writes the report of a result into a folder, and prints what matters; returns its files.
+        hint: Returns what to say before the first run; empty for nothing. Default: nothing.
     """
 
     name: str
     description: str
     read: Callable[[Path], Planned]
     collect: Callable[["Queue[Planned]"], Result]
-    report: Callable[[Result, Place], bool]
-    hint: Callable[[Planned], str]
+    report: Callable[[Result, Place], Sequence[Place]]
+    hint: Callable[[Planned], str] = lambda plan: ""
 
     def main(self, argv: Sequence[str] | None = None) -> int:
         """Run the command; return its exit status.
@@ -173,7 +178,7 @@ class StudyCommand(Generic[Planned, Result]):
             if broken is None:
                 if not queue.records():
                     raise ValueError(_NONE_ENDED)
-                return 0 if self.report(self.collect(queue), folder) else 1
+                return self._report(self.collect(queue), folder)
             return self._report_broken(queue, broken, folder)
 
     def _report_broken(self, queue: "Queue[Planned]", broken: Broken, folder: Place) -> int:
@@ -185,11 +190,20 @@ class StudyCommand(Generic[Planned, Result]):
             result, all_done = None, False
         if result is not None and all_done:
             print(f"{broken.how}; the others have done their runs", file=sys.stderr)
-            return 0 if self.report(result, folder) else 1
+            return self._report(result, folder)
         print(f"error: {broken.how}; the same command goes on where they stopped", file=sys.stderr)
         if result is not None:
-            self.report(result, folder)
+            self._report(result, folder)
         return broken.status
+
+    def _report(self, result: Result, folder: Place) -> int:
+        """Write the report; return the exit status: whether every run has a result."""
+        for path in self.report(result, folder):
+            print(path)
+        for run in result.unfinished:
+            if run.state == "failed":
+                print(f"failed: {run.run}: {run.reason}", file=sys.stderr)
+        return 1 if result.unfinished else 0
 
     def _do_runs(
         self,
@@ -223,13 +237,6 @@ class StudyCommand(Generic[Planned, Result]):
         if broken is None:
             print(f"{len(queue.records()) - done} runs in {time.perf_counter() - start:.0f} s")
         return broken
-
-
-def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Print rows of text in columns."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _nothing() -> None:

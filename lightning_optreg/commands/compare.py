@@ -1,6 +1,5 @@
 """`compare`: run methods on one problem, tuned alike, and draw how they compare."""
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -44,7 +43,7 @@ def _hint(plan: StudyPlan) -> str:
     return "fewer than 3 seeds: the intervals will say little" if len(plan.seeds) < 3 else ""
 
 
-def _report(result: StudyResult, folder: Place) -> bool:
+def _report(result: StudyResult, folder: Place) -> list[Place]:
     from lightning_optreg.studies.report import write_report
     from lightning_optreg.studies.summary import notice, summarize, unfinished_lines
     from lightning_optreg.studies.tables import format_table
@@ -54,12 +53,7 @@ def _report(result: StudyResult, folder: Place) -> bool:
         print("\n".join([said, *unfinished_lines(result)]))
     paths = write_report(result, folder)
     print(format_table(summarize(result)))
-    for path in paths:
-        print(path)
-    for run in result.unfinished:
-        if run.state == "failed":
-            print(f"failed: {run.run}: {run.reason}", file=sys.stderr)
-    return not said
+    return paths
 
 
 _COMMAND = StudyCommand(

@@ -1,12 +1,12 @@
 """`crossval`: train a recipe, or several, on all folds but one, in turn."""
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lightning_optreg.commands._study import StudyCommand, print_table
+from lightning_optreg.commands._study import StudyCommand
 from lightning_optreg.places import Place
 from lightning_optreg.studies.crossval import Crossval, read_crossval
+from lightning_optreg.studies.layout import in_columns
 
 if TYPE_CHECKING:
     from lightning_optreg.studies.crossval_report import CrossvalResult
@@ -39,11 +39,7 @@ def _collect(queue: "Queue[Crossval]") -> "CrossvalResult":
     return collect_crossval(queue)
 
 
-def _hint(plan: Crossval) -> str:
-    return ""
-
-
-def _report(result: "CrossvalResult", folder: Place) -> bool:
+def _report(result: "CrossvalResult", folder: Place) -> list[Place]:
     from lightning_optreg.studies.crossval_report import (
         crossval_notes,
         crossval_table,
@@ -51,15 +47,10 @@ def _report(result: "CrossvalResult", folder: Place) -> bool:
     )
 
     paths = write_crossval_report(result, folder)
-    print_table(crossval_table(result))
+    print(in_columns(crossval_table(result)))
     for note in crossval_notes(result):
         print(f"note: {note}")
-    for path in paths:
-        print(path)
-    for run in result.unfinished:
-        if run.state == "failed":
-            print(f"failed: {run.run}: {run.reason}", file=sys.stderr)
-    return not result.unfinished
+    return paths
 
 
 _COMMAND = StudyCommand(
@@ -70,5 +61,4 @@ _COMMAND = StudyCommand(
     read_crossval,
     _collect,
     _report,
-    _hint,
 )

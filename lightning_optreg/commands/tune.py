@@ -1,11 +1,11 @@
 """`tune`: search for the settings of a recipe that work best."""
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lightning_optreg.commands._study import StudyCommand, print_table
+from lightning_optreg.commands._study import StudyCommand
 from lightning_optreg.places import Place
+from lightning_optreg.studies.layout import in_columns
 from lightning_optreg.studies.search import Search
 from lightning_optreg.studies.search_file import read_search
 
@@ -40,23 +40,14 @@ def _collect(queue: "Queue[Search]") -> "SearchResult":
     return collect_search(queue)
 
 
-def _hint(plan: Search) -> str:
-    return ""
-
-
-def _report(result: "SearchResult", folder: Place) -> bool:
+def _report(result: "SearchResult", folder: Place) -> list[Place]:
     from lightning_optreg.studies.search_report import best_rows, search_notes, write_search_report
 
     paths = write_search_report(result, folder)
-    print_table(best_rows(result))
+    print(in_columns(best_rows(result)))
     for note in search_notes(result):
         print(f"note: {note}")
-    for path in paths:
-        print(path)
-    for run in result.unfinished:
-        if run.state == "failed":
-            print(f"failed: {run.run}: {run.reason}", file=sys.stderr)
-    return not result.unfinished
+    return paths
 
 
 _COMMAND = StudyCommand(
@@ -67,5 +58,4 @@ _COMMAND = StudyCommand(
     read_search,
     _collect,
     _report,
-    _hint,
 )

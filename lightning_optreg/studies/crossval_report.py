@@ -1,16 +1,14 @@
 """The report of a cross-validation: a table, the scores fold by fold, a picture, and one page."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lightning_optreg.figures.folds import draw_folds
 from lightning_optreg.figures.study import style
-from lightning_optreg.files import replacing
 from lightning_optreg.places import Place
 from lightning_optreg.studies.crossval import Crossval
 from lightning_optreg.studies.direction import better
+from lightning_optreg.studies.layout import in_csv, in_markdown, write_files
 from lightning_optreg.studies.records import RunRecord, Unfinished
 from lightning_optreg.studies.resampled import Resampled, resampled
 from lightning_optreg.studies.run_queue import Queue
@@ -142,20 +140,14 @@ def write_crossval_report(result: CrossvalResult, folder: Place) -> list[Place]:
     Returns:
         The files.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    table = crossval_table(result)
+    table, plan = crossval_table(result), result.plan
+    notes = [f"{note}." for note in crossval_notes(result)]
     texts = {
         "report.html": _page(result, table),
-        "table.md": _markdown(table, crossval_notes(result)),
-        "table.csv": _csv(table),
-        "scores.csv": _csv(_scores(result)),
+        "table.md": "\n\n".join([*notes, "\n".join(in_markdown(table))]) + "\n",
+        "table.csv": in_csv(table),
+        "scores.csv": in_csv(_scores(result)),
     }
-    written = []
-    for name, text in texts.items():
-        with replacing(folder / name) as path:
-            path.write_text(text, encoding="utf-8", errors="replace")
-        written.append(folder / name)
-    plan = result.plan
     scores = {method: result.scores(method) for method in plan.methods}
     figure = draw_folds(
         scores,
@@ -164,11 +156,7 @@ def write_crossval_report(result: CrossvalResult, folder: Place) -> list[Place]:
         plan.metric,
         plan.reference,
     )
-    for suffix in ("png", "svg"):
-        with replacing(folder / f"folds.{suffix}") as path:
-            figure.savefig(path, dpi=150)
-        written.append(folder / f"folds.{suffix}")
-    return written
+    return write_files(folder, texts, {"folds": figure})
 
 
 def _differences(result: CrossvalResult) -> dict[str, tuple[list[float], tuple[float, float] | None]]:
@@ -188,19 +176,6 @@ def _scores(result: CrossvalResult) -> list[list[str]]:
         numbers = ["" if number is None else f"{number:.6g}" for number in (value, test)]
         rows.append([record.method, str(record.seed), f"{record.value:g}", *numbers, record.status])
     return rows
-
-
-def _csv(rows: Sequence[Sequence[str]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
-
-
-def _markdown(rows: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
-    header, *body = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    lines = [" | ".join(header), " | ".join("---" for _ in header), *(" | ".join(row) for row in body)]
-    table = "\n".join(f"| {line} |" for line in lines)
-    return "\n\n".join([*(f"{note}." for note in notes), table]) + "\n"
 
 
 def _page(result: CrossvalResult, table: Sequence[Sequence[str]]) -> str:

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from lightning_optreg.figures.ranking import draw_ranking
 from lightning_optreg.figures.study import Band, draw_bands, draw_sensitivity
-from lightning_optreg.files import replacing
 from lightning_optreg.places import Place
+from lightning_optreg.studies.layout import write_files
 from lightning_optreg.studies.page import render_page
 from lightning_optreg.studies.records import RunRecord, StudyResult
 from lightning_optreg.studies.summary import Summary, expected_best, final, notice, summarize
@@ -27,7 +27,6 @@ def write_report(result: StudyResult, folder: Place) -> list[Place]:
     Returns:
         The files.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     summary = summarize(result)
     panels = curves(result, summary)
     bands, lost = sensitivity(result, summary)
@@ -53,19 +52,10 @@ def write_report(result: StudyResult, folder: Place) -> list[Place]:
         "table.md": table_markdown(summary, notice(result)),
         "table.csv": table_csv(summary),
     }
-    written = []
-    for name, text in texts.items():
-        with replacing(folder / name) as path:
-            path.write_text(text, encoding="utf-8", errors="replace")
-        written.append(folder / name)
-    for name, figure in pictures.items():
-        if said := notice(result):  # also where the picture is shown without the page
+    if said := notice(result):  # also where the picture is shown without the page
+        for figure in pictures.values():
             figure.supxlabel(said, x=0.005, ha="left", size="x-small", color="firebrick")
-        for suffix in ("png", "svg"):
-            with replacing(folder / f"{name}.{suffix}") as path:
-                figure.savefig(path, dpi=150)
-            written.append(folder / f"{name}.{suffix}")
-    return written
+    return write_files(folder, texts, pictures)
 
 
 def curves(result: StudyResult, summary: Summary) -> dict[tuple[str, str], dict[str, Band]]:

@@ -1,7 +1,5 @@
 """The report of a tuning study: a table, the best settings as a recipe, and one page of pictures."""
 
-import csv
-import io
 import json
 import warnings
 from collections.abc import Callable, Sequence
@@ -9,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from lightning_optreg.files import replacing
 from lightning_optreg.places import Place
+from lightning_optreg.studies.layout import in_csv, write_files
 from lightning_optreg.studies.search_result import SearchResult, Tried, short_names
 from lightning_optreg.studies.template import render
 
@@ -30,17 +28,11 @@ def write_search_report(result: SearchResult, folder: Place) -> list[Place]:
     Returns:
         The files.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     header, *rows = search_table(result)
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    texts = {"report.html": _page(result, header, rows), "trials.csv": text.getvalue()}
+    texts = {"report.html": _page(result, header, rows), "trials.csv": in_csv([header, *rows])}
     if result.best is not None:
         texts["best.yaml"] = best_yaml(result, result.best)
-    for name, content in texts.items():
-        with replacing(folder / name) as path:
-            path.write_text(content, encoding="utf-8", errors="replace")
-    return [folder / name for name in texts]
+    return write_files(folder, texts)
 
 
 def best_yaml(result: SearchResult, best: Tried) -> str:

@@ -1,10 +1,8 @@
 """The table of a study's methods: for a console, in Markdown and as CSV."""
 
-import csv
-import html
-import io
 from statistics import mean, median
 
+from lightning_optreg.studies.layout import in_columns, in_csv, in_markdown, markdown_cell
 from lightning_optreg.studies.summary import MethodSummary, Summary
 
 __all__ = ["NOTE", "format_table", "notes_of", "table_cells", "table_csv", "table_markdown"]
@@ -80,12 +78,7 @@ def format_table(summary: Summary) -> str:
     Args:
         summary: What `summarize` made.
     """
-    rows = table_cells(summary)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
-    return "\n".join([*lines, *notes_of(summary)])
+    return "\n".join([in_columns(table_cells(summary)), *notes_of(summary)])
 
 
 def table_markdown(summary: Summary, first: str = "") -> str:
@@ -95,28 +88,20 @@ def table_markdown(summary: Summary, first: str = "") -> str:
         summary: What `summarize` made.
         first: A notice in front of it, such as that the study is incomplete. Default: none.
     """
-    header, *rows = [[_for_markdown(cell) for cell in row] for row in table_cells(summary)]
-    lines = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
+    lines = in_markdown(table_cells(summary))
     for note in notes_of(summary):
         lines += ["", note.replace("*", "\\*", 1)]
     if first:
-        lines = [f"**{_for_markdown(first)}**", "", *lines]
+        lines = [f"**{markdown_cell(first)}**", "", *lines]
     return "\n".join(lines) + "\n"
-
-
-def _for_markdown(cell: str) -> str:
-    """A cell's text without tags, which Markdown would take for HTML."""
-    return " ".join(html.escape(cell, quote=False).replace("|", "\\|").split())
 
 
 def table_csv(summary: Summary) -> str:
     """Write the table as CSV, with unrounded numbers."""
-    file = io.StringIO()
     names = [field for field in MethodSummary.__dataclass_fields__ if field not in _PAIRS]
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([*names, "mean", "median", "best", "low", "high", "difference_low", "difference_high"])
+    rows = [[*names, "mean", "median", "best", "low", "high", "difference_low", "difference_high"]]
     for row in summary.methods:
         numbers = (mean(row.test), median(row.test), max(row.test)) if row.test else ("", "", "")
         pairs = (*(row.interval or ("", "")), *(row.difference_interval or ("", "")))
-        writer.writerow([*(getattr(row, name) for name in names), *numbers, *pairs])
-    return file.getvalue()
+        rows.append([*(getattr(row, name) for name in names), *numbers, *pairs])
+    return in_csv(rows)
