@@ -22,6 +22,7 @@ from lightning_optreg.callbacks.resume.signals.launched import pass_on_sigterm
 from lightning_optreg.classifier import ImageClassifier
 from lightning_optreg.cli.added_callbacks import prediction_writer, without_validation
 from lightning_optreg.cli.checkpoint_checks import check_training_state, check_weights, say_differences
+from lightning_optreg.cli.expected_warnings import without_expected_warnings
 from lightning_optreg.cli.given import mentions, names_class, options
 from lightning_optreg.cli.keep_others import KeepOthers
 from lightning_optreg.cli.links import LINKED, settle_links
@@ -274,13 +275,7 @@ def run(argv: list[str], callbacks: Sequence[Callback] = ()) -> CLI:
     argv, trust = split_options(argv)
     if trust is not None:
         check_command(argv, trust)
-    with warnings.catch_warnings():
-        # said of Python 3.11's pytree by torch 2.14 to Lightning 2.6, which calls it
-        warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
-        # Lightning 2.6 calls methods that jsonargparse 4.53 deprecates
-        warnings.filterwarnings("ignore", message=r"\s*(By default only one Json|``ArgumentParser|skip_none)")
-        # Lightning compares with sys.argv, which the caller has read already
-        warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
+    with without_expected_warnings():
         # so it is meant: a resumed run goes on in its folder
         warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
         # ImageClassifier's configure_model compiles the network and shards nothing

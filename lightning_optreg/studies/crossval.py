@@ -14,6 +14,7 @@ from lightning_optreg.studies.study_file import (
     check_devices,
     check_labels,
     check_metrics,
+    common_fields,
     merged_base,
     read_study,
 )
@@ -153,8 +154,7 @@ def _checked(settings: dict[str, Any], path: Path) -> Crossval:
     if not isinstance(base.get("data"), dict):
         raise ValueError("base: must have data with a class_path, got none")
     return Crossval(
-        **{key: settings[key] for key in COMMON if key != "base"},
-        base=base,
+        **common_fields(settings, base),
         methods=methods,
         folds=settings["folds"],
         repeats=settings["repeats"],

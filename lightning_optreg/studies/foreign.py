@@ -4,7 +4,6 @@ A study whose `model` has a `class_path` names such a module. There is no `optim
 it: what its `configure_optimizers` uses are arguments of the module.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_optreg.callbacks import ExactResume
+from lightning_optreg.cli.expected_warnings import without_expected_warnings
 from lightning_optreg.loggers import RunCSVLogger
 from lightning_optreg.places import Place, local_copy
 from lightning_optreg.trainer.queries import callbacks_of
@@ -107,11 +107,7 @@ def _command_line(
     _, trust = split_options(["fit", *trusted])
     if trust is not None:
         check_values(dict(settings), trust=trust, what=f"config file {str(configuration)!r}", groups={})
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
-        # Lightning 2.6 calls methods that jsonargparse 4.53 deprecates
-        warnings.filterwarnings("ignore", message=r"\s*(By default only one Json|``ArgumentParser|skip_none)")
-        warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
+    with without_expected_warnings():
         return LightningCLI(
             LightningModule,
             LightningDataModule,

@@ -11,6 +11,7 @@ from lightning_optreg.studies.study_file import (
     check_devices,
     check_labels,
     check_metrics,
+    common_fields,
     merged_base,
     read_study,
 )
@@ -84,21 +85,14 @@ def _checked(settings: dict[str, Any], path: Path) -> StudyPlan:
         )
     check_metrics(settings, [base, *methods.values()])
     return StudyPlan(
-        name=settings["name"],
-        title=settings["title"],
-        base=base,
+        **common_fields(settings, base),
         methods=methods,
         tune=tune,
         tuned=settings["tuned"],
         values=values,
         seeds=tuple(seeds),
-        epochs=settings["epochs"],
-        metric=settings["metric"],
-        mode=settings["mode"],
-        test_metric=settings["test_metric"],
         target=settings["target"],
         reference=settings["reference"],
-        diverged_above=settings["diverged_above"],
     )
 
 

@@ -13,6 +13,7 @@ from lightning_optreg.studies.study_file import (
     check_common,
     check_devices,
     check_metrics,
+    common_fields,
     merged_base,
     read_study,
 )
@@ -72,8 +73,7 @@ def _checked(settings: dict[str, Any], path: Path) -> Search:
     if grid is None and all(settings[limit] is None for limit in ("trials", "total_epochs", "minutes")):
         raise ValueError("trials: missing; or give total_epochs or minutes")
     plan = Search(
-        **{key: settings[key] for key in COMMON if key != "base"},
-        base=base,
+        **common_fields(settings, base),
         space=space,
         first=first,
         grid=grid,

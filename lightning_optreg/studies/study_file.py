@@ -18,6 +18,7 @@ __all__ = [
     "check_devices",
     "check_labels",
     "check_metrics",
+    "common_fields",
     "merged_base",
     "read_study",
 ]
@@ -40,6 +41,16 @@ COMMON: Keys = {
 _PLAIN_KINDS = {str: "text", list: "a list", dict: "a mapping", int: "a whole number", bool: "true or false"}
 
 Made = TypeVar("Made")
+
+
+def common_fields(settings: Mapping[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments that every kind of `Plan` takes.
+
+    Args:
+        settings: The study's settings, checked.
+        base: Its base, merged.
+    """
+    return {**{key: settings[key] for key in COMMON}, "base": base}
 
 
 def read_study(

@@ -248,7 +248,7 @@ def test_a_browser_draws_the_page(tmp_path: Path) -> None:
     dom = browse(page, tmp_path / "profile")
     dom = dom[: dom.index("<script>")]
     panels = re.findall(r'<figure id="panel\d".*?</figure>', dom, re.S)
-    assert len(panels) == 6
+    assert len(panels) == 7  # the last but one: what tuning costs
     for panel in panels[:-1]:
         assert len(re.findall(r'class="js-line"', panel)) == 2 * len(METHODS)  # a band and a line each
     assert len(re.findall(r'class="point"', panels[-1])) == 4 * len(METHODS)  # three runs and their mean
