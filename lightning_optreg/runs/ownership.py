@@ -12,7 +12,12 @@ import subprocess
 import uuid
 from typing import Any, NamedTuple
 
-__all__ = ["Owner", "this_process"]
+__all__ = ["LEASE", "SIGN_EVERY", "Owner", "this_process"]
+
+LEASE = 60.0
+"""Seconds without a sign of life after which a process that can't be looked up is taken for dead."""
+SIGN_EVERY = 10.0
+"""Seconds between two signs of life."""
 
 
 class Owner(NamedTuple):

@@ -10,15 +10,11 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_optreg.places import UrlPath
-from lightning_optreg.runs.ownership import Owner, this_process
+from lightning_optreg.runs.ownership import LEASE, SIGN_EVERY, Owner, this_process
 from lightning_optreg.runs.run_lock import LOCK_FILE, RunInUseError
 
-__all__ = ["LEASE", "SIGN_EVERY", "RunLease", "claim"]
+__all__ = ["RunLease", "claim"]
 
-LEASE = 60.0
-"""Seconds without a sign of life after which the note of a process on another machine counts for nothing."""
-SIGN_EVERY = 10.0
-"""Seconds between two signs of life."""
 _LOOK_EVERY = 2.0
 _SETTLE = 3.0  # seconds in which another process that takes the same note over would have written
 

@@ -6,12 +6,9 @@ from collections.abc import Callable
 
 from typing_extensions import Self
 
-__all__ = ["LEASE", "SIGN_EVERY", "RunLostError", "Sight", "SignsOfLife"]
+from lightning_optreg.runs.ownership import LEASE, SIGN_EVERY
 
-LEASE = 60.0
-"""Seconds without a sign of life after which a run is given to another process."""
-SIGN_EVERY = 10.0
-"""Seconds between two signs of life."""
+__all__ = ["RunLostError", "Sight", "SignsOfLife"]
 
 
 class RunLostError(RuntimeError):

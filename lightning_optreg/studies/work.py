@@ -8,12 +8,13 @@ from typing import Any
 
 from lightning_optreg._nearest import nearest
 from lightning_optreg.places import Place
+from lightning_optreg.runs.ownership import SIGN_EVERY
 from lightning_optreg.runs.run_lock import RunInUseError
 from lightning_optreg.studies.pruning import TrialPruning
 from lightning_optreg.studies.records import RunRecord
 from lightning_optreg.studies.run_queue import Claim, Queue
 from lightning_optreg.studies.runner import do_run
-from lightning_optreg.studies.signs_of_life import SIGN_EVERY, RunLostError, SignsOfLife
+from lightning_optreg.studies.signs_of_life import RunLostError, SignsOfLife
 from lightning_optreg.studies.stop import StopRequest
 
 __all__ = ["work"]
