@@ -16,6 +16,8 @@ common = pytest.importorskip(
     reason="torch.testing._internal.common_optimizers does not import here",
     exc_type=ImportError,
 )
+# Its import forbids the whole process to set the flags of torch.backends, as Trainer(benchmark=True) does.
+torch.backends.flags_frozen.__globals__["__allow_nonbracketed_mutation_flag"] = True
 
 THEIRS = ("SGD", "Adam", "Adagrad", "RMSprop", "Adadelta", "Adamax", "NAdam")
 

@@ -13,12 +13,27 @@ from lightning_optreg.callbacks.privacy._opacus import opacus
 __all__ = ["Observer"]
 
 
+def _of_words(layer: nn.Embedding, inputs: list[Tensor], gradient: Tensor) -> dict[Tensor, Tensor]:
+    """Return the gradients of single examples of an embedding's weights.
+
+    Opacus 1.6 changes the global flag `cudnn.deterministic` for it, and leaves it changed after an empty
+    batch; and it trains the padding.
+    """
+    words = inputs[0]
+    if layer.padding_idx is not None:
+        gradient = gradient.masked_fill((words == layer.padding_idx).unsqueeze(-1), 0.0)
+    rows = words.unsqueeze(-1).flatten(1).unsqueeze(-1).expand(-1, -1, layer.embedding_dim)
+    found = gradient.new_zeros(len(words), *layer.weight.shape)
+    return {layer.weight: found.scatter_add_(1, rows, gradient.reshape_as(rows))}
+
+
 class Observer:
     """Leaves in `grad_sample` of each trained parameter its gradients of single examples, (n, ...).
 
-    The formula for each kind of layer is Opacus's. Its hooks are not used: Opacus 1.6 registers full backward
-    hooks, with which torch gives the next layer a view that it can't change in place, as ReLU(inplace=True)
-    does; and it copies the gradients of each layer. The hook of an output itself gets the same gradient.
+    The formula for each kind of layer is Opacus's, but for embeddings. Its hooks are not used: Opacus 1.6
+    registers full backward hooks, with which torch gives the next layer a view that it can't change in place,
+    as ReLU(inplace=True) does; and it copies the gradients of each layer. The hook of an output itself gets
+    the same gradient.
 
     Args:
         pl_module: The module, in training.
@@ -38,7 +53,8 @@ class Observer:
         self.outputs: list[Tensor] | None = None
         """Of the observed calls, in a step where they are asked for."""
         self._module, self._mean, self._owner = pl_module, loss_reduction == "mean", owner
-        self._known: Any = opacus("grad_sample", owner).GradSampleHooks.GRAD_SAMPLERS
+        samplers = opacus("grad_sample", owner).GradSampleHooks.GRAD_SAMPLERS
+        self._known: Any = {**samplers, nn.Embedding: _of_words}
         layers: Any = opacus("layers", owner)
         self._recurrent = (layers.DPRNN, layers.DPLSTM, layers.DPGRU)
         functorch: Any = opacus("grad_sample.functorch", owner)
@@ -90,8 +106,6 @@ class Observer:
         # Opacus's recurrent layers have calls with fewer rows, for the steps that only long sequences have.
         rows: Any = getattr(layer, "max_batch_len", len(inputs[-1]))
         gradient = gradient.detach() * rows if self._mean else gradient.detach()
-        if isinstance(layer, nn.Embedding) and layer.padding_idx is not None:  # Opacus 1.6 trains it
-            gradient = gradient.masked_fill((inputs[0] == layer.padding_idx).unsqueeze(-1), 0.0)
         sampler = self._by_functorch if layer in self._prepared else self._known[type(layer)]
         # Opacus 1.6 unfolds images as if they were in the usual layout: in channels_last, gradients would be
         # wrong.

@@ -118,9 +118,11 @@ class Words(Small):
 
 @pytest.mark.filterwarnings("ignore:In CPU autocast")  # of Opacus 1.6, with functorch
 @MODES
-def test_padding_is_not_trained(mode: Any) -> None:
-    """Opacus 1.6 alone trains it."""
-    assert_a_step_is_that_of_sgd(Words, mode)
+def test_padding_is_not_trained(mode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opacus 1.6 alone trains it, and changes a global flag, which torch allows to forbid."""
+    with monkeypatch.context() as patch:
+        patch.setitem(torch.backends.flags_frozen.__globals__, "__allow_nonbracketed_mutation_flag", False)
+        assert_a_step_is_that_of_sgd(Words, mode)
 
 
 # ---- examples that meet ------------------------------------------------------------------------------------
