@@ -15,7 +15,6 @@ import os
 import statistics
 import time
 import warnings
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing import get_context
 from pathlib import Path
@@ -77,13 +76,14 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2, help="of one thread each")
     args = parser.parse_args()
     print("| epsilon | test accuracy, % | epsilon spent | seconds a run |\n|---|---|---|---|", flush=True)
-    with ProcessPoolExecutor(args.processes, get_context("spawn")) as pool:
-        futures = {
-            epsilon: [pool.submit(trained, epsilon, seed, args) for seed in range(1, args.seeds + 1)]
+    # A process for each run: the memory that one has freed does not fit the next, so it would grow.
+    with get_context("spawn").Pool(args.processes, maxtasksperchild=1) as pool:
+        results = {
+            epsilon: [pool.apply_async(trained, (epsilon, seed, args)) for seed in range(1, args.seeds + 1)]
             for epsilon in (*args.epsilons, None)
         }
-        for epsilon, runs in futures.items():
-            found = [each.result() for each in runs]
+        for epsilon, runs in results.items():
+            found = [each.get() for each in runs]
             accuracy = mean_and_spread([each["accuracy"] for each in found])
             name = "not private" if epsilon is None else f"{epsilon:g}"
             seconds = statistics.mean(each["seconds"] for each in found)

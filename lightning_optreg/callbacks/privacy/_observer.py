@@ -10,14 +10,68 @@ from torch import Tensor, nn
 
 from lightning_optreg.callbacks.privacy._opacus import opacus
 
-__all__ = ["Observer"]
+__all__ = ["LinearSampler", "Observer"]
 
 
-def _of_words(layer: nn.Embedding, inputs: list[Tensor], gradient: Tensor) -> dict[Tensor, Tensor]:
+class LinearSampler:
+    """Computes the gradients of a linear layer's examples in memory that each step uses again.
+
+    The samples of weights are most of what a private step needs. To ask the system for as much memory in each
+    step takes about as long as the step itself; and blocks that differ in size, as Poisson samples do, leave
+    holes that later ones do not fit into, so that the process grows.
+
+    Shape:
+        - Inputs: (n, ..., in_features), and the gradient (n, ..., out_features).
+        - Samples: (n, out_features, in_features) and (n, out_features).
+    """
+
+    def __init__(self) -> None:
+        self._memory: dict[Tensor, Tensor] = {}
+
+    def __call__(self, layer: nn.Linear, inputs: list[Tensor], gradient: Tensor) -> dict[Tensor, Tensor]:
+        """Return the samples of both parameters.
+
+        Args:
+            layer: The layer.
+            inputs: Its one input.
+            gradient: Of the loss by its output.
+        """
+        n, found = len(gradient), dict[Tensor, Tensor]()
+        gradients = gradient.unsqueeze(1).flatten(1, -2)
+        if layer.weight.requires_grad:
+            x = inputs[0].to(gradient.dtype).unsqueeze(1).flatten(1, -2)
+            out = self._room(layer.weight, n, gradient)
+            if gradients.shape[1] == 1:
+                torch.mul(gradients.mT, x, out=out)
+            else:
+                torch.bmm(gradients.mT, x, out=out)
+            found[layer.weight] = out
+        if layer.bias is not None and layer.bias.requires_grad:
+            found[layer.bias] = gradients.sum(1)
+        return found
+
+    def _room(self, weight: Tensor, n: int, like: Tensor) -> Tensor:
+        if hasattr(weight, "grad_sample"):  # of an earlier call in this step
+            return like.new_empty(n, *weight.shape)
+        room = self._memory.get(weight)
+        if room is None or len(room) < n or (room.dtype, room.device) != (like.dtype, like.device):
+            # The first batches of most runs are as large as the others.
+            rows = n if room is None else n + n // 16
+            self._memory.pop(weight, None)
+            room = self._memory[weight] = like.new_empty(rows, *weight.shape)
+        return room[:n]
+
+
+def sample_embedding(layer: nn.Embedding, inputs: list[Tensor], gradient: Tensor) -> dict[Tensor, Tensor]:
     """Return the gradients of single examples of an embedding's weights.
 
     Opacus 1.6 changes the global flag `cudnn.deterministic` for it, and leaves it changed after an empty
     batch; and it trains the padding.
+
+    Args:
+        layer: The layer.
+        inputs: Its words, (n, ...).
+        gradient: Of the loss by its output, (n, ..., embedding_dim).
     """
     words = inputs[0]
     if layer.padding_idx is not None:
@@ -30,10 +84,10 @@ def _of_words(layer: nn.Embedding, inputs: list[Tensor], gradient: Tensor) -> di
 class Observer:
     """Leaves in `grad_sample` of each trained parameter its gradients of single examples, (n, ...).
 
-    The formula for each kind of layer is Opacus's, but for embeddings. Its hooks are not used: Opacus 1.6
-    registers full backward hooks, with which torch gives the next layer a view that it can't change in place,
-    as ReLU(inplace=True) does; and it copies the gradients of each layer. The hook of an output itself gets
-    the same gradient.
+    The formula for each kind of layer is Opacus's, but for linear layers and embeddings. Its hooks are not
+    used: Opacus 1.6 registers full backward hooks, with which torch gives the next layer a view that it can't
+    change in place, as ReLU(inplace=True) does; and it copies the gradients of each layer. The hook of an
+    output itself gets the same gradient.
 
     Args:
         pl_module: The module, in training.
@@ -54,7 +108,7 @@ class Observer:
         """Of the observed calls, in a step where they are asked for."""
         self._module, self._mean, self._owner = pl_module, loss_reduction == "mean", owner
         samplers = opacus("grad_sample", owner).GradSampleHooks.GRAD_SAMPLERS
-        self._known: Any = {**samplers, nn.Embedding: _of_words}
+        self._known: Any = {**samplers, nn.Linear: LinearSampler(), nn.Embedding: sample_embedding}
         layers: Any = opacus("layers", owner)
         self._recurrent = (layers.DPRNN, layers.DPLSTM, layers.DPGRU)
         functorch: Any = opacus("grad_sample.functorch", owner)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from lightning_optreg.callbacks import DifferentialPrivacy
 from lightning_optreg.callbacks.privacy._apart import refuse_mixing
+from lightning_optreg.callbacks.privacy._observer import LinearSampler
 from lightning_optreg.nets import ResNet
 from tests.callbacks.privacy.private_runs import Small, fit, loader
 
@@ -123,6 +124,23 @@ def test_padding_is_not_trained(mode: Any, monkeypatch: pytest.MonkeyPatch) -> N
     with monkeypatch.context() as patch:
         patch.setitem(torch.backends.flags_frozen.__globals__, "__allow_nonbracketed_mutation_flag", False)
         assert_a_step_is_that_of_sgd(Words, mode)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
+def test_samples_of_linear_layers_are_those_of_opacus(shape: tuple[int, ...]) -> None:
+    """In memory that batches of other sizes have used, and for a second call in a step."""
+    layer, ours = nn.Linear(5, 4).double(), LinearSampler()
+    theirs = pytest.importorskip("opacus.grad_sample").GradSampleHooks.GRAD_SAMPLERS[nn.Linear]
+    for n in (6, 3, 8):
+        x, gradient = (torch.randn(n, *shape, size, dtype=torch.float64) for size in (5, 4))
+        torch.testing.assert_close(ours(layer, [x], gradient), theirs(layer, [x], gradient))
+    first = ours(layer, [x], gradient)[layer.weight]
+    kept = first.clone()
+    layer.weight.grad_sample = first  # type: ignore[assignment]
+    ours(layer, [2 * x], gradient)
+    assert torch.equal(first, kept)
+    del layer.weight.grad_sample
+    assert ours(layer, [x], gradient)[layer.weight].data_ptr() == first.data_ptr()
 
 
 # ---- examples that meet ------------------------------------------------------------------------------------
