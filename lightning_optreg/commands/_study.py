@@ -12,19 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from lightning_optreg.cli.option_parser import OptionParser, UsageError
-from lightning_optreg.places import Place, UrlPath, check_place, place_of
+from lightning_optreg.cli.option_parser import UsageError
+from lightning_optreg.commands._study_options import check_numbers, study_options
+from lightning_optreg.places import Place, UrlPath, check_place
 from lightning_optreg.studies.access import StorageUnavailableError
 from lightning_optreg.studies.plan import Plan
 from lightning_optreg.studies.records import Unfinished
 from lightning_optreg.studies.stop import Stopped, StopRequest, stop_with_parent
 from lightning_optreg.studies.workers import STORAGE, UNAVAILABLE, Broken, default_workers, run_workers
-from lightning_optreg.trust import add_allow, add_safe, trust_options
+from lightning_optreg.trust import trust_options
 
 if TYPE_CHECKING:
     from lightning_optreg.studies.run_queue import Queue
 
-__all__ = ["StudyCommand"]
+__all__ = ["Nested", "StudyCommand"]
 
 _NONE_ENDED = "report: no run has ended yet"
 
@@ -38,6 +39,22 @@ class _Result(Protocol):
 
 
 @dataclass(frozen=True)
+class Nested(Generic[Planned, Result]):
+    """How a study is done on folds in turn, each time with one held out.
+
+    Attributes:
+        count: Returns the number of folds of a plan; None if it has none.
+        of_fold: Returns the plan with a fold held out.
+        report: Writes the report of the results of all folds into a folder, and prints what matters; returns
+            its files.
+    """
+
+    count: Callable[[Planned], int | None]
+    of_fold: Callable[[Planned, int], Planned]
+    report: Callable[[Sequence[Result], Place], Sequence[Place]]
+
+
+@dataclass(frozen=True)
 class StudyCommand(Generic[Planned, Result]):
     """A command that runs a study.
 
@@ -48,6 +65,7 @@ class StudyCommand(Generic[Planned, Result]):
         collect: Returns the result of the runs so far, of which at least one has ended.
         report: Writes the report of a result into a folder, and prints what matters; returns its files.
         hint: Returns what to say before the first run; empty for nothing. Default: nothing.
+        nested: How the study is done on folds in turn. Default: it never is.
     """
 
     name: str
@@ -56,6 +74,7 @@ class StudyCommand(Generic[Planned, Result]):
     collect: Callable[["Queue[Planned]"], Result]
     report: Callable[[Result, Place], Sequence[Place]]
     hint: Callable[[Planned], str] = lambda plan: ""
+    nested: Nested[Planned, Result] | None = None
 
     def main(self, argv: Sequence[str] | None = None) -> int:
         """Run the command; return its exit status.
@@ -64,7 +83,9 @@ class StudyCommand(Generic[Planned, Result]):
             argv: The arguments after the command's name. Default: those of this process.
         """
         try:
-            args = self._options().read(sys.argv[1:] if argv is None else argv)
+            args = study_options(self.name, self.description, folds=self.nested is not None).read(
+                sys.argv[1:] if argv is None else argv
+            )
             if args.worker:
                 stop_with_parent()  # before the imports, which take seconds
         except (UsageError, ValueError) as error:
@@ -78,48 +99,6 @@ class StudyCommand(Generic[Planned, Result]):
         failed: list[int] = []
         status = run_guarded(lambda: failed.append(self._run(args)))
         return status or failed[0]
-
-    def _options(self) -> OptionParser:
-        parser = OptionParser(
-            prog=f"lightning-optreg {self.name}", description=self.description, allow_abbrev=False
-        )
-        parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the study, a YAML")
-        parser.add_argument(
-            "--output",
-            type=place_of,
-            metavar="FOLDER",
-            help="for runs and report, a path or a URL; default: runs/studies/NAME",
-        )
-        parser.add_argument(
-            "--storage",
-            metavar="URL",
-            help=f"of the database; default: the variable {STORAGE} of the environment, which keeps a "
-            "password out of the command line, else SQLite in the output folder",
-        )
-        parser.add_argument(
-            "--workers",
-            type=int,
-            metavar="N",
-            help="processes on this machine, which share its cores; default: one, without a GPU one per core",
-        )
-        parser.add_argument(
-            "--oversubscribe", action="store_true", help="allow more workers than there are cores"
-        )
-        parser.add_argument(
-            "--storage_wait",
-            type=float,
-            default=300.0,
-            metavar="SECONDS",
-            help="how long to wait for a database that stops answering; default: %(default)g",
-        )
-        parser.add_argument("--plan", action="store_true", help="print what would be run, and run nothing")
-        parser.add_argument(
-            "--report_only", action="store_true", help="write the report of the runs done so far"
-        )
-        parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
-        add_safe(parser)
-        add_allow(parser, "a study held to --safe")
-        return parser
 
     def _run(self, args: argparse.Namespace) -> int:
         with StopRequest() as stop:
@@ -143,8 +122,13 @@ class StudyCommand(Generic[Planned, Result]):
     def _study(self, args: argparse.Namespace, stop: StopRequest) -> int:
         trusted = trust_options(args)
         plan = self.read(args.config)
-        _check_numbers(args)
-        folder: Place = args.output or Path("runs", "studies", plan.name)
+        check_numbers(args)
+        args.output = folder = args.output or Path("runs", "studies", plan.name)
+        if self.nested is not None:
+            if args.fold is not None:
+                plan, folder = self.nested.of_fold(plan, args.fold), folder / f"fold{args.fold}"
+            elif folds := self.nested.count(plan):
+                return self._all_folds(self.nested, plan, folds, args, stop)
         check_place(folder, "--output")
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"--output: {str(folder)!r} is a file, and not a folder")
@@ -155,7 +139,7 @@ class StudyCommand(Generic[Planned, Result]):
                 f"--output: {str(folder)!r} can't hold the study's SQLite database, which must be on a disk; "
                 "name a database with --storage, such as sqlite:///study.db"
             )
-        storage = args.storage or f"sqlite:///{Path(str(folder), 'study.db').resolve()}"
+        storage = _storage_of(args, folder)
         if not args.worker:
             with stop.breaking_off():
                 _check(args, plan, storage, folder, trusted)
@@ -180,6 +164,38 @@ class StudyCommand(Generic[Planned, Result]):
                     raise ValueError(_NONE_ENDED)
                 return self._report(self.collect(queue), folder)
             return self._report_broken(queue, broken, folder)
+
+    def _all_folds(
+        self,
+        nested: "Nested[Planned, Result]",
+        plan: Planned,
+        folds: int,
+        args: argparse.Namespace,
+        stop: StopRequest,
+    ) -> int:
+        """Do the study on all folds, one after the other, and write the report of them together."""
+        folder: Place = args.output
+        worst = 0
+        for fold in range(1 if args.plan else folds):
+            status = self._study(argparse.Namespace(**{**vars(args), "fold": fold}), stop)
+            if status not in (0, 1):  # its processes ended early
+                return status
+            worst = max(worst, status)
+        if args.plan:
+            for fold in range(1, folds):  # which differ in nothing that could be wrong
+                print(nested.of_fold(plan, fold).outline())
+            return worst
+
+        from lightning_optreg.studies.run_queue import Queue  # imports optuna
+
+        results = []
+        with stop.breaking_off():
+            for fold in range(folds):
+                storage = _storage_of(args, folder / f"fold{fold}")
+                results.append(self.collect(Queue(nested.of_fold(plan, fold), storage, args.storage_wait)))
+            for path in nested.report(results, folder):
+                print(path)
+        return worst
 
     def _report_broken(self, queue: "Queue[Planned]", broken: Broken, folder: Place) -> int:
         queue.patience.seconds = 0.0  # they have waited
@@ -228,7 +244,9 @@ class StudyCommand(Generic[Planned, Result]):
         start = time.perf_counter()
         broken = None
         if workers > 1:
-            options = ["--config", str(args.config), "--output", str(folder), *trust_options(args)]
+            options = ["--config", str(args.config), "--output", str(args.output), *trust_options(args)]
+            if getattr(args, "fold", None) is not None:
+                options += ["--fold", str(args.fold)]
             broken = run_workers(self.name, options, storage, args.storage_wait, workers, stop)
         elif workers == 1:
             from lightning_optreg.studies.work import work
@@ -239,22 +257,13 @@ class StudyCommand(Generic[Planned, Result]):
         return broken
 
 
+def _storage_of(args: argparse.Namespace, folder: Place) -> str:
+    """Return the URL of a study's database: the one that was given, else in its folder."""
+    return args.storage or f"sqlite:///{Path(str(folder), 'study.db').resolve()}"
+
+
 def _nothing() -> None:
     """Do nothing: the parent ends this process."""
-
-
-def _check_numbers(args: argparse.Namespace) -> None:
-    from lightning_optreg.cli.processes import count_cores  # imports Lightning
-
-    if args.workers is not None and not args.workers >= 1:
-        raise ValueError(f"workers: must be >= 1, got {args.workers}")
-    if args.workers is not None and args.workers > count_cores() and not args.oversubscribe:
-        raise ValueError(
-            f"workers must be <= {count_cores()}, this machine's CPU cores, got {args.workers}; "
-            "--oversubscribe allows more"
-        )
-    if not 0.0 <= args.storage_wait < math.inf:
-        raise ValueError(f"storage_wait: must be a number of seconds >= 0, got {args.storage_wait}")
 
 
 def _check(args: argparse.Namespace, plan: Plan, storage: str, folder: Place, trusted: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lightning_optreg.commands._study import StudyCommand
+from lightning_optreg.commands._study import Nested, StudyCommand
 from lightning_optreg.places import Place
 from lightning_optreg.studies.layout import in_columns
 from lightning_optreg.studies.search import Search
@@ -50,6 +50,16 @@ def _report(result: "SearchResult", folder: Place) -> list[Place]:
     return paths
 
 
+def _report_folds(results: "Sequence[SearchResult]", folder: Place) -> list[Place]:
+    from lightning_optreg.studies.nested_report import nested_notes, nested_table, write_nested_report
+
+    paths = write_nested_report(results, folder)
+    print(in_columns(nested_table(results)))
+    for note in nested_notes(results):
+        print(f"note: {note}")
+    return paths
+
+
 _COMMAND = StudyCommand(
     "tune",
     "Search for the settings of a recipe that work best, by Optuna, and write them as a recipe that `fit` "
@@ -58,4 +68,5 @@ _COMMAND = StudyCommand(
     read_search,
     _collect,
     _report,
+    nested=Nested(lambda plan: plan.folds, Search.of_fold, _report_folds),
 )

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
@@ -42,6 +42,8 @@ class Search(Plan):
         total_epochs: No new trial is begun when all have used so many passes together; None for no limit.
         minutes: No new trial is begun after so many minutes of a command; None for no limit.
         seed: Seed of all trials, and of the sampler.
+        folds: Number of folds of a nested cross-validation; None: there is none.
+        fold: The fold that this search does not see, and on which its trials are tested; None: no fold.
     """
 
     space: SearchSpace
@@ -55,6 +57,24 @@ class Search(Plan):
     total_epochs: float | None
     minutes: float | None
     seed: int
+    folds: int | None = None
+    fold: int | None = None
+
+    def of_fold(self, fold: int) -> "Search":
+        """Return the search on all folds but one, which has a name of its own.
+
+        Args:
+            fold: From 0.
+
+        Raises:
+            ValueError: If there is no such fold.
+        """
+        if self.folds is None:
+            raise ValueError(f"fold: the study must give folds, got fold {fold} of none")
+        if not 0 <= fold < self.folds:
+            raise ValueError(f"fold: must be >= 0 and < {self.folds}, the folds of the study, got {fold}")
+        title = f"{self.title}, fold {fold} held out"
+        return replace(self, fold=fold, name=f"{self.name}_fold{fold}", title=title)
 
     @property
     @override
@@ -92,6 +112,8 @@ class Search(Plan):
         same = ("base", "epochs", "metric", "mode", "test_metric", "seed", "diverged_above")
         parts = {name: getattr(self, name) for name in same}
         parts["search"] = {key: asdict(part) for key, part in self.space.parts.items()}
+        if self.fold is not None:
+            parts["fold"] = [self.fold, self.folds]
         return json.dumps(parts, sort_keys=True, default=list)
 
     @override
@@ -158,6 +180,10 @@ class Search(Plan):
                 put(settings, key.split("."), deepcopy(value))
             except KeyError as error:
                 raise ValueError(f"search.{key}: {error.args[0]}") from None
+        if self.fold is not None:
+            held = {"fold": self.fold, "folds": self.folds, "held_out": "test"}
+            for name, value in held.items():
+                put(settings, ("data", "init_args", name), value)
         settings["seed_everything"] = self.seed
         settings.setdefault("trainer", {})["max_epochs"] = self.epochs
         return settings

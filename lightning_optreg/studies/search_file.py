@@ -31,10 +31,12 @@ _KEYS = {
     "total_epochs": (_NUMBER, None),
     "minutes": (_NUMBER, None),
     "seed": (int, 0),
+    "folds": ((int, type(None)), None),
 }
 _REQUIRED = ("name", "base", "search", "epochs")
 _SAMPLERS = ("tpe", "random", "grid", "cmaes")
 _PRUNERS = ("none", "median", "hyperband")
+_SET_BY_FOLDS = ("fold", "folds", "held_out")
 
 
 def read_search(path: Path) -> Search:
@@ -59,6 +61,7 @@ def _checked(settings: dict[str, Any], path: Path) -> Search:
     for limit in ("trials", "total_epochs", "minutes"):
         if settings[limit] is not None and not settings[limit] > 0:
             raise ValueError(f"{limit}: must be > 0, got {settings[limit]}")
+    _check_folds(settings["folds"], base, space)
     if settings["seed"] < 0:
         raise ValueError(f"seed: must be >= 0, got {settings['seed']}")
     sampler, sampler_options = _named(settings["sampler"], "sampler", _SAMPLERS)
@@ -85,9 +88,23 @@ def _checked(settings: dict[str, Any], path: Path) -> Search:
         total_epochs=settings["total_epochs"],
         minutes=settings["minutes"],
         seed=settings["seed"],
+        folds=settings["folds"],
     )
     plan.rehearsals()  # so that a place that the base lacks is named here
     return plan
+
+
+def _check_folds(folds: int | None, base: Mapping[str, Any], space: SearchSpace) -> None:
+    if folds is None:
+        return
+    if not folds >= 2:
+        raise ValueError(f"folds: must be >= 2, got {folds}")
+    if not isinstance(base.get("data"), dict):
+        raise ValueError("base: must have data with a class_path, got none, but folds are asked for")
+    for name in _SET_BY_FOLDS:
+        key = f"data.init_args.{name}"
+        if name in (base["data"].get("init_args") or {}) or key in space.parts:
+            raise ValueError(f"{key} must be left out; `folds` of the study sets it")
 
 
 def _named(given: Any, key: str, known: tuple[str, ...]) -> tuple[str, dict[str, Any]]:

@@ -1,0 +1,80 @@
+"""The report of a nested cross-validation: the best trial of each search, on images it never saw."""
+
+from collections.abc import Sequence
+
+from lightning_optreg.places import Place
+from lightning_optreg.studies.layout import in_csv, in_markdown, write_files
+from lightning_optreg.studies.resampled import resampled
+from lightning_optreg.studies.search_report import search_table
+from lightning_optreg.studies.search_result import SearchResult
+
+__all__ = ["nested_notes", "nested_table", "write_nested_report"]
+
+
+def nested_table(results: Sequence[SearchResult]) -> list[list[str]]:
+    """Return the best trial of each fold's search as text, the header first.
+
+    Args:
+        results: The search of each fold, in the order of the folds.
+
+    Returns:
+        Columns: the fold, and those of `search_table`.
+    """
+    header = ["fold", *search_table(results[0])[0]]
+    rows = [header]
+    for fold, result in enumerate(results):
+        by_number = {row[0]: row for row in search_table(result)[1:]}
+        best = result.best
+        rows.append([str(fold), *([""] * (len(header) - 1) if best is None else by_number[str(best.number)])])
+    return rows
+
+
+def nested_notes(results: Sequence[SearchResult]) -> list[str]:
+    """Return the estimate, and what to know before trusting it.
+
+    Args:
+        results: The search of each fold, in the order of the folds.
+    """
+    plan = results[0].plan
+    notes, scores = [], _scores(results)
+    if scores:
+        found = resampled(scores, len(results))
+        text = f"{plan.test_metric} of a search, on images that it never saw: mean {found.mean:.4f}"
+        if found.interval is not None:
+            text += (
+                f", sd {found.spread:.4f}, 95 % interval {found.interval[0]:.4f} to {found.interval[1]:.4f}"
+            )
+        notes.append(text)
+    if len(scores) < len(results):
+        notes.append(
+            f"incomplete: {len(scores)} of {len(results)} folds have a best trial with {plan.test_metric}"
+        )
+    return notes
+
+
+def _scores(results: Sequence[SearchResult]) -> list[float]:
+    """Return the test metric of each search's best trial."""
+    found = []
+    for result in results:
+        if result.best is not None and result.plan.test_metric in result.best.record.test:
+            found.append(result.best.record.test[result.plan.test_metric])
+    return found
+
+
+def write_nested_report(results: Sequence[SearchResult], folder: Place) -> list[Place]:
+    """Write `folds.md` and `folds.csv`.
+
+    Args:
+        results: The search of each fold, in the order of the folds.
+        folder: Created if it is missing.
+
+    Returns:
+        The files.
+    """
+    table = nested_table(results)
+    notes = [f"{note}." for note in nested_notes(results)]
+    texts = {
+        "folds.md": "\n\n".join([*notes, "\n".join(in_markdown(table))]) + "\n",
+        "folds.csv": in_csv(table),
+    }
+    return write_files(folder, texts)
