@@ -158,3 +158,12 @@ def test_nor_is_lightning_imported_with_it() -> None:
     rooms = ", ".join(f"lightning_optreg.{room}" for room in WITHOUT_LIGHTNING)
     program = f"import sys, {rooms}; sys.exit('imported' if 'lightning' in sys.modules else 0)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize("command", ["compare", "crossval", "tune"])
+def test_a_study_can_be_stopped_before_long_imports(command: str) -> None:
+    """A process that is started for one looks after its parent at once, and `--help` takes no seconds."""
+    heavy = "{'torch', 'lightning', 'optuna', 'matplotlib'} & set(sys.modules)"
+    program = f"import sys, lightning_optreg.commands.{command}; sys.exit(str({heavy} or 0))"
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert run.stderr == "0\n"
