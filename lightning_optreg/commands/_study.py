@@ -200,7 +200,7 @@ class StudyCommand(Generic[Planned, Result]):
     def _report_broken(self, queue: "Queue[Planned]", broken: Broken, folder: Place) -> int:
         queue.patience.seconds = 0.0  # they have waited
         try:
-            some, all_done = bool(queue.records()), not queue.unfinished()
+            some, all_done = bool(queue.records()), queue.is_complete()
             result = self.collect(queue) if some else None
         except StorageUnavailableError:
             result, all_done = None, False

@@ -309,6 +309,10 @@ class Queue(Generic[Planned]):
                     missing.append(Unfinished(name, "running", str(owner or "an unknown process")))
         return missing
 
+    def is_complete(self) -> bool:
+        """Return whether every run has a result, and no other would be begun."""
+        return not self.unfinished() and self.plan.another(self._latest()) is None
+
     def _planned(self) -> list[Run]:
         return self.plan.planned(run_of(trial) for trial in self._trials() if is_run(trial))
 

@@ -8,11 +8,13 @@ import pytest
 import yaml
 
 from lightning_optreg.cli.main_cli import run as run_command
+from lightning_optreg.commands import _study
 from lightning_optreg.commands.tune import main
 from lightning_optreg.studies.run_queue import Queue
 from lightning_optreg.studies.search_file import read_search
 from lightning_optreg.studies.search_report import search_notes
 from lightning_optreg.studies.search_result import collect_search
+from lightning_optreg.studies.workers import Broken
 from tests.studies.search_tools import LR, queue, record, search
 from tests.studies.tools import claimed, die
 
@@ -97,6 +99,21 @@ def test_a_pruned_trial_ends_early(tmp_path: Path, study: Path) -> None:
     assert [record.status for record in records] == ["complete", "pruned"]
     assert [len(record.points) for record in records] == [4, 1]
     assert second.intermediate_values[1] == records[1].points[0].metrics["val/loss"]
+
+
+def test_trials_that_no_process_began_are_not_done(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All processes are killed before they begin another trial: a search knows of those begun alone."""
+    given = yaml.safe_load(study.read_text())
+    study.write_text(yaml.safe_dump({**given, "trials": 1, "epochs": 1}, sort_keys=False))
+    assert tune(study) == 0
+    study.write_text(yaml.safe_dump({**given, "trials": 3, "epochs": 1}, sort_keys=False))
+    broken = Broken("2 of 2 processes ended with signal 9", 1)
+    monkeypatch.setattr(_study, "run_workers", lambda *args: broken)
+    capsys.readouterr()
+    assert tune(study, "--workers", "2", "--oversubscribe") == 1
+    assert "ended with signal 9; the same command goes on where they stopped" in capsys.readouterr().err
 
 
 def test_plan_runs_nothing_and_finds_mistakes(
