@@ -3,6 +3,7 @@
 import io
 import logging
 import math
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -157,7 +158,16 @@ def do_run(
     except (ValueError, TypeError, MisconfigurationException) as error:
         message = " ".join(str(error).split()) or type(error).__name__
         return RunRecord(*run, "failed", (), {}, message)
+    finally:
+        _end_tracking()
     return RunRecord(*run, "complete", points, test)
+
+
+def _end_tracking() -> None:
+    """End the W&B run of this process, if there is one: Lightning would go on with it in the next."""
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish()
 
 
 class _OwnRun:

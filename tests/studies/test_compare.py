@@ -640,4 +640,7 @@ def test_with_weights_and_biases_the_runs_are_one_group(study: dict[str, Any], t
     ]
     assert loggers[1]["init_args"]["group"] == "small"
     assert loggers[1]["init_args"]["name"] == run.key.replace("/", " ")
-    assert list((tmp_path / "run").rglob("*.wandb"))
+    other = plan.runs[1]
+    assert do_run(plan, other, plan.settings(other), tmp_path / "other").status == "complete"
+    for folder in ("run", "other"):  # not one run with the figures of both
+        assert len(list((tmp_path / folder).rglob("*.wandb"))) == 1
