@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
@@ -16,6 +16,7 @@ from lightning_optreg.cli.option_parser import UsageError
 from lightning_optreg.commands._study_options import check_numbers, study_options
 from lightning_optreg.places import Place, UrlPath, check_place
 from lightning_optreg.studies.access import StorageUnavailableError
+from lightning_optreg.studies.layout import in_columns
 from lightning_optreg.studies.plan import Plan
 from lightning_optreg.studies.records import Unfinished
 from lightning_optreg.studies.stop import Stopped, StopRequest, stop_with_parent
@@ -25,7 +26,7 @@ from lightning_optreg.trust import trust_options
 if TYPE_CHECKING:
     from lightning_optreg.studies.run_queue import Queue
 
-__all__ = ["Nested", "StudyCommand"]
+__all__ = ["Nested", "StudyCommand", "print_results"]
 
 _NONE_ENDED = "report: no run has ended yet"
 
@@ -124,6 +125,8 @@ class StudyCommand(Generic[Planned, Result]):
         plan = self.read(args.config)
         check_numbers(args)
         args.output = folder = args.output or Path("runs", "studies", plan.name)
+        given = os.environ.pop(STORAGE, None) if args.worker else os.environ.get(STORAGE)
+        args.storage = args.storage if args.storage is not None else given or None
         if self.nested is not None:
             if args.fold is not None:
                 plan, folder = self.nested.of_fold(plan, args.fold), folder / f"fold{args.fold}"
@@ -132,8 +135,6 @@ class StudyCommand(Generic[Planned, Result]):
         check_place(folder, "--output")
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"--output: {str(folder)!r} is a file, and not a folder")
-        given = os.environ.pop(STORAGE, None) if args.worker else os.environ.get(STORAGE)
-        args.storage = args.storage if args.storage is not None else given or None
         if args.storage is None and isinstance(folder, UrlPath):
             raise ValueError(
                 f"--output: {str(folder)!r} can't hold the study's SQLite database, which must be on a disk; "
@@ -167,7 +168,7 @@ class StudyCommand(Generic[Planned, Result]):
 
     def _all_folds(
         self,
-        nested: "Nested[Planned, Result]",
+        nested: Nested[Planned, Result],
         plan: Planned,
         folds: int,
         args: argparse.Namespace,
@@ -245,7 +246,7 @@ class StudyCommand(Generic[Planned, Result]):
         broken = None
         if workers > 1:
             options = ["--config", str(args.config), "--output", str(args.output), *trust_options(args)]
-            if getattr(args, "fold", None) is not None:
+            if args.fold is not None:
                 options += ["--fold", str(args.fold)]
             broken = run_workers(self.name, options, storage, args.storage_wait, workers, stop)
         elif workers == 1:
@@ -255,6 +256,18 @@ class StudyCommand(Generic[Planned, Result]):
         if broken is None:
             print(f"{len(queue.records()) - done} runs in {time.perf_counter() - start:.0f} s")
         return broken
+
+
+def print_results(rows: Sequence[Sequence[str]], notes: Iterable[str]) -> None:
+    """Print a table, and below it what to know before trusting it.
+
+    Args:
+        rows: The table, its header first.
+        notes: The notes.
+    """
+    print(in_columns(rows))
+    for note in notes:
+        print(f"note: {note}")
 
 
 def _storage_of(args: argparse.Namespace, folder: Place) -> str:

@@ -53,6 +53,7 @@ def study_options(name: str, description: str, *, folds: bool) -> OptionParser:
     parser.add_argument("--plan", action="store_true", help="print what would be run, and run nothing")
     parser.add_argument("--report_only", action="store_true", help="write the report of the runs done so far")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.set_defaults(fold=None)
     if folds:
         parser.add_argument(
             "--fold", type=int, metavar="K", help="only with this one of the study's folds held out"

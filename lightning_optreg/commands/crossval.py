@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lightning_optreg.commands._study import StudyCommand
+from lightning_optreg.commands._study import StudyCommand, print_results
 from lightning_optreg.places import Place
 from lightning_optreg.studies.crossval import Crossval, read_crossval
-from lightning_optreg.studies.layout import in_columns
 
 if TYPE_CHECKING:
     from lightning_optreg.studies.crossval_report import CrossvalResult
@@ -47,9 +46,7 @@ def _report(result: "CrossvalResult", folder: Place) -> list[Place]:
     )
 
     paths = write_crossval_report(result, folder)
-    print(in_columns(crossval_table(result)))
-    for note in crossval_notes(result):
-        print(f"note: {note}")
+    print_results(crossval_table(result), crossval_notes(result))
     return paths
 
 

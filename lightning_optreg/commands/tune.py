@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lightning_optreg.commands._study import Nested, StudyCommand
+from lightning_optreg.commands._study import Nested, StudyCommand, print_results
 from lightning_optreg.places import Place
-from lightning_optreg.studies.layout import in_columns
 from lightning_optreg.studies.search import Search
 from lightning_optreg.studies.search_file import read_search
 
@@ -44,9 +43,7 @@ def _report(result: "SearchResult", folder: Place) -> list[Place]:
     from lightning_optreg.studies.search_report import best_rows, search_notes, write_search_report
 
     paths = write_search_report(result, folder)
-    print(in_columns(best_rows(result)))
-    for note in search_notes(result):
-        print(f"note: {note}")
+    print_results(best_rows(result), search_notes(result))
     return paths
 
 
@@ -54,9 +51,7 @@ def _report_folds(results: "Sequence[SearchResult]", folder: Place) -> list[Plac
     from lightning_optreg.studies.nested_report import nested_notes, nested_table, write_nested_report
 
     paths = write_nested_report(results, folder)
-    print(in_columns(nested_table(results)))
-    for note in nested_notes(results):
-        print(f"note: {note}")
+    print_results(nested_table(results), nested_notes(results))
     return paths
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from lightning_optreg.places import Place
 from lightning_optreg.studies.layout import in_csv, in_markdown, write_files
 from lightning_optreg.studies.resampled import resampled
-from lightning_optreg.studies.search_report import search_table
+from lightning_optreg.studies.search_report import best_rows
 from lightning_optreg.studies.search_result import SearchResult
 
 __all__ = ["nested_notes", "nested_table", "write_nested_report"]
@@ -18,15 +18,12 @@ def nested_table(results: Sequence[SearchResult]) -> list[list[str]]:
         results: The search of each fold, in the order of the folds.
 
     Returns:
-        Columns: the fold, and those of `search_table`.
+        Columns: the fold, and those of `best_rows`.
     """
-    header = ["fold", *search_table(results[0])[0]]
-    rows = [header]
-    for fold, result in enumerate(results):
-        by_number = {row[0]: row for row in search_table(result)[1:]}
-        best = result.best
-        rows.append([str(fold), *([""] * (len(header) - 1) if best is None else by_number[str(best.number)])])
-    return rows
+    found = [best_rows(result, few=1) for result in results]
+    header = found[0][0]
+    rows = [best[0] if best else [""] * len(header) for _, *best in found]
+    return [["fold", *header], *([str(fold), *row] for fold, row in enumerate(rows))]
 
 
 def nested_notes(results: Sequence[SearchResult]) -> list[str]:

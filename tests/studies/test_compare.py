@@ -32,7 +32,7 @@ from lightning_optreg.studies.stop import StopRequest
 from lightning_optreg.studies.summary import notice, summarize
 from lightning_optreg.studies.tables import table_cells
 from lightning_optreg.studies.work import _remaining
-from tests.studies.tools import claimed, die, record
+from tests.studies.tools import claimed, die, record, softmax_regression
 
 pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
 
@@ -42,16 +42,7 @@ def study(fashion_mnist_dir: Path, tmp_path: Path) -> dict[str, Any]:
     return {
         "name": "small",
         "title": "A small study",
-        "base": [
-            {
-                "data": {
-                    "class_path": "FashionMNISTDataModule",
-                    "init_args": {"data_dir": str(fashion_mnist_dir), "verify_checksum": False},
-                },
-                "model": {"net": "SoftmaxRegression"},
-                "trainer": {"accelerator": "cpu"},
-            }
-        ],
+        "base": [softmax_regression(fashion_mnist_dir)],
         "epochs": 2,
         "seeds": [0, 1],
         "values": [0.01, 0.1],

@@ -18,6 +18,7 @@ from lightning_optreg.studies.plan import Run
 from lightning_optreg.studies.resampled import resampled
 from lightning_optreg.studies.run_queue import Queue
 from lightning_optreg.studies.runner import do_run
+from tests.studies.tools import softmax_regression
 
 pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
 scipy_stats = pytest.importorskip("scipy.stats", reason="the extra 'report' is not installed")
@@ -150,12 +151,9 @@ def test_the_best_comes_first(tmp_path: Path) -> None:
 
 @pytest.fixture
 def study(fashion_mnist_dir: Path, tmp_path: Path) -> Path:
-    arguments = {"data_dir": str(fashion_mnist_dir), "verify_checksum": False, "pool_size": 90}
     base = {
-        "data": {"class_path": "FashionMNISTDataModule", "init_args": arguments},
-        "model": {"net": "SoftmaxRegression"},
+        **softmax_regression(fashion_mnist_dir, pool_size=90),
         "optimizer": {"class_path": "SGD", "init_args": {"lr": 0.01}},
-        "trainer": {"accelerator": "cpu"},
     }
     methods = {"fast": {}, "slow": {"optimizer": {"init_args": {"lr": 0.0001}}}}
     given = {

@@ -16,7 +16,7 @@ from lightning_optreg.studies import signs_of_life
 from lightning_optreg.studies.plan import Run, StudyPlan
 from lightning_optreg.studies.plan_file import read_plan
 from lightning_optreg.studies.run_queue import Queue
-from tests.studies.tools import claimed, record
+from tests.studies.tools import claimed, record, softmax_regression
 
 pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
 pytestmark = [
@@ -32,16 +32,9 @@ class Study:
 
     def __init__(self, data: Path, folder: Path) -> None:
         self.path, self.out = folder / "study.yaml", folder / "out"
-        settings = {"data_dir": str(data), "verify_checksum": False}
         study = {
             "name": "small",
-            "base": [
-                {
-                    "data": {"class_path": "FashionMNISTDataModule", "init_args": settings},
-                    "model": {"net": "SoftmaxRegression"},
-                    "trainer": {"accelerator": "cpu"},
-                }
-            ],
+            "base": [softmax_regression(data)],
             "epochs": 100_000,
             "seeds": [0],
             "values": [0.01, 0.1],

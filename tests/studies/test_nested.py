@@ -10,8 +10,9 @@ from lightning_optreg.commands.tune import main
 from lightning_optreg.studies.nested_report import nested_notes, nested_table
 from lightning_optreg.studies.run_queue import Queue
 from lightning_optreg.studies.search_result import SearchResult, collect_search
+from lightning_optreg.studies.workers import STORAGE
 from tests.studies.search_tools import LR, queue, record, search
-from tests.studies.tools import claimed
+from tests.studies.tools import claimed, softmax_regression
 
 pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
 
@@ -21,11 +22,7 @@ BASE = [{"optimizer": {"class_path": "SGD", "init_args": {}}, "data": {"class_pa
 
 @pytest.fixture
 def study(fashion_mnist_dir: Path, tmp_path: Path) -> Path:
-    data = {
-        "class_path": "FashionMNISTDataModule",
-        "init_args": {"data_dir": str(fashion_mnist_dir), "verify_checksum": False},
-    }
-    base = {"data": data, "model": {"net": "SoftmaxRegression"}, "trainer": {"accelerator": "cpu"}}
+    base = softmax_regression(fashion_mnist_dir)
     given = {
         "name": "small",
         "base": [{**base, "optimizer": {"class_path": "SGD"}}],
@@ -67,6 +64,15 @@ def test_every_fold_has_a_search_and_one_report_has_all(
         assert row.split(",")[1] in (folder / "trials.csv").read_text()
     assert "on images that it never saw: mean 0." in said
     assert "| fold | trial |" in (tmp_path / "out" / "folds.md").read_text()
+
+
+def test_all_folds_share_a_storage_that_the_environment_names(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(STORAGE, f"sqlite:///{tmp_path / 'shared.db'}")
+    assert tune(study) == 0
+    assert "on images that it never saw: mean 0." in capsys.readouterr().out
+    assert not list((tmp_path / "out").rglob("study.db"))
 
 
 def results(folder: Path, accuracies: list[list[float]]) -> list[SearchResult]:

@@ -16,7 +16,7 @@ from lightning_optreg.studies.search_report import search_notes
 from lightning_optreg.studies.search_result import collect_search
 from lightning_optreg.studies.workers import Broken
 from tests.studies.search_tools import LR, queue, record, search
-from tests.studies.tools import claimed, die
+from tests.studies.tools import claimed, die, softmax_regression
 
 pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
 
@@ -25,11 +25,7 @@ KEY = "optimizer.init_args.lr"
 
 @pytest.fixture
 def study(fashion_mnist_dir: Path, tmp_path: Path) -> Path:
-    data = {
-        "class_path": "FashionMNISTDataModule",
-        "init_args": {"data_dir": str(fashion_mnist_dir), "verify_checksum": False},
-    }
-    base = {"data": data, "model": {"net": "SoftmaxRegression"}, "trainer": {"accelerator": "cpu"}}
+    base = softmax_regression(fashion_mnist_dir)
     given = {
         "name": "small",
         "base": [{**base, "optimizer": {"class_path": "SGD", "init_args": {"momentum": 0.9}}}],

@@ -19,6 +19,7 @@ from lightning_optreg.studies.search import Search
 from lightning_optreg.studies.search_file import read_search
 from tests.studies.servers import NO_POSTGRESQL, postgresql
 from tests.studies.test_kills import alive, children, wait_for
+from tests.studies.tools import softmax_regression
 
 optuna = pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
 pytestmark = [
@@ -36,17 +37,9 @@ class Tuning:
     def __init__(self, data: Path, folder: Path, storage: str) -> None:
         self.path, self.storage, self.folder = folder / "study.yaml", storage, folder
         self.out = folder / "out"
-        settings = {"data_dir": str(data), "verify_checksum": False, "batch_size": 16}
         self.study = {
             "name": "small",
-            "base": [
-                {
-                    "data": {"class_path": "FashionMNISTDataModule", "init_args": settings},
-                    "model": {"net": "SoftmaxRegression"},
-                    "optimizer": {"class_path": "SGD"},
-                    "trainer": {"accelerator": "cpu"},
-                }
-            ],
+            "base": [{**softmax_regression(data, batch_size=16), "optimizer": {"class_path": "SGD"}}],
             "epochs": EPOCHS,
             "metric": "val/loss",
             "search": {"optimizer.init_args.lr": {"low": 0.001, "high": 0.1, "log": True}},

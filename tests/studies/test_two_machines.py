@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from tests.studies.search_tools import LR
+from tests.studies.tools import softmax_regression
 
 pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
 
@@ -37,11 +38,7 @@ STUDIES: dict[str, tuple[dict[str, Any], int, list[str]]] = {
 @pytest.mark.parametrize("command", STUDIES)
 def test_both_have_the_whole_report(command: str, fashion_mnist_dir: Path, tmp_path: Path) -> None:
     study, runs, files = STUDIES[command]
-    data = {
-        "class_path": "FashionMNISTDataModule",
-        "init_args": {"data_dir": str(fashion_mnist_dir), "verify_checksum": False},
-    }
-    base = {"data": data, "model": {"net": "SoftmaxRegression"}, "trainer": {"accelerator": "cpu"}}
+    base = softmax_regression(fashion_mnist_dir)
     given = {"name": "shared", "base": [{**SGD, **base}], "epochs": 2, **study}
     copies = [tmp_path / "one", tmp_path / "two"]
     for copy in copies:

@@ -19,6 +19,21 @@ def plan(folder: Path, **changes: Any) -> StudyPlan:
     return read_plan(path)
 
 
+def softmax_regression(data_dir: Path, **settings: Any) -> dict[str, Any]:
+    """Settings of `fit` for the quickest of runs on the small data set, but for the optimizer.
+
+    Args:
+        data_dir: The fixture `fashion_mnist_dir`.
+        settings: More of the data module.
+    """
+    data = {"data_dir": str(data_dir), "verify_checksum": False, **settings}
+    return {
+        "data": {"class_path": "FashionMNISTDataModule", "init_args": data},
+        "model": {"net": "SoftmaxRegression"},
+        "trainer": {"accelerator": "cpu"},
+    }
+
+
 def queue(folder: Path, wait: float = 5.0) -> Queue[StudyPlan]:
     return Queue(plan(folder), f"sqlite:///{folder / 'study.db'}", wait)
 

@@ -136,7 +136,7 @@ def test_samples_of_linear_layers_are_those_of_opacus(shape: tuple[int, ...]) ->
         torch.testing.assert_close(ours(layer, [x], gradient), theirs(layer, [x], gradient))
     first = ours(layer, [x], gradient)[layer.weight]
     kept = first.clone()
-    layer.weight.grad_sample = first  # type: ignore[assignment]
+    layer.weight.grad_sample = first  # type: ignore[assignment]  # Opacus's attribute
     ours(layer, [2 * x], gradient)
     assert torch.equal(first, kept)
     del layer.weight.grad_sample
