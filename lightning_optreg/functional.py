@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     )
     from lightning_optreg.layers.local_response_norm import local_response_norm
     from lightning_optreg.layers.stochastic_depth import random_branch, stochastic_depth
+    from lightning_optreg.layers.whitened_conv import patch_covariance, whitening_filters
     from lightning_optreg.losses import multiclass_hinge, squared_error
     from lightning_optreg.nets.residual_network import survival_probabilities
     from lightning_optreg.optimizers.bfgs import update_inverse
@@ -89,6 +90,7 @@ __all__ = [
     "noise_std",
     "normal_like",
     "param_groups",
+    "patch_covariance",
     "penalty",
     "pool_windows",
     "progress_quotient",
@@ -112,6 +114,7 @@ __all__ = [
     "update_inverse",
     "vanilla_dropout",
     "warp",
+    "whitening_filters",
 ]
 
 _HOMES = {
@@ -145,6 +148,7 @@ _HOMES = {
     "layers.gaussian_noise": ("add_relative_noise", "gaussian_noise", "normal_like", "relative_std"),
     "layers.local_response_norm": ("local_response_norm",),
     "layers.stochastic_depth": ("random_branch", "stochastic_depth"),
+    "layers.whitened_conv": ("patch_covariance", "whitening_filters"),
     "losses": ("multiclass_hinge", "squared_error"),
     "nets.residual_network": ("survival_probabilities",),
     "optimizers.bfgs": ("update_inverse",),

@@ -47,6 +47,7 @@ ON_META: dict[str, tuple[Callable[[Any], Any], tuple[int, ...]]] = {
     "masked_moments": (lambda f: f(meta(4, 5), meta(2, 5), meta(2), 0.5)[1], (4, 2)),
     "multiclass_hinge": (lambda f: f(meta(4, 3), labels), (4,)),
     "negative_margins": (lambda f: f(meta(4, 3), labels), (4,)),
+    "patch_covariance": (lambda f: f(images, 2), (12, 12)),
     "penalty": (lambda f: f([meta(4, 3)], 0.1, 0.1), ()),
     "pool_windows": (lambda f: f(images, rows, rows, 3), (4, 3, 3, 3)),
     "random_branch": (lambda f: f(nn.Identity(), images, images, [], 1.0), (4, 3, 8, 8)),
@@ -61,6 +62,7 @@ ON_META: dict[str, tuple[Callable[[Any], Any], tuple[int, ...]]] = {
     "update_inverse": (lambda f: f(meta(3, 3), meta(3), meta(3)), (3, 3)),
     "vanilla_dropout": (lambda f: f(images, 0.5), (4, 3, 8, 8)),
     "warp": (lambda f: f(images, meta(4, 2, 3), (5, 6), "zeros"), (4, 3, 5, 6)),
+    "whitening_filters": (lambda f: f(meta(4, 4), 1e-3), (8, 4)),
 }
 
 

@@ -154,8 +154,7 @@ class CLI(LightningCLI):
         wanted = self.settings.get("ckpt_path")
         if wanted is None and self.settings.reset_optimizer:
             raise ValueError("reset_optimizer needs ckpt_path: the optimizer of a new run is new")
-        text = self._parser(self.subcommand).dump(self.settings, skip_unset=False, format="yaml")
-        self.plain_config: dict[str, Any] = yaml.safe_load(text)
+        self.plain_config = self._plain(self.settings)
         check_names(self.plain_config["trainer"])
         if self.trust is not None:
             check_settings(self.plain_config, self.trust)
@@ -178,8 +177,23 @@ class CLI(LightningCLI):
         given = self.config
         self.config = given.clone()
         self._place(self.settings)
+        # which Lightning would make itself, after it has validated everything once more
+        self.config_dump = self._plain(self.settings, skip_link_targets=False)
         super().instantiate_classes()
         self.config = given
+
+    def _plain(self, settings: Namespace, *, skip_link_targets: bool = True) -> dict[str, Any]:
+        """Return settings, which the parser has validated, as plain values."""
+        parser = self._parser(self.subcommand)
+        text = parser.dump(
+            settings,
+            skip_unset=False,
+            skip_validation=True,
+            skip_link_targets=skip_link_targets,
+            format="yaml",
+        )
+        plain: dict[str, Any] = yaml.safe_load(text)
+        return plain
 
     def _place(self, settings: Namespace) -> None:
         trainer = settings.trainer

@@ -1,5 +1,6 @@
 """The order of an epoch's images, and how its batches are shared among processes."""
 
+from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from lightning_optreg.randomness.draws import mix
 
-__all__ = ["Shuffle", "check_shuffle", "deal", "epoch_order", "fixed_order", "poisson_sample"]
+__all__ = ["Shuffle", "check_shuffle", "deal", "drawn_ahead", "epoch_order", "fixed_order", "poisson_sample"]
 
 Shuffle = Literal["every_epoch", "once", "never", "by_class", "poisson"]
 """When training images are shuffled; "by_class" sorts them by their labels, "poisson" draws each batch."""
@@ -61,6 +62,32 @@ def poisson_sample(count: int, rate: float, seed: int, epoch: int, step: int) ->
     generator = torch.Generator().manual_seed(mix(seed, epoch, step, _POISSON))
     # In float64, as numbers of 24 bits would make q a multiple of 2^-24.
     return (torch.rand(count, generator=generator, dtype=torch.float64) < rate).nonzero().flatten()
+
+
+def drawn_ahead(
+    order: Tensor, rate: float, seed: int, epoch: int, steps: range
+) -> tuple[Tensor, list[tuple[int, int]]]:
+    """Draw an epoch's Poisson samples in one tensor; they are those of `poisson_sample`.
+
+    Args:
+        order: int64 (N,), what is sampled.
+        rate: q, in (0, 1].
+        seed: Any integer.
+        epoch: Epoch, counted from 0.
+        steps: Batches to draw, up to the last of the epoch; those before get an empty sample.
+
+    Returns:
+        The samples one after the other, and the first position and end of each batch from 0 on.
+
+    Example:
+        >>> drawn_ahead(torch.tensor([7, 9]), 1.0, seed=0, epoch=0, steps=range(1, 3))
+        (tensor([7, 9, 7, 9]), [(0, 0), (0, 2), (2, 4)])
+    """
+    samples = [order[poisson_sample(len(order), rate, seed, epoch, step)] for step in steps]
+    ends = [0] * (steps.start + 1)
+    for sample in samples:
+        ends.append(ends[-1] + len(sample))
+    return torch.cat([order[:0], *samples]), list(pairwise(ends))
 
 
 def fixed_order(labels: Tensor, shuffle: Shuffle, seed: int) -> Tensor:

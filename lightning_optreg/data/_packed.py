@@ -38,6 +38,11 @@ class PackedImages:
         return len(self.sizes)
 
     @property
+    def device(self) -> torch.device:
+        """Device of the pixels."""
+        return self.pixels.device
+
+    @property
     def shape(self) -> torch.Size:
         """Shape (N, C, H, W) of a tensor with room for all images."""
         height, width = self.sizes.amax(0).tolist()

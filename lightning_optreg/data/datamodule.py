@@ -22,6 +22,7 @@ from lightning_optreg.data._division import Division, HeldOut
 from lightning_optreg.data._open_parts import OpenParts
 from lightning_optreg.data._order import Shuffle, check_shuffle
 from lightning_optreg.data._packed import finished_views, middles
+from lightning_optreg.data._placement import Placement
 from lightning_optreg.data._trained_on import check_classes, check_held_out, statistics_of
 from lightning_optreg.data.loader import Batch, BatchLoader, progress_of
 from lightning_optreg.data.sources import Part, Source, folder
@@ -64,6 +65,7 @@ class ImageDataModule(VettedLoading, LightningDataModule):
         split_seed: Seed of the validation split, and of what `train_size` and `pool_size` choose.
         num_workers: Processes that prepare batches, at least 0; with images in memory 0 is fastest.
         pin_memory: Put batches into page-locked memory if CUDA is available. None: when training on CUDA.
+            Without effect on images that lie on the device.
         drop_last: Leave out a last training batch that is not full.
         shuffle: Order of the training images: "every_epoch" (a new one each epoch), "once" (a random one, the
             same in all epochs), "never" (as they are stored), "by_class" (sorted by label, to see how that
@@ -88,6 +90,11 @@ class ImageDataModule(VettedLoading, LightningDataModule):
             have names. None: each image for itself.
         pool_size: Number of training images to use at all, for training and validation and all folds, in the
             same proportions of classes; a smaller pool is part of a larger one. None: all.
+        device: Where the images lie, in 8 bits. "cpu": in main memory, and each batch travels to the device.
+            "cuda", or another device of the run: there, each process on its own, so that a step copies
+            nothing. "auto": on the device if it is a GPU (CUDA or MPS), `num_workers` is 0 and the images
+            take at most a quarter of its free memory; else in main memory. Batches are the same, to the bit.
+            Images of different sizes always stay in main memory.
 
     Raises:
         FileNotFoundError: If data_dir or groups does not exist.
@@ -140,6 +147,7 @@ class ImageDataModule(VettedLoading, LightningDataModule):
         stratified: bool = True,
         groups: str | None = None,
         pool_size: int | None = None,
+        device: str = "auto",
     ) -> None:
         super().__init__()
         name = type(self).__name__
@@ -165,6 +173,8 @@ class ImageDataModule(VettedLoading, LightningDataModule):
         if not num_workers >= 0:
             raise ValueError(f"{name}: num_workers must be >= 0, got {num_workers}")
         check_shuffle(shuffle, name)
+        self._placement = Placement(name, device, num_workers)
+        self.device = device
         self.batch_size = batch_size
         self.val_fraction = self._division.share
         self.train_size = train_size
@@ -305,8 +315,9 @@ class ImageDataModule(VettedLoading, LightningDataModule):
         overfit = trainer is not None and trainer.overfit_batches > 0  # type: ignore[attr-defined]  # untyped
         rank, world_size = (0, 1) if trainer is None else share_of(trainer)
         loader = BatchLoader(
-            parts.sets[part].images,
-            parts.sets[part].labels,
+            *self._placement.place(
+                parts.sets[part], None if trainer is None else trainer.strategy.root_device
+            ),
             indices=parts.indices[part],
             batch_size=self.batch_size,
             shuffle=self.shuffle if training and not overfit else False,
@@ -445,7 +456,7 @@ class ImageDataModule(VettedLoading, LightningDataModule):
             epoch: Epoch, counted from 0; it determines order and augmentation.
 
         Yields:
-            x float32 (n, C, H, W) and y int64 (n,), on the CPU.
+            x float32 (n, C, H, W) and y int64 (n,), on the CPU or the `device` that was given.
         """
         training = part == "train"
         loader = self._loader(part, training=training)

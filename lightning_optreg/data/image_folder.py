@@ -108,6 +108,7 @@ class ImageFolderDataModule(ImageDataModule):
         stratified: bool = True,
         groups: str | None = None,
         pool_size: int | None = None,
+        device: str = "auto",
     ) -> None:
         size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
         if not (len(size) == 2 and min(size) >= 1):
@@ -157,6 +158,7 @@ class ImageFolderDataModule(ImageDataModule):
             stratified=stratified,
             groups=groups,
             pool_size=pool_size,
+            device=device,
         )
         root = Path(data_dir).expanduser()
         found = find_images(root)

@@ -16,7 +16,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, SequentialSampler
 
 from lightning_optreg.data._loader_state import LoaderState, continued_epoch
-from lightning_optreg.data._order import Shuffle, check_shuffle, deal, epoch_order, fixed_order
+from lightning_optreg.data._order import (
+    Shuffle,
+    check_shuffle,
+    deal,
+    drawn_ahead,
+    epoch_order,
+    fixed_order,
+)
 from lightning_optreg.data._packed import PackedImages
 from lightning_optreg.data.batch import Batch, Share
 from lightning_optreg.randomness.draws import Place
@@ -55,8 +62,9 @@ class BatchLoader(Iterable[Batch]):
 
     Args:
         images: uint8 (N, C, H, W), or `PackedImages` of different sizes. They may be memory-mapped; they are
-            never copied as a whole.
-        labels: int64 (N,).
+            never copied as a whole. If they lie on an accelerator, batches are made there, and the order of
+            an epoch is moved there once, at its start: no batch is copied between devices.
+        labels: int64 (N,), on the device of the images.
         indices: int64 (n,), positions of the images to use, such as the training split; None for all.
         batch_size: Images per batch of this process, at least 1, or "full" for all images in one batch.
         shuffle: True or "every_epoch": a new order each epoch. "once": one random order for all epochs.
@@ -67,8 +75,9 @@ class BatchLoader(Iterable[Batch]):
         rank: Rank of this process, in [0, world_size).
         world_size: Number of processes, at least 1.
         num_workers: Additional processes that prepare batches, at least 0. With images in memory 0 is
-            fastest; workers help if reading is slow, as from a mapped file larger than the memory.
-        pin_memory: Put batches into page-locked memory, if CUDA is available.
+            fastest; workers help if reading is slow, as from a mapped file larger than the memory. 0 with
+            images on an accelerator.
+        pin_memory: Put batches into page-locked memory, if CUDA is available and images are in main memory.
         drop_last: Leave out a last batch that is not full.
         clock: Returns, when an iteration begins, the epoch and the number of its finished batches, for
             training loops that know them better than `set_epoch` and the restored state: a batch interrupted
@@ -117,12 +126,21 @@ class BatchLoader(Iterable[Batch]):
                 f"BatchLoader: images must be (N, C, H, W) and labels (N,), got {tuple(images.shape)} and "
                 f"{tuple(labels.shape)}"
             )
+        self._is_elsewhere = images.device != torch.device("cpu")
+        if labels.device != images.device:
+            raise ValueError(
+                f"BatchLoader: labels must be on {images.device} as the images are, got {labels.device}"
+            )
         if batch_size != "full" and not batch_size >= 1:
             raise ValueError(f"BatchLoader: batch_size must be >= 1 or 'full', got {batch_size!r}")
         if not 0 <= rank < world_size:
             raise ValueError(f"BatchLoader: rank must be in [0, world_size = {world_size}), got {rank}")
         if not num_workers >= 0:
             raise ValueError(f"BatchLoader: num_workers must be >= 0, got {num_workers}")
+        if num_workers > 0 and self._is_elsewhere:
+            raise ValueError(
+                f"BatchLoader: num_workers must be 0 with images on {images.device}, got {num_workers}"
+            )
         self.images, self.labels = images, labels
         self.names: Sequence[str] | None = None
         """Names of `images`, which `PredictionWriter` puts into its table."""
@@ -132,13 +150,13 @@ class BatchLoader(Iterable[Batch]):
             shuffle = "every_epoch" if shuffle else "never"
         check_shuffle(shuffle, "BatchLoader")
         if shuffle in ("once", "by_class"):
-            self.indices = self.indices[fixed_order(labels[self.indices], shuffle, seed)]
+            self.indices = self.indices[fixed_order(labels.cpu()[self.indices], shuffle, seed)]
         self.shuffle, self.seed = shuffle in ("every_epoch", "poisson"), seed
         self._is_random = shuffle != "never"
         self.rank, self.world_size = rank, world_size
         self._even = even
         self.num_workers = num_workers
-        self.pin_memory = pin_memory and torch.cuda.is_available()
+        self.pin_memory = pin_memory and not self._is_elsewhere and torch.cuda.is_available()
         count = len(self.indices)
         if not count >= world_size:
             raise ValueError(f"BatchLoader: {count} images cannot be shared by {world_size} processes")
@@ -220,6 +238,11 @@ class BatchLoader(Iterable[Batch]):
         elif self.shuffle and not self.poisson:
             order = order[epoch_order(len(order), self.seed, self._epoch)]
         sampling = (self.sample_rate, self.seed) if self.poisson and self._order is None else None
+        if self._is_elsewhere:
+            if sampling is not None:  # all of the epoch's, as a step must not copy anything
+                order, bounds = drawn_ahead(order, *sampling, self._epoch, range(first, len(bounds)))
+                sampling = None
+            order = order.to(self.images.device)
         share = Share(
             self.images, self.labels, order, self._epoch, bounds, self.rank, self.world_size, sampling
         )

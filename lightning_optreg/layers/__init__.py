@@ -8,6 +8,7 @@ from lightning_optreg.layers.gaussian_noise import GaussianNoise
 from lightning_optreg.layers.local_response_norm import LocalResponseNorm
 from lightning_optreg.layers.noise import NoiseLayer
 from lightning_optreg.layers.stochastic_depth import StochasticDepth, StochasticResidual
+from lightning_optreg.layers.whitened_conv import WhitenedConv2d
 
 __all__ = [
     "BatchNorm",
@@ -19,4 +20,5 @@ __all__ = [
     "NoiseLayer",
     "StochasticDepth",
     "StochasticResidual",
+    "WhitenedConv2d",
 ]

@@ -12,6 +12,7 @@ from lightning_optreg.optimizers.heavy_ball import HeavyBall
 from lightning_optreg.optimizers.lecture_adagrad import LectureAdagrad, LectureRMSprop
 from lightning_optreg.optimizers.lecture_adam import LectureAdam, LectureAMSGrad, LectureNAdam
 from lightning_optreg.optimizers.lecture_adamax import LectureAdaMax
+from lightning_optreg.optimizers.lookahead import Lookahead
 from lightning_optreg.optimizers.nag import NAG
 from lightning_optreg.optimizers.nag_convex import NAGConvex
 from lightning_optreg.optimizers.nag_strongly_convex import NAGStronglyConvex
@@ -35,6 +36,7 @@ __all__ = [
     "LectureAdam",
     "LectureNAdam",
     "LectureRMSprop",
+    "Lookahead",
     "NAGConvex",
     "NAGStronglyConvex",
     "Newton",

@@ -83,6 +83,12 @@ PAIRS: dict[str, tuple[Callable[[], nn.Module], str, Callable[[], nn.Module], tu
         (16, 96, 27, 27),
     ),
     "BatchNorm": (lambda: layers.BatchNorm(16), "torch's", lambda: nn.BatchNorm2d(16), BLOCK),
+    "WhitenedConv2d": (
+        lambda: layers.WhitenedConv2d(3),
+        "Conv2d",
+        lambda: nn.Conv2d(3, 24, 2),
+        (128, 3, 32, 32),
+    ),
 }
 
 

@@ -91,4 +91,5 @@ LAYERS: dict[str, Layer] = {
         neutral=lambda: layers.StochasticResidual(branch(), 1.0),
         plain=residual,
     ),
+    "WhitenedConv2d": Layer(lambda: layers.WhitenedConv2d(6), draws_in_training=False, ranks_differ=None),
 }

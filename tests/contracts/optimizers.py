@@ -16,6 +16,7 @@ class Rule:
         reads_values: Whether a step decides by values that it reads from the device.
         neutral: Arguments at which a step changes nothing.
         wrong: Wrong arguments, each with a part of the message that must name them.
+        around: Name of the optimizer that it is put around, which gets the settings that it has not itself.
     """
 
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -23,6 +24,7 @@ class Rule:
     reads_values: bool = False
     neutral: dict[str, Any] = field(default_factory=lambda: {"lr": 0.0})
     wrong: tuple[tuple[dict[str, Any], str], ...] = ()
+    around: str | None = None
 
 
 BETAS = (({"betas": (0.9, 1.0)}, "betas"), ({"betas": (0.9,)}, "betas"), ({"eps": -1.0}, "eps"))
@@ -67,6 +69,9 @@ FIRST_ORDER: dict[str, Rule] = {
         ),
     ),
 }
+
+# Around a first-order rule, of which they keep what its users take for granted.
+AROUND: dict[str, Rule] = {"Lookahead": Rule({"lr": 0.02, "k": 3}, around="HeavyBall")}
 
 # What every first-order rule refuses.
 WRONG: tuple[tuple[dict[str, Any], str], ...] = (

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import io
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,23 @@ from lightning_optreg import optimizers
 from lightning_optreg.__main__ import main
 from lightning_optreg.callbacks import ExactResume
 from lightning_optreg.optimizers import UpdateRule
-from tests.contracts.optimizers import FIRST_ORDER, SECOND_ORDER, WRONG
+from tests.contracts.optimizers import AROUND, FIRST_ORDER, SECOND_ORDER, WRONG
 from tests.contracts.runs import checkpoint_every_step
 from tests.resume_tools import Regression, StatefulLoader, assert_identical, final_state, spoil_random_state
 from tests.small_runs import quiet_trainer
 
-every_rule = pytest.mark.parametrize("name", FIRST_ORDER)
+RULES = {**FIRST_ORDER, **AROUND}
+every_rule = pytest.mark.parametrize("name", RULES)
 SHAPES = ((4, 3), (3,), (2, 3, 2), ())
 
 
 def make(name: str, params: Any, **options: Any) -> Optimizer:
-    optimizer: Optimizer = getattr(optimizers, name)(params, **{**FIRST_ORDER[name].arguments, **options})
+    cls, rule = getattr(optimizers, name), RULES[name]
+    arguments = {**rule.arguments, **options}
+    if rule.around is not None:
+        others = {key: arguments.pop(key) for key in list(arguments) if key not in inspect.signature(cls).parameters}
+        arguments["optimizer"] = partial(getattr(optimizers, rule.around), **others)
+    optimizer: Optimizer = cls(params, **arguments)
     return optimizer
 
 
@@ -57,19 +64,20 @@ def after(name: str, steps: int = 8, dtype: torch.dtype = torch.float64, **optio
 
 
 def takes(name: str, argument: str) -> bool:
-    return argument in inspect.signature(getattr(optimizers, name)).parameters
+    around = RULES[name].around
+    return argument in inspect.signature(getattr(optimizers, around or name)).parameters
 
 
 def test_every_public_optimizer_has_a_row() -> None:
     public = {name for name in optimizers.__all__ if _is_optimizer(getattr(optimizers, name))}
-    assert public - {"UpdateRule"} == set(FIRST_ORDER) | set(SECOND_ORDER)
+    assert public - {"UpdateRule"} == set(RULES) | set(SECOND_ORDER)
 
 
 def _is_optimizer(part: Any) -> bool:
     return inspect.isclass(part) and issubclass(part, Optimizer)
 
 
-@pytest.mark.parametrize("name", [*FIRST_ORDER, *SECOND_ORDER])
+@pytest.mark.parametrize("name", [*RULES, *SECOND_ORDER])
 def test_documented(name: str) -> None:
     cls = getattr(optimizers, name)
     text = inspect.getdoc(cls) or ""
@@ -87,7 +95,7 @@ def test_learns(name: str) -> None:
 
 @every_rule
 def test_neutral(name: str) -> None:
-    assert_identical([p.detach() for p in parameters()], after(name, **FIRST_ORDER[name].neutral))
+    assert_identical([p.detach() for p in parameters()], after(name, **RULES[name].neutral))
 
 
 @every_rule
@@ -229,10 +237,11 @@ def test_sparse_gradients(name: str) -> None:
             optimizer.step()
         return embedding.weight.detach()
 
-    if FIRST_ORDER[name].sparse:
+    if RULES[name].sparse:
         torch.testing.assert_close(run(sparse=True), run(sparse=False), rtol=1e-13, atol=1e-13)
     else:
-        with pytest.raises(RuntimeError, match=f"^{name}: sparse gradients are not supported"):
+        owner = RULES[name].around or name
+        with pytest.raises(RuntimeError, match=f"^{owner}: sparse gradients are not supported"):
             run(sparse=True)
 
 
@@ -260,7 +269,7 @@ def test_complex_parameters_are_pairs_of_real_ones(name: str, foreach: bool) -> 
 @pytest.mark.parametrize("foreach", [False, True])
 def test_device_blind(name: str, foreach: bool) -> None:
     """On the meta device any tensor made elsewhere would show."""
-    if FIRST_ORDER[name].reads_values:
+    if RULES[name].reads_values:
         return
     params = [torch.zeros(3, 2, device="meta", requires_grad=True)]
     optimizer = make(name, params, foreach=foreach)
@@ -311,11 +320,11 @@ def take_step(name: str, optimizer: Optimizer, params: list[Tensor]) -> None:
     optimizer.step(closure)
 
 
-@pytest.mark.parametrize("name", [*FIRST_ORDER, *SECOND_ORDER])
+@pytest.mark.parametrize("name", [*RULES, *SECOND_ORDER])
 def test_a_state_that_lacks_settings_gets_those_of_the_optimizer(name: str) -> None:
     """Such as one that was saved before the class had them."""
     params = parameters()
-    build = getattr(optimizers, name)
+    build = getattr(optimizers, name) if name in SECOND_ORDER else partial(make, name)
     optimizer = build(params, maximize=True)
     state = optimizer.state_dict()
     settings = set(optimizer.defaults) - {"lr"}
@@ -349,7 +358,7 @@ def with_schedule(
     return [p.detach() for p in params], optimizer.param_groups
 
 
-@pytest.mark.parametrize("name", [*FIRST_ORDER, *SECOND_ORDER])
+@pytest.mark.parametrize("name", [*RULES, *SECOND_ORDER])
 @pytest.mark.parametrize("shape", [(), (1,)], ids=str)
 @pytest.mark.parametrize("foreach", [False, True])
 def test_a_tensor_with_one_element_is_a_learning_rate(
@@ -384,7 +393,7 @@ def test_a_rate_on_a_device_is_not_read_back(
     name: str, foreach: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The meta device has no numbers to read; what is computed with a tensor is the same."""
-    if not FIRST_ORDER[name].reads_values:
+    if not RULES[name].reads_values:
         params = [torch.zeros(3, 2, device="meta", requires_grad=True)]
         optimizer = make(name, params, foreach=foreach)
         optimizer.param_groups[0]["lr"] = torch.zeros(1, device="meta")
@@ -417,7 +426,7 @@ def test_gradients_flow_to_the_rate(name: str) -> None:
 @every_rule
 def test_other_settings_may_be_tensors_with_one_element(name: str) -> None:
     """As torch's optimizers take them; a step computes with numbers."""
-    given = {key: value for key, value in FIRST_ORDER[name].arguments.items() if isinstance(value, float)}
+    given = {key: value for key, value in RULES[name].arguments.items() if isinstance(value, float)}
     given["weight_decay"] = 0.1
     if takes(name, "betas"):
         given["betas"] = (0.8, 0.9)
@@ -426,7 +435,8 @@ def test_other_settings_may_be_tensors_with_one_element(name: str) -> None:
         for key, value in given.items()
     }
     torch.testing.assert_close(after(name, **given), after(name, **tensors), rtol=1e-5, atol=1e-6)
-    with pytest.raises(ValueError, match=f"^{name}: Tensor weight_decay must be 1-element, got 2$"):
+    owner = RULES[name].around or name
+    with pytest.raises(ValueError, match=f"^{owner}: Tensor weight_decay must be 1-element, got 2$"):
         make(name, parameters(), weight_decay=torch.zeros(2))
 
 
@@ -477,7 +487,7 @@ def test_resumes_in_lightning(name: str, options: dict[str, Any], tmp_path: Path
     assert path.exists() or options == {"accumulate_grad_batches": 2}
 
 
-@pytest.mark.parametrize("name", [*FIRST_ORDER, *SECOND_ORDER])
+@pytest.mark.parametrize("name", [*RULES, *SECOND_ORDER])
 def test_named_in_a_configuration_by_its_short_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--optimizer", name, "--print_config"]) == 0
     assert f"class_path: lightning_optreg.optimizers.{name}" in capsys.readouterr().out

@@ -52,18 +52,23 @@ STATEFUL = ["EarlyStopping", "GradientNoise", "MaxNorm"]
     [pytest.param(name, marks=[] if name in STATEFUL else pytest.mark.slow) for name in RESUMED],
 )
 def test_two_of_a_kind_resume_with_a_state_each(name: str, tmp_path: Path) -> None:
-    module = regression(CALLBACKS[name])
+    part = CALLBACKS[name]
+
+    def pair() -> list[Callback]:
+        return [part.build(), part.build() if part.second is None else part.build_second()]
+
+    module = regression(part)
     saver = checkpoint_every_step(tmp_path)
     seed_everything(1, verbose=False)
-    straight = fit(tmp_path, [ExactResume(), *two(name), saver], module, enable_checkpointing=True)
+    straight = fit(tmp_path, [ExactResume(), *pair(), saver], module, enable_checkpointing=True)
     saved = torch.load(tmp_path / "step=4.ckpt", weights_only=True)["callbacks"]
     states = [key for key in saved if key.startswith(name)]
     assert len(states) == len([key for key in straight["callbacks"] if key in states])
     spoil_random_state()
     resumed = fit(
         tmp_path,
-        [ExactResume(), *two(name)],
-        regression(CALLBACKS[name]),
+        [ExactResume(), *pair()],
+        regression(part),
         ckpt_path=tmp_path / "step=4.ckpt",
     )
     assert_identical(straight, resumed)

@@ -110,7 +110,7 @@ def score_images(
         weights = {key: value.to(device) for key, value in weights.items()}
     with evaluating(network), torch.no_grad(), kept_generators(device, network=network):
         for start in range(begin, end, _CHUNK):
-            index = loader.indices[start : min(start + _CHUNK, end)]
+            index = loader.indices[start : min(start + _CHUNK, end)].to(loader.images.device)
             images, labels = loader.images.index_select(0, index), loader.labels.index_select(0, index)
             batch = Batch(images, labels, index, Place(0, 0, 0, len(index)))
             batch = data.transfer_batch_to_device(batch, device, 0)

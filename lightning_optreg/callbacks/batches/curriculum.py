@@ -257,7 +257,7 @@ class Curriculum(OfAKind, LetsGo, BreaksPrivacy):
     def _tell(self, trainer: Trainer, loader: BatchLoader) -> None:
         assert self._values is not None  # both callers have made them
         seed = loader.seed if self.seed is None else self.seed
-        labels = loader.labels[loader.indices] if self.balanced else None
+        labels = loader.labels.cpu()[loader.indices] if self.balanced else None
         ranking = rank_images(self._values, self.order, seed=seed, labels=labels)
         sums = self._values[ranking].double().cumsum(0)
         self._means = sums / torch.arange(1, len(sums) + 1)

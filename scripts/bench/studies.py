@@ -1,0 +1,60 @@
+"""What a run of a study costs beside its training: claim, configuration, start, test, record.
+
+A study of softmax regression with one training batch, one validation batch and one test batch is run by one process.
+Printed is the median time of a run but the first, which also imports what it needs, and the time from the first
+run's start to the end of the last, divided by their number.
+
+    python scripts/bench/studies.py [--runs 12] [--data_dir FOLDER]
+"""
+
+import argparse
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=12)
+    parser.add_argument("--data_dir", help="where Fashion-MNIST is, if not where the program looks itself")
+    options = parser.parse_args()
+    if options.runs < 2:
+        parser.error(f"--runs must be at least 2, got {options.runs}")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "study.yaml")
+        path.write_text(yaml.safe_dump(study(options.runs, options.data_dir)))
+        command = [sys.executable, "-m", "lightning_optreg", "compare", "--workers", "1"]
+        command += ["--config", str(path), "--output", str(Path(folder, "study"))]
+        result = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    times = [float(found) for found in re.findall(r"^\[\d+/.*? ([\d.]+) s\b", result.stdout, re.MULTILINE)]
+    (total,) = re.findall(r"^\d+ runs in (\d+) s$", result.stdout, re.MULTILINE)
+    print(f"a run: median {statistics.median(times[1:]):.2f} s, the first {times[0]:.2f} s")
+    print(f"{len(times)} runs with their queue: {total} s")
+
+
+def study(runs: int, data_dir: str | None) -> dict[str, object]:
+    """Return a study with that many runs of three batches."""
+    one_batch = {"limit_train_batches": 1, "limit_val_batches": 1, "limit_test_batches": 1}
+    more: dict[str, object] = {"lr_scheduler": None, "trainer": {"accelerator": "cpu", **one_batch}}
+    if data_dir is not None:
+        more["data"] = {"init_args": {"data_dir": data_dir}}
+    return {
+        "name": "three_batches",
+        "base": [str(ROOT / "configs/fashion_mnist/softmax.yaml"), more],
+        "epochs": 1,
+        "seeds": list(range(runs)),
+        "methods": {"SGD": {"optimizer": {"class_path": "SGD"}, "values": [0.1]}},
+    }
+
+
+if __name__ == "__main__":
+    main()
