@@ -50,8 +50,11 @@ def patch_covariance(images: Tensor, kernel_size: int) -> Tensor:
     total = torch.zeros(size, dtype=torch.float64, device=images.device)
     products = torch.zeros(size, size, dtype=torch.float64, device=images.device)
     count = 0
-    for chunk in images.split(max(1, _CHUNK_VALUES // (size * images[0, 0].numel()))):
-        patches = F.unfold(chunk.double(), kernel_size)  # (n, C, H, W) -> (n, C k k, places)
+    step = max(1, _CHUNK_VALUES // (size * images[0, 0].numel()))
+    for start in range(0, len(images), step):
+        patches = F.unfold(
+            images[start : start + step].double(), kernel_size
+        )  # (n, C, H, W) -> (n, C k k, places)
         total += patches.sum((0, 2))
         products += torch.bmm(patches, patches.mT).sum(0)
         count += len(patches) * patches.shape[2]
@@ -192,4 +195,8 @@ class WhitenedConv2d(nn.Conv2d):
 
     def extra_repr(self) -> str:
         """The settings, for print(net)."""
-        return f"{super().extra_repr()}, eps={self.eps}"
+        stride, padding = self.stride[0], self.padding[0]
+        return (
+            f"{self.in_channels}, kernel_size={self.kernel_size[0]}, stride={stride}, padding={padding}, "
+            f"bias={self.bias is not None}, eps={self.eps}"
+        )
