@@ -17,6 +17,7 @@ def draw_folds(
     differences: Mapping[str, tuple[Sequence[float], tuple[float, float] | None]],
     quantity: str,
     reference: str,
+    axis: str = "repeat.fold",
 ) -> "Figure":
     """Draw the scores of each method over the folds, and beside them its differences to the reference.
 
@@ -27,6 +28,7 @@ def draw_folds(
             their mean.
         quantity: What a score is, such as "val/accuracy".
         reference: The method that the others are compared with.
+        axis: What names a fold.
 
     Returns:
         The figure, with one panel if there is one method.
@@ -54,7 +56,7 @@ def draw_folds(
         if (interval := intervals.get(method)) is not None:
             left.axhspan(*interval, color=look["color"], alpha=0.08, linewidth=0)
     left.set_xticks(range(len(folds)), list(map(literal, folds)))
-    left.set_xlabel("repeat.fold")
+    left.set_xlabel(axis)
     left.set_ylabel(literal(f"{quantity}: each fold and the mean"))
     left.legend(frameon=False, fontsize="small")
     if not differences:

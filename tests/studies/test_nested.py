@@ -64,6 +64,9 @@ def test_every_fold_has_a_search_and_one_report_has_all(
         assert row.split(",")[1] in (folder / "trials.csv").read_text()
     assert "on images that it never saw: mean 0." in said
     assert "| fold | trial |" in (tmp_path / "out" / "folds.md").read_text()
+    drawn = (tmp_path / "out" / "folds.svg").read_text()
+    assert "val/accuracy, by which it was chosen" in drawn
+    assert "test/accuracy, on the fold" in drawn
 
 
 def test_all_folds_share_a_storage_that_the_environment_names(
