@@ -1,8 +1,8 @@
 """What a run of a study costs beside its training: claim, configuration, start, test, record.
 
 A study of softmax regression with one training batch, one validation batch and one test batch is run by one
-process. Printed is the median time of a run but the first, which also imports what it needs, and the time from the
-first run's start to the end of the last.
+process. Printed is the median time of a run but the first, which also imports what it needs, and the time of
+all runs.
 
     python scripts/bench/studies.py [--runs 12] [--data_dir FOLDER]
 """
