@@ -252,6 +252,7 @@ FAST = (
     "label_smoothing",
     "lbfgs",
     "local_sgd",
+    "lookahead",
     "lr_finder",
     "no_decay",
     "pipeline",

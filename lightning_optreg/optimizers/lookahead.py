@@ -1,4 +1,4 @@
-"""Lookahead: slow weights that follow those of any other optimizer, which begins again at them every few steps.
+"""Lookahead: slow weights that follow any other optimizer's, which begins again at them every few steps.
 
 Zhang, Lucas, Hinton and Ba 2019, "Lookahead optimizer: k steps forward, 1 step back" (arXiv:1907.08610).
 """
@@ -14,7 +14,6 @@ from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
 from lightning_optreg._checks import check_range
-from lightning_optreg.optimizers.rates import add_missing
 
 __all__ = ["Lookahead"]
 
@@ -23,16 +22,16 @@ _STEP = "lookahead_step"  # steps made, in each group: a state_dict has no other
 
 
 class Lookahead(Optimizer):
-    """Slow weights phi that go a part of the way after each k steps of another optimizer, which returns there.
+    """Another optimizer that, after each k steps, goes back a part of its way to where the slow weights are.
 
-    The other optimizer A makes k steps from theta = phi, and then
+    The other optimizer A makes k steps from theta = phi, the slow weights, and then
 
         phi = phi + alpha (theta - phi),   theta = phi
 
     A keeps its momentum and other averages over this, which the paper calls "maintain". Its groups and their
-    settings are those of this optimizer, so schedules, gradient clipping and a `GradScaler` work on it as they
-    do on A; a step that a scaler skips does not count. Where the number of steps is a multiple of k, as after
-    an epoch of such a length, the network has the slow weights; elsewhere `use_slow_weights` sets them.
+    settings are those of this optimizer, so schedules, gradient clipping and a `GradScaler` work on it as on
+    A; a step that a scaler skips does not count. Where the number of steps is a multiple of k, as after an
+    epoch of such a length, the network has the slow weights; elsewhere `use_slow_weights` sets them.
 
     Args:
         params: Parameters, or groups of them, given to A.
@@ -72,7 +71,9 @@ class Lookahead(Optimizer):
         check_range("Lookahead", ">= 1", k=k)
         check_range("Lookahead", "(0, 1]", alpha=alpha)
         if (alpha_end is None) != (decay_steps is None):
-            missing, given = ("alpha_end", "decay_steps") if alpha_end is None else ("decay_steps", "alpha_end")
+            missing, given = (
+                ("alpha_end", "decay_steps") if alpha_end is None else ("decay_steps", "alpha_end")
+            )
             raise ValueError(f"Lookahead: {missing} must be given with {given}, got None")
         if alpha_end is not None:
             check_range("Lookahead", "(0, 1]", alpha_end=alpha_end)
@@ -82,8 +83,8 @@ class Lookahead(Optimizer):
         made = make(params) if callable(make) else make
         if not callable(make) or not isinstance(made, Optimizer):
             raise TypeError(
-                "Lookahead: optimizer must make an optimizer from parameters, as functools.partial(SGD, lr=0.1) "
-                f"does, got {made!r}"
+                "Lookahead: optimizer must make an optimizer from parameters, as partial(SGD, lr=0.1) does, "
+                f"got {type(made).__name__}"
             )
         self.inner = made
         """The other optimizer A, which works on this one's groups and states."""
@@ -116,7 +117,7 @@ class Lookahead(Optimizer):
             slow = self._begin()
         # A finds its own states only: many begin theirs where there is none yet, and some drop all at times.
         try:
-            loss = self.inner.step(closure)  # type: ignore[arg-type]  # torch's: a closure of a float
+            loss = self.inner.step(closure)
         finally:
             for parameter, value in slow.items():
                 self.state[parameter][_SLOW] = value
@@ -124,10 +125,8 @@ class Lookahead(Optimizer):
         for group in self.param_groups:
             group[_STEP] = steps
         if steps % self.k == 0 and slow:
-            fast, phi = list(slow), list(slow.values())
             with torch.set_grad_enabled(differentiable):
-                torch._foreach_lerp_(phi, fast, self.alpha_after(steps))
-                torch._foreach_copy_(fast, phi)
+                _meet(list(slow.values()), list(slow), self.alpha_after(steps), one_by_one=differentiable)
         return loss
 
     def alpha_after(self, steps: int) -> float:
@@ -181,8 +180,22 @@ class Lookahead(Optimizer):
         if "inner" in state:  # a copy
             return
         # Loaded: A checks and completes what is its own.
-        slow = {key: each.pop(_SLOW) for key, each in self.state.items() if isinstance(each, dict) and _SLOW in each}
+        slow = {
+            key: each.pop(_SLOW)
+            for key, each in self.state.items()
+            if isinstance(each, dict) and _SLOW in each
+        }
         self.inner.__setstate__({"state": self.state, "param_groups": self.param_groups})
-        add_missing(self)
+        for group in self.param_groups:
+            group.setdefault(_STEP, 0)
         for parameter, value in slow.items():
             self.state[parameter][_SLOW] = value
+
+
+def _meet(slow: list[Tensor], fast: list[Tensor], alpha: float, *, one_by_one: bool) -> None:
+    if one_by_one:  # torch 2.14 has no derivative of _foreach_copy_
+        for phi, theta in zip(slow, fast, strict=True):
+            theta.copy_(phi.lerp_(theta, alpha))
+        return
+    torch._foreach_lerp_(slow, fast, alpha)
+    torch._foreach_copy_(fast, slow)

@@ -6,7 +6,8 @@
 Both step on the same gradients, taking turns; printed are the median times and the median ratio of neighbours
 in time. At most 1.1 is wanted. Second-order methods, whose step is many gradients, are left out. AddSign and
 PowerSign stand beside RMSprop, which like them computes a function of each element; SGD with momentum, also
-of one state but of three operations, takes about 0.6 of their time.
+of one state but of three operations, takes about 0.6 of their time. Lookahead stands beside the optimizer it is put
+around: the ratio is what the slow weights cost.
 """
 
 import argparse
@@ -29,11 +30,21 @@ from lightning_optreg.runs.memory import keep_freed_memory
 
 @dataclass(frozen=True)
 class Pair:
-    """An optimizer of ours, torch's beside it, and how many tensors of a parameter's size both keep."""
+    """An optimizer of ours and torch's beside it.
+
+    Attributes:
+        ours: Makes ours.
+        torchs: Makes torch's.
+        states: Tensors of a parameter's size that both keep.
+        more: Those that ours keeps beyond.
+        steps: Steps that are timed together, where they are not alike.
+    """
 
     ours: Callable[[Any], Optimizer]
     torchs: Callable[[Any], Optimizer]
     states: int
+    more: int = 0
+    steps: int = 1
 
 
 MOMENTUM = partial(SGD, lr=0.01, momentum=0.9, foreach=True)
@@ -57,6 +68,7 @@ def pairs() -> dict[str, Pair]:
         "LectureAdagrad": Pair(optimizers.LectureAdagrad, ADAGRAD, 1),
         "LectureNAdam": Pair(optimizers.LectureNAdam, partial(NAdam, foreach=True), 2),
         "LectureRMSprop": Pair(optimizers.LectureRMSprop, RMSPROP, 1),
+        "Lookahead": Pair(partial(optimizers.Lookahead, optimizer=MOMENTUM), MOMENTUM, 1, more=1, steps=5),
         "NAG": Pair(optimizers.NAG, NESTEROV, 1),
         "NAGConvex": Pair(optimizers.NAGConvex, NESTEROV, 1),
         "NAGStronglyConvex": Pair(optimizers.NAGStronglyConvex, NESTEROV, 1),
@@ -70,7 +82,7 @@ def pairs() -> dict[str, Pair]:
 
 
 def _is_first_order(part: Any) -> bool:
-    is_rule = inspect.isclass(part) and issubclass(part, optimizers.UpdateRule)
+    is_rule = inspect.isclass(part) and issubclass(part, (optimizers.UpdateRule, optimizers.Lookahead))
     return is_rule and part is not optimizers.UpdateRule
 
 
@@ -97,11 +109,12 @@ def main() -> None:
     for name in args.only:
         pair = table[name]
         ours, torchs = pair.ours(parameters()), pair.torchs(parameters())
-        rounds = [(seconds(ours), seconds(torchs)) for _ in range(args.rounds + 2)][
-            2:
-        ]  # states are made first
-        for optimizer in (ours, torchs):
-            if states(optimizer) != pair.states:
+        # states are made first
+        rounds = [
+            tuple(seconds(each, pair.steps) for each in (ours, torchs)) for _ in range(args.rounds + 2)
+        ][2:]
+        for optimizer, more in ((ours, pair.more), (torchs, 0)):
+            if states(optimizer) != pair.states + more:
                 raise SystemExit(f"{type(optimizer).__name__} keeps {states(optimizer)} states a parameter")
         mine, others = zip(*rounds, strict=True)
         ratio = statistics.median(one / other for one, other in rounds)
@@ -109,10 +122,12 @@ def main() -> None:
         print(f"{name:22}{times}{ratio:8.3f}  {type(torchs).__name__:<10}{pair.states:>7}", flush=True)
 
 
-def seconds(optimizer: Optimizer) -> float:
+def seconds(optimizer: Optimizer, steps: int) -> float:
+    """Of a step, a mean of several."""
     start = time.perf_counter()
-    optimizer.step()
-    return time.perf_counter() - start
+    for _ in range(steps):
+        optimizer.step()
+    return (time.perf_counter() - start) / steps
 
 
 def states(optimizer: Optimizer) -> int:

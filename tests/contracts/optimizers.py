@@ -1,7 +1,13 @@
 """The table of optimizers that the contract tests go through. A new one is tested by adding a row."""
 
+import inspect
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
+
+from torch.optim import Optimizer
+
+from lightning_optreg import optimizers
 
 NAN = float("nan")
 
@@ -73,6 +79,8 @@ FIRST_ORDER: dict[str, Rule] = {
 # Around a first-order rule, of which they keep what its users take for granted.
 AROUND: dict[str, Rule] = {"Lookahead": Rule({"lr": 0.02, "k": 3}, around="HeavyBall")}
 
+RULES = {**FIRST_ORDER, **AROUND}
+
 # What every first-order rule refuses.
 WRONG: tuple[tuple[dict[str, Any], str], ...] = (
     ({"lr": -1.0}, "lr"),
@@ -82,3 +90,15 @@ WRONG: tuple[tuple[dict[str, Any], str], ...] = (
 
 # Held to tests of their own: they take a closure, and parameters of one group.
 SECOND_ORDER: tuple[str, ...] = ("BFGS", "Newton")
+
+
+def make(name: str, params: Any, **options: Any) -> Optimizer:
+    """Build an optimizer of the table; one around another hands the settings on that it has not itself."""
+    cls, rule = getattr(optimizers, name), RULES[name]
+    arguments = {**rule.arguments, **options}
+    if rule.around is not None:
+        own = inspect.signature(cls).parameters
+        others = {key: arguments.pop(key) for key in list(arguments) if key not in own}
+        arguments["optimizer"] = partial(getattr(optimizers, rule.around), **others)
+    optimizer: Optimizer = cls(params, **arguments)
+    return optimizer

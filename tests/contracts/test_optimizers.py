@@ -17,24 +17,13 @@ from lightning_optreg import optimizers
 from lightning_optreg.__main__ import main
 from lightning_optreg.callbacks import ExactResume
 from lightning_optreg.optimizers import UpdateRule
-from tests.contracts.optimizers import AROUND, FIRST_ORDER, SECOND_ORDER, WRONG
+from tests.contracts.optimizers import FIRST_ORDER, RULES, SECOND_ORDER, WRONG, make
 from tests.contracts.runs import checkpoint_every_step
 from tests.resume_tools import Regression, StatefulLoader, assert_identical, final_state, spoil_random_state
 from tests.small_runs import quiet_trainer
 
-RULES = {**FIRST_ORDER, **AROUND}
 every_rule = pytest.mark.parametrize("name", RULES)
 SHAPES = ((4, 3), (3,), (2, 3, 2), ())
-
-
-def make(name: str, params: Any, **options: Any) -> Optimizer:
-    cls, rule = getattr(optimizers, name), RULES[name]
-    arguments = {**rule.arguments, **options}
-    if rule.around is not None:
-        others = {key: arguments.pop(key) for key in list(arguments) if key not in inspect.signature(cls).parameters}
-        arguments["optimizer"] = partial(getattr(optimizers, rule.around), **others)
-    optimizer: Optimizer = cls(params, **arguments)
-    return optimizer
 
 
 def parameters(dtype: torch.dtype = torch.float64) -> list[Tensor]:

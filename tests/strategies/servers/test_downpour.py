@@ -16,7 +16,7 @@ from lightning_optreg.callbacks import ExactResume
 from lightning_optreg.parallel import DownpourServer, DownpourWorker
 from lightning_optreg.strategies import Downpour
 from lightning_optreg.strategies.servers import _ray_cluster
-from tests.contracts.optimizers import FIRST_ORDER
+from tests.contracts.optimizers import RULES, make
 from tests.contracts.runs import checkpoint_every_step
 from tests.resume_tools import Regression, SaveAlways, StatefulLoader, assert_identical, final_state
 from tests.small_runs import quiet_trainer
@@ -67,7 +67,7 @@ OPTIMIZERS: dict[str, Any] = {
         name: partial(getattr(torch.optim, name), lr=0.01)
         for name in ("SGD", "Adagrad", "Adam", "AdamW", "RMSprop", "NAdam", "Adadelta")
     },
-    **{name: partial(getattr(optimizers, name), **rule.arguments) for name, rule in FIRST_ORDER.items()},
+    **{name: partial(make, name) for name in RULES},
 }
 
 
