@@ -1,6 +1,6 @@
 """A convolution whose fixed filters whiten the patches of the training images.
 
-Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", 2024 (arXiv:2404.00498), section 3.1, after Page,
+Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", 2024 (arXiv:2404.00498), section 3.2, after Page,
 "How to train your ResNet", 2019, and the `hlb-CIFAR10` of Balsam, 2023. The idea is principal component
 analysis: with the covariance S = E diag(lambda) E^T of patches x, the numbers e_j^T x / sqrt(lambda_j) are
 uncorrelated and have variance 1.

@@ -1,5 +1,6 @@
 """Networks: modules that map images (N, C, H, W) to scores (N, K), one file each."""
 
+from lightning_optreg.nets.airbench import AirbenchNet
 from lightning_optreg.nets.alexnet import AlexNet
 from lightning_optreg.nets.deepobs import DeepOBS2c2d, DeepOBS3c3d
 from lightning_optreg.nets.en_resnet import EnResNet
@@ -17,6 +18,7 @@ from lightning_optreg.nets.zfnet import ZFNet
 __all__ = [
     "MLP",
     "VGG",
+    "AirbenchNet",
     "AlexNet",
     "DeepOBS2c2d",
     "DeepOBS3c3d",
