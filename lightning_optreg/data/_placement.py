@@ -97,7 +97,7 @@ class Placement:
                 raise MisconfigurationException(
                     f"{self._name}: device is {self._device}, but torch finds no such device here: use auto"
                 )
-            if wanted.type == "cuda" and wanted.index is None:
+            if self._device == "cuda":
                 return torch.device("cuda", torch.cuda.current_device())
             return wanted
         if wanted.type != run.type or wanted.index not in (None, run.index):
