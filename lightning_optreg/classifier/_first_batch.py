@@ -57,7 +57,8 @@ def checked_scores(
                 f"num_classes={num_classes}, got {tuple(scores.shape)}"
             )
         if soft and labels.is_floating_point() and labels.shape == scores.shape:
-            if not torch.allclose(labels.float().sum(1), torch.ones(len(labels), device=x.device), atol=0.02):
+            sums = labels.float().sum(1)
+            if not torch.allclose(sums, torch.ones_like(sums), atol=0.02):
                 raise ValueError("ImageClassifier: labels that are probabilities must sum to 1")
         elif labels.shape != scores.shape[:1] or labels.dtype != torch.int64:
             raise ValueError(
