@@ -16,6 +16,8 @@ from lightning.pytorch.strategies import DDPStrategy
 
 __all__ = ["WriteAtEnd", "ddp", "in_processes", "needs_gloo", "written"]
 
+_IMPORTED = ["lightning.pytorch", "lightning_optreg.callbacks", "lightning_optreg.cli.main_cli"]
+
 needs_gloo = pytest.mark.skipif(
     not torch.distributed.is_gloo_available(), reason="this build of torch has no gloo"
 )
@@ -28,12 +30,17 @@ def ddp() -> DDPStrategy:
 
 
 def in_processes(
-    count: int, function: Callable[..., None], *args: Any, start_method: Literal["spawn", "fork"] = "fork"
+    count: int,
+    function: Callable[..., None],
+    *args: Any,
+    start_method: Literal["spawn", "forkserver"] = "forkserver",
 ) -> None:
     """Call `function(rank, *args)` in each of `count` processes at once, and wait until they end.
 
-    With `fork` they start at once, with all that the tests have imported; where CUDA is in use, take `spawn`.
+    They are forked from a process that has imported much and done nothing: torch can't be forked where its
+    threads have begun. Where CUDA is in use, take `spawn`.
     """
+    torch.multiprocessing.get_context("forkserver").set_forkserver_preload(_IMPORTED)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
