@@ -85,6 +85,10 @@ def refuse_layers(pl_module: LightningModule, mode: str, owner: str) -> None:
             refuse(f"{name} ({kind}) has buffers beside its weights, which Opacus does not support")
         if getattr(layer, "sparse", False):
             refuse(f"gradients must be dense; set sparse=False in {name} ({kind})")
+        if getattr(layer, "scale_grad_by_freq", False):
+            refuse(f"{name} ({kind}) divides by counts of the whole batch; set its scale_grad_by_freq=False")
+        if isinstance(layer, nn.Embedding | nn.EmbeddingBag) and layer.max_norm is not None:
+            refuse(f"{name} ({kind}) changes weights when it is called, without noise; set its max_norm=None")
         for weight in layer.parameters(recurse=False):
             if weight.requires_grad and weight.dtype not in (torch.float32, torch.float64):
                 refuse(

@@ -265,6 +265,14 @@ REFUSED: dict[str, tuple[Callable[[], Small], str]] = {
     "two inputs": (lambda: Small(Pair()), r"net\.inner \(Bilinear\) is called with 2 inputs"),
     "by name": (lambda: Small(Net(by_name)), r"net\.first \(Linear\) .* not called with tensors by position"),
     "some rows": (lambda: Small(Net(of_some)), "a layer is called with [57] rows for the [68] examples"),
+    "counted words": (
+        lambda: Small(nn.Embedding(6, 3, scale_grad_by_freq=True)),
+        r"net \(Embedding\) divides by counts of the whole batch; set its scale_grad_by_freq=False",
+    ),
+    "shrunk words": (
+        lambda: Small(nn.Embedding(6, 3, max_norm=1.0)),
+        r"net \(Embedding\) changes weights when it is called, without noise; set its max_norm=None",
+    ),
     "class weights": (
         lambda: Small(loss=nn.CrossEntropyLoss(torch.ones(3))),
         r"loss \(CrossEntropyLoss\) with weight or ignore_index",
