@@ -143,15 +143,18 @@ def usual_way(net: nn.Module, dataset: Dataset[Any], steps: int, folder: str) ->
 class UsualDataset(Dataset[Any]):
     """What torchvision's FashionMNIST and CIFAR10 do: a PIL image each, through the transforms."""
 
-    def __init__(self, images: Tensor, labels: Tensor, padding: int) -> None:
+    def __init__(self, images: Tensor, labels: Tensor, padding: int | None) -> None:
+        """Crop with so many pixels of padding, and flip; `None` for neither."""
         from torchvision.transforms import v2
 
         self.arrays = images.permute(0, 2, 3, 1).squeeze(-1).contiguous().numpy()
         self.labels = labels.tolist()
+        augment = []
+        if padding is not None:
+            augment = [v2.RandomCrop(images.shape[-1], padding=padding), v2.RandomHorizontalFlip()]
         self.transform = v2.Compose(
             [
-                v2.RandomCrop(images.shape[-1], padding=padding),
-                v2.RandomHorizontalFlip(),
+                *augment,
                 v2.ToImage(),
                 v2.ToDtype(torch.float32, scale=True),
                 v2.Normalize([0.5] * images.shape[1], [0.25] * images.shape[1]),
