@@ -62,7 +62,9 @@ def commands() -> list[str]:
     blocks = re.findall(r"^```shell\n(.*?)^```", TEXT, re.M | re.S)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     program = "python -m lightning_optreg "
-    return [line.partition("#")[0].removeprefix(program) for line in lines if line.startswith(program)]
+    found = [line.partition("#")[0].removeprefix(program) for line in lines if line.startswith(program)]
+    # with the spaces that align comments, the same command would be another one
+    return [" ".join(command.split()) for command in found]
 
 
 # How a command shows that it understands its words without running. Other commands have tests that run what

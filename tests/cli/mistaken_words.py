@@ -89,7 +89,7 @@ fit --print_confg  =>  --print_confg | --print_config
 RANGES = rows(
     """
 ~ fit --trainer.max_epochs -5  =>  trainer.max_epochs | >= -1 | -5
-fit --trainer.min_epochs -1  =>  trainer.min_epochs | >= 0 | -1
+~ fit --trainer.min_epochs -1  =>  trainer.min_epochs | >= 0 | -1
 ~ fit --trainer.min_epochs 5 --trainer.max_epochs 3  =>  min_epochs | max_epochs | 5 | 3
 ~ fit --trainer.min_steps -1  =>  trainer.min_steps | >= 0 | -1
 ~ fit --trainer.max_steps -5  =>  trainer.max_steps | >= -1 | -5
@@ -97,25 +97,25 @@ fit --trainer.max_steps 1.5  =>  trainer.max_steps | int | '1.5'
 ~ fit --trainer.max_time abc  =>  trainer.max_time | abc | 00:12:00:00
 ~ fit --trainer.max_time 1:00  =>  trainer.max_time | 1:00 | 00:12:00:00
 ~ fit --trainer.max_time '{hour: 1}'  =>  trainer.max_time | hour | hours
-fit --trainer.max_time 30  =>  trainer.max_time | 30
+~ fit --trainer.max_time 30  =>  trainer.max_time | 30
 ~ fit --trainer.limit_train_batches -1  =>  trainer.limit_train_batches | -1
 ~ fit --trainer.limit_train_batches 1.5  =>  trainer.limit_train_batches | 1.5
 ~ fit --trainer.limit_train_batches nan  =>  trainer.limit_train_batches | nan
 fit --trainer.limit_val_batches -0.1  =>  trainer.limit_val_batches | -0.1
 ~ fit --trainer.limit_val_batches 50%  =>  trainer.limit_val_batches | 50%
-test --trainer.limit_test_batches -3  =>  trainer.limit_test_batches | -3
+~ test --trainer.limit_test_batches -3  =>  trainer.limit_test_batches | -3
 ~ predict --trainer.limit_predict_batches 2.5  =>  trainer.limit_predict_batches | 2.5
 ~ fit --trainer.overfit_batches -1  =>  trainer.overfit_batches | -1
 ~ fit --trainer.overfit_batches 1.5  =>  trainer.overfit_batches | 1.5
 fit --trainer.val_check_interval 0  =>  trainer.val_check_interval | > 0 | 0
-fit --trainer.val_check_interval 0.0  =>  trainer.val_check_interval | > 0 | 0
+~ fit --trainer.val_check_interval 0.0  =>  trainer.val_check_interval | > 0 | 0
 ~ fit --trainer.val_check_interval -1  =>  trainer.val_check_interval | -1
 ~ fit --trainer.val_check_interval 1.5  =>  trainer.val_check_interval | 1.5
-fit --trainer.val_check_interval nan  =>  trainer.val_check_interval | nan
+~ fit --trainer.val_check_interval nan  =>  trainer.val_check_interval | nan
 ~ fit --trainer.val_check_interval often  =>  trainer.val_check_interval | often
 ~ fit --trainer.check_val_every_n_epoch -1  =>  trainer.check_val_every_n_epoch | >= 1 | -1
 ~ fit --trainer.num_sanity_val_steps -2  =>  trainer.num_sanity_val_steps | >= -1 | -2
-fit --trainer.log_every_n_steps -1  =>  trainer.log_every_n_steps | >= 0 | -1
+~ fit --trainer.log_every_n_steps -1  =>  trainer.log_every_n_steps | >= 0 | -1
 ~ fit --trainer.accumulate_grad_batches 0  =>  trainer.accumulate_grad_batches | >= 1 | 0
 ~ fit --trainer.accumulate_grad_batches 1.5  =>  trainer.accumulate_grad_batches | int | '1.5'
 ~ fit --trainer.gradient_clip_val nan  =>  trainer.gradient_clip_val | float | 'nan'
@@ -123,7 +123,7 @@ fit --trainer.gradient_clip_val -0.5  =>  trainer.gradient_clip_val | >= 0 | -0.
 ~ fit --trainer.gradient_clip_val inf  =>  trainer.gradient_clip_val | inf
 ~ fit --trainer.gradient_clip_algorithm nrom  =>  trainer.gradient_clip_algorithm | nrom | norm
 ~ fit --trainer.num_nodes 0  =>  trainer.num_nodes | >= 1 | 0
-fit --trainer.num_nodes -1  =>  trainer.num_nodes | >= 1 | -1
+~ fit --trainer.num_nodes -1  =>  trainer.num_nodes | >= 1 | -1
 ~ fit --trainer.devices 0  =>  trainer.devices | 0
 ~ fit --trainer.devices -3  =>  trainer.devices | -3
 ~ fit --trainer.devices abc  =>  trainer.devices | abc
@@ -131,7 +131,7 @@ fit --trainer.devices 1.5  =>  trainer.devices | 1.5
 ~ fit --trainer.devices []  =>  trainer.devices | []
 ~ fit --trainer.devices 99999999999999999999  =>  trainer.devices | 99999999999999999999
 fit --trainer.accelerator gpu  =>  trainer.accelerator | gpu | cpu
-fit --trainer.accelerator cuda  =>  trainer.accelerator | cuda | cpu
+~ fit --trainer.accelerator cuda  =>  trainer.accelerator | cuda | cpu
 ~ fit --trainer.accelerator tpu  =>  trainer.accelerator | tpu | cpu
 ~ fit --trainer.accelerator GPU  =>  trainer.accelerator | GPU | gpu
 ~ fit --trainer.accelerator cpuu  =>  trainer.accelerator | cpuu | cpu
@@ -139,7 +139,7 @@ fit --trainer.precision 12  =>  trainer.precision | 12 | 16
 ~ fit --trainer.precision fp16  =>  trainer.precision | fp16
 ~ fit --trainer.precision half  =>  trainer.precision | half
 ~ fit --trainer.strategy dppp  =>  trainer.strategy | dppp | ddp
-fit --trainer.strategy DDP  =>  trainer.strategy | DDP | ddp
+~ fit --trainer.strategy DDP  =>  trainer.strategy | DDP | ddp
 ~ fit --trainer.strategy.timeout 3  =>  trainer.strategy | --trainer.strategy NAME
 fit --trainer.strategy ddp --trainer.strategy.find_unused_parameters true  =>  'ddp' | DDPStrategy
 ~ fit --trainer.accelerator cpu --trainer.strategy DDPStrategy --trainer.strategy.ddp_comm_hook abs  =>  CUDA
@@ -151,19 +151,19 @@ fit --trainer.strategy LocalSGD --trainer.strategy.periode 5  =>  trainer.strate
 ~ fit --trainer.fast_dev_run -1  =>  trainer.fast_dev_run | >= 0 | -1
 ~ fit --trainer.reload_dataloaders_every_n_epochs -1
     =>  trainer.reload_dataloaders_every_n_epochs | >= 0 | -1
-fit --trainer.deterministic maybe  =>  trainer.deterministic | maybe
+~ fit --trainer.deterministic maybe  =>  trainer.deterministic | maybe
 ~ fit --trainer.max_epochs 99999999999999999999  =>  trainer.max_epochs | 99999999999999999999
 ~ fit --trainer.max_steps 99999999999999999999  =>  trainer.max_steps | 99999999999999999999
 ~ fit --trainer.accumulate_grad_batches 99999999999999999999
     =>  trainer.accumulate_grad_batches | 99999999999999999999
-fit --trainer.limit_train_batches 99999999999999999999
+~ fit --trainer.limit_train_batches 99999999999999999999
     =>  trainer.limit_train_batches | 99999999999999999999
 fit --data.batch_size 99999999999999999999  =>  data.batch_size | 99999999999999999999
-fit --data.num_workers 99999999999999999999  =>  data.num_workers | 99999999999999999999
+~ fit --data.num_workers 99999999999999999999  =>  data.num_workers | 99999999999999999999
 ~ fit --model.net MLP --model.net.hidden [99999999999999999999]  =>  model.net.hidden | 99999999999999999999
 ~ fit --seed_everything 99999999999999999999  =>  seed_everything | 99999999999999999999
 ~ fit --seed_everything -1  =>  seed_everything | >= 0 | -1
-fit --seed_everything 1.5  =>  seed_everything | 1.5
+~ fit --seed_everything 1.5  =>  seed_everything | 1.5
 ~ fit --data.batch_size -1  =>  batch_size | >= 1 | -1
 ~ fit --data.batch_size 1.5  =>  batch_size | 1.5
 ~ fit --data.val_fraction nan  =>  val_fraction | nan
@@ -171,13 +171,13 @@ fit --data.val_fraction 20  =>  val_fraction | [0, 1) | 20
 ~ fit --optimizer.lr nan  =>  optimizer.lr | nan
 ~ fit --optimizer.lr inf  =>  optimizer.lr | inf
 ~ fit --optimizer.lr -0.1  =>  optimizer | -0.1
-fit --optimizer.momentum -1  =>  optimizer | momentum | -1
+~ fit --optimizer.momentum -1  =>  optimizer | momentum | -1
 ~ fit --optimizer.weight_decay nan  =>  optimizer.weight_decay | nan
 ~ fit --optimizer Adam --optimizer.lr 1e-3 --optimizer.betas [0.9,1.5]  =>  optimizer | 1.5
 ~ fit --optimizer Adam --optimizer.lr 1e-3 --optimizer.betas 0.9  =>  optimizer.betas | 0.9
 fit --optimizer Adam --optimizer.eps nan  =>  optimizer.eps | nan
 ~ fit --lr_scheduler StepLR --lr_scheduler.step_size 0  =>  lr_scheduler | step_size | 0
-fit --lr_scheduler StepLR --lr_scheduler.step_size 3 --lr_scheduler.gamma nan  =>  lr_scheduler.gamma | nan
+~ fit --lr_scheduler StepLR --lr_scheduler.step_size 3 --lr_scheduler.gamma nan  =>  lr_scheduler.gamma | nan
 ~ fit --trainer.callbacks+=MaxNorm --trainer.callbacks.max_norm=-1  =>  MaxNorm | max_norm | -1
 ~ fit --trainer.callbacks+=GradientNoise --trainer.callbacks.eta=nan  =>  GradientNoise | eta | nan
 ~ fit --trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor=val/loss --trainer.callbacks.mode=mim
@@ -193,15 +193,15 @@ MONITORS = rows(
     """
 fit --trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor=val_loss
     =>  EarlyStopping | 'val_loss' | val/loss
-fit --trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor=val_acc
+~ fit --trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor=val_acc
     =>  EarlyStopping | 'val_acc' | val/accuracy
-fit --trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor=loss
+~ fit --trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor=loss
     =>  EarlyStopping | 'loss' | val/loss
-fit --trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor=accuracy
+~ fit --trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor=accuracy
     =>  EarlyStopping | 'accuracy' | val/accuracy
 ~ fit --trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor=Val/Loss
     =>  EarlyStopping | 'Val/Loss' | val/loss
-fit --trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor=val-loss
+~ fit --trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor=val-loss
     =>  EarlyStopping | 'val-loss' | val/loss
 ~ fit --trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor=''  =>  EarlyStopping | monitor | ''
 fit --trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor=test/accuracy
@@ -209,20 +209,20 @@ fit --trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor=test/accuracy
 fit --trainer.callbacks+=ModelCheckpoint --trainer.callbacks.monitor=val_accuracy
     --trainer.callbacks.filename=x
     =>  ModelCheckpoint | 'val_accuracy' | val/accuracy
-fit --trainer.callbacks+=ModelCheckpoint --trainer.callbacks.monitor=validation/loss
+~ fit --trainer.callbacks+=ModelCheckpoint --trainer.callbacks.monitor=validation/loss
     --trainer.callbacks.filename=x
     =>  ModelCheckpoint | 'validation/loss' | val/loss
 ~ fit --trainer.callbacks+=ModelCheckpoint --trainer.callbacks.monitor=train_loss
     --trainer.callbacks.filename=x
     =>  ModelCheckpoint | 'train_loss' | train/loss
-fit --trainer.callbacks+=AdamRestarts --trainer.callbacks.monitor=val_loss
+~ fit --trainer.callbacks+=AdamRestarts --trainer.callbacks.monitor=val_loss
     =>  AdamRestarts | 'val_loss' | val/loss
 fit --trainer.callbacks+=AdamToSGD --trainer.callbacks.monitor=val_loss
     =>  AdamToSGD | 'val_loss' | val/loss
 fit --lr_scheduler ReduceLROnPlateau --lr_scheduler.monitor val_loss
     =>  lr_scheduler | 'val_loss' | val/loss
 ~ fit --lr_scheduler ReduceLROnPlateau --lr_scheduler.monitor loss  =>  lr_scheduler | 'loss' | val/loss
-fit --model.lr_monitor val_loss --lr_scheduler torch.optim.lr_scheduler.ReduceLROnPlateau
+~ fit --model.lr_monitor val_loss --lr_scheduler torch.optim.lr_scheduler.ReduceLROnPlateau
     =>  'val_loss' | val/loss
 """
 )
@@ -232,7 +232,7 @@ CHECKPOINTS = rows(
 ~ test --ckpt_path bset  =>  'bset' | best
 test --ckpt_path lst  =>  'lst' | last
 ~ fit --ckpt_path atuo  =>  'atuo' | auto
-test --ckpt_path Best  =>  'Best' | best
+~ test --ckpt_path Best  =>  'Best' | best
 ~ test --ckpt_path runs/version_0/best.ckpt  =>  runs/version_0/best.ckpt
 predict --ckpt_path auto  =>  ckpt_path | auto | best
 ~ test --ckpt_path 3  =>  '3'

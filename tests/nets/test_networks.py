@@ -208,14 +208,18 @@ def test_meta_device(make: partial[Network]) -> None:
     assert net(torch.empty(5, *SHAPE, device="meta")).shape == (5, 4)
 
 
-@every_net
+@few_nets
 def test_export_with_any_batch_size(make: partial[Network], images: torch.Tensor) -> None:
     net = _randomised(make).eval()
     program = torch.export.export(net, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     torch.testing.assert_close(program.module()(images[:5]), net(images[:5]))
 
 
-@few_nets
+@pytest.mark.parametrize(
+    "make",
+    [pytest.param(make, marks=[] if name == "resnet_b" else pytest.mark.slow) for name, make in NETS.items()],
+    ids=NETS.keys(),
+)
 def test_onnx(make: partial[Network], images: torch.Tensor) -> None:
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

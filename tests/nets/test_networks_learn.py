@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning_optreg import ImageClassifier
 from lightning_optreg.data import FashionMNISTDataModule
 from lightning_optreg.nets import Network
-from tests.nets.test_networks import NETS, few_nets
+from tests.nets.test_networks import NETS
 
 REAL = Path("/usr/share/datasets/fashion-mnist")
 pytestmark = [
@@ -57,7 +57,14 @@ def mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-@few_nets
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(make, marks=[] if name in ("mlp", "lenet5_rbf") else pytest.mark.slow)
+        for name, make in NETS.items()
+    ],
+    ids=NETS.keys(),
+)
 def test_the_loss_falls_on_a_part(make: Callable[..., Network]) -> None:
     losses = train(make, batch_size=32, steps=60)
     assert mean(losses[-15:]) < 0.9 * mean(losses[:5])

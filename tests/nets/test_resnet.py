@@ -15,7 +15,9 @@ from lightning_optreg.nets._shortcuts import PaddedSubsampling
 PARAMETERS = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962, 1202: 19_421_274}
 
 
-@pytest.mark.parametrize("depth", PARAMETERS)
+@pytest.mark.parametrize(
+    "depth", [pytest.param(depth, marks=[pytest.mark.slow] * (depth > 110)) for depth in PARAMETERS]
+)
 def test_parameter_counts(depth: int) -> None:
     with torch.device("meta"):
         net = ResNet(num_classes=10, input_shape=(3, 32, 32), depth=depth)

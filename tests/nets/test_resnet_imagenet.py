@@ -30,7 +30,9 @@ def stage_outputs(net: nn.Module, prefix: str, x: Tensor) -> list[torch.Size]:
     return shapes
 
 
-@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize(
+    "depth", [pytest.param(depth, marks=[pytest.mark.slow] * (depth > 50)) for depth in DEPTHS]
+)
 def test_sizes_are_torchvisions(depth: int) -> None:
     net = meta(depth)
     with torch.device("meta"):

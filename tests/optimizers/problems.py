@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import pytest
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -73,6 +74,10 @@ PROBLEMS: dict[str, Problem] = {
     "logistic_regression": Problem(lambda: _zeros((4,), ()), _logistic_regression, 0.1),
     "small_network": Problem(_network_start, _small_network, 0.05),
 }
+SOME_PROBLEMS = [
+    pytest.param(name, marks=[] if name == "rosenbrock" else pytest.mark.slow) for name in PROBLEMS
+]
+"""All of them; in a curved valley each term of a rule shows, so the others are left to the slow tests."""
 
 
 def gradient(loss: Loss, tensors: list[Tensor]) -> list[Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_optreg.optimizers import BFGS
 from lightning_optreg.optimizers._flat_vectors import flatten, unflatten
 from lightning_optreg.optimizers.bfgs import update_inverse
-from tests.optimizers.problems import PROBLEMS, Problem
+from tests.optimizers.problems import PROBLEMS, SOME_PROBLEMS, Problem
 
 CURVATURES = torch.tensor([1.0, 3.0, 7.0, 20.0], dtype=torch.float64)
 
@@ -89,7 +89,7 @@ def reference_step(
     return theta + s, h
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("name", SOME_PROBLEMS)
 @pytest.mark.parametrize("line_search", ["armijo", None])
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_follows_the_reference(name: str, line_search: Any, decay: float) -> None:
@@ -116,7 +116,7 @@ def test_follows_the_reference(name: str, line_search: Any, decay: float) -> Non
     assert checked > 5
 
 
-@pytest.mark.parametrize("name", ["quadratic", "logistic_regression"])
+@pytest.mark.parametrize("name", ["quadratic", pytest.param("logistic_regression", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("line_search", ["armijo", None])
 def test_follows_the_reference_all_the_way(name: str, line_search: Any) -> None:
     problem, rate, decay = PROBLEMS[name], 1.0 if line_search else 0.2, 0.01
@@ -127,7 +127,7 @@ def test_follows_the_reference_all_the_way(name: str, line_search: Any) -> None:
         assert (ours[step + 1] - theta).abs().max() <= (1e-10 if step < 15 else 1e-7)
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("name", SOME_PROBLEMS)
 def test_strong_wolfe_ends_at_a_minimum(name: str) -> None:
     decay = 0.1
     path, _ = train(PROBLEMS[name], 100, weight_decay=decay)

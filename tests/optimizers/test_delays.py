@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.optim import Adagrad, Optimizer
 
 from lightning_optreg.optimizers import AdaDelay, AdaptiveRevision
-from tests.optimizers.problems import PROBLEMS, Problem, distance, gradient, run
+from tests.optimizers.problems import PROBLEMS, SOME_PROBLEMS, Problem, distance, gradient, run
 
 Path = list[list[Tensor]]
 Delay = Callable[[int], int]
-every_problem = pytest.mark.parametrize("name", PROBLEMS)
+every_problem = pytest.mark.parametrize("name", SOME_PROBLEMS)
 both_paths = pytest.mark.parametrize("foreach", [False, True])
 
 

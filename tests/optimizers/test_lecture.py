@@ -53,7 +53,7 @@ from tests.optimizers.lecture_rules import (
     torch_nesterov,
     torch_rmsprop,
 )
-from tests.optimizers.problems import PROBLEMS, distance, gradient, run
+from tests.optimizers.problems import PROBLEMS, SOME_PROBLEMS, distance, gradient, run
 
 Make = Callable[[list[Tensor]], Optimizer]
 BETAS = {"beta1": 0.8, "beta2": 0.9}
@@ -149,7 +149,7 @@ TORCH: dict[str, tuple[Make, Rule, Rule]] = {  # torch's own form, and the lectu
     ),
 }
 both_paths = pytest.mark.parametrize("foreach", [False, True])
-every_problem = pytest.mark.parametrize("problem", PROBLEMS)
+every_problem = pytest.mark.parametrize("problem", SOME_PROBLEMS)
 
 
 @every_problem

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.optim import SGD, Optimizer
 
 from lightning_optreg.optimizers import NAG, HeavyBall, NAGConvex, NAGStronglyConvex
-from tests.optimizers.problems import PROBLEMS, Problem, distance, gradient, run
+from tests.optimizers.problems import PROBLEMS, SOME_PROBLEMS, Problem, distance, gradient, run
 
 Path = list[list[Tensor]]
-every_problem = pytest.mark.parametrize("name", PROBLEMS)
+every_problem = pytest.mark.parametrize("name", SOME_PROBLEMS)
 both_paths = pytest.mark.parametrize("foreach", [False, True])
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lightning_optreg.optimizers import Newton
 from lightning_optreg.optimizers._flat_vectors import flatten, unflatten
 from lightning_optreg.optimizers._minres import minres
-from tests.optimizers.problems import PROBLEMS, Problem
+from tests.optimizers.problems import PROBLEMS, SOME_PROBLEMS, Problem
 
 DOWN = 0.3  # with 0.1 dampings come back to where they were, and rounding decides whether they are least
 METHODS = ("trust_region", "line_search", None)
@@ -97,7 +97,7 @@ def reference_run(
     return path, damping
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("name", SOME_PROBLEMS)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     ("damping", "decay"), [(0.0, 0.01), pytest.param(0.5, 0.001, marks=pytest.mark.slow)]
@@ -167,7 +167,7 @@ def test_converges_quadratically(name: str, method: Any, hessian: Any) -> None:
         torch.testing.assert_close(minimum, torch.ones(2, dtype=torch.float64), rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("name", SOME_PROBLEMS)
 @pytest.mark.parametrize("damping", [0.0, 0.1])
 def test_the_hessian_free_direction_is_the_exact_one(name: str, damping: float) -> None:
     """At points where the Hessian is positive definite; to what conjugate gradients are asked for."""

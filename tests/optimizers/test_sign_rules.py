@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_optreg.optimizers import AddSign, PowerSign
 from lightning_optreg.optimizers._sign_decay import sign_decay
-from tests.optimizers.problems import PROBLEMS, Problem, distance, gradient, run
+from tests.optimizers.problems import PROBLEMS, SOME_PROBLEMS, Problem, distance, gradient, run
 
 T = 160
 F: dict[str, Callable[[int], float]] = {
@@ -46,7 +46,7 @@ def reference(problem: Problem, factor: Callable[[float, int], float], beta: flo
 
 
 @pytest.mark.parametrize("decay", F)
-@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("name", SOME_PROBLEMS)
 @pytest.mark.parametrize("rule", ["PowerSign", "AddSign"])
 def test_follows_the_paper(rule: str, name: str, decay: str) -> None:
     problem = PROBLEMS[name]
