@@ -122,8 +122,7 @@ class FakeDevice(TorchDispatchMode):
         return SingleDeviceStrategy(DEVICE)
 
     def __enter__(self) -> "FakeDevice":
-        self._swapped = torch.__future__.get_swap_module_params_on_conversion()
-        torch.__future__.set_swap_module_params_on_conversion(True)  # a parameter must become a wrapper
+        _swap(True)
         self._made.__enter__()
         super().__enter__()
         return self
@@ -131,12 +130,14 @@ class FakeDevice(TorchDispatchMode):
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
         self._made.__exit__(*error)
-        torch.__future__.set_swap_module_params_on_conversion(self._swapped)
+        _swap(False)
+        torch.__future__.set_overwrite_module_params_on_conversion(False)
 
     def waits(self, what: str) -> None:
         """Say that the program waits for the device."""
         if self.watching:
             self.watching = False  # the run ends, and may read what it has
+            _swap(False)  # its graph may hold the parameters
             raise WaitedError(f"{what} waits for the device")
 
     def copied(self, what: str, *, non_blocking: bool) -> None:
@@ -200,6 +201,12 @@ class FakeDevice(TorchDispatchMode):
         fills = len(args) > 2 and len(indices) == 1 and args[2].numel() == 1
         if not fills and any(each.dtype in (torch.bool, torch.uint8) for each in indices):
             self.waits(f"{name} by a mask")
+
+
+def _swap(swap: bool) -> None:
+    """Say whether a parameter that moves stays the same object; either way, its class changes."""
+    torch.__future__.set_swap_module_params_on_conversion(swap)
+    torch.__future__.set_overwrite_module_params_on_conversion(not swap)
 
 
 class _Made(TorchFunctionMode):

@@ -46,7 +46,8 @@ class Batch(NamedTuple):
 class Share(Dataset[Batch]):
     """The part of an epoch that one process gets: item k is its share of global batch k.
 
-    With `sampling`, a rate and a seed, global batch k is a Poisson sample, not the k-th part of `order`.
+    With `sampling`, a rate and a seed, global batch k is a Poisson sample, not the k-th part of `order`; it is
+    drawn in main memory, so images should lie there too.
     """
 
     def __init__(
@@ -60,7 +61,8 @@ class Share(Dataset[Batch]):
         world_size: int,
         sampling: tuple[float, int] | None = None,
     ) -> None:
-        self.images, self.labels, self.order = images, labels, order
+        # The order is moved once, if images lie on an accelerator, so that batches need no copy.
+        self.images, self.labels, self.order = images, labels, order.to(images.device)
         self.epoch, self.bounds = epoch, bounds
         self.rank, self.world_size, self.sampling = rank, world_size, sampling
 

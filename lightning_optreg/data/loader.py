@@ -238,11 +238,9 @@ class BatchLoader(Iterable[Batch]):
         elif self.shuffle and not self.poisson:
             order = order[epoch_order(len(order), self.seed, self._epoch)]
         sampling = (self.sample_rate, self.seed) if self.poisson and self._order is None else None
-        if self._is_elsewhere:
-            if sampling is not None:  # all of the epoch's, as a step must not copy anything
-                order, bounds = drawn_ahead(order, *sampling, self._epoch, range(first, len(bounds)))
-                sampling = None
-            order = order.to(self.images.device)
+        if self._is_elsewhere and sampling is not None:  # all of the epoch's: a step must not copy anything
+            order, bounds = drawn_ahead(order, *sampling, self._epoch, range(first, len(bounds)))
+            sampling = None
         share = Share(
             self.images, self.labels, order, self._epoch, bounds, self.rank, self.world_size, sampling
         )

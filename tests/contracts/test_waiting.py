@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger
 
 from lightning_optreg import optimizers
+from lightning_optreg.trainer.queries import is_logging_step
 from tests.contracts.optimizers import FIRST_ORDER
 from tests.contracts.watched_runs import WATCHED, fit, fit_with
 from tests.fake_device import DEVICE, FakeDevice, WaitedError, needs_fake_device
@@ -25,14 +27,14 @@ UNKNOWN = {"RobustnessEvaluation": "Foolbox takes torch's own class of tensors o
 
 
 class Watch(Callback):
-    """First among the callbacks: from the second epoch on, no step may wait."""
+    """First among the callbacks: from the second epoch on, no step may wait, unless it logs."""
 
     def __init__(self, device: FakeDevice) -> None:
         self.device = device
 
     def on_train_batch_start(self, trainer: Trainer, module: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.current_epoch and batch_idx:
-            self.device.watching = True
+        logs = is_logging_step(trainer, trainer.global_step + 1)
+        self.device.watching = trainer.current_epoch > 0 and batch_idx > 0 and not logs
 
 
 class Rest(Callback):
@@ -52,10 +54,15 @@ def options(fake: FakeDevice, **others: Any) -> dict[str, Any]:
     return {"accelerator": "cpu", "strategy": fake.strategy(), "max_epochs": 2, "device": "cpu:1", **others}
 
 
+def logging(folder: Path) -> dict[str, Any]:
+    """The seventh of ten steps logs, and those after it don't."""
+    return {"logger": CSVLogger(folder), "log_every_n_steps": 7}
+
+
 @pytest.mark.parametrize("name", ["none", *(name for name in WATCHED if name not in UNKNOWN)])
 def test_no_step_with_a_callback_waits(name: str, tmp_path: Path) -> None:
     with FakeDevice() as device:
-        fit_with(name, tmp_path, Watch(device), Rest(device), **options(device))
+        fit_with(name, tmp_path, Watch(device), Rest(device), **options(device), **logging(tmp_path))
     assert device.copies == []
 
 
@@ -125,6 +132,39 @@ def test_a_step_that_waits_is_seen(what: str, tmp_path: Path) -> None:
             [Watch(device), Planted(what), Rest(device)],
             lambda p: torch.optim.SGD(p, lr=0.1),
             **options(device),
+        )
+
+
+class Always(Watch):
+    """Steps that log may not wait either."""
+
+    def on_train_batch_start(self, trainer: Trainer, module: Any, batch: Any, batch_idx: int) -> None:
+        self.device.watching = trainer.current_epoch > 0 and batch_idx > 0
+
+
+def test_a_step_that_logs_waits(tmp_path: Path) -> None:
+    with FakeDevice() as device, pytest.raises(WaitedError):
+        fit_with("none", tmp_path, Always(device), Rest(device), **options(device), **logging(tmp_path))
+
+
+class LogsToTheBar(Callback):
+    """Logs a value of the device that a progress bar may show."""
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if is_logging_step(trainer):
+            module.log("loss", outputs["loss"], prog_bar=True, on_step=True, on_epoch=False)
+
+
+def test_a_step_after_it_waits_for_what_a_progress_bar_shows(tmp_path: Path) -> None:
+    with FakeDevice() as device, pytest.raises(WaitedError):
+        fit(
+            tmp_path,
+            [Watch(device), LogsToTheBar(), Rest(device)],
+            lambda p: torch.optim.SGD(p, lr=0.1),
+            **options(device),
+            **logging(tmp_path),
         )
 
 

@@ -34,8 +34,7 @@ def fit(
         callbacks=callbacks,
         num_sanity_val_steps=0,
         default_root_dir=folder,
-        log_every_n_steps=100,
-        **options,
+        **{"log_every_n_steps": 100, **options},
     )
     data = FewImages(batch_size=16, val_fraction=0.28, cache_dir=str(folder / "cache"), device=device)
     trainer.fit(module, datamodule=data)
