@@ -15,6 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
 
 from lightning_optreg.calibration import CalibrationError
+from lightning_optreg.classifier._compiled import MODES, compile_in_place
 from lightning_optreg.classifier._epoch_sums import EpochSums
 from lightning_optreg.classifier._first_batch import checked_loss, checked_scores
 from lightning_optreg.classifier._run_schedule import RunSchedule
@@ -71,7 +72,10 @@ class ImageClassifier(VettedLoading, LightningModule):
         channels_last: Keep images and weights in the channels-last layout, often faster for convolutions. Not
             for strided 1x1 convolutions of fewer than 8 channels: on CPUs without AVX-512 torch 2.14 writes
             past the memory of their gradients (https://github.com/uxlfoundation/oneDNN/issues/6035).
-        compile: Compile the network with `torch.compile` before training. Checkpoints stay the same.
+        compile: Compile the network with `torch.compile` before training. Checkpoints stay the same. True or
+            "default": its default mode. "reduce-overhead": the network's kernels are launched together, as a
+            CUDA graph, which helps small networks and batches on a GPU. "max-autotune": also searches for the
+            fastest kernels, which takes minutes. A graph is recorded for each size of a batch.
         aux_weight: Weight of each auxiliary head's loss, at least 0. In training a network may return a
             tuple: its scores, then those of auxiliary heads (`GoogLeNet`; torchvision's GoogLeNet and
             Inception v3). The step minimises the loss of the scores plus aux_weight times that of each
@@ -106,7 +110,7 @@ class ImageClassifier(VettedLoading, LightningModule):
         num_classes: int = 10,
         no_decay: bool = False,
         channels_last: bool = False,
-        compile: bool = False,
+        compile: bool | Literal["default", "reduce-overhead", "max-autotune"] = False,
         aux_weight: float = 0.3,
     ) -> None:
         super().__init__()
@@ -122,6 +126,11 @@ class ImageClassifier(VettedLoading, LightningModule):
             raise ValueError(f"ImageClassifier: num_classes must be >= 2, got {num_classes}")
         if not 0.0 <= aux_weight < float("inf"):
             raise ValueError(f"ImageClassifier: aux_weight must be in [0, inf), got {aux_weight}")
+        if compile not in (True, False, *MODES):
+            raise ValueError(
+                f"ImageClassifier: compile must be true, false, {', '.join(MODES[:-1])} or {MODES[-1]}, got "
+                f"{compile!r}"
+            )
         self.save_hyperparameters(ignore=["net", "loss", "optimizer", "lr_scheduler"])
         if "_instantiator" in self.hparams:
             # Set by Lightning 2.6's command line, whose configuration of the module is plain.
@@ -167,7 +176,7 @@ class ImageClassifier(VettedLoading, LightningModule):
     def configure_model(self) -> None:
         """Compile the network if configured; in place, so that the names of its parameters don't change."""
         if self.compile_net and not self._compiled:
-            self.net.compile()
+            compile_in_place(self.net, "default" if self.compile_net is True else self.compile_net)
             self._compiled = True
 
     @override
@@ -257,7 +266,9 @@ class ImageClassifier(VettedLoading, LightningModule):
         loss = self._loss(scores, y)
         is_new = self._sums.add(batch_idx, scores, y, loss)
         if is_new and is_logging_step(self.trainer, self.trainer.global_step + 1):
-            self.log("train/loss_step", loss, prog_bar=True, batch_size=len(y))
+            # From the CPU: Lightning 2.6 reads a progress bar's value again in each step up to the epoch's end,
+            # and each of them would wait for the device, not only this one.
+            self.log("train/loss_step", loss.detach().cpu(), prog_bar=True, batch_size=len(y))
         for others in auxiliary:
             loss = loss + self.aux_weight * self._loss(others, y)
         return loss

@@ -1,6 +1,7 @@
 import copy
 import itertools
 import math
+from collections import namedtuple
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_optreg import losses
 from lightning_optreg.callbacks import ExactResume
 from lightning_optreg.classifier import ImageClassifier, brier_score
+from lightning_optreg.classifier._compiled import compile_in_place
 from lightning_optreg.data import FashionMNISTDataModule
 from lightning_optreg.nets import LeNet5, SoftmaxRegression
 from lightning_optreg.schedulers import Warmup
@@ -312,6 +314,58 @@ def test_compiles_once_and_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls == [model.net]
     trainer_for().fit(small_model(), loader())
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "passed"),
+    [
+        (True, {}),
+        ("default", {}),
+        ("reduce-overhead", {"mode": "reduce-overhead"}),
+        ("max-autotune", {"mode": "max-autotune"}),
+    ],
+)
+def test_the_mode_of_compilation(
+    setting: Any, passed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr(torch, "compile", lambda function, **options: calls.append(options) or function)
+    model = small_model(compile=setting)
+    trainer_for().fit(model, loader())
+    assert calls == [passed]
+    assert model.hparams["compile"] == setting
+
+
+@pytest.mark.parametrize("setting", ["fast", "max-autotune-no-cudagraphs", None, 2])
+def test_wrong_modes_of_compilation(setting: Any) -> None:
+    with pytest.raises(
+        ValueError, match="ImageClassifier: compile must be true, false, default, reduce-over"
+    ):
+        small_model(compile=setting)
+
+
+def test_outputs_of_a_graph_outlive_its_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    memory = torch.zeros(2, 4)
+    Outputs = namedtuple("Outputs", "scores auxiliary")  # like torchvision's
+
+    class Graph(nn.Module):
+        """Writes its outputs into the same memory again."""
+
+        def __init__(self, pack: Callable[[Tensor], Any]) -> None:
+            super().__init__()
+            self.pack = pack
+
+        def forward(self, x: Tensor) -> Any:
+            return self.pack(memory.copy_(x))
+
+    for pack in (lambda x: x, lambda x: (x, None), lambda x: Outputs(x, None)):
+        net = Graph(pack)
+        compile_in_place(net, "reduce-overhead")
+        first, _ = net(torch.ones(2, 4)), net(torch.zeros(2, 4))
+        assert type(first) is type(pack(memory))
+        kept = first if isinstance(first, Tensor) else first[0]
+        assert torch.equal(kept, torch.ones(2, 4))
 
 
 def test_bf16_mixed() -> None:
