@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from lightning_optreg.callbacks import ExactResume
+from lightning_optreg.layers import WhitenedConv2d
 from tests.small_runs import Diary, quiet_trainer
 
 
@@ -61,19 +62,27 @@ class Regression(LightningModule):
     """Dropout, momentum, batch-norm, a torchmetric, epoch means and sums, any schedule.
 
     With `asks` it asks how many steps the run has, as Lightning's users do to size a schedule, which sets the
-    loaders up before anything is restored.
+    loaders up before anything is restored. With `whitened` it needs images, and its first layer whitens them.
     """
 
     def __init__(
-        self, schedule: str = "none", monitor: str = "val_loss", *, adam: bool = False, asks: bool = False
+        self,
+        schedule: str = "none",
+        monitor: str = "val_loss",
+        *,
+        adam: bool = False,
+        asks: bool = False,
+        whitened: bool = False,
     ) -> None:
         super().__init__()
         self.asks = asks
         self.schedule, self.monitor, self.adam = schedule, monitor, adam
-        self.net = nn.Sequential(
-            nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 1)
-        )
-        self.net.register_forward_pre_hook(channel_means)
+        first: nn.Module = nn.Linear(5, 8)
+        if whitened:
+            first = nn.Sequential(WhitenedConv2d(5), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(40, 8))
+        self.net = nn.Sequential(first, nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 1))
+        if not whitened:
+            self.net.register_forward_pre_hook(channel_means)
         self.error = MeanMetric()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:

@@ -27,6 +27,7 @@ from lightning_optreg.callbacks.steps.reset_optimizer import ResetOptimizer
 from lightning_optreg.callbacks.weights.gradient_noise import GradientNoise
 from lightning_optreg.callbacks.weights.max_norm import MaxNorm
 from lightning_optreg.callbacks.weights.nan_guard import NaNGuard
+from lightning_optreg.callbacks.weights.patch_whitening import PatchWhitening
 from lightning_optreg.callbacks.weights.penalties import ElasticNet, L1Penalty, L2Penalty
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "NoiseFree",
     "NoiseMarginalization",
     "NoisyEnsemble",
+    "PatchWhitening",
     "PredictionWriter",
     "ResetOptimizer",
     "RobustnessEvaluation",

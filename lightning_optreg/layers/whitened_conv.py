@@ -6,6 +6,8 @@ analysis: with the covariance S = E diag(lambda) E^T of patches x, the numbers e
 uncorrelated and have variance 1.
 """
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,15 +19,14 @@ __all__ = ["WhitenedConv2d", "patch_covariance", "whitening_filters"]
 _CHUNK_VALUES = 2**20  # 8 MiB of float64
 
 
-@torch.no_grad()
-def patch_covariance(images: Tensor, kernel_size: int) -> Tensor:
+def patch_covariance(images: Tensor | Iterable[Tensor], kernel_size: int) -> Tensor:
     """Covariance S = 1/P sum_p x_p x_p^T - m m^T of all P patches x_p with mean m = 1/P sum_p x_p.
 
     All sums are float64, so for pixels of moderate mean (|m| below 100 standard deviations) S has ten or more
     correct digits.
 
     Args:
-        images: (N, C, H, W), of any dtype.
+        images: (N, C, H, W), of any dtype; or batches of them, one after the other.
         kernel_size: Side k of the patches in pixels, at least 1 and at most H and W. They overlap: there are
             P = N (H - k + 1) (W - k + 1).
 
@@ -33,33 +34,46 @@ def patch_covariance(images: Tensor, kernel_size: int) -> Tensor:
         float64 (C k k, C k k), on the images' device; the order of rows is that of a filter's weights.
 
     Raises:
-        ValueError: If there is no patch.
+        ValueError: If there is no patch, or batches have different channels.
 
     Example:
         >>> patch_covariance(torch.tensor([1.0, -1.0]).view(2, 1, 1, 1).expand(2, 1, 2, 2), 2)[0]
         tensor([1., 1., 1., 1.], dtype=torch.float64)
     """
-    if images.ndim != 4 or len(images) < 1 or not 1 <= kernel_size <= min(images.shape[2:]):
-        raise ValueError(
-            f"patch_covariance: images must be (N, C, H, W) with N >= 1 and H, W >= {max(kernel_size, 1)} "
-            f"for kernel_size={kernel_size}, got {tuple(images.shape)}"
-        )
-    if images.device.type == "mps":  # it has no float64
-        return patch_covariance(images.cpu(), kernel_size)
-    size = images.shape[1] * kernel_size**2
-    total = torch.zeros(size, dtype=torch.float64, device=images.device)
-    products = torch.zeros(size, size, dtype=torch.float64, device=images.device)
+    return _covariance_and_count("patch_covariance", images, kernel_size)[0]
+
+
+@torch.no_grad()
+def _covariance_and_count(
+    owner: str, images: Tensor | Iterable[Tensor], k: int, channels: int | None = None
+) -> tuple[Tensor, int]:
+    total = products = torch.zeros(0)
     count = 0
-    step = max(1, _CHUNK_VALUES // (size * images[0, 0].numel()))
-    for start in range(0, len(images), step):
-        patches = F.unfold(
-            images[start : start + step].double(), kernel_size
-        )  # (n, C, H, W) -> (n, C k k, places)
-        total += patches.sum((0, 2))
-        products += torch.bmm(patches, patches.mT).sum(0)
-        count += len(patches) * patches.shape[2]
+    for batch in [images] if isinstance(images, Tensor) else images:
+        size = batch.shape[1] * k**2 if batch.ndim == 4 else 0
+        if size == 0 or (count > 0 and size != len(total)) or channels not in (None, batch.shape[1]):
+            wanted = "C" if channels is None else channels
+            raise ValueError(f"{owner}: images must be (N, {wanted}, H, W), got {tuple(batch.shape)}")
+        if len(batch) < 1 or not 1 <= k <= min(batch.shape[2:]):
+            raise ValueError(
+                f"{owner}: there must be at least one image, of height and width >= {max(k, 1)}, got "
+                f"{tuple(batch.shape)}"
+            )
+        here = "cpu" if batch.device.type == "mps" else batch.device  # MPS has no float64
+        if count == 0:
+            total = torch.zeros(size, dtype=torch.float64, device=here)
+            products = torch.zeros(size, size, dtype=torch.float64, device=here)
+        step = max(1, _CHUNK_VALUES // (size * batch[0, 0].numel()))
+        for start in range(0, len(batch), step):
+            chunk = batch[start : start + step].to(here).double()
+            patches = F.unfold(chunk, k)  # (n, C, H, W) -> (n, C k k, places)
+            total += patches.sum((0, 2))
+            products += torch.bmm(patches, patches.mT).sum(0)
+            count += len(patches) * patches.shape[2]
+    if count == 0:
+        raise ValueError(f"{owner}: there must be at least one image, got none")
     mean = total / count
-    return products / count - mean.outer(mean)
+    return products / count - mean.outer(mean), count
 
 
 def whitening_filters(covariance: Tensor, eps: float) -> Tensor:
@@ -161,33 +175,26 @@ class WhitenedConv2d(nn.Conv2d):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def whiten(self, images: Tensor) -> None:
+    def whiten(self, images: Tensor | Iterable[Tensor]) -> None:
         """Set the filters to those that whiten the patches of images; the bias stays as it is.
 
         Covariance and eigenvectors are computed in float64 and rounded to the weight's dtype. Two processes
         with the same images may differ in the last bits on different devices.
 
         Args:
-            images: (N, C, H, W), as the layer gets them: normalised. A few thousand are enough.
+            images: (N, C, H, W), as the layer gets them: normalised. A few thousand are enough. Or batches of
+                them, one after the other.
 
         Raises:
             ValueError: If images have other channels, are smaller than a filter or not finite.
         """
-        if images.ndim != 4 or images.shape[1] != self.in_channels:
-            raise ValueError(
-                f"WhitenedConv2d: images must be (N, {self.in_channels}, H, W), got {tuple(images.shape)}"
-            )
-        k = self.kernel_size[0]
-        if len(images) < 1 or min(images.shape[2:]) < k:
-            raise ValueError(
-                f"WhitenedConv2d: there must be at least one image, of height and width >= {k}, got "
-                f"{tuple(images.shape)}"
-            )
-        covariance = patch_covariance(images, k)
+        covariance, count = _covariance_and_count(
+            "WhitenedConv2d", images, self.kernel_size[0], self.in_channels
+        )
         if not covariance.isfinite().all():
             raise ValueError("WhitenedConv2d: images must be finite, got NaN or infinity")
         self._set(whitening_filters(covariance, self.eps))
-        self.patches.fill_(len(images) * (images.shape[2] - k + 1) * (images.shape[3] - k + 1))
+        self.patches.fill_(count)
 
     @torch.no_grad()
     def _set(self, filters: Tensor) -> None:

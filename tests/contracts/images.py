@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_optreg import ImageClassifier
 from lightning_optreg.data import BatchTransform, ImageDataModule, ImageSet, Source
+from lightning_optreg.layers import WhitenedConv2d
 from tests.contracts.layers import SHAPE
 from tests.processes import ddp
 from tests.small_runs import ACCELERATOR, quiet_trainer
@@ -51,13 +52,19 @@ class SmallNet(nn.Module):
 
     Args:
         first: Maps images (N, *SHAPE) to whatever tensor (N, ...).
-        kind: `dropout` and `batch_norm` have such a layer.
+        kind: `dropout` and `batch_norm` have such a layer, `whitened` has a whitening convolution behind the
+            first.
     """
 
-    def __init__(self, first: nn.Module, kind: Literal["plain", "dropout", "batch_norm"] = "plain") -> None:
+    def __init__(
+        self, first: nn.Module, kind: Literal["plain", "dropout", "batch_norm", "whitened"] = "plain"
+    ) -> None:
         super().__init__()
+        if kind == "whitened":
+            first = nn.Sequential(first, WhitenedConv2d(SHAPE[0]))
         inputs = first(torch.zeros(2, *SHAPE)).flatten(1).shape[1]
-        middle = {"plain": nn.Identity(), "dropout": nn.Dropout(), "batch_norm": nn.BatchNorm1d(16)}[kind]
+        middles = {"dropout": nn.Dropout(), "batch_norm": nn.BatchNorm1d(16)}
+        middle = middles.get(kind, nn.Identity())
         self.net = nn.Sequential(
             first, nn.Flatten(), nn.Linear(inputs, 16), middle, nn.Tanh(), Block(), nn.Linear(16, 3)
         )

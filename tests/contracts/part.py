@@ -24,6 +24,7 @@ Need = Literal[
     "no batch normalisation",
     "residual blocks",
     "noise layers",
+    "whitened layers",
     "own loader",
     "numbers",
 ]
@@ -37,6 +38,7 @@ MISSING: dict[Need, str] = {
     "no batch normalisation": "use the statistics of the batch",
     "residual blocks": "has no residual blocks",
     "noise layers": "has no noise layers to average out",
+    "whitened layers": "has no WhitenedConv2d",
     "own loader": "the training loader must be a BatchLoader, as from a data module",
     "numbers": "labels must be numbers",
 }
@@ -89,7 +91,7 @@ class Part:
     on_images: Callback | None = None
     on_kinds: Callback | None = None
     evaluates: Callback | None = None
-    network: Literal["plain", "dropout", "batch_norm"] = "plain"
+    network: Literal["plain", "dropout", "batch_norm", "whitened"] = "plain"
     ranks_differ: str | None = None
     wrong: tuple[tuple[dict[str, object], str], ...] = ()
 

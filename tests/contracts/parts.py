@@ -393,6 +393,21 @@ PARTS = [
         ),
     ),
     Part(
+        callbacks.PatchWhitening(bias_epochs=1),
+        neutral=callbacks.PatchWhitening(count=0, bias_epochs=None),
+        settings={"never frozen": callbacks.PatchWhitening(bias_epochs=None)},
+        network="whitened",
+        needs={"whitened layers"},
+        alone=ONE_ONLY,
+        wrong=(
+            ({"count": -1}, "count"),
+            ({"count": 0.5}, "count"),
+            ({"bias_epochs": -1}, "bias_epochs"),
+            ({"bias_epochs": 1.5}, "bias_epochs"),
+            ({"images": None}, "images"),
+        ),
+    ),
+    Part(
         callbacks.PredictionWriter(),
         idle={"": "it only watches"},
         second=callbacks.PredictionWriter("other.csv"),

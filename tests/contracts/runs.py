@@ -29,7 +29,12 @@ def regression(*parts: Part | None, asks: bool = False) -> Regression:
 
 
 def _module(needs: Collection[Need], *, asks: bool = False) -> Regression:
-    return Regression("none" if "no schedule" in needs else "cosine_step", adam="Adam" in needs, asks=asks)
+    return Regression(
+        "none" if "no schedule" in needs else "cosine_step",
+        adam="Adam" in needs,
+        asks=asks,
+        whitened="whitened layers" in needs,
+    )
 
 
 def fit(
@@ -58,7 +63,9 @@ def fit(
 
 def without(part: Part, **options: Any) -> dict[str, Any]:
     """What a run of the part's module from seed 1 ends with if there are no callbacks at all."""
-    return _without(frozenset(part.needs & {"no schedule", "Adam"}), tuple(sorted(options.items())))
+    return _without(
+        frozenset(part.needs & {"no schedule", "Adam", "whitened layers"}), tuple(sorted(options.items()))
+    )
 
 
 @cache

@@ -64,7 +64,7 @@ SPLIT = dict.fromkeys(
     (
         "AdamRestarts", "AdamToSGD", "AdversarialTraining", "BatchNormRecalibration", "Curriculum",
         "DifferentialPrivacy", "EarlyStopping", "ElasticNet", "FullBatch", "GradientNoise", "Histograms",
-        "L1Penalty", "L2Penalty", "MaxNorm", "NaNGuard", "SnapshotEnsemble",
+        "L1Penalty", "L2Penalty", "MaxNorm", "NaNGuard", "PatchWhitening", "SnapshotEnsemble",
     ),
     ": PipelineParallel splits the network, ",
 )  # fmt: skip
@@ -74,6 +74,7 @@ SHARED = {
     "Curriculum": "so images have no common score; give a reference or a file of scores",
     "DifferentialPrivacy": "so no step has the noise of all; use ddp",
     "FullBatch": "so their gradients are not summed to that of the whole set; use ddp",
+    "PatchWhitening": "so they have no common first batch; use a data module of lightning_optreg.data",
 }
 
 SERVED = {
@@ -84,6 +85,12 @@ SERVED = {
     "FullBatch": "each with one worker's share of the images",
     "L1Penalty": "so weights that are shrunk here do not reach them; set proximal=False",
     "MaxNorm": "so what is projected here does not reach them; use weight decay",
+    "PatchWhitening": "so a bias that is not trained here would still move; use ddp",
+}
+
+PULLED = {
+    **OWN_WEIGHTS,
+    "PatchWhitening": "weights of their own, so a bias that is not trained here would be pulled on; use ddp",
 }
 
 NESTEROV = partial(torch.optim.SGD, lr=0.7, momentum=0.9, nesterov=True)
@@ -123,7 +130,7 @@ STRATEGIES: dict[str, StrategyRow] = {
     ),
     "AsyncElasticAveraging": StrategyRow(
         lambda: AsyncElasticAveraging(period=2, timeout=300.0),
-        refuses=OWN_WEIGHTS,
+        refuses=PULLED,
         processes=1,
         alone=lambda: AsyncElasticAveraging(period=2, beta=0.0),
         own_weights=True,

@@ -46,7 +46,11 @@ class Shared(Regression):
     """
 
     def __init__(self, part: Part, *, draws: bool = True) -> None:
-        super().__init__("none" if "no schedule" in part.needs else "cosine_step", adam="Adam" in part.needs)
+        super().__init__(
+            "none" if "no schedule" in part.needs else "cosine_step",
+            adam="Adam" in part.needs,
+            whitened="whitened layers" in part.needs,
+        )
         if not draws:
             self.net[3] = nn.Identity()
 

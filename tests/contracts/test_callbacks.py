@@ -208,7 +208,13 @@ LACKS: dict[type[LightningModule], tuple[Need, ...]] = {
     BoringModel: BORING,
     ManualOptimBoringModel: ("automatic optimization", *BORING),
     TwoOptimizers: ("automatic optimization", *(need for need in BORING if need != "no schedule")),
-    Torchvision: ("no batch normalisation", "noise layers", "own loader", "numbers"),
+    Torchvision: (
+        "no batch normalisation",
+        "noise layers",
+        "whitened layers",
+        "own loader",
+        "numbers",
+    ),
 }
 """What callbacks may miss in these modules and their runs, what they say first before the rest."""
 

@@ -116,7 +116,8 @@ def states(
     """States after two validations of a fit, a validation, a test and a prediction."""
     parts = list(parts)
     seed_everything(1, verbose=False)
-    module = Drawing(adam=any("Adam" in part.needs for part in parts), draws=draws, flat=flat)
+    needs = {need for part in parts for need in part.needs}
+    module = Drawing(adam="Adam" in needs, whitened="whitened layers" in needs, draws=draws, flat=flat)
     reads = Reads()
     trainer = quiet_trainer(
         accelerator=accelerator,

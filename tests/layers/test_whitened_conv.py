@@ -194,5 +194,18 @@ def test_wrong_images(x: Tensor, message: str) -> None:
 
 
 def test_patches_must_exist() -> None:
-    with pytest.raises(ValueError, match=r"^patch_covariance: images must be .* H, W >= 9"):
+    with pytest.raises(ValueError, match=r"^patch_covariance: .*one image, of height and width >= 9"):
         patch_covariance(torch.zeros(2, 1, 8, 8), 9)
+    with pytest.raises(ValueError, match=r"^patch_covariance: there must be at least one image, got none"):
+        patch_covariance([], 2)
+    with pytest.raises(ValueError, match=r"^patch_covariance: images must be \(N, C, H, W\), got \(2, 3, 8"):
+        patch_covariance([torch.zeros(2, 1, 8, 8), torch.zeros(2, 3, 8, 8)], 2)
+
+
+def test_batches_are_one_set_of_images() -> None:
+    x = images(dtype=torch.float64)
+    whole, parts = WhitenedConv2d(3).double(), WhitenedConv2d(3).double()
+    whole.whiten(x)
+    parts.whiten(iter(x.split(7)))
+    torch.testing.assert_close(parts.weight, whole.weight, rtol=1e-10, atol=1e-10)
+    assert torch.equal(parts.patches, whole.patches)
