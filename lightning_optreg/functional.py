@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from lightning_optreg.losses import multiclass_hinge, squared_error
     from lightning_optreg.nets.residual_network import survival_probabilities
     from lightning_optreg.optimizers.bfgs import update_inverse
+    from lightning_optreg.optimizers.filter_muon import orthogonalized
     from lightning_optreg.optimizers.param_groups import param_groups
     from lightning_optreg.randomness.draws import mix
     from lightning_optreg.schedulers.cosine_cycles import cosine_factor, cycle_ends
@@ -89,6 +90,7 @@ __all__ = [
     "noise_scale",
     "noise_std",
     "normal_like",
+    "orthogonalized",
     "param_groups",
     "patch_covariance",
     "penalty",
@@ -152,6 +154,7 @@ _HOMES = {
     "losses": ("multiclass_hinge", "squared_error"),
     "nets.residual_network": ("survival_probabilities",),
     "optimizers.bfgs": ("update_inverse",),
+    "optimizers.filter_muon": ("orthogonalized",),
     "optimizers.param_groups": ("param_groups",),
     "randomness.draws": ("mix",),
     "schedulers.cosine_cycles": ("cosine_factor", "cycle_ends"),

@@ -47,6 +47,7 @@ ON_META: dict[str, tuple[Callable[[Any], Any], tuple[int, ...]]] = {
     "masked_moments": (lambda f: f(meta(4, 5), meta(2, 5), meta(2), 0.5)[1], (4, 2)),
     "multiclass_hinge": (lambda f: f(meta(4, 3), labels), (4,)),
     "negative_margins": (lambda f: f(meta(4, 3), labels), (4,)),
+    "orthogonalized": (lambda f: f(meta(2, 4, 3)), (2, 4, 3)),
     "patch_covariance": (lambda f: f(images, 2), (12, 12)),
     "penalty": (lambda f: f([meta(4, 3)], 0.1, 0.1), ()),
     "pool_windows": (lambda f: f(images, rows, rows, 3), (4, 3, 3, 3)),

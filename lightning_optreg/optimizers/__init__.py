@@ -8,6 +8,7 @@ from lightning_optreg.optimizers.ada_delay import AdaDelay
 from lightning_optreg.optimizers.adaptive_revision import AdaptiveRevision
 from lightning_optreg.optimizers.add_sign import AddSign
 from lightning_optreg.optimizers.bfgs import BFGS
+from lightning_optreg.optimizers.filter_muon import FilterMuon
 from lightning_optreg.optimizers.heavy_ball import HeavyBall
 from lightning_optreg.optimizers.lecture_adagrad import LectureAdagrad, LectureRMSprop
 from lightning_optreg.optimizers.lecture_adam import LectureAdam, LectureAMSGrad, LectureNAdam
@@ -29,6 +30,7 @@ __all__ = [
     "AdaDelay",
     "AdaptiveRevision",
     "AddSign",
+    "FilterMuon",
     "HeavyBall",
     "LectureAMSGrad",
     "LectureAdaMax",

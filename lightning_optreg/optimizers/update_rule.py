@@ -107,6 +107,8 @@ class UpdateRule(Optimizer):
 
     takes_sparse_gradients: bool = False
     """Whether the rule updates only what a sparse gradient touches; `update_tensor` then gets it sparse."""
+    decouples_weight_decay: bool = False
+    """Whether the rule shrinks parameters by `weight_decay` itself, instead of finding it in the gradient."""
 
     def __init__(
         self,
@@ -249,7 +251,7 @@ class UpdateRule(Optimizer):
         for values, gradients, states in buckets.values():
             if group["maximize"]:
                 gradients = list(torch._foreach_neg(gradients))
-            decay = group.get("weight_decay", 0.0)
+            decay = self._decay_in_gradient(group)
             if decay != 0.0:
                 gradients = list(torch._foreach_add(gradients, values, alpha=decay))
             self.update_tensors(group, values, gradients, states)
@@ -257,8 +259,11 @@ class UpdateRule(Optimizer):
     def _takes(self, gradient: Tensor, group: Group) -> bool:
         return self.takes_sparse_gradients and group.get("weight_decay", 0.0) == 0.0
 
+    def _decay_in_gradient(self, group: Group) -> float:
+        return 0.0 if self.decouples_weight_decay else group.get("weight_decay", 0.0)
+
     def _descent_direction(self, group: Group, value: Tensor, gradient: Tensor) -> Tensor:
         if group["maximize"]:
             gradient = -gradient
-        decay = group.get("weight_decay", 0.0)
+        decay = self._decay_in_gradient(group)
         return gradient if decay == 0.0 else gradient.add(value, alpha=decay)

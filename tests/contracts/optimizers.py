@@ -19,6 +19,7 @@ class Rule:
     Attributes:
         arguments: What it is built with; all else at its default.
         sparse: Whether it takes sparse gradients.
+        decoupled: Whether weight decay shrinks parameters instead of being added to gradients.
         reads_values: Whether a step decides by values that it reads from the device.
         neutral: Arguments at which a step changes nothing.
         wrong: Wrong arguments, each with a part of the message that must name them.
@@ -27,6 +28,7 @@ class Rule:
 
     arguments: dict[str, Any] = field(default_factory=dict)
     sparse: bool = False
+    decoupled: bool = False
     reads_values: bool = False
     neutral: dict[str, Any] = field(default_factory=lambda: {"lr": 0.0})
     wrong: tuple[tuple[dict[str, Any], str], ...] = ()
@@ -47,6 +49,18 @@ FIRST_ORDER: dict[str, Rule] = {
     "AdaptiveRevision": Rule(sparse=True),
     "AddSign": Rule(
         {"lr": 0.01, "decay": "cosine", "decay_steps": 40}, wrong=(*SIGNS, ({"alpha": -1.0}, "alpha"))
+    ),
+    "FilterMuon": Rule(
+        {"lr": 0.02},
+        decoupled=True,
+        wrong=(
+            *BETAS,
+            ({"momentum": 1.0}, "momentum"),
+            ({"ns_steps": 0}, "ns_steps"),
+            ({"others_factor": -1.0}, "others_factor"),
+            ({"others": "adam"}, "others"),
+            ({"adjust_lr_fn": "none"}, "adjust_lr_fn"),
+        ),
     ),
     "HeavyBall": Rule({"lr": 0.02}, wrong=(({"momentum": 1.0}, "momentum"), ({"momentum": NAN}, "momentum"))),
     "LectureAMSGrad": Rule({"lr": 0.02}, wrong=BETAS),
