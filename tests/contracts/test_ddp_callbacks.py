@@ -24,6 +24,8 @@ from tests.small_runs import quiet_trainer
 pytestmark = needs_gloo
 
 ROWS = [name for name, part in STEPWISE.items() if "resumes" not in part.excused]
+# One of each kind of state: what a callback counts, draws, keeps of the weights, changes in a run, writes.
+FEW_ROWS = ["AdamToSGD", "BatchSizeGrowth", "EarlyStopping", "GradientNoise", "MixUp", "SnapshotEnsemble"]
 FEW = (4,)  # in the middle of an epoch
 ALL = tuple(range(1, 13))
 
@@ -55,9 +57,9 @@ def fit(name: str, folder: Path, rank: int, step: int | None = None, every: int 
     return {**final_state(trainer, module), "callbacks": callback_states(trainer)}
 
 
-def fit_all(rank: int, folder: Path, steps: tuple[int, ...]) -> None:
+def fit_all(rank: int, folder: Path, rows: list[str], steps: tuple[int, ...]) -> None:
     """What each of the two processes does: a row after the other, in one process group."""
-    for name in ROWS:
+    for name in rows:
         straight = fit(name, folder / name, rank, every=steps[0])
         # a run may take fewer steps than that, as with batches that grow
         there = [step for step in steps if (folder / name / "all" / f"step={step}.ckpt").exists()]
@@ -66,11 +68,11 @@ def fit_all(rank: int, folder: Path, steps: tuple[int, ...]) -> None:
 
 
 def fit_few(rank: int, folder: Path) -> None:
-    fit_all(rank, folder, FEW)
+    fit_all(rank, folder, FEW_ROWS, FEW)
 
 
 def fit_at_every_step(rank: int, folder: Path) -> None:
-    fit_all(rank, folder, ALL)
+    fit_all(rank, folder, ROWS, ALL)
 
 
 def check(folder: Path, name: str, steps: tuple[int, ...]) -> None:
@@ -84,20 +86,20 @@ def check(folder: Path, name: str, steps: tuple[int, ...]) -> None:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with what each rank had at the end of each run. One start of two processes for all rows."""
+    """Folder with what each rank had at the end of some rows' runs. One start of two processes for all."""
     folder = tmp_path_factory.mktemp("ddp")
     in_processes(2, fit_few, folder)
     return folder
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", FEW_ROWS)
 def test_two_processes_agree_and_resume_exactly(name: str, results: Path) -> None:
     check(results, name, FEW)
 
 
 @pytest.fixture(scope="module")
 def results_of_every_step(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, resumed at every step."""
+    """The same of all rows, resumed at every step."""
     folder = tmp_path_factory.mktemp("ddp")
     in_processes(2, fit_at_every_step, folder)
     return folder

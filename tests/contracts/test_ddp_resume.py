@@ -180,11 +180,15 @@ CASES: dict[str, tuple[type[LightningModule], dict[str, Any]]] = {
     "classifier": (Classifier, {"accumulate_grad_batches": 3, "val_check_interval": 2}),
 }
 CHOSEN = 4  # of the moments of saving, in turn, so that the cases together have all
+FEW = ("windows", "classifier")
+OTHERS = tuple(name for name in CASES if name not in FEW)  # in slow tests
 
 
-def straight_and_resumed(rank: int, folder: Path) -> None:
+def straight_and_resumed(rank: int, folder: Path, names: tuple[str, ...]) -> None:
     """What each of the two processes does."""
     for turn, (name, (module, options)) in enumerate(CASES.items()):
+        if name not in names:
+            continue
         seed_everything(5, verbose=False)
         straight = fit(module(), folder / name, rank, 2, **options)
         resumed = {}
@@ -238,15 +242,19 @@ def fit_one_process(folder: Path) -> None:
     torch.save(fit(PerImage(), folder / "one", 0, 1, **CHANGES), folder / "one.pt")
 
 
-def change_to_two(rank: int, folder: Path) -> None:
-    """Continue one process with two, and leave checkpoints of two."""
+def fit_two_processes(rank: int, folder: Path) -> None:
+    """Leave the checkpoints of two processes, and their end."""
     seed_everything(5, verbose=False)
-    straight = fit(PerImage(), folder / "two", rank, 2, **CHANGES)
+    torch.save(fit(PerImage(), folder / "two", rank, 2, **CHANGES), folder / f"two-{rank}.pt")
+
+
+def change_to_two(rank: int, folder: Path) -> None:
+    """Continue one process with two."""
     paths = torch.load(folder / "one.pt", weights_only=True)["paths"]
     resumed = {
         place: fit(PerImage(), folder, rank, 2, ckpt_path=Path(paths[place]), **CHANGES) for place in PLACES
     }
-    torch.save({"straight": straight, "resumed": resumed}, folder / f"changed-{rank}.pt")
+    torch.save(resumed, folder / f"changed-{rank}.pt")
 
 
 def tensors(rank: int) -> dict[str, Tensor]:
@@ -279,9 +287,15 @@ def gather(rank: int, folder: Path) -> None:
 
 def what_two_do(rank: int, folder: Path) -> None:
     """All that needs two processes."""
-    straight_and_resumed(rank, folder)
-    change_to_two(rank, folder)
+    straight_and_resumed(rank, folder, FEW)
+    fit_two_processes(rank, folder)
     gather(rank, folder)
+
+
+def what_two_do_besides(rank: int, folder: Path) -> None:
+    """All that slow tests need of two processes."""
+    straight_and_resumed(rank, folder, OTHERS)
+    change_to_two(rank, folder)
 
 
 def assert_goes_on(resumed: dict[str, Any], straight: dict[str, Any], place: str, words: str) -> None:
@@ -296,16 +310,16 @@ def assert_goes_on(resumed: dict[str, Any], straight: dict[str, Any], place: str
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
-def test_two_processes_go_on_where_one_was(place: str, two: Path) -> None:
-    straight = torch.load(two / "one.pt", weights_only=True)
-    ranks = [torch.load(two / f"changed-{rank}.pt", weights_only=True)["resumed"][place] for rank in range(2)]
+def test_two_processes_go_on_where_one_was(place: str, besides: Path) -> None:
+    straight = torch.load(besides / "one.pt", weights_only=True)
+    ranks = [torch.load(besides / f"changed-{rank}.pt", weights_only=True)[place] for rank in range(2)]
     assert_identical(ranks[0]["state"], ranks[1]["state"])
     assert_goes_on(ranks[0], straight, place, "comes from 1 process(es), this run has 2, so layers")
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_one_process_goes_on_where_two_were(place: str, two: Path, tmp_path: Path) -> None:
-    straight = torch.load(two / "changed-0.pt", weights_only=True)["straight"]
+    straight = torch.load(two / "two-0.pt", weights_only=True)
     resumed = fit(PerImage(), tmp_path, 0, 1, ckpt_path=Path(straight["paths"][place]), **CHANGES)
     assert_goes_on(resumed, straight, place, "comes from 2 process(es), this run has 1, so layers")
 
@@ -314,14 +328,21 @@ def test_one_process_goes_on_where_two_were(place: str, two: Path, tmp_path: Pat
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with what each rank had at the end of each run. One start of two processes for all cases."""
     folder = tmp_path_factory.mktemp("two")
-    fit_one_process(folder)
     in_processes(2, what_two_do, folder)
     return folder
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_two_processes_resume_exactly_anywhere(case: str, two: Path) -> None:
-    ranks = [torch.load(two / f"{case}-{rank}.pt", weights_only=True) for rank in range(2)]
+@pytest.fixture(scope="module")
+def besides(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of the slow tests."""
+    folder = tmp_path_factory.mktemp("besides")
+    fit_one_process(folder)
+    in_processes(2, what_two_do_besides, folder)
+    return folder
+
+
+def check_resumes(case: str, folder: Path) -> None:
+    ranks = [torch.load(folder / f"{case}-{rank}.pt", weights_only=True) for rank in range(2)]
     for runs in ranks:
         straight = runs["straight"]
         for place, resumed in runs["resumed"].items():
@@ -334,6 +355,17 @@ def test_two_processes_resume_exactly_anywhere(case: str, two: Path) -> None:
             assert straight["logged"][key] == value, f"{place}: {key}"
         missing = straight["logged"].keys() - straight["logged_before"][place] - resumed["logged"].keys()
         assert not missing, f"{place}: {sorted(missing)} are not logged after the resume"
+
+
+@pytest.mark.parametrize("case", FEW)
+def test_two_processes_resume_exactly_anywhere(case: str, two: Path) -> None:
+    check_resumes(case, two)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", OTHERS)
+def test_two_processes_resume_other_runs_exactly(case: str, besides: Path) -> None:
+    check_resumes(case, besides)
 
 
 def test_gradients_are_kept_within_a_window_only_those_of_each_rank(two: Path) -> None:

@@ -111,11 +111,10 @@ CHECKS = {
 
 
 def is_fast(name: str, check: str, asks: bool) -> bool:
-    """Whether it is no slow test: the most usual kinds with and without asking, some of the others once."""
+    """Whether it is no slow test: the most usual kinds, each with or without asking."""
     if check == "by epochs":
-        usual = name in ("ours", "shuffled", "shuffled, workers", "persistent workers")
-        return usual or (asks and name in ("stateful", "own generator", "stream"))
-    return asks and name == "ours"
+        return name in (("ours", "stream") if asks else ("shuffled", "persistent workers"))
+    return check == "validation in mid-epoch" and asks and name == "ours"
 
 
 CASES = [

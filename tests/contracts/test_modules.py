@@ -83,6 +83,8 @@ SLOW = (
     "waits for a value",
     "logs no steps",
     "a callback before",
+    "counts",
+    "growing window",
     "stopped at an epoch's end",
 )
 CASES = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in MODULES]

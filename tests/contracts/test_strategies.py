@@ -15,7 +15,7 @@ from tests.processes import in_processes, needs_gloo
 from tests.resume_tools import assert_identical
 
 STEP = 3  # from which runs are resumed: in the middle of an epoch, and between two exchanges
-QUICK = ("AdamRestarts", "EarlyStopping", "LabelSmoothing")  # slow tests run all callbacks
+QUICK = ("AdamRestarts", "EarlyStopping")  # slow tests run all callbacks
 
 
 def draws(strategy: str, name: str) -> bool:

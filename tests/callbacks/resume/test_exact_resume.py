@@ -46,12 +46,12 @@ CASES: dict[str, dict[str, Any]] = {
     "bf16": {"precision": "bf16-mixed"},
     "clipping": {"gradient_clip_val": 0.1},
 }
-FAST = ("accumulation_validation", "bf16")
+FAST = "accumulation_validation"
 
 
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
 @pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=[pytest.mark.slow] * (case not in FAST)) for case in CASES]
+    "case", [pytest.param(case, marks=[] if case == FAST else pytest.mark.slow) for case in CASES]
 )
 def test_every_checkpoint_of_a_run_continues_it_exactly(case: str, tmp_path: Path) -> None:
     options = dict(CASES[case])
@@ -101,14 +101,14 @@ class Spoiler(Callback):
 
 SIGTERMS = [
     ("on_train_batch_start", 2),
-    ("on_train_batch_start", 3),
     ("on_train_batch_end", 6),
-    ("on_train_batch_end", 8),
-    ("on_validation_batch_start", 1),
     ("on_validation_batch_start", 3),
     ("on_validation_end", 1),
-    ("on_validation_end", 2),
     ("on_train_epoch_end", 2),
+    pytest.param("on_train_batch_start", 3, marks=pytest.mark.slow),
+    pytest.param("on_train_batch_end", 8, marks=pytest.mark.slow),
+    pytest.param("on_validation_batch_start", 1, marks=pytest.mark.slow),
+    pytest.param("on_validation_end", 2, marks=pytest.mark.slow),
 ]
 
 
@@ -152,7 +152,7 @@ def test_sigterm_leaves_nothing_if_not_wanted(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_at_an_epochs_end_any_loader_that_draws_from_the_global_generators(
     workers: int, tmp_path: Path
 ) -> None:

@@ -61,9 +61,19 @@ class AccumulatesItself(Regression):
         return len(torch.load(path, weights_only=True)["callbacks"]["ExactResume"]["gradients"])
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-@pytest.mark.parametrize("window", [1, 4])
-def test_logged_values_of_a_resumed_epoch_are_the_same(window: int, precision: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("window", "precision", "every"),
+    [
+        (4, "32-true", 6),
+        pytest.param(1, "32-true", 1, marks=pytest.mark.slow),
+        pytest.param(1, "bf16-mixed", 1, marks=pytest.mark.slow),
+        pytest.param(4, "32-true", 1, marks=pytest.mark.slow),
+        pytest.param(4, "bf16-mixed", 1, marks=pytest.mark.slow),
+    ],
+)
+def test_logged_values_of_a_resumed_epoch_are_the_same(
+    window: int, precision: str, every: int, tmp_path: Path
+) -> None:
     options: dict[str, Any] = {
         "accumulate_grad_batches": window,
         "precision": precision,
@@ -72,7 +82,7 @@ def test_logged_values_of_a_resumed_epoch_are_the_same(window: int, precision: s
     seed_everything(1, verbose=False)
     saver = SaveAlways(tmp_path / "all")
     straight, logged, _ = run(tmp_path, Logs(), [saver], enable_checkpointing=True, **options)
-    for name, path in list(saver.paths.items())[window % 3 :: 3]:
+    for name, path in list(saver.paths.items())[window % 3 :: every]:
         spoil_random_state()
         resumed, logged_after, _ = run(tmp_path, Logs(), [], ckpt_path=path, **options)
         assert_identical(straight, resumed, f"{name}: ")
@@ -93,7 +103,7 @@ def test_a_value_may_be_logged_in_another_way_after_a_resume(tmp_path: Path) -> 
 
 
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
-@pytest.mark.parametrize("zeroes_after", [True, False])
+@pytest.mark.parametrize("zeroes_after", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_gradients_that_a_module_accumulates_itself(zeroes_after: bool, tmp_path: Path) -> None:
     seed_everything(1, verbose=False)
     saver = SaveAlways(tmp_path / "all")

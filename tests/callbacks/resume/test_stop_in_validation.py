@@ -178,13 +178,9 @@ def compare_with_straight(case: str, moments: list[tuple[str, int]], folder: Pat
 QUICK = [
     ("mid_epoch", [("on_train_batch_start", 3), ("on_validation_batch_start", 2), ("on_validation_end", 1)]),
     ("plateau", [("on_train_batch_end", 6), ("on_validation_batch_end", 1), ("on_validation_end", 2)]),
-    ("two_loaders", [("on_train_batch_end", 3), ("on_validation_batch_start", 4)]),
-    ("shuffled", [("on_train_batch_end", 3), ("on_validation_batch_start", 2)]),
     ("accumulation", [("on_train_batch_end", 3), ("on_validation_start", 2)]),
     ("best_and_early", [("on_train_batch_end", 6), ("on_validation_batch_end", 2)]),
     ("other_weights", [("on_train_batch_end", 3), ("on_validation_batch_start", 1)]),
-    ("other_buffers", [("on_validation_batch_start", 1)]),
-    ("counting", [("on_validation_batch_end", 1)]),
 ]
 
 

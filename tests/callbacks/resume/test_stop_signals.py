@@ -103,10 +103,16 @@ def test_skewed_signals_at_twenty_moments(tmp_path: Path, straight: list[Any]) -
     assert stopped >= 10, seed
 
 
-@pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize(
-    ("hook", "call"),
-    [("on_train_batch_start", 4), ("on_validation_batch_start", 6), ("on_save_checkpoint", 1)],
+    ("hook", "call", "rank"),
+    [
+        ("on_train_batch_start", 4, 0),
+        ("on_validation_batch_start", 6, 1),
+        pytest.param("on_train_batch_start", 4, 1, marks=pytest.mark.slow),
+        pytest.param("on_validation_batch_start", 6, 0, marks=pytest.mark.slow),
+        pytest.param("on_save_checkpoint", 1, 0, marks=pytest.mark.slow),
+        pytest.param("on_save_checkpoint", 1, 1, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_to_one_process_stops_both(
     hook: str, call: int, rank: int, tmp_path: Path, straight: list[Any]
@@ -139,6 +145,7 @@ def test_a_process_that_dies_does_not_hold_the_others(tmp_path: Path) -> None:
     assert statuses[0] == 1, processes.messages()
 
 
+@pytest.mark.slow
 def test_signals_before_training_after_it_and_twice(tmp_path: Path, straight: list[Any]) -> None:
     moments = {
         "sanity": [SignalAt("on_sanity_check_start", rank=1)],
@@ -189,7 +196,7 @@ def test_an_interrupt_of_both_ends_both(tmp_path: Path) -> None:
     assert 0 not in statuses, processes.messages()
 
 
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_slurms_requeue_saves_at_a_batchs_end(count: int, tmp_path: Path) -> None:
     def begin(name: str, **options: Any) -> Processes:
         return start(tmp_path, name, count=count, **options)

@@ -22,7 +22,7 @@ from tests.strategies.split.split_tensors import outputs_and_gradients, small_vg
 
 pytestmark = needs_gloo
 
-RARER = ("LeNet5 GPipe", "MLP 1F1B", "VGG", "batch norm", "two tensors between stages")
+RARER = ("LeNet5 GPipe", "MLP 1F1B", "VGG", "batch norm", "bf16-mixed", "two tensors between stages")
 """Cases that are left to the slow tests."""
 
 
