@@ -418,8 +418,9 @@ class ImageDataModule(VettedLoading, LightningDataModule):
         """
         if not (training and self.augmenting):
             return self._evaluated(batch, whole=self.uncropped and not training)
-        draws = Draws(self._run_seed.value, batch.place, len(batch.images), batch.images.device)
-        return self.pipeline.train(batch.images, draws)
+        images = batch.images
+        draws = Draws(self._run_seed.value, batch.place, len(images), images.device, batch.index)
+        return self.pipeline.train(images, draws)
 
     def _evaluated(self, batch: Batch, *, whole: bool) -> Tensor:
         sizes: list[list[int]] | None = None if batch.sizes is None else batch.sizes.tolist()

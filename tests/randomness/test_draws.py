@@ -77,3 +77,46 @@ def test_no_images():
 def test_rows_outside_the_global_batch_are_refused(start, count, total):
     with pytest.raises(ValueError, match="must be in a global batch of 4"):
         Draws(0, Place(0, 0, start, total), count, CPU)
+
+
+def test_numbers_of_images_are_those_of_the_hash():
+    index = torch.tensor([0, 1, 5, 49_999, 2**40])
+    for seed in (0, 7, -3, 2**63 + 11):
+        draws = Draws(seed, Place(2, 3, 0, 5), 5, CPU, index)
+        expected = [(mix(seed, i) >> 40) / 2**24 for i in index.tolist()]
+        assert draws.of_images().tolist() == expected
+
+
+def test_numbers_of_images_belong_to_the_images():
+    def numbers(seed, epoch, step, index):
+        draws = Draws(seed, Place(epoch, step, 0, len(index)), len(index), CPU, index)
+        draws.uniform(3)  # draws before don't matter
+        return draws.of_images()
+
+    index = torch.randperm(50_000, generator=torch.Generator().manual_seed(0))
+    first = numbers(1, 0, 0, index)
+    assert torch.equal(first, numbers(1, 5, 9, index))
+    assert torch.equal(first[[3, 3, 8]], numbers(1, 2, 2, index[[3, 3, 8]]))
+    assert first.dtype == torch.float32
+    assert 0.0 <= first.min() < 0.001 < 0.999 < first.max() < 1.0
+    assert abs(first.mean() - 0.5) < 5 / (12 * 50_000) ** 0.5
+    # Neighbouring images and seeds have unrelated numbers: correlations are 0 within 5 / sqrt(n).
+    ordered = numbers(1, 0, 0, torch.arange(50_001))
+    for a, b in ((ordered[1:], ordered[:-1]), (first, numbers(2, 0, 0, index))):
+        assert abs(torch.corrcoef(torch.stack((a, b)))[0, 1]) < 5 / 50_000**0.5
+
+
+def test_numbers_of_images_leave_other_draws_alone():
+    place, index = Place(0, 0, 0, 4), torch.arange(4)
+    draws = Draws(0, place, 4, CPU, index)
+    draws.of_images()
+    assert torch.equal(draws.uniform(), Draws(0, place, 4, CPU).uniform())
+    meta = torch.device("meta")
+    assert Draws(0, place, 4, meta, index.to(meta)).of_images().shape == (4,)
+
+
+def test_images_must_be_known():
+    with pytest.raises(ValueError, match=r"^Draws: of_images needs index"):
+        Draws(0, Place(0, 0, 0, 4), 4, CPU).of_images()
+    with pytest.raises(ValueError, match=r"^Draws: index must be \(4,\), one for each row, got \(3,\)$"):
+        Draws(0, Place(0, 0, 0, 4), 4, CPU, torch.arange(3))
