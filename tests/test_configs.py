@@ -34,6 +34,7 @@ NEEDS = {
 SMALLER = {
     "enresnet2_8_pgd_small": ["--data.train_size=null"],
     "enresnet5_20_pgd": ["--model.net.depth=8", "--model.net.members=1"],
+    "airbench": ["--model.net.width=0.1"],
     "alexnet": ["--model.net.channels=[2,4,4,4,4]", "--model.net.hidden=8"],
     "googlenet": ["--model.net.width=0.05", "--model.net.aux_hidden=8"],
     "plain56": ["--model.net.depth=8"],
@@ -193,11 +194,14 @@ def test_a_recipes_schedule_ends_with_the_run(recipe: Path, length: str) -> None
     )
     assert found == times
     cls, arguments = schedule_class(config), config["lr_scheduler"].get("init_args", {})
-    optimizer = torch.optim.SGD([torch.zeros(1)], lr=config["optimizer"]["init_args"]["lr"], momentum=0.9)
+    settings = config["optimizer"]["init_args"]
+    settings = settings.get("optimizer", {"init_args": settings})["init_args"]  # Lookahead has another in it
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=settings["lr"], momentum=0.9)
     schedule = fitted(partial(cls, **arguments), RunLength(lambda: found, interval))(optimizer)
     if isinstance(schedule, OneCycleLR):
         schedule.last_epoch = times - 2  # it looks at this only
-        expected = arguments["max_lr"] / 25 / 1e4
+        down = arguments.get("div_factor", 25), arguments.get("final_div_factor", 1e4)
+        expected = arguments["max_lr"] / math.prod(down)
     else:
         assert isinstance(schedule, CosineAnnealingLR)
         expected = schedule.base_lrs[0] / 2 * (1 + math.cos(math.pi * (times - 1) / times))
@@ -210,10 +214,14 @@ def test_a_recipes_schedule_ends_with_the_run(recipe: Path, length: str) -> None
 def test_recipes_have_the_steps_that_their_figures_are_of() -> None:
     steps = {"fashion_mnist/lenet5": 18 * 422, "fashion_mnist/resnet20": 15 * 422}
     steps |= {"cifar10/resnet20_short": 15 * 352, "fashion_mnist/enresnet2_8_pgd_small": 5 * 79}
+    steps |= {"cifar10/airbench": 10 * 48}
     sized = {name(path): yaml.safe_load(path.read_text()) for path in SIZED}
     for recipe, config in sized.items():
         images = config["data"]["init_args"].get("train_size", IMAGES[recipe.split("/")[0]])
-        batches = math.ceil(images / config["data"]["init_args"]["batch_size"])
+        if config["data"]["init_args"].get("val_fraction") == 0.0:
+            images = images * 10 // 9
+        whole = math.floor if config["data"]["init_args"].get("drop_last") else math.ceil
+        batches = whole(images / config["data"]["init_args"]["batch_size"])
         epochs = config["trainer"]["max_epochs"]
         if config["model"].get("lr_interval") == "step":
             assert epochs * batches == steps.pop(recipe)

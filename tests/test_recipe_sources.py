@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -76,3 +77,36 @@ def test_googlenet_has_rate_and_length_of_one_schedule() -> None:
     epoch = 1_281_167 / settings["data"]["init_args"]["batch_size"]
     assert round(320_000 / epoch) == 8
     assert settings["trainer"]["max_epochs"] == round(10_000_000 / epoch, -1)
+
+
+def test_airbench_has_the_published_steps() -> None:
+    """Its airbench94.py: the loss is a sum over 1024 images, rate and decay are decoupled from momentum."""
+    settings = recipe("cifar10/airbench")
+    lookahead = settings["optimizer"]["init_args"]
+    sgd = lookahead["optimizer"]["init_args"]
+    momentum, batch = 0.85, 1024
+    kilostep_scale = 1024 * (1 + 1 / (1 - momentum))
+    rate = 11.5 / kilostep_scale
+    decay = 0.0153 * batch / kilostep_scale
+    assert settings["data"]["init_args"]["batch_size"] == batch
+    assert sgd["momentum"] == momentum
+    assert sgd["lr"] == pytest.approx(rate * batch)  # a mean's gradient is a sum's over the batch
+    assert sgd["lr"] * sgd["weight_decay"] == pytest.approx(decay, rel=1e-4)
+    # torch's decay is added to the mean's gradient, so per step it is the rate times the decay, as there
+    steps = 480
+    assert lookahead["decay_steps"] == steps == settings["trainer"]["max_epochs"] * (50_000 // batch)
+    assert 1 - lookahead["alpha_end"] == pytest.approx(0.95**5)
+    arguments = settings["lr_scheduler"]["init_args"]
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=sgd["lr"])
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, **arguments, total_steps=steps)
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"] / sgd["lr"])
+        optimizer.step()
+        schedule.step() if len(rates) < steps else None
+    warm = int(0.23 * steps)
+    for step, found in enumerate(rates):
+        rising = 0.2 + 0.8 * step / warm
+        falling = 1 - 0.93 * (step - warm) / (steps - warm)
+        # OneCycleLR reaches its peak and its end a step earlier
+        assert found == pytest.approx(rising if step < warm else falling, abs=0.01), step
