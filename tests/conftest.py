@@ -52,6 +52,15 @@ def no_leftover_seed() -> Iterator[None]:
     os.environ.pop("PL_GLOBAL_SEED", None)
 
 
+@pytest.fixture
+def blank_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the pictures of runs' curves empty: to draw them takes longer than a short run."""
+    from matplotlib.figure import Figure
+
+    name = "lightning_optreg.callbacks.records.curves.draw_curves"
+    monkeypatch.setattr(name, lambda history: Figure(figsize=(1, 1)))
+
+
 @pytest.fixture(scope="session")
 def fashion_mnist_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the four files of Fashion-MNIST, 600 + 100 images that a small network can learn.

@@ -38,6 +38,7 @@ SMALLER = {
     "alexnet": ["--model.net.channels=[2,4,4,4,4]", "--model.net.hidden=8"],
     "googlenet": ["--model.net.width=0.05", "--model.net.aux_hidden=8"],
     "plain56": ["--model.net.depth=8"],
+    "resnet20_short": ["--model.net.depth=8"],
     "preact_resnet164": ["--model.net.depth=20"],
     "resnet56": ["--model.net.depth=8"],
     "resnet110": ["--model.net.depth=8"],
@@ -49,18 +50,14 @@ SMALLER = {
     "zfnet": ["--model.net.channels=[2,4,4,4,4]", "--model.net.hidden=8"],
 }
 
-# Recipes whose network another recipe trains too: here they are only parsed, and trained in slow tests.
-ALIKE = {
-    "cifar10/deepobs_3c3d",
-    "cifar10/googlenet",
-    "cifar10/plain56",
-    "cifar10/resnet20",
-    "cifar10/resnet56",
-    "cifar10/resnet110",
-    "fashion_mnist/private_lenet5",
-    "fashion_mnist/resnet20",
-    "imagenet/vgg16",
-}
+# Recipes that train here, one of each kind; the others are parsed, and trained in slow tests.
+TRAINED = (
+    "cifar10/resnet20_short",  # a schedule by steps
+    "cifar10/stochastic_depth110",  # layers that draw
+    "fashion_mnist/enresnet2_8_pgd_small",  # attacked images
+    "fashion_mnist/lenet5",
+    "imagenet/alexnet",  # a folder of images
+)
 
 pytestmark = [
     # Lightning's and torch's remarks on a run of two steps
@@ -68,6 +65,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The number of training batches"),
     pytest.mark.filterwarnings("ignore:(AdamToSGD|BatchSizeGrowth).* end before"),
     pytest.mark.filterwarnings("ignore:lr_scheduler. the run's 1 epochs end before"),
+    pytest.mark.usefixtures("blank_curves"),
 ]
 
 
@@ -126,7 +124,7 @@ def test_there_are_configs() -> None:
 
 @pytest.mark.parametrize(
     "recipe",
-    [pytest.param(path, marks=pytest.mark.slow if name(path) in ALIKE else []) for path in RECIPES],
+    [pytest.param(path, marks=[] if name(path) in TRAINED else pytest.mark.slow) for path in RECIPES],
     ids=name,
 )
 def test_a_recipe_trains(recipe: Path, quick: dict[str, list[str]], tmp_path: Path) -> None:
@@ -143,10 +141,10 @@ def test_a_recipe_trains(recipe: Path, quick: dict[str, list[str]], tmp_path: Pa
         assert checkpoint["lr_schedulers"][0][argument] == times
 
 
-@pytest.mark.parametrize("recipe", sorted(ALIKE))
-def test_a_recipe_is_parsed(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["fit", "--config", str(CONFIGS / f"{recipe}.yaml"), "--print_config"]) == 0
-    assert yaml.safe_load(capsys.readouterr().out)["trainer"]["default_root_dir"] == f"runs/{recipe}"
+@pytest.mark.parametrize("recipe", [path for path in RECIPES if name(path) not in TRAINED], ids=name)
+def test_a_recipe_is_parsed(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--config", str(recipe), "--print_config"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["trainer"]["default_root_dir"] == f"runs/{name(recipe)}"
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=name)
@@ -233,7 +231,7 @@ def test_recipes_have_the_steps_that_their_figures_are_of() -> None:
 @pytest.mark.parametrize(
     "more",
     [
-        ["--trainer.max_epochs=3", "--trainer.limit_train_batches=0.5"],
+        pytest.param(["--trainer.max_epochs=3", "--trainer.limit_train_batches=0.5"], marks=pytest.mark.slow),
         ["--trainer.max_epochs=2", "--data.batch_size=8", "--trainer.accumulate_grad_batches=4"],
     ],
     ids=lambda more: more[-1].partition("=")[0],
@@ -249,27 +247,8 @@ def test_a_run_of_the_first_recipe_ends_at_its_lowest_rate(
     assert schedule["total_steps"] == schedule["last_epoch"] == checkpoint["global_step"] > 2
 
 
-# The others' callbacks are fitted in tests of their own; here they are slow tests.
-FAST = (
-    "adam_to_sgd",
-    "batch_norm_recalibration",
-    "compile",
-    "curriculum",
-    "ema",
-    "hogwild",
-    "label_smoothing",
-    "lbfgs",
-    "local_sgd",
-    "lookahead",
-    "lr_finder",
-    "no_decay",
-    "pipeline",
-    "random_erasing",
-    "snapshot_ensemble",
-    "swa",
-    "tensorboard",
-    "wandb",
-)
+# Methods that are fitted here, one of each kind; the others are parsed, and fitted in slow tests.
+FAST = ("adam_to_sgd", "local_sgd", "lookahead", "random_erasing", "snapshot_ensemble", "tensorboard")
 
 
 # Methods that start processes, in the way that is quickest.
@@ -310,6 +289,34 @@ def test_a_method_is_laid_over_a_recipe(
         command += ["--trainer.limit_train_batches=5"]
     assert main(command) == 0
     assert method.read_text().startswith("# ")
+
+
+def adds_callbacks_only(method: Path) -> bool:
+    """Whether it can be laid over a recipe together with any others like it."""
+    config = yaml.safe_load(method.read_text())
+    return set(config) == {"trainer"} and set(config["trainer"]) == {"callbacks+"}
+
+
+def test_all_methods_that_add_callbacks_are_parsed_together(capsys: pytest.CaptureFixture[str]) -> None:
+    methods = [path for path in METHODS if adds_callbacks_only(path)]
+    assert len(methods) > 15
+    files = [argument for path in [BASE, *methods] for argument in ("--config", str(path))]
+    assert main(["fit", *files, "--print_config"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)["trainer"]["callbacks"]
+    built = [each["class_path"].rpartition(".")[2] for each in printed]
+    for method in methods:
+        for callback in yaml.safe_load(method.read_text())["trainer"]["callbacks+"]:
+            assert callback["class_path"].rpartition(".")[2] in built, method
+
+
+@pytest.mark.parametrize(
+    "method",
+    [path for path in METHODS if path.stem not in FAST and not adds_callbacks_only(path)],
+    ids=name,
+)
+def test_a_method_is_parsed(method: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--config", str(BASE), "--config", str(method), "--print_config"]) == 0
+    assert "trainer:" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("method", METHODS, ids=name)

@@ -20,6 +20,7 @@ from tests.cli.tools import load, short
 from tests.resume_tools import assert_identical
 
 pytestmark = [
+    pytest.mark.usefixtures("blank_curves"),
     # The finished run that is trained once is copied to where each test continues it.
     pytest.mark.filterwarnings("ignore:The dirpath has changed"),
     # said of damaged checkpoints, and asserted where it matters

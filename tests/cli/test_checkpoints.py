@@ -13,7 +13,10 @@ from lightning_optreg.runs.checkpoints import report
 from tests.cli.tools import load, read, short
 
 # The finished run that is trained once is copied to where each test continues it.
-pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The dirpath has changed"),
+    pytest.mark.usefixtures("blank_curves"),
+]
 
 SCHEDULE = ["--lr_scheduler=StepLR", "--lr_scheduler.step_size=1", "--lr_scheduler.gamma=0.5"]
 

@@ -11,7 +11,10 @@ from lightning_optreg.__main__ import main
 from tests.cli.tools import short
 
 # Each test has a copy of one finished run, in a folder of its own.
-pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The dirpath has changed"),
+    pytest.mark.usefixtures("blank_curves"),
+]
 
 
 @pytest.fixture(scope="module")

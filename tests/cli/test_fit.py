@@ -38,7 +38,7 @@ def files(folder: Path) -> set[str]:
 
 
 @pytest.fixture
-def options(fashion_mnist_dir: Path, tmp_path: Path) -> list[str]:
+def options(fashion_mnist_dir: Path, tmp_path: Path, blank_curves: None) -> list[str]:
     return short(fashion_mnist_dir, tmp_path)
 
 
@@ -46,7 +46,8 @@ def fit(*arguments: str) -> CLI:
     return run(["fit", *arguments])
 
 
-def test_a_fit_fills_a_folder_of_its_own(options: list[str], tmp_path: Path) -> None:
+def test_a_fit_fills_a_folder_of_its_own(fashion_mnist_dir: Path, tmp_path: Path) -> None:
+    options = short(fashion_mnist_dir, tmp_path)
     assert main(["fit", *options]) == 0
     assert main(["fit", *options]) == 0
     assert files(tmp_path / "version_0") == files(tmp_path / "version_1") == WRITTEN
@@ -110,7 +111,9 @@ def test_later_files_are_laid_over_earlier_ones(options: list[str], tmp_path: Pa
     assert cli.trainer.gradient_clip_val == 2.0
 
 
-@pytest.mark.parametrize("first", ["TensorBoardLogger", "CSVLogger", "RunWandbLogger"])
+@pytest.mark.parametrize(
+    "first", ["TensorBoardLogger", pytest.param("CSVLogger", marks=pytest.mark.slow), "RunWandbLogger"]
+)
 def test_the_configuration_lies_in_the_folder_whichever_logger_comes_first(
     first: str, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,20 +167,28 @@ def test_without_validation_the_last_checkpoint_is_kept(
     assert files(tmp_path / "version_0" / "checkpoints") == {"last.ckpt"}
 
 
+def names(few: tuple[str, ...], others: tuple[str, ...]) -> list[object]:
+    """Names of one kind: those of other classes are found in the same way, and are slow tests."""
+    return [*few, *(pytest.param(name, marks=pytest.mark.slow) for name in others)]
+
+
+LOSSES: dict[str, type[nn.Module]] = {
+    "CrossEntropyLoss": nn.CrossEntropyLoss,
+    "MulticlassHingeLoss": losses.MulticlassHingeLoss,
+    "SquaredLoss": losses.SquaredLoss,
+    "torch.nn.MultiMarginLoss": nn.MultiMarginLoss,
+}
+
+
 @pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        ("CrossEntropyLoss", nn.CrossEntropyLoss),
-        ("MulticlassHingeLoss", losses.MulticlassHingeLoss),
-        ("SquaredLoss", losses.SquaredLoss),
-        ("torch.nn.MultiMarginLoss", nn.MultiMarginLoss),
-    ],
+    "name", names(("MulticlassHingeLoss", "torch.nn.MultiMarginLoss"), ("CrossEntropyLoss", "SquaredLoss"))
 )
-def test_losses_have_short_names(name: str, kind: type[nn.Module], options: list[str]) -> None:
-    assert isinstance(fit(*options, f"--model.loss={name}").model.loss, kind)
+def test_losses_have_short_names(name: str, options: list[str]) -> None:
+    cli = fit(*options, f"--model.loss={name}", "--trainer.fast_dev_run=1")
+    assert isinstance(cli.model.loss, LOSSES[name])
 
 
-@pytest.mark.parametrize("name", ["SoftmaxRegression", "MLP", "LeNet5", "ResNet"])
+@pytest.mark.parametrize("name", names(("LeNet5", "ResNet"), ("SoftmaxRegression", "MLP")))
 def test_networks_have_short_names(name: str, options: list[str]) -> None:
     assert type(fit(*options, f"--model.net={name}", "--trainer.fast_dev_run=1").model.net) is getattr(
         nets, name
@@ -186,20 +197,21 @@ def test_networks_have_short_names(name: str, options: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "SGD",
-        "Adam",
-        "AdamW",
-        "NAdam",
-        "RAdam",
-        "Adamax",
-        "Adagrad",
-        "Adadelta",
-        "RMSprop",
-        "Rprop",
-        "ASGD",
-        "Adafactor",
-    ],
+    names(
+        ("SGD", "Adam"),
+        (
+            "AdamW",
+            "NAdam",
+            "RAdam",
+            "Adamax",
+            "Adagrad",
+            "Adadelta",
+            "RMSprop",
+            "Rprop",
+            "ASGD",
+            "Adafactor",
+        ),
+    ),
 )
 def test_optimizers_have_short_names(name: str, options: list[str]) -> None:
     cli = fit(*options, f"--optimizer={name}", "--trainer.fast_dev_run=1")
@@ -209,21 +221,27 @@ def test_optimizers_have_short_names(name: str, options: list[str]) -> None:
 @pytest.mark.filterwarnings("ignore:lr_scheduler. the run's 1 epochs end before")
 @pytest.mark.parametrize(
     "schedule",
-    [
-        "StepLR step_size=2",
-        "MultiStepLR milestones=[1,2]",
-        "ExponentialLR gamma=0.9",
-        "CosineAnnealingLR",
-        "CosineAnnealingWarmRestarts T_0=2",
-        "LinearLR",
-        "PolynomialLR",
-        "ReduceLROnPlateau monitor=val/loss",
-        "WarmupMultiStepLR milestones=[1,2]",
-    ],
+    names(
+        # torch's, one that is as long as the run, one that watches a metric, and this package's
+        (
+            "StepLR step_size=2",
+            "CosineAnnealingLR",
+            "ReduceLROnPlateau monitor=val/loss",
+            "WarmupMultiStepLR milestones=[1,2]",
+        ),
+        (
+            "MultiStepLR milestones=[1,2]",
+            "ExponentialLR gamma=0.9",
+            "CosineAnnealingWarmRestarts T_0=2",
+            "LinearLR",
+            "PolynomialLR",
+        ),
+    ),
 )
 def test_schedules_have_short_names(schedule: str, options: list[str]) -> None:
     name, *arguments = schedule.split()
-    cli = fit(*options, f"--lr_scheduler={name}", *(f"--lr_scheduler.{argument}" for argument in arguments))
+    settings = [f"--lr_scheduler.{argument}" for argument in arguments]
+    cli = fit(*options, f"--lr_scheduler={name}", *settings, "--trainer.fast_dev_run=1")
     (config,) = cli.trainer.lr_scheduler_configs
     assert type(config.scheduler).__name__ == name
     assert config.interval == "epoch"
@@ -243,9 +261,10 @@ def test_a_plateau_watches_lr_monitor_if_it_has_no_monitor(options: list[str], t
         "--lr_scheduler.schedule=torch.optim.lr_scheduler.ReduceLROnPlateau",
         "--lr_scheduler.warmup=1",
     ]
-    (config,) = fit(*options, *inner, *plateau[1:]).trainer.lr_scheduler_configs
+    dry = [*options, "--trainer.fast_dev_run=1"]
+    (config,) = fit(*dry, *inner, *plateau[1:]).trainer.lr_scheduler_configs
     assert config.monitor == "val/accuracy"
-    (config,) = fit(*options, *plateau, "--lr_scheduler.monitor=val/loss").trainer.lr_scheduler_configs
+    (config,) = fit(*dry, *plateau, "--lr_scheduler.monitor=val/loss").trainer.lr_scheduler_configs
     assert config.monitor == "val/loss"
 
 

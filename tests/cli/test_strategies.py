@@ -11,6 +11,8 @@ from lightning_optreg.__main__ import main
 from lightning_optreg.cli.given import mentions
 from tests.cli.tools import load, read, short
 
+pytestmark = pytest.mark.usefixtures("blank_curves")
+
 OURS = [
     name
     for name in strategies.__all__

@@ -14,6 +14,8 @@ from tests.cli.tools import short
 from tests.places.tools import memory
 from tests.resume_tools import assert_identical
 
+pytestmark = pytest.mark.usefixtures("blank_curves")
+
 WRITTEN = [
     "checkpoints/best.ckpt",
     "checkpoints/last.ckpt",

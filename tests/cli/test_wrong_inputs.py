@@ -485,7 +485,49 @@ def files(folder: Path) -> dict[str, float | None]:
     return {str(path): path.stat().st_mtime if path.is_file() else None for path in folder.rglob("*")}
 
 
-ROWS = [*MISTAKES, *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES)]
+# Mistakes of which others in the table are found in the same place of the program, in the same way.
+ALIKE = (
+    "depth not 6n + 2",
+    "unknown activation",
+    "batch of nothing",
+    "step size of a schedule",
+    "length of a schedule",
+    "half the length of a schedule",
+    "schedule shorter than the run",
+    "warm-up as long as the run",
+    "label smoothing",
+    "other number of classes",
+    "image too small for the network",
+    "loss that is no number",
+    "network of other images",
+    "network without batch",
+    "no accumulation",
+    "negative epochs",
+    "unknown accelerator",
+    "file for a folder",
+    "truncated file",
+    "wrong magic number",
+    "fewer labels than images",
+    "best without a run",
+    "empty checkpoint",
+    "text for a checkpoint",
+    "configuration for a checkpoint",
+    "other file of torch's",
+    "checkpoint of another depth",
+    "runs in a file",
+    "other image size",
+    "frequency of the schedule",
+    "schedule longer than the run",
+    "length of a schedule by epochs",
+    "monitor that does not exist",
+    "no epochs between validations",
+    "missing folder",
+    "more images than bytes",
+    "tensor for a checkpoint",
+    "checkpoint of another network",
+)
+SLOW = (*NAMES, *ALIKE)
+ROWS = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in (*MISTAKES, *NAMES)]
 
 
 @pytest.mark.filterwarnings("ignore:.*the network is untrained")

@@ -21,6 +21,8 @@ from lightning_optreg.studies.runner import do_run
 from tests.studies.tools import softmax_regression
 
 pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
+
+pytestmark = pytest.mark.usefixtures("blank_curves")
 scipy_stats = pytest.importorskip("scipy.stats", reason="the extra 'report' is not installed")
 
 

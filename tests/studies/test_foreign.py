@@ -14,6 +14,8 @@ from lightning_optreg.studies.runner import do_run
 
 pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
 
+pytestmark = pytest.mark.usefixtures("blank_curves")
+
 HERE = "tests.studies.other_project"
 BASE = {
     "model": {"class_path": f"{HERE}.Line", "init_args": {"lr": 0.01}},

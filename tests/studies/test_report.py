@@ -316,6 +316,7 @@ def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
     assert len(re.findall("^[|].*[|]$", table, re.M)) == 2 + len(HOSTILE)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium or Chrome to open the page with")
 def test_a_browser_runs_nothing_of_hostile_texts(tmp_path: Path) -> None:
     write_report(hostile(), tmp_path)

@@ -20,6 +20,8 @@ from tests.studies.tools import claimed, die, softmax_regression
 
 pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
 
+pytestmark = pytest.mark.usefixtures("blank_curves")
+
 KEY = "optimizer.init_args.lr"
 
 
@@ -45,7 +47,7 @@ def tune(path: Path, *options: str) -> int:
     return main(["--config", str(path), "--output", str(path.parent / "out"), "--workers", "1", *options])
 
 
-@pytest.mark.parametrize("storage", [None, "journal"])
+@pytest.mark.parametrize("storage", [pytest.param(None, marks=pytest.mark.slow), "journal"])
 def test_it_finds_settings_that_fit_takes(
     study: Path, tmp_path: Path, storage: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:

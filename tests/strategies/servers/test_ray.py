@@ -14,8 +14,9 @@ from tests.resume_tools import assert_identical
 from tests.strategies.servers import ray_runs
 from tests.strategies.servers.ray_runs import BATCH, SAMPLES, fit, taken
 
-# Not imported here: the strategies set its environment first.
-pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
+# Ray is not imported here: the strategies set its environment first. Its start takes 10 seconds and more;
+# `test_downpour.py` has quick tests of the same strategies, with a stand-in for it.
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")]
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +67,6 @@ def test_two_workers_one_of_which_dies(session_ray: Any, tmp_path: Path) -> None
     assert float(trainer.callback_metrics["val_loss"]) < 0.5
 
 
-@pytest.mark.slow
 def test_elastic_averaging_with_two_workers(session_ray: Any, tmp_path: Path) -> None:
     trainer = fit(tmp_path, AsyncElasticAveraging(period=2), epochs=4)
     each = SAMPLES // BATCH // 2
@@ -77,7 +77,6 @@ def test_elastic_averaging_with_two_workers(session_ray: Any, tmp_path: Path) ->
     assert float(trainer.callback_metrics["val_loss"]) < 0.5
 
 
-@pytest.mark.slow
 def test_with_ray_too_one_worker_is_plain_training(session_ray: Any, tmp_path: Path) -> None:
     ends = []
     for number, strategy in enumerate(("auto", Downpour(), Downpour(shards=2))):
@@ -88,14 +87,12 @@ def test_with_ray_too_one_worker_is_plain_training(session_ray: Any, tmp_path: P
     assert_identical(ends[0], ends[2])
 
 
-@pytest.mark.slow
 def test_the_others_begin_after_the_warm_start(session_ray: Any, tmp_path: Path) -> None:
     fit(tmp_path, Downpour(warm_start_steps=40), epochs=2)
     kept = torch.load(tmp_path / "epoch=1.ckpt", weights_only=True)["optreg_downpour"]
     assert kept["ledger"]["steps"] == {0: 60, 1: 60}
 
 
-@pytest.mark.slow
 def test_max_steps_counts_the_steps_of_all(
     session_ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
