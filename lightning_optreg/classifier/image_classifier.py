@@ -1,6 +1,6 @@
 """The LightningModule for any network that maps images to scores: its steps, its metrics, its optimizer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -14,18 +14,20 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
 
+from lightning_optreg._checks import check_range
 from lightning_optreg.calibration import CalibrationError
 from lightning_optreg.classifier._compiled import MODES, compile_in_place
 from lightning_optreg.classifier._epoch_sums import EpochSums
 from lightning_optreg.classifier._first_batch import checked_loss, checked_scores
+from lightning_optreg.classifier._groups import grouped_optimizer
 from lightning_optreg.classifier._run_schedule import RunSchedule
 from lightning_optreg.classifier.brier_score import brier_score
 from lightning_optreg.losses import ScoreLoss
 from lightning_optreg.nets import Network
-from lightning_optreg.optimizers.param_groups import param_groups
 from lightning_optreg.randomness.processes import of_all_processes
 from lightning_optreg.schedulers import Warmup
 from lightning_optreg.trainer.found_rate import at_rate
+from lightning_optreg.trainer.group_rates import check_ratios, with_factors
 from lightning_optreg.trainer.noise_left import warn_of_noise
 from lightning_optreg.trainer.queries import callbacks_of, is_logging_step
 from lightning_optreg.trainer.roles import TurnsNoiseOff
@@ -81,15 +83,20 @@ class ImageClassifier(VettedLoading, LightningModule):
             Inception v3). The step minimises the loss of the scores plus aux_weight times that of each
             auxiliary head; only the former is logged. Default: 0.3, as in Szegedy et al. 2015
             (arXiv:1409.4842).
+        lr_factors: Multiples of the learning rate, above 0, by patterns for names of parameters
+            (`net.output.*`, `*.bias`) or for the class of their layer and the name in it
+            (`BatchNorm2d.bias`); see `param_groups`. Each must match something. Schedules keep them, also
+            `OneCycleLR` and `CyclicLR`. `LearningRateMonitor` logs the rates as `lr-SGD/x1`, `lr-SGD/x64`.
 
     Raises:
         TypeError: If `net` or `loss` is not an `nn.Module`.
         ValueError: If a value is out of its range; before the first step, if scores or labels don't fit
-            `num_classes`.
+            `num_classes`, or a pattern of `lr_factors` matches no trainable parameter.
         MisconfigurationException: Before the first step, if the given length of a schedule is not the run's,
             a schedule takes its length from a run without an end, a checkpoint's run had another length, or a
-            `OneCycleLR` is too short to rise and fall (`fast_dev_run` accepts any length), or if `no_decay`
-            is set for an optimizer without weight decay; in evaluation, if the network returns a tuple.
+            `OneCycleLR` is too short to rise and fall (`fast_dev_run` accepts any length), if `no_decay`
+            is set for an optimizer without weight decay, or `lr_factors` for one without a rate or with a
+            schedule that would lose them; in evaluation, if the network returns a tuple.
 
     Example:
         >>> from lightning_optreg.nets import LeNet5
@@ -112,6 +119,7 @@ class ImageClassifier(VettedLoading, LightningModule):
         channels_last: bool = False,
         compile: bool | Literal["default", "reduce-overhead", "max-autotune"] = False,
         aux_weight: float = 0.3,
+        lr_factors: dict[str, float] | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(net, nn.Module):
@@ -126,6 +134,9 @@ class ImageClassifier(VettedLoading, LightningModule):
             raise ValueError(f"ImageClassifier: num_classes must be >= 2, got {num_classes}")
         if not 0.0 <= aux_weight < float("inf"):
             raise ValueError(f"ImageClassifier: aux_weight must be in [0, inf), got {aux_weight}")
+        check_range(
+            "ImageClassifier", "(0, inf)", **{f"lr_factors[{k!r}]": f for k, f in (lr_factors or {}).items()}
+        )
         if compile not in (True, False, *MODES):
             raise ValueError(
                 f"ImageClassifier: compile must be true, false, {', '.join(MODES[:-1])} or {MODES[-1]}, got "
@@ -141,6 +152,7 @@ class ImageClassifier(VettedLoading, LightningModule):
         self.make_lr_scheduler = lr_scheduler
         self.lr_interval, self.lr_frequency, self.lr_monitor = lr_interval, lr_frequency, lr_monitor
         self.num_classes, self.no_decay, self.channels_last = num_classes, no_decay, channels_last
+        self.lr_factors = lr_factors
         self.compile_net, self.aux_weight = compile, aux_weight
         self.lr: float | None = None
         """Set by Lightning's learning-rate finder: replaces the optimizer's rate and a schedule's max_lr."""
@@ -195,30 +207,23 @@ class ImageClassifier(VettedLoading, LightningModule):
     @override
     def configure_optimizers(self) -> Any:
         """Create the optimizer, with its parameter groups, and the schedule."""
-        groups = param_groups(self, no_decay=self.no_decay)
-        make: Callable[[Any], torch.optim.Optimizer] = self.make_optimizer or _default_optimizer
-        optimizer = make(groups[:1])
-        # Checked before there is a second group: some optimizers without weight decay take only one.
-        if self.no_decay and "weight_decay" not in optimizer.defaults:
-            raise MisconfigurationException(
-                f"ImageClassifier: no_decay needs an optimizer with weight_decay; "
-                f"{type(optimizer).__name__} has none"
-            )
-        if len(groups) > 1:
-            # Created again, not extended: torch 2.9's Adagrad gives no state to groups that are added later.
-            optimizer = make(groups)
-        if self.lr is not None:
-            for group in optimizer.param_groups:
-                # Not in place: the tensor may be the user's, and used for other optimizers.
-                old = group["lr"]
-                group["lr"] = torch.full_like(old, self.lr) if isinstance(old, Tensor) else self.lr
+        optimizer = grouped_optimizer(
+            self.make_optimizer or _default_optimizer,
+            self,
+            no_decay=self.no_decay,
+            lr_factors=self.lr_factors,
+            lr=self.lr,
+        )
         self._lr_in_use = self.lr
         if self.make_lr_scheduler is None:
             return optimizer
         make_schedule = self.make_lr_scheduler
         if self.lr is not None:
             make_schedule = at_rate(make_schedule, self.lr)
+        factors = [group.get("lr_factor", 1.0) for group in optimizer.param_groups]
+        make_schedule = with_factors(make_schedule, factors)
         scheduler = self._schedule.make(make_schedule, optimizer, self, self.lr_interval, self.lr_frequency)
+        check_ratios(scheduler, optimizer)
         config: dict[str, Any] = {
             "scheduler": scheduler,
             "interval": self.lr_interval,

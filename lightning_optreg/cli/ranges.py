@@ -82,6 +82,8 @@ def try_optimizer(module: ImageClassifier) -> None:
         ValueError: What the optimizer's class raises.
     """
     groups = param_groups(module, no_decay=False)
+    if module.lr_factors and any(group["params"] for group in groups):
+        groups = param_groups(module, no_decay=False, lr_factors=module.lr_factors)
     if module.make_optimizer is not None and any(group["params"] for group in groups):
         module.make_optimizer(groups[:1])
 

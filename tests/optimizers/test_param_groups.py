@@ -110,3 +110,74 @@ def test_optimizers_without_weight_decay(optimizer: type[Optimizer]) -> None:
     with pytest.raises(MisconfigurationException, match=message):
         model.configure_optimizers()
     ImageClassifier(net, optimizer=optimizer).configure_optimizers()
+
+
+# ---- learning rates ----------------------------------------------------------------------------------------
+
+
+class OwnNorm(nn.BatchNorm2d):
+    """A layer derived from torch's."""
+
+
+def factors(module: nn.Module, lr_factors: dict[str, float], *, no_decay: bool = False) -> dict[str, float]:
+    """The factor of each parameter by its name."""
+    by_id = {id(parameter): name for name, parameter in module.named_parameters()}
+    groups = param_groups(module, no_decay=no_decay, lr_factors=lr_factors)
+    return {by_id[id(parameter)]: group["lr_factor"] for group in groups for parameter in group["params"]}
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Sequential(nn.Conv2d(4, 4, 1), OwnNorm(4)))
+
+
+@pytest.mark.parametrize(
+    ("patterns", "found"),
+    [
+        ({"2.1.bias": 3}, {"2.1.bias": 3.0}),
+        ({"BatchNorm2d.bias": 64}, {"1.bias": 64.0, "2.1.bias": 64.0}),
+        ({"OwnNorm.*": 2}, {"2.1.weight": 2.0, "2.1.bias": 2.0}),
+        ({"2.*.weight": 0.5}, {"2.0.weight": 0.5, "2.1.weight": 0.5}),
+        ({"*.bias": 2, "BatchNorm?d.*": 3, "2.1.bias": 5}, {"0.bias": 2, "1.weight": 3, "1.bias": 6}),
+        ({"[01].bias": 2}, {"0.bias": 2.0, "1.bias": 2.0}),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_factors_by_name_and_by_kind(patterns: dict[str, float], found: dict[str, float]) -> None:
+    everything = factors(network(), patterns)
+    if len(patterns) == 3:
+        found |= {"2.0.bias": 2, "2.1.weight": 3, "2.1.bias": 30}
+    assert everything == {name: found.get(name, 1.0) for name, _ in network().named_parameters()}
+
+
+def test_groups_of_factors_and_of_weight_decay() -> None:
+    net = network()
+    groups = param_groups(net, no_decay=True, lr_factors={"BatchNorm2d.bias": 64, "0.weight": 0.5})
+    assert [(g["name"], g["lr_factor"], g.get("weight_decay"), len(g["params"])) for g in groups] == [
+        ("x1", 1.0, None, 1),
+        ("x1-no_decay", 1.0, 0.0, 4),
+        ("x0.5", 0.5, None, 1),
+        ("x64-no_decay", 64.0, 0.0, 2),
+    ]
+
+
+def test_shared_and_frozen_parameters() -> None:
+    layer = nn.Linear(3, 3)
+    net = nn.Sequential(nn.Linear(3, 3), layer, nn.ModuleList([layer]))
+    net[0].requires_grad_(False)
+    assert factors(net, {"2.0.weight": 2.0, "1.weight": 3.0}) == {"1.weight": 6.0, "1.bias": 1.0}
+    with pytest.raises(ValueError, match=r"^param_groups: lr_factors must match trainable .* got '0.weight'"):
+        factors(net, {"0.weight": 2.0})
+
+
+@pytest.mark.parametrize(
+    ("patterns", "message"),
+    [
+        ({"BatchNrm2d.bias": 2}, r"got 'BatchNrm2d.bias'; did you mean BatchNorm2d.bias"),
+        ({"*.gain": 2}, r"got '\*.gain'"),
+        ({"*.bias": 0.0}, r"lr_factors\['\*.bias'\] must be in \(0, inf\), got 0.0"),
+    ],
+    ids=str,
+)
+def test_wrong_factors(patterns: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^param_groups: .*{message}"):
+        param_groups(network(), no_decay=False, lr_factors=patterns)
