@@ -11,8 +11,9 @@ operations go through `FakeDevice`, and:
 - an operation on tensors of both devices raises an error, as on a GPU: only numbers, tensors without
   dimensions, may come from the CPU.
 
-What is read from ordinary tensors, such as a scheduler's or a random number of the CPU, is free. What the C
-code of an operation does on a real GPU stays unseen, beyond the operations that are listed here.
+What is read from ordinary tensors, such as a scheduler's or a random number of the CPU, is free. Unseen are
+what the C code of an operation does on a real GPU, beyond the operations that are listed here, and what a
+program does only where `device.type` is not "cpu".
 """
 
 from typing import Any
