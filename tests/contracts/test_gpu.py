@@ -1,5 +1,6 @@
 """On a GPU no step waits for the device: that would keep the CPU from preparing the next one."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from lightning_optreg import optimizers
-from tests.contracts.optimizers import FIRST_ORDER
+from tests.contracts.optimizers import RULES, make
 from tests.contracts.watched_runs import WATCHED, fit, fit_with
 
 pytestmark = [
@@ -45,11 +45,10 @@ def test_no_step_with_a_callback_waits(name: str, precision: str, tmp_path: Path
     fit_with(name, tmp_path, NoWaiting(), Waiting(), precision=precision, **GPU)
 
 
-@pytest.mark.parametrize("name", [name for name, rule in FIRST_ORDER.items() if not rule.reads_values])
+@pytest.mark.parametrize("name", [name for name, rule in RULES.items() if not rule.reads_values])
 def test_no_step_of_an_optimizer_waits(name: str, tmp_path: Path) -> None:
-    rule = FIRST_ORDER[name]
     callbacks = [NoWaiting(), Waiting()]
-    fit(tmp_path, callbacks, lambda p: getattr(optimizers, name)(p, **rule.arguments), **GPU)
+    fit(tmp_path, callbacks, partial(make, name), **GPU)
 
 
 def test_a_run_is_the_same_wherever_its_images_lie(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ on tensors of two devices.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 
-from lightning_optreg import optimizers
 from lightning_optreg.trainer.queries import is_logging_step
-from tests.contracts.optimizers import FIRST_ORDER
+from tests.contracts.optimizers import RULES, make
 from tests.contracts.watched_runs import WATCHED, fit, fit_with
 from tests.fake_device import DEVICE, FakeDevice, WaitedError, needs_fake_device
 
@@ -73,27 +73,25 @@ def test_no_step_in_half_precision_waits(precision: str, tmp_path: Path) -> None
     assert device.copies == []
 
 
-@pytest.mark.parametrize("name", [name for name, rule in FIRST_ORDER.items() if not rule.reads_values])
+@pytest.mark.parametrize("name", [name for name, rule in RULES.items() if not rule.reads_values])
 def test_no_step_of_an_optimizer_waits(name: str, tmp_path: Path) -> None:
-    rule = FIRST_ORDER[name]
     with FakeDevice() as device:
         fit(
             tmp_path,
             [Watch(device), Rest(device)],
-            lambda p: getattr(optimizers, name)(p, **rule.arguments),
+            partial(make, name),
             **options(device, gradient_clip_val=1.0),
         )
     assert device.copies == []
 
 
-@pytest.mark.parametrize("name", [name for name, rule in FIRST_ORDER.items() if rule.reads_values])
+@pytest.mark.parametrize("name", [name for name, rule in RULES.items() if rule.reads_values])
 def test_an_optimizer_that_reads_values_is_seen(name: str, tmp_path: Path) -> None:
-    rule = FIRST_ORDER[name]
     with FakeDevice() as device, pytest.raises(WaitedError):
         fit(
             tmp_path,
             [Watch(device), Rest(device)],
-            lambda p: getattr(optimizers, name)(p, **rule.arguments),
+            partial(make, name),
             **options(device),
         )
 
