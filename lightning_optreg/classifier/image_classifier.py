@@ -271,8 +271,8 @@ class ImageClassifier(VettedLoading, LightningModule):
         loss = self._loss(scores, y)
         is_new = self._sums.add(batch_idx, scores, y, loss)
         if is_new and is_logging_step(self.trainer, self.trainer.global_step + 1):
-            # From the CPU: Lightning 2.6 reads a progress bar's value again in each step up to the epoch's end,
-            # and each of them would wait for the device, not only this one.
+            # From the CPU: Lightning 2.6 reads a value of the progress bar again in each later step,
+            # up to the end of the epoch, and each of them would wait for the device, not only this one.
             self.log("train/loss_step", loss.detach().cpu(), prog_bar=True, batch_size=len(y))
         for others in auxiliary:
             loss = loss + self.aux_weight * self._loss(others, y)
