@@ -6,6 +6,7 @@ import pkgutil
 import re
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -82,10 +83,21 @@ _UNDERSTOOD = {
 }
 
 
-@pytest.mark.parametrize(
-    "command",
-    sorted({line for line in commands() if line.split()[0] in _UNDERSTOOD and "--storage" not in line}),
-)
+def understood() -> Iterator[object]:
+    """Commands in order: those that show a command, an option or a folder for the first time, others slow."""
+    seen: set[tuple[str, str]] = set()
+    for line in sorted({line for line in commands() if line.split()[0] in _UNDERSTOOD}):
+        name, *words = shlex.split(line)
+        if "--storage" in words:
+            continue
+        options = {word.partition("=")[0] for word in words if word.startswith("-")}
+        folders = {str(Path(word).parent) for word in words if word.endswith(".yaml")}
+        new = {(name, "")} | {(name, each) for each in options | folders}
+        yield line if new - seen else pytest.param(line, marks=pytest.mark.slow)
+        seen |= new
+
+
+@pytest.mark.parametrize("command", list(understood()))
 def test_commands_are_understood(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -154,9 +154,11 @@ def test_the_mathematics_knows_no_lightning(room: str) -> None:
             queue += OWN[module] - {"lightning_optreg"}
 
 
-def test_nor_is_lightning_imported_with_it() -> None:
+def test_nor_are_lightning_and_matplotlib_imported_with_it() -> None:
+    """Of the figures, matplotlib is imported when something is drawn."""
     rooms = ", ".join(f"lightning_optreg.{room}" for room in WITHOUT_LIGHTNING)
-    program = f"import sys, {rooms}; sys.exit('imported' if 'lightning' in sys.modules else 0)"
+    heavy = "{'lightning', 'matplotlib'} & set(sys.modules)"
+    program = f"import sys, {rooms}; sys.exit(' '.join({heavy}) or 0)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
 
 

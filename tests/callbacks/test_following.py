@@ -243,8 +243,15 @@ def test_adam_to_sgd_takes_groups_that_come_before_or_after(
         assert backbone == pytest.approx(head)
 
 
-@pytest.mark.parametrize("first", [True, False])
-@pytest.mark.parametrize("at_step", [4, 10])
+@pytest.mark.parametrize(
+    ("at_step", "first"),
+    [
+        (4, False),
+        (10, True),
+        pytest.param(4, True, marks=pytest.mark.slow),
+        pytest.param(10, False, marks=pytest.mark.slow),
+    ],
+)
 def test_a_switch_with_added_groups_resumes_exactly(first: bool, at_step: int, tmp_path: Path) -> None:
     def parts() -> list[Callback]:
         both = [unfreezes(), AdamToSGD(at_step=at_step)]

@@ -70,7 +70,14 @@ def adam_restarts(best: int) -> Callback:
 
 
 @pytest.mark.parametrize("make", [early_stopping, adam_restarts])
-@pytest.mark.parametrize("best", [0, 2, 5], ids=["before any", "after the first", "after the second"])
+@pytest.mark.parametrize(
+    "best",
+    [
+        pytest.param(0, id="before any", marks=pytest.mark.slow),
+        pytest.param(2, id="after the first", marks=pytest.mark.slow),
+        pytest.param(5, id="after the second"),
+    ],
+)
 @pytest.mark.parametrize("at_epoch_end", [False, True])
 def test_pruned_weights_come_back_as_they_were_validated(
     make: Any, best: int, at_epoch_end: bool, tmp_path: Path

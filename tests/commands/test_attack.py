@@ -8,6 +8,8 @@ import pytest
 from lightning_optreg.__main__ import main
 from lightning_optreg.commands.attack import read_attack
 
+pytestmark = pytest.mark.usefixtures("blank_curves")
+
 SMALL = [
     "--model.net=SoftmaxRegression",
     "--data=FashionMNISTDataModule",

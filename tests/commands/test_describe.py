@@ -142,10 +142,12 @@ def test_torchvisions_vgg16_has_the_lectures_table_too() -> None:
         (partial(MLP, dropout=0.5), (1, 28, 28)),
         (partial(LeNet5, input_shape=(3, 32, 32)), (3, 32, 32)),
         (partial(ResNet, input_shape=(3, 32, 32), shortcut="B"), (3, 32, 32)),
-        (torchvision.models.densenet121, (3, 64, 64)),
         (torchvision.models.vit_b_32, (3, 224, 224)),  # attention uses weights of a layer it never calls
-        (torchvision.models.swin_t, (3, 64, 64)),
-        (partial(torchvision.models.googlenet, init_weights=False), (3, 224, 224)),  # unused side outputs
+        pytest.param(torchvision.models.densenet121, (3, 64, 64), marks=pytest.mark.slow),
+        pytest.param(torchvision.models.swin_t, (3, 64, 64), marks=pytest.mark.slow),
+        pytest.param(  # side outputs that are not used
+            partial(torchvision.models.googlenet, init_weights=False), (3, 224, 224), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_rows_add_up_to_the_whole(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
@@ -412,7 +414,7 @@ def test_command_uses_the_networks_own_input_shape(capsys: pytest.CaptureFixture
     assert capsys.readouterr().out.startswith("LeNet5 on 1x2x16x20\n")
 
 
-@pytest.mark.parametrize("name", ["resnet18", "swin_t"])
+@pytest.mark.parametrize("name", ["resnet18", pytest.param("swin_t", marks=pytest.mark.slow)])
 def test_command_takes_anyones_network(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["--net", f"torchvision.models.{name}", "--net.num_classes", "7", "--input_shape", "3", "64", "64"]
     assert main(argv) == 0

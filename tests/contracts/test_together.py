@@ -27,7 +27,13 @@ def two(name: str) -> list[Callback]:
     return [part.build_for_kinds(), part.build_second()]
 
 
-@pytest.mark.parametrize("name", CALLBACKS)
+# One that stands alone, some that log, one that writes: what the two have to keep apart.
+NAMED = ["Curves", "EarlyStopping", "ExactResume", "GradientNoise", "MaxNorm", "NoisyEnsemble", "Throughput"]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in NAMED else pytest.mark.slow) for name in CALLBACKS]
+)
 def test_two_of_a_kind_have_names_of_their_own_or_are_refused(name: str, tmp_path: Path) -> None:
     outcome = run_cell(tmp_path, KINDS["no scheduler"], lambda: two(name))
     if (alone := CALLBACKS[name].alone) is not None:

@@ -299,7 +299,7 @@ class Saver(Callback):
 
 
 @pytest.mark.parametrize("options", [{"max_epochs": 2}, {"max_epochs": -1, "max_steps": 14}])
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_continued_runs_get_the_same_augmented_batches(fashion, tmp_path, options, num_workers):
     def run(**fit):
         seed_everything(9 if fit else 1, verbose=False)  # the seed is the run's, also where another is set

@@ -23,7 +23,7 @@ from tests.cli.tools import short
 from tests.data.expected_warnings import FEW_BATCHES, WORKERS
 from tests.small_runs import quiet_trainer
 
-pytestmark = [*WORKERS, FEW_BATCHES]
+pytestmark = [*WORKERS, FEW_BATCHES, pytest.mark.usefixtures("blank_curves")]
 
 Make = Callable[..., FashionMNISTDataModule]
 

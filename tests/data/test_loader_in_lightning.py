@@ -87,17 +87,22 @@ def expected_order():
 @pytest.mark.parametrize(
     "options",
     [
-        {},
-        {"num_workers": 2},
-        {"accumulate_grad_batches": 2},
-        {"val_check_interval": 0.5},
         {"limit_train_batches": 4},
-        {"clock": True},
-        {"clock": True, "num_workers": 2},
-        {"clock": True, "val_check_interval": 0.5, "accumulate_grad_batches": 2},
         {"clock": True, "max_epochs": -1, "max_steps": 15},
-        {"clock": True, "limit_train_batches": 4},
         {"clock": True, "reload_dataloaders_every_n_epochs": 1},
+        *(
+            pytest.param(options, marks=pytest.mark.slow)
+            for options in (
+                {},
+                {"num_workers": 2},
+                {"accumulate_grad_batches": 2},
+                {"val_check_interval": 0.5},
+                {"clock": True},
+                {"clock": True, "num_workers": 2},
+                {"clock": True, "val_check_interval": 0.5, "accumulate_grad_batches": 2},
+                {"clock": True, "limit_train_batches": 4},
+            )
+        ),
     ],
     ids=lambda options: "-".join(f"{k}={v}" for k, v in options.items()) or "plain",
 )

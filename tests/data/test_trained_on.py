@@ -19,6 +19,8 @@ from lightning_optreg.nets import SoftmaxRegression
 from tests.cli.tools import SHORT
 from tests.small_runs import quiet_trainer
 
+pytestmark = pytest.mark.usefixtures("blank_curves")
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

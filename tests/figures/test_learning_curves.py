@@ -1,6 +1,4 @@
 import itertools
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -89,8 +87,3 @@ def test_a_diverged_run_can_be_drawn(tmp_path: Path) -> None:
 def test_nothing_to_draw(history: list[dict[str, float]]) -> None:
     with pytest.raises(ValueError, match="draw_curves: no loss, accuracy or learning rate among"):
         draw_curves(history)
-
-
-def test_importing_it_does_not_import_matplotlib() -> None:
-    code = "import sys, lightning_optreg.figures; sys.exit('matplotlib' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -106,6 +106,12 @@ PROJECTS = [
     Project("gan", gan.main, gan_parts, 3),
 ]
 every_project = pytest.mark.parametrize("project", PROJECTS, ids=lambda project: project.name)
+# The classifier's run takes the longest, and there is one for each part.
+quick_projects = pytest.mark.parametrize(
+    "project",
+    [pytest.param(PROJECTS[0], marks=pytest.mark.slow), *PROJECTS[1:]],
+    ids=lambda project: project.name,
+)
 
 
 @every_project
@@ -119,7 +125,7 @@ def test_yaml_and_python_train_alike(project: Project, tmp_path: Path, pictures:
     assert all(value.isfinite().all() for value in module.state_dict().values())
 
 
-@every_project
+@quick_projects
 def test_callbacks_make_a_difference(project: Project, tmp_path: Path, pictures: Path) -> None:
     _, module = project.from_python(tmp_path, pictures)
     for part in project.parts():
@@ -131,7 +137,7 @@ def test_callbacks_make_a_difference(project: Project, tmp_path: Path, pictures:
         assert any(not torch.equal(a, b) for a, b in pairs), type(part).__name__
 
 
-@every_project
+@quick_projects
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     project: Project, tmp_path: Path, pictures: Path
 ) -> None:

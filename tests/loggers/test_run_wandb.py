@@ -23,6 +23,8 @@ from lightning_optreg.callbacks.records.histograms import Histograms
 from lightning_optreg.loggers import RunCSVLogger, RunWandbLogger, log_config
 from tests.small_runs import quiet_trainer
 
+pytestmark = pytest.mark.usefixtures("blank_curves")
+
 wandb = pytest.importorskip("wandb")
 
 OVERLAYS = Path(__file__).parents[2] / "configs" / "methods"
@@ -222,7 +224,10 @@ class Rising(Model):
         pass
 
 
-@pytest.mark.parametrize(("first", "log_model"), [("best", True), ("last", True), ("last", "all")])
+@pytest.mark.parametrize(
+    ("first", "log_model"),
+    [("best", True), pytest.param("last", True, marks=pytest.mark.slow), ("last", "all")],
+)
 def test_best_is_what_the_monitored_callback_calls_so_and_latest_the_last(
     first: str, log_model: Any, tmp_path: Path
 ) -> None:
@@ -265,7 +270,7 @@ def test_no_artifact_unless_asked_for(tmp_path: Path) -> None:
     assert not run.artifacts
 
 
-@pytest.mark.parametrize("first", ["csv", "wandb"])
+@pytest.mark.parametrize("first", ["csv", pytest.param("wandb", marks=pytest.mark.slow)])
 def test_resumed_in_the_same_folder_it_is_the_same_run(first: str, tmp_path: Path) -> None:
     def loggers() -> list[Any]:
         both = [RunCSVLogger(tmp_path), RunWandbLogger(tmp_path)]
@@ -350,7 +355,7 @@ def test_configuration_reaches_lightnings_logger_nested(tmp_path: Path) -> None:
     assert {key: run.config[key] for key in CONFIG} == CONFIG
 
 
-@pytest.mark.parametrize("first", ["csv", "wandb"])
+@pytest.mark.parametrize("first", ["csv", pytest.param("wandb", marks=pytest.mark.slow)])
 def test_command_line_twice_into_one_folder(
     first: str, fashion_mnist_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

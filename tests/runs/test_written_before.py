@@ -18,6 +18,7 @@ from lightning_optreg.__main__ import main
 WRITTEN = Path(__file__).parent / "written_before"
 RUNS = ("sgd", "adam")
 pytestmark = [
+    pytest.mark.usefixtures("blank_curves"),
     pytest.mark.filterwarnings("ignore:The dirpath has changed"),  # said of checkpoints that were copied
     pytest.mark.filterwarnings("ignore:[\\s]*``instantiate_classes``"),  # Lightning 2.6 calls it
     pytest.mark.filterwarnings("ignore:You're using the WeightAveraging callback, but loading"),  # by test

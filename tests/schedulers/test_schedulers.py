@@ -362,6 +362,7 @@ def test_wrong_values(make: Callable[[Any], LRScheduler], message: str) -> None:
         make(sgd())
 
 
+@pytest.mark.usefixtures("blank_curves")
 @pytest.mark.parametrize(
     "inner", ["ExponentialLR --lr_scheduler.schedule.gamma 0.5", "torch.optim.lr_scheduler.ReduceLROnPlateau"]
 )

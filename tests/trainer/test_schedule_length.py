@@ -275,7 +275,7 @@ def test_searches_on_their_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("interval", ["step", "epoch"])
-@pytest.mark.parametrize("frequency", [1, 3])
+@pytest.mark.parametrize("frequency", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_trainer_that_fits_again_has_the_rest_of_the_run(
     interval: Any, frequency: int, tmp_path: Path
 ) -> None:
@@ -665,7 +665,11 @@ class Stop(Callback):
 
 @pytest.mark.parametrize(
     ("maker", "interval"),
-    [(CosineAnnealingLR, "epoch"), (partial(OneCycleLR, max_lr=1.0), "step"), (WARMED, "epoch")],
+    [
+        pytest.param(CosineAnnealingLR, "epoch", marks=pytest.mark.slow),
+        (partial(OneCycleLR, max_lr=1.0), "step"),
+        (WARMED, "epoch"),
+    ],
 )
 def test_a_checkpoint_of_a_run_of_another_length(maker: Any, interval: Any, tmp_path: Path) -> None:
     def model() -> ImageClassifier:

@@ -16,6 +16,8 @@ from lightning_optreg.__main__ import main
 from tests.cli.tools import SHORT, short
 from tests.trust.payloads import MODULE, PAYLOADS, Command, Trap, popen, spec
 
+pytestmark = pytest.mark.usefixtures("blank_curves")
+
 FEW = ("a command", "a shell by a trusted path", "a module that is imported", "only a path", "YAML in text")
 
 

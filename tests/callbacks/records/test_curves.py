@@ -88,7 +88,14 @@ class Undrawn(Curves):
         pass
 
 
-@pytest.mark.parametrize("options", [{}, {"val_check_interval": 0.5}, {"check_val_every_n_epoch": 2}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"val_check_interval": 0.5}, marks=pytest.mark.slow),
+        {"check_val_every_n_epoch": 2},
+    ],
+)
 def test_every_checkpoint_continues_the_same_history(options: dict[str, Any], tmp_path: Path) -> None:
     seed_everything(1, verbose=False)
     straight, saver = Undrawn(), SaveAlways(tmp_path / "all")

@@ -117,7 +117,13 @@ CASES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("first", [True, False], ids=["before them", "after them"])
+@pytest.mark.parametrize(
+    "first",
+    [
+        pytest.param(True, id="before them", marks=pytest.mark.slow),
+        pytest.param(False, id="after them"),
+    ],
+)
 @pytest.mark.parametrize("case", CASES)
 def test_the_test_itself_is_the_same(case: str, first: bool, tmp_path: Path) -> None:
     make, others = CASES[case]

@@ -204,14 +204,16 @@ TRIGGERS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("trigger", TRIGGERS)
 @pytest.mark.parametrize(
-    "schedule",
+    ("trigger", "schedule"),
     [
-        pytest.param("none", marks=pytest.mark.slow),
-        pytest.param("cosine_epoch", marks=pytest.mark.slow),
-        pytest.param("plateau_epoch", marks=pytest.mark.slow),
-        "cosine_step",
+        pytest.param(
+            trigger,
+            schedule,
+            marks=[] if schedule == "cosine_step" and trigger in ("step", "swats") else pytest.mark.slow,
+        )
+        for trigger in TRIGGERS
+        for schedule in ("none", "cosine_epoch", "plateau_epoch", "cosine_step")
     ],
 )
 def test_resumes_before_at_and_after_the_switch(trigger: str, schedule: str, tmp_path: Path) -> None:
@@ -245,7 +247,13 @@ OPTIONS: dict[str, Any] = {
 @pytest.mark.filterwarnings(
     "ignore:Detected call of `lr_scheduler.step"
 )  # the scaler's first steps are skipped
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ("accumulate", "scaler") else pytest.mark.slow)
+        for name in OPTIONS
+    ],
+)
 def test_resumes_with(name: str, tmp_path: Path) -> None:
     def run(ckpt_path: Path | None = None, saver: Callback | None = None) -> Any:
         callback = AdamToSGD(at_step=3)

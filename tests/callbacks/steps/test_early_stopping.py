@@ -291,7 +291,9 @@ def test_a_fit_leaves_the_callbacks_of_the_trainer_as_they_were(tmp_path: Path) 
     assert trainer.callbacks == [stop]  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("smoothing", [0.1, 0.5, 0.9, 0.95])
+@pytest.mark.parametrize(
+    "smoothing", [0.9, *(pytest.param(value, marks=pytest.mark.slow) for value in (0.1, 0.5, 0.95))]
+)
 def test_what_always_improves_is_not_stopped_by_rounding(smoothing: float, tmp_path: Path) -> None:
     errors = [2.0 - 1e-7 * epoch for epoch in range(12)]
     for arguments in ({"criterion": "PQ", "strip": 1}, {"criterion": "GL", "alpha": 1e-9}, {"patience": 1}):
@@ -342,7 +344,7 @@ ALL: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("arguments", ALL)
-@pytest.mark.parametrize("step", [4, 8])
+@pytest.mark.parametrize("step", [4, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_resumed_run_stops_at_the_same_place(arguments: dict[str, Any], step: int, tmp_path: Path) -> None:
     def stop() -> EarlyStopping:
         return EarlyStopping("val", restore_best=True, **arguments)

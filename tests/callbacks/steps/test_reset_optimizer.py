@@ -147,7 +147,14 @@ def test_the_first_step_is_that_of_a_new_optimizer(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:A `OneCycleLR` scheduler is using")
 @pytest.mark.parametrize("interval", ["epoch", "step"])
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        # of those that count, that have an end, and that are made of others
+        pytest.param(name, marks=[] if name in ("multistep", "one cycle", "sequence") else pytest.mark.slow)
+        for name in SCHEDULES
+    ],
+)
 def test_a_schedule_is_at_the_place_where_it_would_be(name: str, interval: str, tmp_path: Path) -> None:
     def new(lr: float) -> Module:
         return Module(sgd(lr), SCHEDULES[name], interval)

@@ -135,7 +135,7 @@ def test_the_paper_s_initial_velocity_costs_half_an_order() -> None:
     assert order("nag_sc", "nag_sc", "high") == pytest.approx(0.5, abs=0.05)
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", [*STEPS[:2], *(pytest.param(h, marks=pytest.mark.slow) for h in STEPS[2:])])
 @pytest.mark.parametrize(("method", "other"), [("heavy_ball", "nag_sc"), ("nag_sc", "heavy_ball")])
 def test_high_resolution_tells_heavy_ball_from_nag(method: Method, other: Method, step: float) -> None:
     def distance(equation: Method, resolution: str) -> float:

@@ -321,7 +321,11 @@ def fails_in_one(rank: int, folder: Path, make: Callable[[], Any], failing: int)
 
 @pytest.mark.parametrize(
     ("make", "failing"),
-    [(partial(elastic, period=1), 0), (local, 1), (partial(local, outer_optimizer=MOMENTUM), 0)],
+    [
+        (partial(elastic, period=1), 0),
+        (local, 1),
+        pytest.param(partial(local, outer_optimizer=MOMENTUM), 0, marks=pytest.mark.slow),
+    ],
 )
 def test_an_exception_in_one_process_ends_all_and_saves_nothing(
     make: Callable[[], Any], failing: int, tmp_path: Path

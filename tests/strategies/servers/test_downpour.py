@@ -90,7 +90,7 @@ def test_one_worker_is_plain_training_with_any_optimizer(name: str) -> None:
     ],
     ids=str,
 )
-@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("shards", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_one_worker_is_plain_training_in_any_run(options: dict[str, Any], shards: int) -> None:
     def run(strategy: Any) -> dict[str, Any]:
         more = dict(options)

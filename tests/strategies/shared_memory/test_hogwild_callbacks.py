@@ -73,8 +73,15 @@ class _Slow(Told):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.parametrize("epochs", [2, 1], ids=["first epoch", "last epoch"])
-@pytest.mark.parametrize("exactly", [False, True], ids=["Lightning", "ExactResume"])
+@pytest.mark.parametrize(
+    ("exactly", "epochs"),
+    [
+        pytest.param(True, 2, id="ExactResume-first epoch"),
+        pytest.param(False, 1, id="Lightning-last epoch"),
+        pytest.param(True, 1, id="ExactResume-last epoch", marks=pytest.mark.slow),
+        pytest.param(False, 2, id="Lightning-first epoch", marks=pytest.mark.slow),
+    ],
+)
 def test_sigterm_ends_the_wait_for_others(tmp_path: Path, exactly: bool, epochs: int) -> None:
     resumes = [ExactResume()] if exactly else []
     slow = _Slow(tmp_path)
@@ -105,7 +112,13 @@ class _SlowLast(_Slow):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.parametrize("exactly", [False, True], ids=["Lightning", "ExactResume"])
+@pytest.mark.parametrize(
+    "exactly",
+    [
+        pytest.param(False, id="Lightning", marks=pytest.mark.slow),
+        pytest.param(True, id="ExactResume"),
+    ],
+)
 def test_sigterm_while_others_make_the_last_steps(tmp_path: Path, exactly: bool) -> None:
     """They make them, and the run ends; a resumed one has nothing left to do."""
     resumes = [ExactResume()] if exactly else []

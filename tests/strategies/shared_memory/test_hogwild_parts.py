@@ -257,7 +257,7 @@ def _optimum() -> float:
     ("optimizer", "strategy"),
     [
         (SPARSE["SGD"], {}),
-        (lambda p: AdaDelay(p, lr=0.5), {}),
+        pytest.param(lambda p: AdaDelay(p, lr=0.5), {}, marks=pytest.mark.slow),
         (lambda p: AdaptiveRevision(p, lr=0.5), {"shared_state": True}),
     ],
     ids=["SGD", "AdaDelay", "AdaptiveRevision"],
