@@ -46,8 +46,8 @@ class Batch(NamedTuple):
 class Share(Dataset[Batch]):
     """The part of an epoch that one process gets: item k is its share of global batch k.
 
-    With `sampling`, a rate and a seed, global batch k is a Poisson sample, not a part of `order` in turn. It is
-    drawn in main memory, so images should lie there too.
+    With `sampling`, a rate and a seed, global batch k is a Poisson sample, not the k-th part of `order`. It
+    is drawn in main memory, so images should lie there too.
     """
 
     def __init__(
