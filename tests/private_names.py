@@ -34,10 +34,16 @@ def files() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 
 
+@cache
+def nodes(tree: ast.AST) -> list[ast.AST]:
+    """All nodes of a tree, which are looked through several times."""
+    return list(ast.walk(tree))
+
+
 def own_names(trees: dict[Path, ast.Module]) -> set[str]:
     """Private names that this package's classes, methods and functions define or assign."""
     found = set()
-    for node in (each for tree in trees.values() for each in ast.walk(tree)):
+    for node in (each for tree in trees.values() for each in nodes(tree)):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             found.add(node.name)
         elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and on_self(node):
@@ -59,10 +65,8 @@ def on_self(node: ast.Attribute) -> bool:
 
 def uses(tree: ast.Module, own: set[str]) -> Iterator[tuple[str, int]]:
     """Private names of others in a file, and their lines: imported, on an object, or as a string."""
-    fragments = {
-        id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values
-    }
-    for node in ast.walk(tree):
+    fragments = {id(part) for node in nodes(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    for node in nodes(tree):
         if isinstance(node, ast.ImportFrom) and not str(node.module).startswith("lightning_optreg"):
             for path in (f"{node.module}.{alias.name}" for alias in node.names):
                 yield from ((name, node.lineno) for name in path.split(".") if is_private(name))

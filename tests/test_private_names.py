@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.private_names import PACKAGE, PUBLIC, files, inherited, own_names, uses, uses_of_bases
+from tests.private_names import PACKAGE, PUBLIC, files, inherited, nodes, own_names, uses, uses_of_bases
 
 
 class Use(NamedTuple):
@@ -236,6 +236,7 @@ def found() -> dict[tuple[str, str], int]:
         for name, line in sorted((*uses(tree, own), *uses_of_bases(path, tree)), key=lambda use: use[1]):
             if name not in PUBLIC:
                 result.setdefault((name, str(path.relative_to(PACKAGE))), line)
+    nodes.cache_clear()  # a third of a million
     return result
 
 

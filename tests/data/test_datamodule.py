@@ -298,7 +298,9 @@ class Saver(Callback):
         self.saved.append((path, len(trainer.lightning_module.got["train"])))
 
 
-@pytest.mark.parametrize("options", [{"max_epochs": 2}, {"max_epochs": -1, "max_steps": 14}])
+@pytest.mark.parametrize(
+    "options", [pytest.param({"max_epochs": 2}, marks=pytest.mark.slow), {"max_epochs": -1, "max_steps": 14}]
+)
 @pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_continued_runs_get_the_same_augmented_batches(fashion, tmp_path, options, num_workers):
     def run(**fit):

@@ -178,8 +178,14 @@ def test_a_few_images_too_many_join_the_last_batch():
 # ---- the place within the epoch ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("batches", [0, 1, 4, 6])
+@pytest.mark.parametrize(
+    ("batches", "num_workers"),
+    [
+        *((batches, 0) for batches in (0, 1, 4, 6)),
+        (4, 2),
+        *(pytest.param(batches, 2, marks=pytest.mark.slow) for batches in (0, 1, 6)),
+    ],
+)
 def test_continuing_in_the_middle(data, num_workers, batches):
     straight = make(data)
     expected = seen(straight, 3)

@@ -39,7 +39,7 @@ def test_names_and_counts_are_torchvisions(depth: int, batch_norm: bool) -> None
         pytest.param((224, 224), marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("batch_norm", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_torchvisions_weights_give_torchvisions_scores(size: tuple[int, int], batch_norm: bool) -> None:
     torch.manual_seed(0)
     stages = torchvision.models.vgg.cfgs["A"]

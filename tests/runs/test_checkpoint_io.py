@@ -242,8 +242,15 @@ def fit(folder: Path, io: Any, module: LightningModule, **options: Any) -> None:
 
 
 @pytest.mark.parametrize("module", [BoringModel(), Unhurried()], ids=["quick", "unhurried"])
-@pytest.mark.parametrize("wrapped", [False, True])
-@pytest.mark.parametrize("every_n_train_steps", [None, 1])
+@pytest.mark.parametrize(
+    ("every_n_train_steps", "wrapped"),
+    [
+        (1, False),
+        (None, True),
+        pytest.param(1, True, marks=pytest.mark.slow),
+        pytest.param(None, False, marks=pytest.mark.slow),
+    ],
+)
 def test_there_is_a_checkpoint_at_every_moment(
     module: LightningModule, wrapped: bool, every_n_train_steps: int | None, tmp_path: Path
 ) -> None:
