@@ -59,6 +59,7 @@ def test_takes_every_epochs_own_values(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
 
 
+@pytest.mark.usefixtures("blank_curves")
 def test_an_old_validation_is_not_taken_for_a_new_one(tmp_path: Path) -> None:
     curves = Curves()
     fit(tmp_path, curves, check_val_every_n_epoch=2)
@@ -108,6 +109,7 @@ def test_every_checkpoint_continues_the_same_history(options: dict[str, Any], tm
         assert resumed.history == straight.history, name
 
 
+@pytest.mark.usefixtures("blank_curves")
 def test_a_run_that_was_over_is_drawn_again(tmp_path: Path) -> None:
     saver = SaveAlways(tmp_path / "all")
     fit(tmp_path, Curves(), saver, max_epochs=1)
@@ -116,6 +118,7 @@ def test_a_run_that_was_over_is_drawn_again(tmp_path: Path) -> None:
     assert (tmp_path / "again/curves.png").exists()
 
 
+@pytest.mark.usefixtures("blank_curves")
 def test_an_epoch_that_comes_again_replaces_its_point(tmp_path: Path) -> None:
     curves = Curves()
     fit(tmp_path, curves)
@@ -133,6 +136,7 @@ class StopIn(Callback):
             raise self.error
 
 
+@pytest.mark.usefixtures("blank_curves")
 @pytest.mark.parametrize("error", [RuntimeError("spoiled"), KeyboardInterrupt()])
 def test_draws_when_a_fit_is_stopped(error: BaseException, tmp_path: Path) -> None:
     curves = Curves()
@@ -197,6 +201,7 @@ def test_two_processes_draw_once(fashion_mnist_dir: Path, tmp_path: Path) -> Non
     assert (tmp_path / "curves.png").read_bytes().startswith(PNG)
 
 
+@pytest.mark.usefixtures("blank_curves")
 def test_the_learning_rate_finders_steps_are_no_epochs(tmp_path: Path) -> None:
     curves, finder = Curves(), LearningRateFinder(1e-4, 1.0, num_training_steps=14, early_stop_threshold=None)
     fit(tmp_path, curves, finder, SaveAlways(tmp_path / "all"), max_epochs=5)

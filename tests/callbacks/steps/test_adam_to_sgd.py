@@ -363,7 +363,7 @@ class RanksAgree(Callback):
 
 @pytest.mark.filterwarnings("ignore:It is recommended to use .*sync_dist=True")
 @needs_gloo
-@pytest.mark.parametrize("trigger", ["plateau", "swats"])
+@pytest.mark.parametrize("trigger", [pytest.param("plateau", marks=pytest.mark.slow), "swats"])
 def test_two_processes_decide_together(trigger: str, tmp_path: Path) -> None:
     """The ranks see other batches and log other values: `val_loss` is not reduced here."""
     callback = AdamToSGD(**TRIGGERS[trigger])

@@ -394,7 +394,7 @@ class WriteEpoch(Callback):
 
 
 @needs_gloo
-@pytest.mark.parametrize("arguments", ALL[:2])
+@pytest.mark.parametrize("arguments", [ALL[0], pytest.param(ALL[1], marks=pytest.mark.slow)])
 def test_ranks_that_see_other_values_stop_together(arguments: dict[str, Any], tmp_path: Path) -> None:
     stop = EarlyStopping("val", restore_best=True, **arguments)
     module = Scripted(VAL, TRAIN)

@@ -126,7 +126,7 @@ def by_hand(make: Any, batch_size: int, steps: int) -> nn.Module:
     return net
 
 
-@pytest.mark.parametrize("batch_size", [22, 8, 5])
+@pytest.mark.parametrize("batch_size", [22, pytest.param(8, marks=pytest.mark.slow), 5])
 @pytest.mark.parametrize(
     "make",
     [

@@ -397,7 +397,12 @@ SCENES = {
 }
 
 
-@pytest.mark.parametrize("scene", SCENES)
+RARER = ("a_scaler_that_skips", "a_teacher_that_no_optimizer_trains", "unfrozen_layers")
+
+
+@pytest.mark.parametrize(
+    "scene", [pytest.param(scene, marks=[pytest.mark.slow] * (scene in RARER)) for scene in SCENES]
+)
 def test_two_processes(scene: str, tmp_path: Path) -> None:
     in_forks(2, SCENES[scene], tmp_path)
 
