@@ -23,6 +23,7 @@ _STRATEGY = "lightning.pytorch.strategies.strategy.Strategy"
 _LOGGER = "lightning.pytorch.loggers.logger.Logger"
 _DATA = "lightning.pytorch.core.datamodule.LightningDataModule"
 _TRANSFORM = "lightning_optreg.data.transforms.base.BatchTransform"
+_VIEWS = "lightning_optreg.data.views.Views"
 
 # Where a class is defined, and what it must be. Left out on purpose: loggers that send data elsewhere,
 # metrics that fetch a model, wrappers of torch that take code.
@@ -35,7 +36,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "lightning_optreg.callbacks": (_CALLBACK,),
     "lightning_optreg.loggers": (_LOGGER,),
     "lightning_optreg.strategies": (_STRATEGY,),
-    "lightning_optreg.data": (_DATA, _TRANSFORM),
+    "lightning_optreg.data": (_DATA, _TRANSFORM, _VIEWS),
     "lightning.pytorch.callbacks": (_CALLBACK,),
     "lightning.pytorch.loggers.csv_logs": (_LOGGER,),
     "lightning.pytorch.loggers.tensorboard": (_LOGGER,),
