@@ -53,6 +53,16 @@ def no_leftover_seed() -> Iterator[None]:
 
 
 @pytest.fixture
+def wandb_disabled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let Weights & Biases keep and send nothing; it reads its environment once, so it begins anew."""
+    wandb = pytest.importorskip("wandb", reason="the extra 'wandb' is not installed")
+    wandb.teardown()
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    yield
+    wandb.teardown()
+
+
+@pytest.fixture
 def blank_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the pictures of runs' curves empty: to draw them takes longer than a short run."""
     from matplotlib.figure import Figure

@@ -45,11 +45,22 @@ def in_processes(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     torch.multiprocessing.start_processes(
-        _begin, args=(count, port, function, args), nprocs=count, start_method=start_method
+        _begin,
+        args=(dict(os.environ), count, port, function, args),  # that of the server is as old as it is
+        nprocs=count,
+        start_method=start_method,
     )
 
 
-def _begin(rank: int, count: int, port: int, function: Callable[..., None], args: tuple[Any, ...]) -> None:
+def _begin(
+    rank: int,
+    environment: dict[str, str],
+    count: int,
+    port: int,
+    function: Callable[..., None],
+    args: tuple[Any, ...],
+) -> None:
+    os.environ.update(environment)
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     os.environ.update(

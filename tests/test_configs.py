@@ -211,6 +211,7 @@ def test_a_recipes_schedule_ends_with_the_run(recipe: Path, length: str) -> None
 
 def test_recipes_have_the_steps_that_their_figures_are_of() -> None:
     steps = {"fashion_mnist/lenet5": 18 * 422, "fashion_mnist/resnet20": 15 * 422}
+    steps |= {"fashion_mnist/fast": 4 * 211}
     steps |= {"cifar10/resnet20_short": 15 * 352, "fashion_mnist/enresnet2_8_pgd_small": 5 * 79}
     steps |= {"cifar10/airbench": 10 * 48}
     sized = {name(path): yaml.safe_load(path.read_text()) for path in SIZED}
@@ -264,15 +265,13 @@ IN_PROCESSES = {
 }
 
 
+@pytest.mark.usefixtures("wandb_disabled")
 @pytest.mark.parametrize(
     "method",
     [pytest.param(path, marks=[] if path.stem in FAST else pytest.mark.slow) for path in METHODS],
     ids=name,
 )
-def test_a_method_is_laid_over_a_recipe(
-    method: Path, quick: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WANDB_MODE", "disabled")
+def test_a_method_is_laid_over_a_recipe(method: Path, quick: dict[str, list[str]], tmp_path: Path) -> None:
     overlays = [method]
     if method.stem == "histograms":  # as it says, after a logger that draws them
         overlays.insert(0, method.with_name("tensorboard.yaml"))

@@ -111,13 +111,13 @@ def test_later_files_are_laid_over_earlier_ones(options: list[str], tmp_path: Pa
     assert cli.trainer.gradient_clip_val == 2.0
 
 
+@pytest.mark.usefixtures("wandb_disabled")
 @pytest.mark.parametrize(
     "first", ["TensorBoardLogger", pytest.param("CSVLogger", marks=pytest.mark.slow), "RunWandbLogger"]
 )
 def test_the_configuration_lies_in_the_folder_whichever_logger_comes_first(
-    first: str, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    first: str, options: list[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("WANDB_MODE", "disabled")
     logger = tmp_path / "loggers.yaml"
     logger.write_text(
         f"trainer:\n  logger:\n  - {{class_path: {first}, init_args: {{save_dir: .}}}}\n  - RunCSVLogger\n"

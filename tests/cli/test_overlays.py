@@ -148,16 +148,15 @@ UNORDERED = [pair for pair in itertools.combinations(METHODS, 2) if "compile" no
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("wandb_disabled")
 @pytest.mark.filterwarnings("ignore")  # Lightning's and torch's remarks on a run of five steps
 @pytest.mark.parametrize("methods", UNORDERED, ids="-".join)
 def test_every_pair_trains_or_is_refused_in_a_line(
     methods: tuple[str, str],
     tmp_path: Path,
     fashion_mnist_dir: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("WANDB_MODE", "disabled")
     status = trains(methods, tmp_path / "runs", fashion_mnist_dir)
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert (status, len(errors)) in ((0, 0), (2, 1)), errors

@@ -83,12 +83,10 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return saved
 
 
+@pytest.mark.usefixtures("wandb_disabled")
 @pytest.mark.filterwarnings("ignore:.* end before")  # what comes after four epochs
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_two_processes_end_with_the_weights_of_one(
-    overlay: str, two: Path, fashion_mnist_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WANDB_MODE", "disabled")
+def test_two_processes_end_with_the_weights_of_one(overlay: str, two: Path, fashion_mnist_dir: Path) -> None:
     fit(overlay, two, str(fashion_mnist_dir), 1)
     one, other = weights(two / overlay / "1"), weights(two / overlay / "2")
     for name, weight in one.items():

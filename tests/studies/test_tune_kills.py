@@ -67,6 +67,18 @@ class Tuning:
         assert process is not None
         wait_for(lambda: children(process.pid) or process.poll() is not None)
 
+    def wait_for_a_trial(self) -> None:
+        """Wait until a worker of the command has begun one: on a busy machine their imports take long."""
+        process, queue = self.process, self.queue()
+        assert process is not None
+
+        def begun() -> bool:
+            running = [trial for trial in queue._trials() if trial.state.name == "RUNNING"]
+            owners = {trial.user_attrs.get("worker", {}).get("pid") for trial in running}
+            return process.poll() is not None or not owners.isdisjoint(children(process.pid))
+
+        wait_for(begun)
+
     def queue(self) -> Queue[Search]:
         self.queues.append(Queue(read_search(self.path), self.storage))
         return self.queues[-1]
@@ -110,7 +122,9 @@ def test_no_trial_is_lost_or_counted_twice(tuning: Tuning, tmp_path: Path) -> No
     process, kills = tuning.start(), 0
     while kills < KILLS:
         tuning.wait_for_workers()
-        time.sleep(moments.uniform(2.0, 12.0))
+        if kills % 4:  # else at any moment, also before the first trial
+            tuning.wait_for_a_trial()
+        time.sleep(moments.uniform(0.0, 6.0))
         workers = children(process.pid)
         if process.poll() is None and workers:
             victim = moments.choice([process.pid, *workers])
