@@ -16,9 +16,7 @@ step only. Printed are the medians of the rounds, and the median of the rounds' 
 """
 
 import argparse
-import contextlib
 import logging
-import os
 import statistics
 import sys
 import tempfile
@@ -29,11 +27,10 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from throughput import callbacks_of_recipes, progress_bars_hidden
 from torch import Tensor, nn
 
 from lightning_optreg import ImageClassifier
-from lightning_optreg.callbacks import Curves, ExactResume, Throughput
 from lightning_optreg.data import ImageDataModule, ImageSet, RandomCrop, RandomHorizontalFlip, Source
 from lightning_optreg.layers import WhitenedConv2d
 from lightning_optreg.loggers import RunCSVLogger
@@ -136,7 +133,7 @@ def ours(problem: Problem, run: Run) -> Callable[[], float]:
 
     def seconds() -> float:
         watch = Stopwatch(run)
-        with tempfile.TemporaryDirectory() as folder, silence():
+        with tempfile.TemporaryDirectory() as folder, progress_bars_hidden():
             Trainer(
                 max_epochs=1,
                 accelerator="gpu" if run.device.type == "cuda" else "cpu",
@@ -144,14 +141,7 @@ def ours(problem: Problem, run: Run) -> Callable[[], float]:
                 precision="32-true" if run.precision == "float32" else "bf16-mixed",
                 enable_model_summary=False,
                 logger=RunCSVLogger(folder),
-                callbacks=[
-                    ExactResume(),
-                    Curves(),
-                    Throughput(),
-                    ModelCheckpoint(folder, save_last=True),
-                    TQDMProgressBar(refresh_rate=10),
-                    watch,
-                ],
+                callbacks=callbacks_of_recipes(folder, watch),
                 default_root_dir=folder,
             ).fit(model, datamodule=data)
         return watch.seconds
@@ -189,13 +179,6 @@ def bare(problem: Problem, run: Run) -> Callable[[], float]:
         return (now(run.device) - start) / run.steps
 
     return seconds
-
-
-@contextlib.contextmanager
-def silence() -> Any:
-    """Let progress bars be drawn, which takes time, but not seen."""
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        yield
 
 
 def measure(problem: Problem, run: Run, rounds: int) -> None:

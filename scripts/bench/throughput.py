@@ -76,6 +76,18 @@ def quiet_trainer(**options: Any) -> Trainer:
     )
 
 
+def callbacks_of_recipes(folder: str, watch: Callback) -> list[Callback]:
+    """What a recipe of this project has unless it says otherwise, and a stopwatch behind it."""
+    return [
+        ExactResume(),
+        Curves(),
+        Throughput(),
+        ModelCheckpoint(folder, save_last=True),
+        TQDMProgressBar(refresh_rate=10),
+        watch,
+    ]
+
+
 def ours(net: nn.Module, data: ImageDataModule, steps: int, folder: str, **options: Any) -> float:
     watch = Stopwatch()
     model_options = {key: options.pop(key) for key in ("channels_last", "compile") if key in options}
@@ -83,14 +95,7 @@ def ours(net: nn.Module, data: ImageDataModule, steps: int, folder: str, **optio
     trainer = quiet_trainer(
         limit_train_batches=steps,
         logger=RunCSVLogger(folder),
-        callbacks=[
-            ExactResume(),
-            Curves(),
-            Throughput(),
-            ModelCheckpoint(folder, save_last=True),
-            TQDMProgressBar(refresh_rate=10),
-            watch,
-        ],
+        callbacks=callbacks_of_recipes(folder, watch),
         default_root_dir=folder,
         **options,
     )
