@@ -10,6 +10,7 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning.pytorch.accelerators import MPSAccelerator
 from lightning.pytorch.strategies import StrategyRegistry
 
+from lightning_optreg.randomness.processes import count_cores
 from lightning_optreg.trainer.roles import Asynchronous
 
 __all__ = ["check_processes", "check_started", "count_cores", "requested_devices"]
@@ -100,10 +101,3 @@ def _class_of(strategy: Any) -> type | None:
         return found
     name = str(strategy).lower()  # as Lightning looks it up
     return StrategyRegistry[name]["strategy"] if name in StrategyRegistry else None
-
-
-def count_cores() -> int:
-    """Count the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -3,25 +3,35 @@
 Decompressing, checking and measuring Fashion-MNIST takes 0.5 s; opening it from the cache takes a tenth of
 that, nearly all for its checksums. Processes on one machine share the mapped pages. The folder can be deleted
 at any time.
+
+What is decoded for hours is written piece by piece (`cached_pixels`), and needs no more memory than a piece.
 """
 
 import hashlib
 import json
 import os
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_optreg.files import replacing
+from lightning_optreg.data._pixel_file import check_pixels, open_pixels, write_pixels
+from lightning_optreg.data._placement import amount
+from lightning_optreg.data._stream import PixelStream, image_set
+from lightning_optreg.data.sources import ImageSet
+from lightning_optreg.files import is_writable, remove_leftovers, replacing
 from lightning_optreg.trust import why_unreadable
 from lightning_optreg.trust.torch_files import DamagedFileError, check_whole
 
-__all__ = ["cached", "default_cache_dir", "fingerprint"]
+__all__ = ["cached", "cached_pixels", "default_cache_dir", "fingerprint"]
 
 _FORMAT = 1  # increase it when the stored data change
 
@@ -32,9 +42,13 @@ def default_cache_dir() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "lightning_optreg"
 
 
-def fingerprint(files: Sequence[Path]) -> list[list[Any]]:
-    """Return path, size in bytes and modification time in ns of each file, which change when a file does."""
-    return [[os.path.abspath(f), (stat := f.stat()).st_size, stat.st_mtime_ns] for f in files]
+def fingerprint(files: Sequence[Path]) -> str:
+    """Return a sum of path, size and modification time of all files, which changes when a file does."""
+    found = hashlib.sha256()  # and not their list, which takes half a gigabyte for a million files
+    for file in files:
+        stat = file.stat()
+        found.update(os.fsencode(os.path.abspath(file)) + f"\0{stat.st_size} {stat.st_mtime_ns}\0".encode())
+    return found.hexdigest()
 
 
 def cached(
@@ -62,8 +76,7 @@ def cached(
         >>> again["x"]
         tensor([0., 0.])
     """
-    digest = hashlib.sha256(json.dumps([_FORMAT, key], sort_keys=True).encode()).hexdigest()
-    path = folder / f"{name}-{digest[:16]}.pt"
+    path = folder / f"{name}-{_digest(key)}.pt"
     if path.exists():
         try:
             return _load(path)
@@ -81,6 +94,72 @@ def cached(
         )
         return tensors
     return _load(path)
+
+
+def cached_pixels(
+    folder: Path, name: str, key: Mapping[str, Any], stream: PixelStream, owner: str
+) -> ImageSet | None:
+    """Return images from the cache, or decode them into it.
+
+    Before that one line says how much room they take. Any number of processes may do this at once, as with
+    `cached`; what a killed one has written is never read, and is removed by the next one.
+
+    Args:
+        folder: The cache's folder, created if missing.
+        name: First part of the file's name, for people.
+        key: Everything that the images depend on, as JSON values.
+        stream: The images.
+        owner: Whose images they are, for messages.
+
+    Returns:
+        The images, mapped from the file. Writing to them does not change the file. None, after a warning, if
+        the folder is not writable.
+
+    Raises:
+        MisconfigurationException: If the disk has not enough room.
+        OSError: If it becomes full meanwhile.
+    """
+    path = folder / f"{name}-{_digest(key)}.pixels"
+    if path.exists():
+        try:
+            check_pixels(path)
+            return image_set(open_pixels(path))
+        except (OSError, DamagedFileError) as error:
+            rank_zero_warn(
+                f"The cached file {path} cannot be read and is made again ({why_unreadable(error)})"
+            )
+    images = f"{len(stream.labels):,} images"
+    needed = f"{amount(stream.nbytes)}{' or more' if stream.packed else ''}"
+    if not is_writable(folder):
+        rank_zero_warn(
+            f"{owner}: cannot write to the cache {folder}: {images} will be decoded into memory at every "
+            f"start, {needed}"
+        )
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
+    free = shutil.disk_usage(folder).free
+    if stream.nbytes > free:
+        raise MisconfigurationException(
+            f"{owner}: {images} take {needed} in the cache {folder}, where {amount(free)} are free: make "
+            "room, or give another cache_dir or a smaller image_size"
+        )
+    rank_zero_info(f"{owner}: decoding {images} into {folder}: {needed}, {amount(free)} are free there")
+    sizes: list[Tensor] = []
+    decoded = stream.pieces()  # its processes must not inherit the file: they would keep it locked
+
+    def pieces() -> Iterator[NDArray[np.uint8]]:
+        for found in decoded:
+            sizes.append(torch.from_numpy(found.sizes))
+            yield found.pixels
+
+    with replacing(path, suffix="", durable=True) as temporary, temporary.open("wb") as file:
+        write_pixels(file, pieces(), lambda: stream.rest(sizes))
+    return image_set(open_pixels(path))
+
+
+def _digest(key: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps([_FORMAT, key], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _load(path: Path) -> dict[str, Tensor]:

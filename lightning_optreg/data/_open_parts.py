@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_optreg.data._cache import cached, fingerprint
+from lightning_optreg.data._cache import cached, cached_pixels, fingerprint
 from lightning_optreg.data._division import Division
-from lightning_optreg.data._packed import PackedImages
+from lightning_optreg.data._stream import StreamedSource
 from lightning_optreg.data.sources import ImageSet, Part, Source
 from lightning_optreg.data.statistics import Statistics, compute_statistics
 
@@ -31,6 +31,7 @@ class OpenParts:
         self.sets: dict[Part, ImageSet] = {}
         self.indices: dict[Part, Tensor] = {}
         """Positions of each part's images in its set."""
+        self._prints: dict[Part, str] = {}
 
     def open(self, part: Part) -> None:
         """Read a part, if the source has it and it is not open."""
@@ -38,12 +39,20 @@ class OpenParts:
             part = "train"
         if part not in self.source.files or part in self.sets:
             return
-        images = _unpacked(self._cached(part, "images", lambda: _packed(self.source.read(part))))
+        images = self._read(part)
         if part == "train":
             self.indices |= self.division.divide(images.labels, self.names("train"), self.source.files)
             self.sets |= dict.fromkeys(self.division.taken(self.source.files), images)
         else:
             self.sets[part], self.indices[part] = images, torch.arange(len(images.labels))
+
+    def _read(self, part: Part) -> ImageSet:
+        source = self.source
+        if not isinstance(source, StreamedSource):
+            return ImageSet(**self._cached(part, "images", lambda: source.read(part)._asdict()))
+        name, owner = f"{source.name}-{part}-images", self.division.owner
+        stream = source.stream(part)
+        return cached_pixels(self.cache_dir, name, self._key(part), stream, owner) or stream.in_memory()
 
     @property
     def has_test(self) -> bool:
@@ -71,21 +80,10 @@ class OpenParts:
         files = self.source.files[part]
         if not files:
             return make()
-        key = {"part": part, "files": fingerprint(files), **self.source.options, **options}
+        key = {**self._key(part), **options}
         return cached(self.cache_dir, f"{self.source.name}-{part}-{what}", key, make)
 
-
-def _packed(images: ImageSet) -> dict[str, Tensor]:
-    """Return the images and labels as a dictionary of tensors, for the cache."""
-    packed = images.images
-    if isinstance(packed, Tensor):
-        return {"images": packed, "labels": images.labels}
-    channels = torch.tensor(packed.channels)
-    return {"pixels": packed.pixels, "sizes": packed.sizes, "channels": channels, "labels": images.labels}
-
-
-def _unpacked(tensors: dict[str, Tensor]) -> ImageSet:
-    if "images" in tensors:
-        return ImageSet(**tensors)
-    channels = int(tensors["channels"])
-    return ImageSet(PackedImages(tensors["pixels"], tensors["sizes"], channels), tensors["labels"])
+    def _key(self, part: Part) -> dict[str, Any]:
+        if part not in self._prints:  # a million files take 15 s
+            self._prints[part] = fingerprint(self.source.files[part])
+        return {"part": part, "files": self._prints[part], **self.source.options}

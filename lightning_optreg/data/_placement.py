@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightning_optreg.data.sources import ImageSet
 
-__all__ = ["SHARE", "Placement", "free_memory"]
+__all__ = ["SHARE", "Placement", "amount", "free_memory"]
 
 SHARE = 0.25
 """With `auto`, images go to the device if they take at most this share of its free memory."""
@@ -71,14 +71,14 @@ class Placement:
             if read.images is images.images:
                 return placed
         size, free = images.images.nbytes + images.labels.nbytes, free_memory(device)
-        what = f"{self._name}: {len(images.labels):,} images of {_amount(size)}"
+        what = f"{self._name}: {len(images.labels):,} images of {amount(size)}"
         if self._device == "auto" and (free is None or size > SHARE * free):
-            room = "" if free is None else f", more than a quarter of the {_amount(free)} free on {device}"
+            room = "" if free is None else f", more than a quarter of the {amount(free)} free on {device}"
             rank_zero_info(f"{what} stay in main memory{room}")
             return images
         if free is not None and size > free:
             raise MisconfigurationException(
-                f"{what} do not fit on {device}, which has {_amount(free)} free: use device=cpu (data.device)"
+                f"{what} do not fit on {device}, which has {amount(free)} free: use device=cpu (data.device)"
             )
         copy = ImageSet(images.images.to(device), images.labels.to(device))
         self._placed.append((images, copy))
@@ -121,5 +121,11 @@ def free_memory(device: torch.device) -> int | None:
     return None
 
 
-def _amount(size: int) -> str:
+def amount(size: int) -> str:
+    """Return a number of bytes in words.
+
+    Example:
+        >>> amount(15_740_000_000)
+        '15.7 GB'
+    """
     return f"{size / 1e6:.3g} MB" if size < 1e9 else f"{size / 1e9:.3g} GB"

@@ -1,23 +1,24 @@
 """Your own images, in one folder per class."""
 
-import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from lightning_optreg._checks import check_range
+from lightning_optreg.data._decoding import decode
 from lightning_optreg.data._division import HeldOut
 from lightning_optreg.data._folders import find_images, list_images
 from lightning_optreg.data._image_files import READS, read_image
 from lightning_optreg.data._order import Shuffle
-from lightning_optreg.data._packed import PackedImages
 from lightning_optreg.data._split import stratified_split
+from lightning_optreg.data._stream import PixelStream, StreamedSource
 from lightning_optreg.data.datamodule import ImageDataModule
-from lightning_optreg.data.sources import ImageSet, Part, Source
+from lightning_optreg.data.sources import Part, Source
 from lightning_optreg.data.transforms import BatchTransform, Centring
 
 __all__ = ["ImageFolderDataModule", "list_images", "read_image"]
@@ -41,8 +42,9 @@ class ImageFolderDataModule(ImageDataModule):
     every file system; names that differ in case are two classes. Images may be in subfolders of a class.
     Hidden files and folders and system files (`.ipynb_checkpoints`, `__MACOSX`, `@eaDir`) are ignored.
 
-    The EXIF orientation is applied; images are decoded once, all to one size, and kept in memory and in the
-    cache with 8 bits per pixel.
+    The EXIF orientation is applied. Images are decoded once, all to one size, into a file in the cache with 8
+    bits per value, which is mapped into memory: it may be larger than that. One line says before how large it
+    will be.
 
     For the other arguments see `ImageDataModule`.
 
@@ -57,6 +59,8 @@ class ImageFolderDataModule(ImageDataModule):
             evaluation is the same as with "crop".
         test_fraction: Share of the test set, in [0, 1), if there are no folders for the splits. None: 0.1, or
             nothing if a fold is the test set.
+        decode_workers: Processes that decode images into the cache, at least 0; 0: the one that runs. None:
+            one for each core, but no more than one for 500 images. The file is the same for any number.
 
     Raises:
         FileNotFoundError: If data_dir does not exist.
@@ -109,6 +113,7 @@ class ImageFolderDataModule(ImageDataModule):
         groups: str | None = None,
         pool_size: int | None = None,
         device: str = "auto",
+        decode_workers: int | None = None,
     ) -> None:
         size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
         if not (len(size) == 2 and min(size) >= 1):
@@ -134,7 +139,9 @@ class ImageFolderDataModule(ImageDataModule):
             )
         if not 0.0 <= test_fraction < 1.0:
             raise ValueError(f"ImageFolderDataModule: test_fraction must be in [0, 1), got {test_fraction}")
-        self.channels, self.resize = channels, resize
+        if decode_workers is not None:
+            check_range("ImageFolderDataModule", ">= 0", decode_workers=decode_workers)
+        self.channels, self.resize, self.decode_workers = channels, resize, decode_workers
         self.test_fraction = test_fraction
         self.image_shape = (channels, *size)
         super().__init__(
@@ -162,6 +169,7 @@ class ImageFolderDataModule(ImageDataModule):
         )
         root = Path(data_dir).expanduser()
         found = find_images(root)
+        self._source: Source | None = None
         self._divided, self._files = found.divided, found.files
         self._division.check_parts(self._files)
         self.class_names = tuple(self._files["train"])
@@ -180,6 +188,11 @@ class ImageFolderDataModule(ImageDataModule):
 
     def locate(self, *, download: bool) -> Source:
         """Return the files found at construction."""
+        if self._source is None:
+            self._source = self._divided_source()
+        return self._source
+
+    def _divided_source(self) -> Source:
         listed = {part: self._labelled(files) for part, files in self._files.items()}
         if not self._divided and self.test_fraction > 0.0:
             paths, labels = listed["train"]
@@ -187,15 +200,29 @@ class ImageFolderDataModule(ImageDataModule):
             listed["train"] = [paths[i] for i in train.tolist()], labels[train]
             listed["test"] = [paths[i] for i in test.tolist()], labels[test]
         root = Path(self.data_dir or ".")
-        return Source(
+
+        def stream(part: Part) -> PixelStream:
+            paths, labels = listed[part]
+            packed = self.resize == "short_side" and part != "train"
+            resize = self.resize if packed or self.resize == "stretch" else "crop"
+            size = self.image_shape[1:]
+            return PixelStream(
+                partial(decode, paths, size, self.channels, resize, self.decode_workers),
+                labels,
+                self.image_shape,
+                packed,
+            )
+
+        return StreamedSource(
             "image-folder",
             {part: paths for part, (paths, _) in listed.items()},
-            lambda part: ImageSet(self._decode(listed[part][0], part), listed[part][1]),
+            lambda part: stream(part).in_memory(),
             {"classes": self.class_names, "shape": self.image_shape, "resize": self.resize, "reads": READS},
             {
                 part: [path.relative_to(root).as_posix() for path in paths]
                 for part, (paths, _) in listed.items()
             },
+            stream=stream,
         )
 
     def _labelled(self, files: Mapping[str, Sequence[Path]]) -> tuple[list[Path], Tensor]:
@@ -208,29 +235,3 @@ class ImageFolderDataModule(ImageDataModule):
     def crops(self) -> bool:
         """Whether an image has more than evaluation shows."""
         return self.resize == "short_side" or super().crops
-
-    def _decode(self, paths: Sequence[Path], part: Part) -> Tensor | PackedImages:
-        rank_zero_info(f"Decoding {len(paths)} images of {self.data_dir}")
-        packed = self.resize == "short_side" and part != "train"
-        resize = self.resize if packed or self.resize == "stretch" else "crop"
-        images = torch.empty(0 if packed else len(paths), *self.image_shape, dtype=torch.uint8)
-        pixels: dict[int, Tensor] = {}
-
-        def decode(row: int) -> None:
-            image = read_image(paths[row], self.image_shape[1:], self.channels, resize)
-            if packed:
-                pixels[row] = image
-            else:
-                images[row] = image
-
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL releases the GIL while it decodes
-            try:
-                list(pool.map(decode, range(len(paths))))
-            except ValueError:
-                pool.shutdown(cancel_futures=True)  # otherwise all others are decoded first
-                raise
-        if packed:
-            each = [pixels[row] for row in range(len(paths))]
-            sizes = torch.tensor([image.shape[1:] for image in each])
-            return PackedImages(torch.cat([image.flatten() for image in each]), sizes, self.channels)
-        return images

@@ -1,11 +1,20 @@
-"""The rows of a global batch that belong to a process, and the exchange of rows between processes."""
+"""The rows of a global batch that belong to a process, the exchange of rows, and the cores for processes."""
+
+import os
 
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-__all__ = ["of_all_processes", "row_before", "share_of"]
+__all__ = ["count_cores", "of_all_processes", "row_before", "share_of"]
+
+
+def count_cores() -> int:
+    """Count the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def share_of(trainer: Trainer) -> tuple[int, int]:

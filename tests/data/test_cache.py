@@ -116,10 +116,11 @@ def test_default_folder(monkeypatch, tmp_path):
 def test_fingerprint_changes_with_the_file(tmp_path):
     path = tmp_path / "data"
     path.write_text("one")
+    modified = path.stat().st_mtime_ns
     first = fingerprint([path])
     assert fingerprint([path]) == first
     os.utime(path, ns=(0, 1))
     assert fingerprint([path]) != first
     path.write_text("longer")
-    os.utime(path, ns=(0, first[0][2]))
+    os.utime(path, ns=(0, modified))
     assert fingerprint([path]) != first

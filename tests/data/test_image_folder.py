@@ -125,7 +125,7 @@ def test_deeper_folders_and_all_endings_count(tmp_path):
 
 def test_cached_images_are_not_decoded_again(flat, monkeypatch):
     first = read(flat)
-    monkeypatch.setattr("lightning_optreg.data.image_folder.read_image", None)
+    monkeypatch.setattr("lightning_optreg.data._decoding.read_image", None)
     assert torch.equal(read(flat).train_dataloader().images, first.train_dataloader().images)
     with pytest.raises(TypeError):
         read(flat, image_size=4)  # another size is another entry
