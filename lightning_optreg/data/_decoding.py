@@ -54,7 +54,7 @@ def decode(
         ValueError if a file can't be read; of several the first in order is named.
     """
     jobs = _Jobs(paths, size, channels, resize)
-    loader: DataLoader[Decoded] = DataLoader(
+    loader: DataLoader[Decoded | ValueError] = DataLoader(
         jobs,
         batch_size=None,
         num_workers=default_workers(len(paths)) if workers is None else workers,
@@ -65,7 +65,7 @@ def decode(
     return _checked(iter(loader))
 
 
-def _checked(found: Iterator[Decoded]) -> Iterator[Decoded]:
+def _checked(found: Iterator[Decoded | ValueError]) -> Iterator[Decoded]:
     wrong: ValueError | None = None
     for item in found:
         if isinstance(item, ValueError):
@@ -90,7 +90,7 @@ def default_workers(images: int) -> int:
     return workers if workers > 1 else 0
 
 
-class _Jobs(Dataset[Decoded]):
+class _Jobs(Dataset[Decoded | ValueError]):
     """Item k is the k-th few images."""
 
     def __init__(
@@ -106,7 +106,7 @@ class _Jobs(Dataset[Decoded]):
     def __len__(self) -> int:
         return -(-len(self.paths) // self.images)
 
-    def __getitem__(self, job: int) -> Any:
+    def __getitem__(self, job: int) -> Decoded | ValueError:
         paths = self.paths[job * self.images : (job + 1) * self.images]
         try:
             images = [read_image(path, self.size, self.channels, self.resize).numpy() for path in paths]
