@@ -54,8 +54,8 @@ _SHOWN_BY = ("lightning.pytorch.loggers", "torch.nn", "torchmetrics")
 _MAKERS = re.compile(r"torchvision\.models\.[a-z]\w*")  # modules with functions that make classifiers
 _PACKAGES = "lightning_optreg, Lightning, torch, torchvision or torchmetrics"
 _KINDS = (
-    "network, loss, optimizer, schedule, data module, transform, callback, logger or strategy that a file "
-    "may name"
+    "network, loss, optimizer, schedule, data module, transform, set of views, callback, logger or strategy "
+    "that a file may name"
 )
 _IDENTIFIERS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 

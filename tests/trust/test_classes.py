@@ -28,6 +28,7 @@ def test_every_part_of_this_package_may_be_named(package: str) -> None:
             "Logger",
             "LightningDataModule",
             "BatchTransform",
+            "Views",
         }:
             assert Trust().find(f"{module.__name__}.{name}") == [part]
             found += 1
@@ -52,6 +53,13 @@ def test_every_part_of_this_package_may_be_named(package: str) -> None:
 )
 def test_what_may_be_named(path: str) -> None:
     assert len(Trust().find(path)) == 1
+
+
+def test_a_refusal_lists_every_kind_that_may_be_named() -> None:
+    kinds = "network, loss, optimizer, schedule, data module, transform, set of views, callback, logger"
+    for path in ("torch.load", "torch.fx.GraphModule", "lightning_optreg.data.Pacing"):
+        with pytest.raises(UntrustedError, match=f"is not a {kinds} or strategy that a file may name, so it"):
+            Trust().find(path)
 
 
 @pytest.mark.parametrize(
