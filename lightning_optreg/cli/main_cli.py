@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
-import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -28,7 +27,8 @@ from lightning_optreg.cli.keep_others import KeepOthers
 from lightning_optreg.cli.links import LINKED, settle_links
 from lightning_optreg.cli.monitors import OURS, check_monitors
 from lightning_optreg.cli.overlays import check_averages, check_overlays
-from lightning_optreg.cli.parser import Parser
+from lightning_optreg.cli.parsed_before import ParsedBefore
+from lightning_optreg.cli.parser import Parser, plain
 from lightning_optreg.cli.placement import DEFAULT_CALLBACKS, DEFAULT_LOGGER, place
 from lightning_optreg.cli.processes import check_processes, check_started
 from lightning_optreg.cli.ranges import check_ranges, try_optimizer
@@ -53,6 +53,8 @@ class CLI(LightningCLI):
         callbacks: Put behind those of the configuration, and not noted in it.
         trust: What a configuration may name. None: anything that its place takes.
         epilog: The end of a command's help.
+        before: What this process has parsed for earlier runs; the parser and configuration of this one are
+            added.
         kwargs: LightningCLI's own.
     """
 
@@ -62,9 +64,10 @@ class CLI(LightningCLI):
         callbacks: Sequence[Callback] = (),
         trust: Trust | None = None,
         epilog: str | None = None,
+        before: ParsedBefore | None = None,
         **kwargs: Any,
     ) -> None:
-        self.more_callbacks, self.trust = callbacks, trust
+        self.more_callbacks, self.trust, self._before = callbacks, trust, before
         command = next(iter(kwargs.get("args") or []), None)
         every = LightningCLI.subcommands()
         self._commands = {command: every[command]} if command in every else every
@@ -76,13 +79,29 @@ class CLI(LightningCLI):
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy of a module, as averages of weights make one, reaches this by the optimizer's arguments. The
-        # lock of the run's folder and the handlers of signals are this process's.
-        return {name: value for name, value in vars(self).items() if name not in ("_at_end", "start")}
+        # lock of the run's folder, the handlers of signals and what was parsed before are this process's.
+        own = ("_at_end", "start", "_before", "_known")
+        return {name: value for name, value in vars(self).items() if name not in own}
 
     @override
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # Lightning's asks no instance
         """The command that comes first, or all: to make the parser of each takes a tenth of a second."""
         return self._commands
+
+    @override
+    def setup_parser(self, *args: Any, **kwargs: Any) -> None:
+        """Make the parser, or take a copy of one that was made before."""
+        set_up = super().setup_parser
+
+        def make() -> dict[str, Any]:
+            others = set(vars(self))
+            set_up(*args, **kwargs)
+            return {name: value for name, value in vars(self).items() if name not in others}
+
+        if self._before is None:
+            make()
+        else:
+            vars(self).update(self._before.made(" ".join(self._commands), make))
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -119,6 +138,23 @@ class CLI(LightningCLI):
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         words = list(args or [])
+        self._known = None if self._before is None else self._before.find(words, self._parser(words[0]))
+        if self._known is None:
+            self._parse(parser, words)
+        else:
+            parser.args, self.config = words, self._known.config
+        settings = self.settings
+        check_ranges(settings, parser.args)
+        check_processes(settings)
+        check_started(settings.trainer)
+        if self.config.subcommand == "fit" and _is_all_ours(self.more_callbacks):
+            check_monitors(settings, parser.args)
+        if self._known is None:
+            check_overlays(words)
+            if self._before is not None:
+                self._before.keep(words, self.config, self._parser(words[0]))
+
+    def _parse(self, parser: LightningArgumentParser, words: list[str]) -> None:
         if names_class(words, "optimizer"):
             # jsonargparse would hand the default's rate on to it: 0.1 to Adam
             for command in self.subcommands():
@@ -128,14 +164,7 @@ class CLI(LightningCLI):
             import lightning_optreg.strategies  # noqa: F401  # which makes their names known
         if any(option.name == "print_config" for option in options(words)):  # it prints, and ends
             check_overlays(words)
-        super().parse_arguments(parser, args)
-        settings = self.config[self.config.subcommand]
-        check_ranges(settings, parser.args)
-        check_processes(settings)
-        check_started(settings.trainer)
-        if self.config.subcommand == "fit" and _is_all_ours(self.more_callbacks):
-            check_monitors(settings, parser.args)
-        check_overlays(words)
+        super().parse_arguments(parser, words)
 
     @override
     def _parse_ckpt_path(self) -> None:
@@ -146,7 +175,7 @@ class CLI(LightningCLI):
     @property
     def settings(self) -> Namespace:
         """The parsed configuration of the command."""
-        settings: Namespace = self.config[self.subcommand]
+        settings: Namespace = self.config[self.config.subcommand]
         return settings
 
     @override
@@ -154,7 +183,7 @@ class CLI(LightningCLI):
         wanted = self.settings.get("ckpt_path")
         if wanted is None and self.settings.reset_optimizer:
             raise ValueError("reset_optimizer needs ckpt_path: the optimizer of a new run is new")
-        self.plain_config = self._plain(self.settings)
+        self.plain_config = self._plain(self.settings) if self._known is None else self._known.plain
         check_names(self.plain_config["trainer"])
         if self.trust is not None:
             check_settings(self.plain_config, self.trust)
@@ -184,16 +213,7 @@ class CLI(LightningCLI):
 
     def _plain(self, settings: Namespace, *, skip_link_targets: bool = True) -> dict[str, Any]:
         """Return settings, which the parser has validated, as plain values."""
-        parser = self._parser(self.subcommand)
-        text = parser.dump(
-            settings,
-            skip_unset=False,
-            skip_validation=True,
-            skip_link_targets=skip_link_targets,
-            format="yaml",
-        )
-        plain: dict[str, Any] = yaml.safe_load(text)
-        return plain
+        return plain(self._parser(self.subcommand), settings, skip_link_targets=skip_link_targets)
 
     def _place(self, settings: Namespace) -> None:
         trainer = settings.trainer
@@ -276,12 +296,13 @@ def _is_all_ours(callbacks: Sequence[Callback]) -> bool:
     return all(type(c).__module__.startswith(OURS) for c in callbacks)
 
 
-def run(argv: list[str], callbacks: Sequence[Callback] = ()) -> CLI:
+def run(argv: list[str], callbacks: Sequence[Callback] = (), before: ParsedBefore | None = None) -> CLI:
     """Run one of Lightning's commands.
 
     Args:
         argv: The command and its options, such as `["fit", "--config", "configs/fashion_mnist/lenet5.yaml"]`.
         callbacks: Put behind those of the configuration.
+        before: What this process has parsed for earlier runs.
 
     For the whole process, jsonargparse builds nothing for arguments typed `Any` from then on.
     """
@@ -307,4 +328,5 @@ def run(argv: list[str], callbacks: Sequence[Callback] = ()) -> CLI:
             callbacks=callbacks,
             trust=trust,
             epilog=SAFE_HELP,
+            before=before,
         )

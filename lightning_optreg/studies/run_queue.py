@@ -16,7 +16,7 @@ No other machine's clock is trusted here: a process counts the seconds in which 
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
@@ -33,8 +33,10 @@ from lightning_optreg.studies.records import RunRecord, Unfinished
 from lightning_optreg.studies.signs_of_life import RunLostError, Sight
 from lightning_optreg.studies.storage import sqlite_file
 from lightning_optreg.studies.stored import (
+    current_of,
     fingerprint_difference,
     is_run,
+    latest_of,
     owner_of,
     record_of,
     run_of,
@@ -108,9 +110,10 @@ class Queue(Generic[Planned]):
     def fill(self) -> None:
         """Enqueue every run that is neither done, being done nor waiting; take back those left behind."""
         with self._locked():
-            self._take_back()
-            current, latest = self._current(), self._latest()
-            for run in self._planned():
+            self._take_back(self._trials())
+            trials = self._trials()
+            current, latest = current_of(trials), latest_of(trials)
+            for run in self._planned(trials):
                 if run not in current:
                     self._enqueue(run, latest)
 
@@ -125,10 +128,12 @@ class Queue(Generic[Planned]):
 
         while not self.is_closed:
             with self._locked():
-                for run in self._take_back():
-                    self._enqueue(run, self._latest())
-                if not any(trial.state == TrialState.WAITING for trial in self._trials()):
-                    latest = self._latest()
+                trials = self._trials()  # seldom: the more runs are waiting, the longer it takes
+                again = self._take_back(trials)
+                for run in again:
+                    self._enqueue(run, latest_of(self._trials()))
+                if not again and not any(trial.state == TrialState.WAITING for trial in trials):
+                    latest = latest_of(self._trials())
                     new = self.plan.another(latest)
                     if new is None:
                         return None
@@ -138,8 +143,9 @@ class Queue(Generic[Planned]):
                 self._note_owner(trial)
             if is_run(trial):
                 claim = Claim(run_of(trial), trial)
-                wanted = claim.run in self._planned()
-                if wanted and self._current()[claim.run].number == trial.number:
+                trials = self._trials()
+                wanted = claim.run in self._planned(trials)
+                if wanted and current_of(trials)[claim.run].number == trial.number:
                     return claim
             # Enqueued twice, from another grid, or new because another process took the last waiting one.
             self._end(trial.number, TrialState.FAIL)
@@ -154,19 +160,21 @@ class Queue(Generic[Planned]):
         parameters = before.params if before is not None and before.params else self.plan.parameters(run)
         self.patience(lambda: self._study.enqueue_trial(parameters, {"run": list(run)}))
 
-    def _take_back(self) -> list[Run]:
+    def _take_back(self, trials: "Sequence[FrozenTrial]") -> list[Run]:
         """End the trials that were left behind; return the runs that are to be done again."""
         from optuna.trial import TrialState
 
-        left = [trial for trial in self._running() if self._is_left_behind(trial)]
+        left = [trial for trial in self._running(trials) if self._is_left_behind(trial)]
         for trial in left:
             if "record" in trial.user_attrs:  # its process died between the result and the end of the trial
                 self._end(trial.number, *self._outcome(record_of(trial, run_of(trial))))
             else:
                 self._end(trial.number, TrialState.FAIL)
-        current = self._current() if left else {}
         again = dict.fromkeys(run_of(t) for t in left if is_run(t) and "record" not in t.user_attrs)
-        planned = self._planned() if again else []
+        if not again:
+            return []
+        trials = self._trials()
+        current, planned = current_of(trials), self._planned(trials)
         return [run for run in again if run in planned and run not in current]
 
     def _is_left_behind(self, trial: "FrozenTrial") -> bool:
@@ -179,7 +187,7 @@ class Queue(Generic[Planned]):
     def unproven(self) -> list[str]:
         """Name the processes that hold runs and have shown no sign of life since this one began to watch."""
         names = []
-        for trial in self._running():
+        for trial in self._running(self._trials()):
             sight = self._seen.get(trial.number)
             if sight is None or not sight.has_changed:
                 names.append(str(owner_of(trial) or "an unknown process"))
@@ -273,8 +281,9 @@ class Queue(Generic[Planned]):
         from optuna.trial import TrialState
 
         found: dict[Run, FrozenTrial] = {}
-        current = self._current()
-        for trial in self._trials():
+        trials = self._trials()
+        current = current_of(trials)
+        for trial in trials:
             if "record" not in trial.user_attrs:
                 continue
             run = run_of(trial)
@@ -283,16 +292,17 @@ class Queue(Generic[Planned]):
             # A failed trial with another record was taken from its process at the last moment.
             if trial.state != TrialState.FAIL or record_of(trial, run).status == "failed":
                 found[run] = trial
-        return {run: found[run] for run in self._planned() if run in found}
+        return {run: found[run] for run in self._planned(trials) if run in found}
 
     def unfinished(self) -> list[Unfinished]:
         """Return the runs without a result, and why there is none."""
         from optuna.trial import TrialState
 
         records = {Run(r.method, r.value, r.seed): r for r in self.records()}
-        current = self._current()
+        trials = self._trials()
+        current = current_of(trials)
         missing = []
-        for run in self._planned():
+        for run in self._planned(trials):
             record, trial = records.get(run), current.get(run)
             name = self.plan.describe(run)
             if record is not None and record.status != "failed":
@@ -311,29 +321,16 @@ class Queue(Generic[Planned]):
 
     def is_complete(self) -> bool:
         """Return whether every run has a result, and no other would be begun."""
-        return not self.unfinished() and self.plan.another(self._latest()) is None
+        return not self.unfinished() and self.plan.another(latest_of(self._trials())) is None
 
-    def _planned(self) -> list[Run]:
-        return self.plan.planned(run_of(trial) for trial in self._trials() if is_run(trial))
+    def _planned(self, trials: "Sequence[FrozenTrial]") -> list[Run]:
+        return self.plan.planned(run_of(trial) for trial in trials if is_run(trial))
 
-    def _current(self) -> "dict[Run, FrozenTrial]":
-        from optuna.trial import TrialState
-
-        current: dict[Run, FrozenTrial] = {}
-        for trial in self._trials():
-            if trial.state != TrialState.FAIL and is_run(trial):
-                current.setdefault(run_of(trial), trial)
-        return current
-
-    def _latest(self) -> "dict[Run, FrozenTrial]":
-        """Return the latest trial of each run, of failed ones too."""
-        return {run_of(trial): trial for trial in self._trials() if is_run(trial)}
-
-    def _running(self) -> "list[FrozenTrial]":
+    def _running(self, trials: "Sequence[FrozenTrial]") -> "list[FrozenTrial]":
         """Trials that other processes are running."""
         from optuna.trial import TrialState
 
-        return [t for t in self._trials() if t.state == TrialState.RUNNING and t.number not in self._mine]
+        return [t for t in trials if t.state == TrialState.RUNNING and t.number not in self._mine]
 
-    def _trials(self) -> "Iterable[FrozenTrial]":
+    def _trials(self) -> "Sequence[FrozenTrial]":
         return self.patience(lambda: self._study.get_trials(deepcopy=False))  # in the order of their numbers

@@ -6,7 +6,7 @@ import math
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from lightning_optreg.cli.main_cli import run as run_command
+from lightning_optreg.cli.parsed_before import ParsedBefore
 from lightning_optreg.figures import read_metric
 from lightning_optreg.files import replacing
 from lightning_optreg.places import Place, local_copy
@@ -103,6 +104,7 @@ def do_run(
     check: Callable[[], None] = lambda: None,
     trusted: Sequence[str] = (),
     pruning: TrialPruning | None = None,
+    before: ParsedBefore | None = None,
 ) -> RunRecord:
     """Do a run, or resume it from its last checkpoint.
 
@@ -114,6 +116,7 @@ def do_run(
         check: Called at each batch; raises if this process must not continue the run.
         trusted: Options of `fit` that say which classes may be named: `--safe`, `--allow`.
         pruning: Ends the run early. Default: none.
+        before: What this process has parsed for earlier runs. Default: nothing, and nothing is kept.
 
     Returns:
         Its record. A run that fails for a reason that a user can fix, such as settings that don't fit, is
@@ -142,7 +145,11 @@ def do_run(
     more = [budget, _Fence(check), *([] if pruning is None else [pruning])]
     try:
         with _quietly():
-            it = (ForeignRun if is_foreign(settings) else _OwnRun)(configuration, settings, trusted)
+            it: ForeignRun | _OwnRun
+            if is_foreign(settings):
+                it = ForeignRun(configuration, settings, trusted)
+            else:
+                it = _OwnRun(configuration, trusted, before)
             points = _points(it.fit(folder, more) / "metrics.csv")
             if budget.diverged or not _is_finite(points):
                 return RunRecord(*run, "diverged", points, {})
@@ -173,12 +180,13 @@ def _end_tracking() -> None:
 class _OwnRun:
     """A run of this package's classifier, by its command `fit`; see `ForeignRun`."""
 
-    def __init__(self, configuration: Place, settings: Mapping[str, Any], trusted: Sequence[str]) -> None:
+    def __init__(self, configuration: Place, trusted: Sequence[str], before: ParsedBefore | None) -> None:
         self._command = ["fit", *trusted, "--config", str(local_copy(configuration))]
+        self._before = before
 
     def fit(self, folder: Place, callbacks: Sequence[Callback]) -> Place:
         options = [f"--trainer.default_root_dir={folder}", "--ckpt_path", "auto"]
-        self._cli = run_command([*self._command, *options], callbacks)
+        self._cli = run_command([*self._command, *options], callbacks, self._before)
         return self._cli.run_folder
 
     def test(self) -> dict[str, float]:

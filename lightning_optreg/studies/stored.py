@@ -1,6 +1,7 @@
 """Read what a storage holds; anybody may have written it, so it is checked before use."""
 
 import json
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from lightning_optreg.runs.ownership import Owner
@@ -10,7 +11,16 @@ from lightning_optreg.studies.records import RunRecord
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
 
-__all__ = ["fingerprint_difference", "is_run", "owner_of", "record_of", "run_of", "sign_of"]
+__all__ = [
+    "current_of",
+    "fingerprint_difference",
+    "is_run",
+    "latest_of",
+    "owner_of",
+    "record_of",
+    "run_of",
+    "sign_of",
+]
 
 
 def is_run(trial: "FrozenTrial | Trial") -> bool:
@@ -72,6 +82,30 @@ def sign_of(trial: "FrozenTrial") -> float:
     if not isinstance(alive, (int, float)):
         raise _strange(trial, f"alive is {alive!r}")
     return float(alive)
+
+
+def current_of(trials: "Iterable[FrozenTrial]") -> "dict[Run, FrozenTrial]":
+    """Return the trial that counts for each run: the first that has not failed.
+
+    Args:
+        trials: In the order of their numbers.
+    """
+    from optuna.trial import TrialState
+
+    current: dict[Run, FrozenTrial] = {}
+    for trial in trials:
+        if trial.state != TrialState.FAIL and is_run(trial):
+            current.setdefault(run_of(trial), trial)
+    return current
+
+
+def latest_of(trials: "Iterable[FrozenTrial]") -> "dict[Run, FrozenTrial]":
+    """Return the latest trial of each run, of failed ones too.
+
+    Args:
+        trials: In the order of their numbers.
+    """
+    return {run_of(trial): trial for trial in trials if is_run(trial)}
 
 
 def fingerprint_difference(noted: Any, given: str) -> str:

@@ -7,6 +7,7 @@ from copy import deepcopy
 from typing import Any
 
 from lightning_optreg._nearest import nearest
+from lightning_optreg.cli.parsed_before import ParsedBefore
 from lightning_optreg.places import Place
 from lightning_optreg.runs.ownership import SIGN_EVERY
 from lightning_optreg.runs.run_lock import RunInUseError
@@ -37,13 +38,13 @@ def work(queue: Queue[Any], folder: Place, trusted: Sequence[str], stop: StopReq
         ValueError: If a run does not log the study's metric.
     """
     queue.patience.pause = stop.sleep
-    pace = _Pace(len(queue.records()))
+    pace, before = _Pace(len(queue.records())), ParsedBefore()
     since, said = time.monotonic(), False
     while True:
         stop.check()
         claim = queue.claim()
         if claim is not None:
-            _do(queue, claim, folder, trusted, stop, pace)
+            _do(queue, claim, folder, trusted, stop, pace, before)
             since, said = time.monotonic(), False
             continue
         owners = [] if queue.is_closed else queue.unproven()
@@ -56,7 +57,13 @@ def work(queue: Queue[Any], folder: Place, trusted: Sequence[str], stop: StopReq
 
 
 def _do(
-    queue: Queue[Any], claim: Claim, folder: Place, trusted: Sequence[str], stop: StopRequest, pace: "_Pace"
+    queue: Queue[Any],
+    claim: Claim,
+    folder: Place,
+    trusted: Sequence[str],
+    stop: StopRequest,
+    pace: "_Pace",
+    before: ParsedBefore,
 ) -> None:
     plan, run = queue.plan, claim.run
     start = time.perf_counter()
@@ -66,7 +73,7 @@ def _do(
         try:
             with stop.breaking_off():
                 settings, name = queue.choose(claim)
-                todo = (signs.check, trusted, _pruning(queue, claim))
+                todo = (signs.check, trusted, _pruning(queue, claim), before)
                 try:
                     record = do_run(plan, run, deepcopy(settings), place, *todo)
                 except RunInUseError:  # a process that the run was taken from still has it open

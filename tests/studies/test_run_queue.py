@@ -99,6 +99,27 @@ def test_a_silent_process_loses_its_run_and_what_it_says_later(
     assert states(tmp_path) == ["FAIL", "RUNNING", "COMPLETE"]
 
 
+def test_a_run_is_handed_out_after_two_looks_at_all_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look takes the longer the more runs are waiting: one before the run is asked for, one after."""
+    it = queue(tmp_path)
+    it.fill()
+    look, looks = it._trials, 0
+
+    def counted() -> Any:
+        nonlocal looks
+        looks += 1
+        return look()
+
+    monkeypatch.setattr(it, "_trials", counted)
+    claim = claimed(it)
+    assert looks == 2
+    it.finish(claim, record(claim.run))
+    assert len(it.records()) == 1
+    assert looks == 3
+
+
 def test_signs_of_life_may_bear_any_time(tmp_path: Path) -> None:
     """The clocks of two machines may differ by years, and be set back."""
     first, second = queue(tmp_path), queue(tmp_path)
