@@ -28,7 +28,7 @@ from lightning_optreg.cli.links import LINKED, settle_links
 from lightning_optreg.cli.monitors import OURS, check_monitors
 from lightning_optreg.cli.overlays import check_averages, check_overlays
 from lightning_optreg.cli.parsed_before import ParsedBefore
-from lightning_optreg.cli.parser import Parser, plain
+from lightning_optreg.cli.parser import Parser, noted, plain
 from lightning_optreg.cli.placement import DEFAULT_CALLBACKS, DEFAULT_LOGGER, place
 from lightning_optreg.cli.processes import check_processes, check_started
 from lightning_optreg.cli.ranges import check_ranges, try_optimizer
@@ -152,7 +152,7 @@ class CLI(LightningCLI):
         if self._known is None:
             check_overlays(words)
             if self._before is not None:
-                self._before.keep(words, self.config, self._parser(words[0]))
+                self._before.keep(words, self.config, self._own)
 
     def _parse(self, parser: LightningArgumentParser, words: list[str]) -> None:
         if names_class(words, "optimizer"):
@@ -173,6 +173,11 @@ class CLI(LightningCLI):
         pass
 
     @property
+    def _own(self) -> LightningArgumentParser:
+        # Private in Lightning 2.6: there is no public way to the parser of a subcommand.
+        return self._parser(self.config.subcommand)
+
+    @property
     def settings(self) -> Namespace:
         """The parsed configuration of the command."""
         settings: Namespace = self.config[self.config.subcommand]
@@ -183,7 +188,7 @@ class CLI(LightningCLI):
         wanted = self.settings.get("ckpt_path")
         if wanted is None and self.settings.reset_optimizer:
             raise ValueError("reset_optimizer needs ckpt_path: the optimizer of a new run is new")
-        self.plain_config = self._plain(self.settings) if self._known is None else self._known.plain
+        self.plain_config = plain(self._own, self.settings) if self._known is None else self._known.plain
         check_names(self.plain_config["trainer"])
         if self.trust is not None:
             check_settings(self.plain_config, self.trust)
@@ -206,19 +211,15 @@ class CLI(LightningCLI):
         given = self.config
         self.config = given.clone()
         self._place(self.settings)
-        # which Lightning would make itself, after it has validated everything once more
-        self.config_dump = self._plain(self.settings, skip_link_targets=False)
+        known = self._known
+        self.config_dump = noted(self._own, self.settings) if known is None else known.noted
         super().instantiate_classes()
         self.config = given
-
-    def _plain(self, settings: Namespace, *, skip_link_targets: bool = True) -> dict[str, Any]:
-        """Return settings, which the parser has validated, as plain values."""
-        return plain(self._parser(self.subcommand), settings, skip_link_targets=skip_link_targets)
 
     def _place(self, settings: Namespace) -> None:
         trainer = settings.trainer
         if settings.model.net.get("init_args") is None:
-            settings.model.net.init_args = Namespace()  # Lightning notes there what links give the network
+            settings.model.net.init_args = Namespace()  # for what links give the network
         if self.subcommand != "fit":
             trainer.enable_autolog_hparams = False  # they are the fit's to write
         # Otherwise the figures would belong to no run.

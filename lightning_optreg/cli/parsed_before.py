@@ -16,7 +16,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from lightning_optreg.cli.given import config_files
-from lightning_optreg.cli.parser import plain
+from lightning_optreg.cli.parser import noted, plain
 from lightning_optreg.trust import read_yaml
 
 __all__ = ["Parsed", "ParsedBefore"]
@@ -31,10 +31,23 @@ class Parsed(NamedTuple):
     Attributes:
         config: The configuration, with the command's name.
         plain: The command's settings as plain values.
+        noted: Those that Lightning notes; see `noted`.
     """
 
     config: Namespace
     plain: dict[str, Any]
+    noted: dict[str, Any]
+
+    @classmethod
+    def of(cls, config: Namespace, parser: ArgumentParser) -> "Parsed":
+        """Add the plain values to a configuration.
+
+        Args:
+            config: The configuration.
+            parser: The command's own parser.
+        """
+        settings = config[config.subcommand]
+        return cls(config, plain(parser, settings), noted(parser, settings))
 
 
 class ParsedBefore:
@@ -86,7 +99,8 @@ class ParsedBefore:
         found = deepcopy(self._same[it.same])
         settings = found.config[it.command]
         if it.seed is not None:
-            settings.seed_everything = found.plain["seed_everything"] = it.seed
+            settings.seed_everything = it.seed
+            found.plain["seed_everything"] = found.noted["seed_everything"] = it.seed
         if it.folder is not None:
             settings.trainer.default_root_dir = found.plain["trainer"]["default_root_dir"] = it.folder
         settings.config = [type(file)(it.file, mode=file.mode) for file in settings.config]
@@ -101,11 +115,12 @@ class ParsedBefore:
         changed = {key: value for key, value in it.tree.items() if repr(value) != repr(tree[key])}
         try:
             with redirect_stderr(io.StringIO()):
-                settings = parser.parse_object(deepcopy(changed), config[it.command], defaults=False)
+                config[it.command] = parser.parse_object(
+                    deepcopy(changed), config[it.command], defaults=False
+                )
         except SystemExit:  # parsed from the start it gets a message that names the file
             return None
-        config[it.command] = settings
-        return Parsed(config, plain(parser, settings))
+        return Parsed.of(config, parser)
 
     def keep(self, argv: Sequence[str], config: Namespace, parser: ArgumentParser) -> None:
         """Remember what a command line was parsed to.
@@ -121,7 +136,7 @@ class ParsedBefore:
         settings = config[it.command]
         put_in = {"seed_everything": it.seed, "trainer.default_root_dir": it.folder}
         if all(value is None or repr(settings.get(key)) == repr(value) for key, value in put_in.items()):
-            self._keep(it, deepcopy(Parsed(config, plain(parser, settings))))
+            self._keep(it, deepcopy(Parsed.of(config, parser)))
 
     def _keep(self, it: "_Understood", parsed: Parsed) -> None:
         if len(self._same) >= _MOST:

@@ -22,7 +22,7 @@ from lightning_optreg.cli.whole_numbers import put_ints_first
 from lightning_optreg.cli.yaml_mapping import twice
 from lightning_optreg.trainer.schedule_length import length_argument
 
-__all__ = ["Parser", "plain"]
+__all__ = ["Parser", "noted", "plain"]
 
 
 class _Dumper(yaml.SafeDumper):
@@ -77,6 +77,22 @@ def plain(parser: ArgumentParser, settings: Namespace, *, skip_link_targets: boo
     finally:
         loader.dispose()
     return values
+
+
+def noted(parser: ArgumentParser, settings: Namespace) -> dict[str, Any]:
+    """Return what Lightning notes of a module and its data: their settings, also those taken from others.
+
+    Lightning would make it itself, and of the trainer's settings too, after it has validated all once more.
+
+    Args:
+        parser: The command's own parser.
+        settings: The command's settings, which it has validated.
+    """
+    others = settings.clone()
+    others.pop("trainer")
+    if others.model.net.get("init_args") is None:
+        others.model.net.init_args = Namespace()  # it notes there what links give the network
+    return plain(parser, others, skip_link_targets=False)
 
 
 class Parser(LightningArgumentParser):
