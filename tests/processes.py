@@ -14,10 +14,13 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
-__all__ = ["WriteAtEnd", "ddp", "in_processes", "needs_gloo", "written"]
+from tests.small_runs import ACCELERATOR
+
+__all__ = ["WriteAtEnd", "ddp", "in_processes", "needs_fork", "needs_gloo", "written"]
 
 _IMPORTED = ["lightning.pytorch", "lightning_optreg.callbacks", "lightning_optreg.cli.main_cli"]
 
+needs_fork = pytest.mark.skipif(ACCELERATOR != "cpu", reason="processes can't fork once a GPU is in use")
 needs_gloo = pytest.mark.skipif(
     not torch.distributed.is_gloo_available(), reason="this build of torch has no gloo"
 )

@@ -25,14 +25,15 @@ class EpochSums:
     """
 
     def __init__(self) -> None:
-        self._sums, self._images = torch.zeros(2), 0
         self._loaded: Tensor | None = None  # (processes, 3), of a checkpoint
-        self._counted = -1  # the last batch that they include
+        self.begin(torch.device("cpu"))
 
     def begin(self, device: torch.device) -> None:
         """Begin an epoch; not called when a resumed run continues one."""
-        self._sums, self._images = torch.zeros(2, device=device), 0
-        self._counted = -1
+        # Two tensors, as adding to elements of one takes twice as many operations.
+        self._loss, self._right = torch.zeros((), device=device), torch.zeros((), device=device)
+        self._images = 0
+        self._counted = -1  # the last batch that they include
 
     def go_on(self, trainer: Trainer, device: torch.device) -> None:
         """Begin training, with the sums so far of a resumed epoch."""
@@ -42,8 +43,9 @@ class EpochSums:
                 sums = ranks[trainer.global_rank]
             else:  # the first one takes the sums of all
                 sums = ranks.sum(0) * (trainer.global_rank == 0)
-            self._sums, self._images, self._loaded = sums[:2].clone(), int(sums[2]), None
-        self._sums, self._counted = self._sums.to(device), -1
+            self._loss, self._right, self._images = sums[0].clone(), sums[1].clone(), int(sums[2])
+            self._loaded = None
+        self._loss, self._right, self._counted = self._loss.to(device), self._right.to(device), -1
 
     def add(self, batch_idx: int, scores: Tensor, y: Tensor, loss: Tensor) -> bool:
         """Add a batch, unless it was added before: optimizers such as LBFGS evaluate it several times.
@@ -63,19 +65,20 @@ class EpochSums:
         if len(y) == 0:  # a Poisson sample may be empty, and has no mean loss
             return False
         classes = y if y.ndim == 1 else y.argmax(dim=1)  # the larger part of a mixture
-        right = (scores.argmax(dim=1) == classes).sum()
-        self._sums += torch.stack((loss.detach().float() * len(y), right))
+        self._loss.add_(loss.detach(), alpha=len(y))
+        self._right.add_((scores.argmax(dim=1) == classes).sum())
         self._images += len(y)
         return True
 
     def here(self, device: torch.device) -> Tensor:
         """Return the three sums, (3,)."""
         # A new tensor, since DDP reduces it in place; on the device, as NCCL needs it.
-        return torch.cat((self._sums, self._sums.new_tensor([self._images]))).to(device)
+        return torch.stack((self._loss, self._right, self._loss.new_tensor(self._images))).to(device)
 
     def clear(self) -> None:
         """Reset the sums at the end of an epoch."""
-        self._sums, self._images = torch.zeros_like(self._sums), 0
+        self._loss, self._right = torch.zeros_like(self._loss), torch.zeros_like(self._right)
+        self._images = 0
 
     def load(self, ranks: Tensor | None) -> None:
         """Keep each process's sums from a checkpoint until it is known which process this is."""

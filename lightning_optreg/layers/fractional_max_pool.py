@@ -128,6 +128,9 @@ class FractionalMaxPool(NoiseLayer):
     The paper found random, overlapping windows best. Its prediction is the mean over several forward passes
     of the network: switch `sampling` on for them.
 
+    On a GPU, torch adds the gradients of windows that overlap in any order, so that runs repeat up to
+    rounding; `Trainer(deterministic=True)` makes them repeat to the bit.
+
     Args:
         ratio: N_in / N_out, in [1, 2], such as 2^(1/2) or 2^(1/3). With 1 the layer is the identity and draws
             nothing. N_out is N_in / ratio rounded down, or the nearest number for which there are such edges.

@@ -161,4 +161,6 @@ class Draws:
         return _mix_each(self._seed, self.index).float().mul_(2.0**-24)
 
     def _rows(self, numbers: Tensor) -> Tensor:
+        if self.count == self.place.total:
+            return numbers
         return numbers[self.place.start : self.place.start + self.count]

@@ -264,7 +264,7 @@ class Generators(Plain):
         for number, draw in enumerate(self.draws):
             value = draw()
             self.log(f"drawn_{number}", value, on_step=True)
-            loss = loss * value
+            loss = loss * value.to(loss.device)
         return loss
 
 

@@ -21,7 +21,7 @@ from lightning_optreg.randomness.run_seed import RunSeed
 from tests.contracts.part import MISSING, RUNS_SEED, Need
 from tests.contracts.parts import CALLBACKS, STEPWISE
 from tests.contracts.runs import checkpoint_every_step, fit, regression, without
-from tests.processes import WriteAtEnd, needs_gloo, written
+from tests.processes import WriteAtEnd, needs_fork, needs_gloo, written
 from tests.resume_tools import assert_identical, spoil_random_state
 
 pytestmark = [
@@ -282,6 +282,7 @@ def test_all_together(tmp_path: Path) -> None:
     fit(tmp_path, [part.build() for part in TOGETHER])
 
 
+@needs_fork
 @needs_gloo
 def test_two_processes(tmp_path: Path) -> None:
     """All callbacks at once: each alone would cost the start of two processes."""

@@ -15,12 +15,13 @@ from lightning_optreg.callbacks import ExactResume
 from lightning_optreg.layers import NoiseLayer
 from tests.contracts.layers import LAYERS, SHAPE
 from tests.contracts.runs import checkpoint_every_step
-from tests.processes import WriteAtEnd, needs_gloo, written
+from tests.processes import WriteAtEnd, needs_fork, needs_gloo, written
 from tests.resume_tools import StatefulLoader, assert_identical, final_state, spoil_random_state
-from tests.small_runs import quiet_trainer
+from tests.small_runs import ACCELERATOR, quiet_trainer
 
 every_layer = pytest.mark.parametrize("name", LAYERS)
 NOISY = [name for name, row in LAYERS.items() if row.draws_in_training]
+ADDS_IN_ANY_ORDER = {"FractionalMaxPool"}  # gradients, on a GPU
 
 
 def build(name: str) -> nn.Module:
@@ -242,9 +243,13 @@ def test_resumes_in_the_middle_of_an_epoch(name: str, tmp_path: Path) -> None:
     spoil_random_state()
     module = OneLayer(LAYERS[name].build())
     resumed = fit(module, tmp_path, tmp_path / "step=4.ckpt", callbacks=[ExactResume()])
-    assert_identical(straight, resumed)
+    if name in ADDS_IN_ANY_ORDER and ACCELERATOR == "cuda":
+        torch.testing.assert_close(straight["weights"], resumed["weights"])
+    else:
+        assert_identical(straight, resumed)
 
 
+@needs_fork
 @needs_gloo
 def test_two_processes(tmp_path: Path) -> None:
     """All layers in one network: each alone would cost the start of two processes."""

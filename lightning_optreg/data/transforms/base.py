@@ -97,7 +97,7 @@ def choose(chosen: Tensor, changed: Tensor, images: Tensor) -> Tensor:
     """
     count = len(images)
     # Picking rows out of both versions copies memory; torch.where tests every pixel: 2 to 5 x the time.
-    rows = torch.arange(count, device=images.device) + count * chosen
+    rows = torch.arange(count, device=images.device).add_(chosen, alpha=count)
     return torch.cat((images, changed)).index_select(0, rows)
 
 

@@ -75,15 +75,18 @@ def validation_is_due(trainer: Trainer) -> bool:
         trainer: The trainer, in `on_train_batch_end` or later in the same batch.
     """
     every_n_epochs = trainer.check_val_every_n_epoch
-    if not trainer.enable_validation or trainer.val_check_batch is None:
+    if trainer.val_check_batch is None:
         return False
     if every_n_epochs is not None and (trainer.current_epoch + 1) % every_n_epochs != 0:
         return False
     if trainer.val_check_batch == float("inf"):
-        return trainer.is_last_batch
-    loop = trainer.fit_loop
-    batches = (loop.total_batch_idx if every_n_epochs is None else loop.batch_idx) + 1
-    return batches % trainer.val_check_batch == 0
+        due = trainer.is_last_batch
+    else:
+        loop = trainer.fit_loop
+        batches = (loop.total_batch_idx if every_n_epochs is None else loop.batch_idx) + 1
+        due = batches % trainer.val_check_batch == 0
+    # Last, as it takes longer than the rest together, and this is asked in every step.
+    return due and trainer.enable_validation
 
 
 def in_batch_end(trainer: Trainer) -> bool:
