@@ -43,6 +43,7 @@ class AirbenchNet(Network):
         eps: See `WhitenedConv2d`. Default: 5e-4.
         momentum: Weight of the newest batch in the running averages of batch normalisation, in [0, 1], as in
             torch. Default: 0.4 (the author writes 0.6, the weight of the past).
+        identity: Whether convolutions start as the identity as far as possible. Default: True.
         head_scale: What the scores are multiplied by, above 0. Default: 1/9.
 
     Raises:
@@ -67,6 +68,7 @@ class AirbenchNet(Network):
         width: float = 1.0,
         eps: float = 5e-4,
         momentum: float = 0.4,
+        identity: bool = True,
         head_scale: float = 1 / 9,
     ) -> None:
         super().__init__(num_classes, input_shape)
@@ -81,7 +83,7 @@ class AirbenchNet(Network):
         self.head_scale = head_scale
         self.whiten = WhitenedConv2d(input_shape[0], eps=eps)
         channels = [self.whiten.out_channels, *(max(1, round(width * each)) for each in widths)]
-        self.blocks = nn.Sequential(*(_Block(n, m, momentum) for n, m in pairwise(channels)))
+        self.blocks = nn.Sequential(*(_Block(n, m, momentum, identity) for n, m in pairwise(channels)))
         self.head = nn.Linear(channels[-1], num_classes, bias=False)
 
     @override
@@ -97,11 +99,11 @@ class AirbenchNet(Network):
 class _Block(nn.Module):
     """(N, n, H, W) -> (N, m, H/2, W/2), rounded down."""
 
-    def __init__(self, inputs: int, outputs: int, momentum: float) -> None:
+    def __init__(self, inputs: int, outputs: int, momentum: float, identity: bool) -> None:
         super().__init__()
-        self.conv1 = _identity_conv(inputs, outputs)
+        self.conv1 = _conv(inputs, outputs, identity)
         self.norm1 = _unscaled_norm(outputs, momentum)
-        self.conv2 = _identity_conv(outputs, outputs)
+        self.conv2 = _conv(outputs, outputs, identity)
         self.norm2 = _unscaled_norm(outputs, momentum)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -110,9 +112,10 @@ class _Block(nn.Module):
         return F.gelu(self.norm2(self.conv2(x)))
 
 
-def _identity_conv(inputs: int, outputs: int) -> nn.Conv2d:
+def _conv(inputs: int, outputs: int, identity: bool) -> nn.Conv2d:
     conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-    nn.init.dirac_(conv.weight[:inputs])
+    if identity:
+        nn.init.dirac_(conv.weight[:inputs])
     return conv
 
 
