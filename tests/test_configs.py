@@ -35,6 +35,9 @@ SMALLER = {
     "enresnet2_8_pgd_small": ["--data.train_size=null"],
     "enresnet5_20_pgd": ["--model.net.depth=8", "--model.net.members=1"],
     "airbench": ["--model.net.width=0.1"],
+    "best": ["--model.net.width=0.1"],
+    "fast": ["--model.net.width=0.1"],
+    "fast94": ["--model.net.width=0.1"],
     "alexnet": ["--model.net.channels=[2,4,4,4,4]", "--model.net.hidden=8"],
     "googlenet": ["--model.net.width=0.05", "--model.net.aux_hidden=8"],
     "plain56": ["--model.net.depth=8"],
@@ -211,7 +214,8 @@ def test_a_recipes_schedule_ends_with_the_run(recipe: Path, length: str) -> None
 
 def test_recipes_have_the_steps_that_their_figures_are_of() -> None:
     steps = {"fashion_mnist/lenet5": 18 * 422, "fashion_mnist/resnet20": 15 * 422}
-    steps |= {"fashion_mnist/fast": 4 * 211}
+    steps |= {"fashion_mnist/fast": 4 * 211, "fashion_mnist/fast94": 12 * 211}
+    steps |= {"fashion_mnist/best": 30 * 106, "cifar10/fast": 30 * 88}
     steps |= {"cifar10/resnet20_short": 15 * 352, "fashion_mnist/enresnet2_8_pgd_small": 5 * 79}
     steps |= {"cifar10/airbench": 10 * 48}
     sized = {name(path): yaml.safe_load(path.read_text()) for path in SIZED}

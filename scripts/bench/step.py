@@ -3,9 +3,9 @@
     python scripts/bench/step.py                     # on a CPU, or on a GPU if there is one
     python scripts/bench/step.py --steps 500 --rounds 9
 
-The network is so small (a linear layer on 28 x 28 pixels, batches of 8) that nearly all of a step is Python and
-the launch of operations, the same for any network. Each row adds one thing to the row before; the rows take
-turns. Printed are medians of the rounds, and the medians of the differences to the row before.
+The network is so small (a linear layer on 28 x 28 pixels, batches of 8) that nearly all of a step is Python
+and the launch of operations, the same for any network. Each row adds one thing to the row before; the rows
+take turns. Printed are medians of the rounds, and the medians of the differences to the row before.
 """
 
 import argparse
@@ -153,10 +153,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300, help="timed steps of a round")
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
-    kind = args.accelerator or ("cuda" if torch.cuda.is_available() else "cpu")
-    run = Run(
-        torch.device(kind, 0) if kind == "cuda" else torch.device(kind), 8, 20, args.steps, "float32", "none"
-    )
+    on_gpu = (args.accelerator or ("cuda" if torch.cuda.is_available() else "cpu")) == "cuda"
+    device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+    run = Run(device, 8, 20, args.steps, "float32", "none")
     keep_freed_memory()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
@@ -164,9 +163,8 @@ def main() -> None:
     for _ in range(args.rounds):
         for name, measure in rows(run).items():
             seconds[name].append(1e3 * measure())
-    print(
-        f"{device_name('gpu' if kind == 'cuda' else 'cpu')}, medians of {args.rounds} rounds of {args.steps} steps"
-    )
+    where = device_name("gpu" if on_gpu else "cpu")
+    print(f"{where}, medians of {args.rounds} rounds of {args.steps} steps")
     print(f"{'':46}{'ms a step':>10}{'added':>8}")
     before = [0.0] * args.rounds
     for name, times in seconds.items():
