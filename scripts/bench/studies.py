@@ -1,8 +1,8 @@
 """What a run of a study costs beside its training: claim, configuration, start, test, record.
 
 A study of softmax regression with one training batch, one validation batch and one test batch is run by one
-process. Printed is the median time of a run but the first, which also imports what it needs, and the time of
-all runs.
+process. Printed is the median time from the end of one run to the end of the next, the time of the first,
+which also imports what it needs, and that of all runs.
 
     python scripts/bench/studies.py [--runs 12] [--data_dir FOLDER]
 """
@@ -13,6 +13,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
@@ -34,11 +36,21 @@ def main() -> None:
         path.write_text(yaml.safe_dump(study(options.runs, options.data_dir)))
         command = [sys.executable, "-m", "lightning_optreg", "compare", "--workers", "1"]
         command += ["--config", str(path), "--output", str(Path(folder, "study"))]
-        result = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
-    times = [float(found) for found in re.findall(r"^\[\d+/.*? ([\d.]+) s\b", result.stdout, re.MULTILINE)]
-    (total,) = re.findall(r"^\d+ runs in (\d+) s$", result.stdout, re.MULTILINE)
-    print(f"a run: median {statistics.median(times[1:]):.2f} s, the first {times[0]:.2f} s")
-    print(f"{len(times)} runs with their queue: {total} s")
+        ends, said = [], []
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if re.match(r"\[\d+/", line):  # a run has ended
+                    ends.append(time.perf_counter())
+                said.append(line)
+    if process.returncode != 0:
+        sys.exit(process.returncode)
+    times = [end - start for start, end in pairwise(ends)]
+    first = re.search(r" ([\d.]+) s\b", next(line for line in said if line.startswith("[1/")))
+    (total,) = re.findall(r"^\d+ runs in (\d+) s$", "".join(said), re.MULTILINE)
+    assert first is not None
+    print(f"a run: median {statistics.median(times):.2f} s, the first {first[1]} s")
+    print(f"{len(ends)} runs with their queue: {total} s")
 
 
 def study(runs: int, data_dir: str | None) -> dict[str, object]:
