@@ -274,6 +274,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "channels-last, bf16-mixed": {"channels_last": True, "precision": "bf16-mixed"},
     "torch.compile": {"compile": True},
     "channels-last, torch.compile": {"channels_last": True, "compile": True},
+    "all three": {"channels_last": True, "precision": "bf16-mixed", "compile": True},
 }
 
 
