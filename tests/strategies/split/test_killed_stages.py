@@ -11,6 +11,7 @@ from tests.strategies.killed_runs import FAULTS, check_kills, check_one_kill, ch
 pytestmark = [needs_gloo, pytest.mark.filterwarnings("ignore")]
 
 
+@pytest.mark.slow
 def test_a_killed_stage_ends_the_run_which_resumes_exactly(tmp_path: Path) -> None:
     check_one_kill("PipelineParallel", 1, tmp_path)
 
