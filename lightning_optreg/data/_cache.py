@@ -81,9 +81,7 @@ def cached(
         try:
             return _load(path)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, DamagedFileError) as error:
-            rank_zero_warn(
-                f"The cached file {path} cannot be read and is made again ({why_unreadable(error)})"
-            )
+            _warn_of_file(path, error)
     tensors = make()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -125,9 +123,7 @@ def cached_pixels(
             check_pixels(path)
             return image_set(open_pixels(path))
         except (OSError, DamagedFileError) as error:
-            rank_zero_warn(
-                f"The cached file {path} cannot be read and is made again ({why_unreadable(error)})"
-            )
+            _warn_of_file(path, error)
     images = f"{len(stream.labels):,} images"
     needed = f"{amount(stream.nbytes)}{' or more' if stream.packed else ''}"
     if not is_writable(folder):
@@ -156,6 +152,10 @@ def cached_pixels(
     with replacing(path, suffix="", durable=True) as temporary, temporary.open("wb") as file:
         write_pixels(file, pieces(), lambda: stream.rest(sizes))
     return image_set(open_pixels(path))
+
+
+def _warn_of_file(path: Path, error: Exception) -> None:
+    rank_zero_warn(f"The cached file {path} cannot be read and is made again ({why_unreadable(error)})")
 
 
 def _digest(key: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,7 +38,7 @@ class Task(NamedTuple):
         data_dir: Where the data are, if not where the program looks itself.
         epochs: Of the contenders that are not the recipe.
         timm: timm's repository, with `train.py`.
-        precision: Of the recipe, if not its own.
+        options: Other options of `fit`, of the recipe.
     """
 
     recipe: Path
@@ -46,7 +46,7 @@ class Task(NamedTuple):
     data_dir: str | None
     epochs: int
     timm: Path | None
-    precision: str | None = None
+    options: Sequence[str] = ()
 
 
 class Clock(Callback):
@@ -79,8 +79,7 @@ def recipe(task: Task) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         options = [f"--seed_everything={task.seed}", f"--trainer.default_root_dir={folder}"]
         options += ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
-        if task.precision is not None:
-            options.append(f"--trainer.precision={task.precision}")
+        options += task.options
         if task.data_dir is not None:
             options.append(f"--data.data_dir={task.data_dir}")
         cli = run(["fit", f"--config={task.recipe}", *options], [clock])

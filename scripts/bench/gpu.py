@@ -71,19 +71,19 @@ class Run(NamedTuple):
 
 
 class Noise(ImageDataModule):
-    """Random images of ten classes, just enough for one epoch."""
+    """Random images of ten classes, without validation unless it is asked for."""
 
     class_names = tuple("0123456789")
 
     def __init__(self, shape: tuple[int, int, int], count: int, **options: Any) -> None:
-        self.image_shape, self.count = shape, count
-        super().__init__(val_fraction=0.0, **options)
+        self.image_shape = shape
+        draw = torch.Generator().manual_seed(0)
+        self.images = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=draw)
+        super().__init__(**{"val_fraction": 0.0, **options})
 
     def locate(self, *, download: bool) -> Source:
-        draw = torch.Generator().manual_seed(0)
-        images = torch.randint(0, 256, (self.count, *self.image_shape), dtype=torch.uint8, generator=draw)
-        labels = torch.arange(self.count) % 10
-        return Source("noise", {"train": []}, lambda part: ImageSet(images, labels))
+        found = ImageSet(self.images, torch.arange(len(self.images)) % 10)
+        return Source("noise", {"train": []}, lambda part: found)
 
 
 class Stopwatch(Callback):

@@ -9,7 +9,6 @@ whole recipe with its standard error.
 
 import argparse
 import contextlib
-import copy
 import logging
 import os
 import statistics
@@ -23,8 +22,7 @@ from typing import Any
 
 import torch
 import yaml
-
-from lightning_optreg.cli.main_cli import run
+from contenders import Task, recipe
 
 RECIPE = Path(__file__).parents[2] / "configs" / "cifar10" / "airbench.yaml"
 Configuration = dict[str, Any]
@@ -96,7 +94,7 @@ def accuracy(name: str, seed: int, data_dir: str | None, options: list[str]) -> 
     torch.set_num_threads(1)  # of many processes
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    config = copy.deepcopy(yaml.safe_load(RECIPE.read_text()))
+    config = yaml.safe_load(RECIPE.read_text())
     VARIANTS[name](config)
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -106,14 +104,7 @@ def accuracy(name: str, seed: int, data_dir: str | None, options: list[str]) -> 
     ):
         path = Path(folder, "recipe.yaml")
         path.write_text(yaml.safe_dump(config))
-        given = [f"--seed_everything={seed}", f"--trainer.default_root_dir={folder}"]
-        given += ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", *options]
-        if data_dir is not None:
-            given.append(f"--data.data_dir={data_dir}")
-        cli = run(["fit", f"--config={path}", *given])
-        cli.trainer.logger = None
-        (figures,) = cli.trainer.test(cli.model, cli.datamodule, verbose=False)
-    return 100 * figures["test/accuracy"]
+        return recipe(Task(path, seed, data_dir, config["trainer"]["max_epochs"], None, options)).test
 
 
 def main() -> None:

@@ -35,6 +35,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
+from gpu import Noise
 from lightning.pytorch import Callback, Trainer
 from throughput import callbacks_of_recipes, progress_bars_hidden, sgd
 from torch import Tensor, nn
@@ -42,7 +43,6 @@ from torch import Tensor, nn
 from lightning_optreg import ImageClassifier
 from lightning_optreg.callbacks import NoisyEnsemble, SnapshotEnsemble
 from lightning_optreg.callbacks.evaluation.noisy_ensemble import residual_blocks
-from lightning_optreg.data import ImageDataModule, ImageSet, Source
 from lightning_optreg.layers.gaussian_noise import add_relative_noise, normal_like
 from lightning_optreg.loggers import RunCSVLogger
 from lightning_optreg.nets import MLP, ResNet
@@ -74,21 +74,6 @@ CURVES: dict[str, tuple[Sequence[int], Callable[[int], Fit]]] = {
     "workers": ((1, 2, 4), lambda n: Fit(32_000, workers=n)),
     "processes": ((1, 2), lambda n: Fit(4_000, width=1024, batch=128 // n, ranks=n)),
 }
-
-
-class Noise(ImageDataModule):
-    """Random images of ten classes."""
-
-    class_names, image_shape = tuple("0123456789"), SHAPE
-
-    def __init__(self, count: int, **options: Any) -> None:
-        draw = torch.Generator().manual_seed(0)
-        self.images = torch.randint(0, 256, (count, *SHAPE), dtype=torch.uint8, generator=draw)
-        super().__init__(**options)
-
-    def locate(self, *, download: bool) -> Source:
-        found = ImageSet(self.images, torch.arange(len(self.images)) % 10)
-        return Source("noise", {"train": []}, lambda part: found)
 
 
 class Meter:
@@ -155,7 +140,7 @@ def fit_once(fit: Fit, accelerator: str) -> tuple[object, float]:
     if fit.snapshots:
         ensembles.append(SnapshotEnsemble(fit.snapshots))
     share = 0.5 if fit.noisy else 0.0
-    data = Noise(fit.images, batch_size=fit.batch, val_fraction=share, num_workers=fit.workers)
+    data = Noise(SHAPE, fit.images, batch_size=fit.batch, val_fraction=share, num_workers=fit.workers)
     model = ImageClassifier(net_of(fit), optimizer=sgd)
     with tempfile.TemporaryDirectory() as folder, progress_bars_hidden():
         trainer = Trainer(
@@ -185,7 +170,7 @@ def step_once(fit: Fit, device: torch.device) -> tuple[nn.Module, torch.optim.Op
     optimizer = sgd(net.parameters())
     for _ in range(2):
         x, y = torch.randn(fit.batch, *SHAPE, device=device), torch.arange(fit.batch, device=device) % 10
-        nn.functional.cross_entropy(net(x), y).backward()  # type: ignore[no-untyped-call]
+        nn.functional.cross_entropy(net(x), y).backward()
         optimizer.step()
     return net, optimizer
 

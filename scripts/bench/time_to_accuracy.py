@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--usual", action="store_true", help="also usual Lightning")
     parser.add_argument("--timm", type=Path, metavar="DIR", help="also the train.py in this checkout of timm")
     parser.add_argument("--usual_epochs", type=int, help="of --usual and --timm; default: the first recipe's")
-    parser.add_argument("--precision", help="of the recipes, if not their own, such as 32-true")
+    parser.add_argument("--option", action="append", default=[], help="another option of fit, of all recipes")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--data_dir", help="where the data are, if not where the program looks itself")
     parser.add_argument("--output", type=Path, help="a picture of the curves, .png or .svg")
@@ -81,7 +81,7 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
     name, seed = options.one[0], int(options.one[1])
     recipe = options.recipes[0] if name in CONTENDERS else Path(name)
     epochs = options.usual_epochs or yaml.safe_load(recipe.read_text())["trainer"]["max_epochs"]
-    task = Task(recipe, seed, options.data_dir, epochs, options.timm, options.precision)
+    task = Task(recipe, seed, options.data_dir, epochs, options.timm, options.option)
     return CONTENDERS.get(name, CONTENDERS["recipe"])(task)._asdict()
 
 
