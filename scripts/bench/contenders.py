@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -167,50 +168,16 @@ def timm(task: Task) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         root = torchvision_files(images, labels, test_images(module), Path(folder, "data"))
         command = [sys.executable, __file__, str(task.timm), str(task.recipe), str(channels), str(side)]
-        command += ["--model", TIMM_NET, "--dataset", "torch/fashion_mnist", "--data-dir", str(root)]
-        command += [
-            "--input-size",
-            str(channels),
-            str(side),
-            str(side),
-            "--num-classes",
-            "10",
-            "--crop-pct",
-            "1.0",
-        ]
-        command += ["--mean", *["0.5"] * channels, "--std", *["0.25"] * channels, "--scale", "0.8", "1.0"]
-        command += [
-            "-b",
-            str(module.batch_size),
-            "--opt",
-            "sgd",
-            "--lr",
-            str(USUAL_RATE),
-            "--weight-decay",
-            "5e-4",
-        ]
-        command += [
-            "--sched",
-            "cosine",
-            "--warmup-epochs",
-            "1",
-            "--epochs",
-            str(task.epochs),
-            "--workers",
-            "2",
-        ]
-        command += [
-            "--cooldown-epochs",
-            "0",
-            "--seed",
-            str(task.seed),
-            "--output",
-            folder,
-            "--experiment",
-            "run",
-        ]
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        command += ["--device", device, "--color-jitter", "0", "--log-interval", "1000"]
+        options = (
+            f"--model {TIMM_NET} --dataset torch/fashion_mnist --num-classes 10 --workers 2 --seed {task.seed} "
+            f"--input-size {channels} {side} {side} --crop-pct 1.0 --scale 0.8 1.0 --color-jitter 0 "
+            f"--mean {'0.5 ' * channels} --std {'0.25 ' * channels} --device {device} "
+            f"-b {module.batch_size} --opt sgd --lr {USUAL_RATE} --weight-decay 5e-4 --sched cosine "
+            f"--sched-on-updates --warmup-epochs 1 --epochs {task.epochs} --cooldown-epochs 0 "
+            "--experiment run --log-interval 1000"
+        )
+        command += [*options.split(), "--data-dir", str(root), "--output", folder]
         points = list(watched(command, Path(folder, "run", "summary.csv")))
     return Result(points, points[-1][1])
 
@@ -283,7 +250,9 @@ def main() -> None:
         net.num_classes = 10
         return net  # type: ignore[no-any-return]
 
-    the_recipes_net.__module__ = "timm.models.optreg"  # the last part is where timm files it
+    module = ModuleType("timm.models.optreg")  # timm looks it up, and files by its last name
+    sys.modules[module.__name__] = module
+    the_recipes_net.__module__ = module.__name__
     register_model(the_recipes_net)
     sys.argv = [str(Path(folder, "train.py")), *options]
     runpy.run_path(sys.argv[0], run_name="__main__")
