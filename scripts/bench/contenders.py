@@ -170,9 +170,9 @@ def timm(task: Task) -> Result:
         command = [sys.executable, __file__, str(task.timm), str(task.recipe), str(channels), str(side)]
         device = "cuda" if torch.cuda.is_available() else "cpu"
         options = (
-            f"--model {TIMM_NET} --dataset torch/fashion_mnist --num-classes 10 --workers 2 --seed {task.seed} "
+            f"--model {TIMM_NET} --dataset torch/fashion_mnist --num-classes 10 --workers 2 "
             f"--input-size {channels} {side} {side} --crop-pct 1.0 --scale 0.8 1.0 --color-jitter 0 "
-            f"--mean {'0.5 ' * channels} --std {'0.25 ' * channels} --device {device} "
+            f"--seed {task.seed} --mean {'0.5 ' * channels} --std {'0.25 ' * channels} --device {device} "
             f"-b {module.batch_size} --opt sgd --lr {USUAL_RATE} --weight-decay 5e-4 --sched cosine "
             f"--sched-on-updates --warmup-epochs 1 --epochs {task.epochs} --cooldown-epochs 0 "
             "--experiment run --log-interval 1000"
