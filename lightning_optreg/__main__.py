@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
 
     Example:
         >>> main(["--version"])
-        lightning-optreg 0.1.0
+        lightning-optreg 0.2.0
         0
     """
     try:
