@@ -83,6 +83,8 @@ def reference(target: str, level: int) -> list[str]:
             lines += [f"{'#' * level} {heading_of(family)} {{ #{family.rpartition('.')[2]} }}", ""]
         for part in parts:
             lines += [f"::: {part.path}", f"    options: {{heading_level: {level + bool(family)}}}", ""]
+            if page := cards().get(part.name):
+                lines += [f"[When to use `{part.name}`, settings, costs](methods/{page})", ""]
     return lines
 
 
@@ -149,6 +151,16 @@ def all_of(module: str) -> list[str]:
     """Return the public names of a module."""
     names: list[str] = import_module(module).__all__
     return names
+
+
+@cache
+def cards() -> dict[str, str]:
+    """Return the page in docs/methods that is about each part, by the part's name."""
+    found = {}
+    for page in sorted((ROOT / "docs" / "methods").glob("*.md")):
+        for names in re.findall(r"^<!-- card: (\S.*) -->$", page.read_text(), re.M):
+            found.update({name.rpartition(".")[2]: page.name for name in names.split()})
+    return found
 
 
 @cache
