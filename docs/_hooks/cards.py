@@ -161,7 +161,6 @@ def pictures() -> list[str]:
     """Return all pictures of the pages, each with a link to its page and the command that draws it."""
     lines: list[str] = []
     shown: set[str] = set()
-    commands = drawn_by()
     for page in [*sorted(DOCS.glob("*.md")), *files()]:
         text = page.read_text()
         title = re.findall(r"^# (.*)$", text, re.M)[0]
@@ -174,18 +173,21 @@ def pictures() -> list[str]:
             lines += [
                 f"[![{alt}]({path})]({place})",
                 "",
-                f"[{title}]({place}), drawn by `{commands[path]}`",
+                f"[{title}]({place}), drawn by `{drawn_by(path)}`",
                 "",
             ]
     return lines
 
 
+def drawn_by(path: str) -> str:
+    """Return the command that draws a picture, which is given by its path below `docs`."""
+    if path.startswith("images/methods/"):
+        return f"python scripts/experiments/cards.py {Path(path).stem}"
+    return commands_of_pictures()[path]
+
+
 @cache
-def drawn_by() -> dict[str, str]:
-    """Return the command that draws each picture, by the picture's path below `docs`."""
-    others: dict[str, str] = yaml.safe_load((DOCS / "_hooks" / "pictures.yaml").read_text())
-    cards = {
-        str(path.relative_to(DOCS)): f"python scripts/experiments/cards.py {path.stem}"
-        for path in sorted((DOCS / "images" / "methods").iterdir())
-    }
-    return {**others, **cards}
+def commands_of_pictures() -> dict[str, str]:
+    """Return what draws the pictures that are not those of cards."""
+    read: dict[str, str] = yaml.safe_load((DOCS / "_hooks" / "pictures.yaml").read_text())
+    return read
