@@ -42,6 +42,7 @@ ROOMS = (
     "_checks",
     "files",
     "places",
+    "recipes",
     "_nearest",
 )
 WITHOUT_LIGHTNING = (

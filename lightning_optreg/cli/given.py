@@ -1,5 +1,6 @@
 """Where a key was given: on the command line, in which configuration file, or nowhere."""
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from lightning_optreg.cli.yaml_mapping import read_mapping
+from lightning_optreg.recipes import find, similar
 
 __all__ = [
     "Option",
@@ -21,6 +23,7 @@ __all__ = [
     "plain_key",
     "tree_of",
     "typed",
+    "with_found_files",
 ]
 
 
@@ -152,6 +155,39 @@ def config_files(argv: Sequence[str]) -> list[str]:
         elif found := re.match(r"(?:--config=|-c=?)(.+)", word, re.DOTALL):
             files.append(found[1])
     return files
+
+
+def with_found_files(argv: Sequence[str]) -> list[str]:
+    """Return a command line with the paths of the configuration files that it names.
+
+    Args:
+        argv: The command line, in which a file that comes with the package may have its name.
+
+    Raises:
+        FileNotFoundError: If a name that must mean a file is not one; with the names that are like it.
+
+    Example:
+        >>> with_found_files(["fit", "--config", "a.yaml"])
+        Traceback (most recent call last):
+        FileNotFoundError: config: there is no file 'a.yaml'
+    """
+    words, is_file = [], False
+    for word in argv:
+        found = None if is_file else re.match(r"(--config=|-c=?)(?=.)", word)
+        if is_file or found:
+            option = found[0] if found else ""
+            word = option + _found_file(word.removeprefix(option))
+        words.append(word)
+        is_file = not is_file and word in ("--config", "-c")
+    return words
+
+
+def _found_file(word: str) -> str:
+    file = find(word)
+    is_name = re.fullmatch(r"[\w./~\\-]+", word) and word != "-"
+    if file == word and is_name and not os.path.exists(os.path.expanduser(word)):
+        raise FileNotFoundError(f"config: there is no file {word!r}{similar(word)}")
+    return file
 
 
 def typed(argv: Sequence[str], key: str) -> str | None:

@@ -22,11 +22,12 @@ from lightning_optreg.classifier import ImageClassifier
 from lightning_optreg.cli.added_callbacks import prediction_writer, without_validation
 from lightning_optreg.cli.checkpoint_checks import check_training_state, check_weights, say_differences
 from lightning_optreg.cli.expected_warnings import without_expected_warnings
-from lightning_optreg.cli.given import mentions, names_class, options
+from lightning_optreg.cli.given import mentions, names_class, options, with_found_files
 from lightning_optreg.cli.keep_others import KeepOthers
 from lightning_optreg.cli.links import LINKED, settle_links
 from lightning_optreg.cli.monitors import OURS, check_monitors
 from lightning_optreg.cli.overlays import check_averages, check_overlays
+from lightning_optreg.cli.own_settings import takes_own_settings, with_own_settings
 from lightning_optreg.cli.parsed_before import ParsedBefore
 from lightning_optreg.cli.parser import Parser, noted, plain
 from lightning_optreg.cli.placement import DEFAULT_CALLBACKS, DEFAULT_LOGGER, place
@@ -43,7 +44,7 @@ from lightning_optreg.runs.run_folder import DEFAULT_ROOT
 from lightning_optreg.trainer.queries import callbacks_of
 from lightning_optreg.trust import SAFE_HELP, Trust, build_nothing_unasked, split_options
 
-__all__ = ["CLI", "run"]
+__all__ = ["CLI", "SETTINGS", "run"]
 
 
 class CLI(LightningCLI):
@@ -292,6 +293,19 @@ class CLI(LightningCLI):
         return checkpoint
 
 
+SETTINGS: dict[str, Any] = {
+    "model_class": ImageClassifier,
+    "datamodule_class": ImageDataModule,
+    "subclass_mode_data": True,
+    "trainer_class": Trainer,
+    "save_config_callback": None,
+    "seed_everything_default": 0,
+    "parser_class": Parser,
+    "auto_configure_optimizers": False,
+}
+"""What every command gives LightningCLI."""
+
+
 def _is_all_ours(callbacks: Sequence[Callback]) -> bool:
     """Whether no callback is the user's, who may log more."""
     return all(type(c).__module__.startswith(OURS) for c in callbacks)
@@ -308,26 +322,16 @@ def run(argv: list[str], callbacks: Sequence[Callback] = (), before: ParsedBefor
     For the whole process, jsonargparse builds nothing for arguments typed `Any` from then on.
     """
     build_nothing_unasked()
-    argv, trust = split_options(argv)
-    if trust is not None:
-        check_command(argv, trust)
-    with without_expected_warnings():
+    argv = with_found_files(argv)
+    own = takes_own_settings(argv)
+    argv, trust = split_options(argv, safe=own)  # settings in a checkpoint may be a stranger's
+    with without_expected_warnings(), ExitStack() as stack:
+        if own and trust is not None:
+            argv = stack.enter_context(with_own_settings(argv, trust))
+        if trust is not None:
+            check_command(argv, trust)
         # so it is meant: a resumed run goes on in its folder
         warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
         # ImageClassifier's configure_model compiles the network and shards nothing
         warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback with a model")
-        return CLI(
-            model_class=ImageClassifier,
-            datamodule_class=ImageDataModule,
-            subclass_mode_data=True,
-            trainer_class=Trainer,
-            save_config_callback=None,
-            seed_everything_default=0,
-            parser_class=Parser,
-            auto_configure_optimizers=False,
-            args=argv,
-            callbacks=callbacks,
-            trust=trust,
-            epilog=SAFE_HELP,
-            before=before,
-        )
+        return CLI(args=argv, callbacks=callbacks, trust=trust, epilog=SAFE_HELP, before=before, **SETTINGS)

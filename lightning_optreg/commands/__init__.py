@@ -46,6 +46,12 @@ COMMANDS = (
     Command("predict", "write a checkpoint's predictions to a file", "cli.entry:predict", ("infer",)),
     Command("attack", "test a checkpoint on images that attacks have changed", "commands.attack:main"),
     Command(
+        "configs",
+        "list the recipes, overlays and studies that come with the package: configs [show | copy NAME]",
+        "commands.configs:main",
+        ("recipes",),
+    ),
+    Command(
         "describe",
         "print a network's layers: output size, memory, parameters, multiply-adds",
         "commands.describe:main",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lightning_optreg.cli.option_parser import OptionParser
 from lightning_optreg.places import place_of
+from lightning_optreg.recipes import find
 from lightning_optreg.studies.workers import STORAGE
 from lightning_optreg.trust import add_allow, add_safe
 
@@ -21,7 +22,13 @@ def study_options(name: str, description: str, *, folds: bool) -> OptionParser:
         folds: Whether one fold alone can be asked for.
     """
     parser = OptionParser(prog=f"lightning-optreg {name}", description=description, allow_abbrev=False)
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the study, a YAML")
+    parser.add_argument(
+        "--config",
+        type=lambda word: Path(find(word)),
+        required=True,
+        metavar="FILE",
+        help="the study: a YAML, or the name of one of the package, such as studies/quick",
+    )
     parser.add_argument(
         "--output",
         type=place_of,

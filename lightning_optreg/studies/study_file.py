@@ -8,6 +8,7 @@ from lightning_optreg._nearest import nearest
 from lightning_optreg.cli.monitors import LOGGED, LOGGED_IN_TEST, OURS, check_metric
 from lightning_optreg.cli.yaml_mapping import read_mapping
 from lightning_optreg.files import check_name
+from lightning_optreg.recipes import find, similar
 from lightning_optreg.studies.direction import better
 from lightning_optreg.studies.plan import folder_name, is_foreign, merge
 
@@ -70,7 +71,8 @@ def read_study(
     """
     if not path.exists():
         others = sorted(other.name for other in path.parent.glob("*.y*ml"))
-        raise FileNotFoundError(f"config: {str(path)!r} does not exist{nearest(path.name, others, few=0)}")
+        close = nearest(path.name, others, few=0) or similar(str(path))
+        raise FileNotFoundError(f"config: {str(path)!r} does not exist{close}")
     given = read_mapping(path, f"config file {str(path)!r}")
     try:
         return make(_with_defaults(given, keys, required))
@@ -192,7 +194,8 @@ def merged_base(parts: Sequence[Any], path: Path) -> dict[str, Any]:
     """Merge recipes and settings of `fit`.
 
     Args:
-        parts: Settings, or names of files, looked up from the working directory and then beside the study's.
+        parts: Settings, or files: from the working directory, beside the study's, or by their names in the
+            package.
         path: The study's file.
 
     Raises:
@@ -203,8 +206,13 @@ def merged_base(parts: Sequence[Any], path: Path) -> dict[str, Any]:
         if isinstance(part, dict):
             merged = merge(merged, part)
             continue
-        found = next((p for p in (Path(str(part)), path.parent / str(part)) if p.is_file()), None)
+        name = str(part)
+        places = (Path(name), path.parent / name, Path(find(name)))
+        found = next((place for place in places if place.is_file()), None)
         if found is None:
-            raise FileNotFoundError(f"base: {str(part)!r} exists neither here nor beside {path}")
+            raise FileNotFoundError(
+                f"base: {name!r} exists neither here nor beside {path}, nor does the package have it"
+                f"{similar(name)}"
+            )
         merged = merge(merged, read_mapping(found, f"base: {str(found)!r}"))
     return merged

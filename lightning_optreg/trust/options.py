@@ -48,11 +48,12 @@ def add_safe(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def split_options(argv: Sequence[str]) -> tuple[list[str], Trust | None]:
+def split_options(argv: Sequence[str], *, safe: bool = False) -> tuple[list[str], Trust | None]:
     """Take `--safe` and `--allow` out of a command line.
 
     Args:
         argv: The command and its options.
+        safe: Whether it is as if `--safe` were given.
 
     Returns:
         The rest of it, and what may be named; None without `--safe`.
@@ -69,6 +70,7 @@ def split_options(argv: Sequence[str]) -> tuple[list[str], Trust | None]:
     add_safe(parser)
     add_allow(parser, "a configuration")
     options, rest = parser.parse_known_args(list(argv))
+    options.safe = options.safe or safe
     return rest, Trust(options.allow, bare=True) if trust_options(options) else None
 
 
