@@ -147,7 +147,12 @@ USES = (
         "where a module keeps its parts",
     ),
     Use("_parse_ckpt_path", ("cli/main_cli.py",), "Lightning 2.6", "would take settings from a checkpoint"),
-    Use("_parser", ("cli/main_cli.py",), "Lightning 2.6", "the parser of a subcommand"),
+    Use(
+        "_parser",
+        ("cli/command_parser.py", "cli/main_cli.py"),
+        "Lightning 2.6",
+        "the parser of a subcommand",
+    ),
     Use("_orig_mod", ("callbacks/privacy/_layers.py",), "torch 2.14", "the module in a compiled one"),
     Use(
         "_pytree",
@@ -204,7 +209,12 @@ USES = (
         "Lightning 2.6",
         "an attribute that leads out of a module",
     ),
-    Use("_typehint", ("cli/whole_numbers.py",), "jsonargparse 4.53", "the type that an argument is read as"),
+    Use(
+        "_typehint",
+        ("cli/actions.py", "cli/whole_numbers.py"),
+        "jsonargparse 4.53",
+        "the type that an argument is read as",
+    ),
     Use(
         "_update_count",
         ("callbacks/resume/_partial_state.py", "callbacks/resume/progress/logged_values.py"),
