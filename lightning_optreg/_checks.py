@@ -3,10 +3,11 @@
 import importlib
 import math
 from collections.abc import Sequence
+from numbers import Real
 from types import ModuleType
 from typing import Any
 
-__all__ = ["check_choice", "check_places", "check_range", "check_seed", "required"]
+__all__ = ["check_choice", "check_numbers", "check_places", "check_range", "check_seed", "required"]
 
 
 def check_range(owner: str, allowed: str, **values: Any) -> None:
@@ -19,6 +20,7 @@ def check_range(owner: str, allowed: str, **values: Any) -> None:
 
     Raises:
         ValueError: If a number is out of the range.
+        TypeError: If it is no number, such as text.
 
     Example:
         >>> check_range("Dropout", "[0, 1)", p=0.5)
@@ -27,6 +29,9 @@ def check_range(owner: str, allowed: str, **values: Any) -> None:
         ValueError: MLP: hidden must be >= 1, got 0
     """
     for name, value in values.items():
+        if not _is_number(value):
+            kind = "a whole number" if allowed.startswith(">=") else "a number in"
+            raise TypeError(f"{owner}: {name} must be {kind} {allowed}, got {value!r}")
         if allowed.startswith(">="):
             holds = value >= float(allowed[2:])
         else:
@@ -38,6 +43,30 @@ def check_range(owner: str, allowed: str, **values: Any) -> None:
             raise ValueError(f"{owner}: {name} must be {article}{allowed}, got {value}")
         if allowed.startswith(">=") and isinstance(value, float) and math.isfinite(value) and value % 1:
             raise ValueError(f"{owner}: {name} must be a whole number {allowed}, got {value}")
+
+
+def check_numbers(owner: str, **values: Any) -> None:
+    """Refuse what is no number, before it is compared with one.
+
+    Args:
+        owner: Class or function whose arguments they are, for the message.
+        values: The values, by the arguments' names.
+
+    Raises:
+        TypeError: If one is no number, such as text.
+
+    Example:
+        >>> check_numbers("MaxNorm", max_norm="3")
+        Traceback (most recent call last):
+        TypeError: MaxNorm: max_norm must be a number, got '3'
+    """
+    for name, value in values.items():
+        if not _is_number(value):
+            raise TypeError(f"{owner}: {name} must be a number, got {value!r}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) or hasattr(value, "item")  # as tensors and NumPy's numbers have
 
 
 def check_choice(owner: str, choices: Sequence[Any], **values: Any) -> None:

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -38,3 +39,12 @@ def test_choices() -> None:
 def test_a_least_whole_number_takes_no_fractions() -> None:
     with pytest.raises(ValueError, match=r"^Part: setting must be a whole number >= 1, got 1\.5$"):
         check_range("Part", ">= 1", setting=1.5)
+
+
+@pytest.mark.parametrize("value", ["0.1", None, [1], {}])
+def test_what_is_no_number_is_named(value: object) -> None:
+    with pytest.raises(TypeError, match=r"^Part: setting must be a number in \[0, 1\), got "):
+        check_range("Part", "[0, 1)", setting=value)
+    with pytest.raises(TypeError, match=r"^Part: setting must be a whole number >= 1, got "):
+        check_range("Part", ">= 1", setting=value)
+    check_range("Part", "[0, 1)", setting=np.float32(0.5))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from lightning_optreg._checks import check_range
 from lightning_optreg.analysis._on_meta import FORWARD_ERRORS, lazy_tensors, materialized, reason
 from lightning_optreg.analysis._unregistered import UnregisteredError, refuse_unregistered, tensors_on_meta
 from lightning_optreg.layers.modes import evaluating
@@ -97,8 +98,7 @@ multiply_adds=117600, biases=6)
     """
     if not all(size >= 1 for size in input_shape):
         raise ValueError(f"describe: input_shape must be numbers >= 1, got {tuple(input_shape)}")
-    if not batch_size >= 1:
-        raise ValueError(f"describe: batch_size must be >= 1, got {batch_size}")
+    check_range("describe", ">= 1", batch_size=batch_size)
     if any(isinstance(module, torch.jit.ScriptModule) for module in net.modules()):
         raise ValueError(
             "describe: a ScriptModule can't be watched; describe the module that it was made from"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_optreg._checks import check_range
 from lightning_optreg.analysis.surfaces import Surface
 from lightning_optreg.optimizers import NAG
 
@@ -42,8 +43,7 @@ def follow(surface: Surface, make_optimizer: Callable[[list[Tensor]], Optimizer]
                 [-7.8000,  1.2500],
                 [-7.6050,  0.6250]], dtype=torch.float64)
     """
-    if not steps >= 1:
-        raise ValueError(f"follow: steps must be >= 1, got {steps}")
+    check_range("follow", ">= 1", steps=steps)
     point = torch.tensor(surface.start, dtype=torch.float64, requires_grad=True)
     optimizer = make_optimizer([point])
 

@@ -6,6 +6,8 @@ from typing import Any, Literal
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
+from lightning_optreg._checks import check_numbers
+
 __all__ = ["Monitored", "logged_value"]
 
 
@@ -59,6 +61,7 @@ class Monitored:
     def __init__(self, owner: str, mode: Literal["min", "max"], min_delta: float = 0.0) -> None:
         if mode not in ("min", "max"):
             raise ValueError(f"{owner}: mode must be min or max, got {mode!r}")
+        check_numbers(owner, min_delta=min_delta)
         if not 0.0 <= min_delta < math.inf:
             raise ValueError(f"{owner}: min_delta must be >= 0, got {min_delta}")
         self.mode, self.min_delta = mode, min_delta

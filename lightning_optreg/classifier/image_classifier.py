@@ -128,12 +128,9 @@ class ImageClassifier(VettedLoading, LightningModule):
             raise TypeError(f"ImageClassifier: loss must be an nn.Module, got {type(loss).__name__}")
         if lr_interval not in ("epoch", "step"):
             raise ValueError(f"ImageClassifier: lr_interval must be epoch or step, got {lr_interval!r}")
-        if not lr_frequency >= 1:
-            raise ValueError(f"ImageClassifier: lr_frequency must be >= 1, got {lr_frequency}")
-        if not num_classes >= 2:
-            raise ValueError(f"ImageClassifier: num_classes must be >= 2, got {num_classes}")
-        if not 0.0 <= aux_weight < float("inf"):
-            raise ValueError(f"ImageClassifier: aux_weight must be in [0, inf), got {aux_weight}")
+        check_range("ImageClassifier", ">= 1", lr_frequency=lr_frequency)
+        check_range("ImageClassifier", ">= 2", num_classes=num_classes)
+        check_range("ImageClassifier", "[0, inf)", aux_weight=aux_weight)
         check_range(
             "ImageClassifier", "(0, inf)", **{f"lr_factors[{k!r}]": f for k, f in (lr_factors or {}).items()}
         )

@@ -58,12 +58,11 @@ class Division:
             )
         if share is None:
             share = 0.0 if self.validates_on_fold else _VAL_FRACTION
-        if not 0.0 <= share < 1.0:
-            raise ValueError(f"{self.owner}: val_fraction must be in [0, 1), got {share}")
+        check_range(self.owner, "[0, 1)", val_fraction=share)
         for name in ("train_size", "pool_size"):
             size = getattr(self, name)
-            if size is not None and not size >= 1:
-                raise ValueError(f"{self.owner}: {name} must be >= 1, got {size}")
+            if size is not None:
+                check_range(self.owner, ">= 1", **{name: size})
         if self.groups is not None:
             if self.fold is None and share == 0.0:
                 raise ValueError(

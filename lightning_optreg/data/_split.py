@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from lightning_optreg._checks import check_range
 from lightning_optreg.randomness.draws import mix
 
 __all__ = ["stratified_split"]
@@ -32,8 +33,7 @@ def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor
         >>> len(first), len(second), (second >= 4).sum().item()
         (3, 3, 1)
     """
-    if not 0.0 <= fraction < 1.0:
-        raise ValueError(f"stratified_split: fraction must be in [0, 1), got {fraction}")
+    check_range("stratified_split", "[0, 1)", fraction=fraction)
     if fraction == 0.0:
         return torch.arange(len(labels)), torch.arange(0)
     total = round(fraction * len(labels))

@@ -15,6 +15,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from lightning_optreg._checks import check_range
 from lightning_optreg.data._order import epoch_order
 from lightning_optreg.randomness.draws import mix
 
@@ -69,14 +70,10 @@ class Pacing:
             raise ValueError(
                 f"Pacing: name must be one of {', '.join(get_args(PacingName))}, got {self.name!r}"
             )
-        if not 0.0 < self.start <= 1.0:
-            raise ValueError(f"Pacing: start must be in (0, 1], got {self.start}")
-        if not 0.0 < self.full_at < math.inf:
-            raise ValueError(f"Pacing: full_at must be in (0, inf), got {self.full_at}")
-        if not 1.0 < self.increase < math.inf:
-            raise ValueError(f"Pacing: increase must be in (1, inf), got {self.increase}")
-        if not self.min_images >= 1:
-            raise ValueError(f"Pacing: min_images must be >= 1, got {self.min_images}")
+        check_range("Pacing", "(0, 1]", start=self.start)
+        check_range("Pacing", "(0, inf)", full_at=self.full_at)
+        check_range("Pacing", "(1, inf)", increase=self.increase)
+        check_range("Pacing", ">= 1", min_images=self.min_images)
 
     def share(self, batch: int) -> float:
         """Return the share of the images in the pool, g(t) / N, in (0, 1].

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from lightning_optreg._checks import check_range
 from lightning_optreg.data.curriculum import Pacing, RankingOrder, epoch_passes, rank_images
 
 __all__ = ["CurriculumSampler"]
@@ -60,8 +61,7 @@ class CurriculumSampler(Sampler[int]):
             )
         if labels is not None and labels.shape != scores.shape:
             raise ValueError(f"CurriculumSampler: labels must be (N,) as scores, got {tuple(labels.shape)}")
-        if not batch_size >= 1:
-            raise ValueError(f"CurriculumSampler: batch_size must be >= 1, got {batch_size}")
+        check_range("CurriculumSampler", ">= 1", batch_size=batch_size)
         if not 0 <= rank < world_size:
             raise ValueError(f"CurriculumSampler: rank must be in [0, world_size = {world_size}), got {rank}")
         self.ranking = rank_images(scores, order, seed=seed, labels=labels)

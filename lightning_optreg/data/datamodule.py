@@ -17,6 +17,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from lightning_optreg._checks import check_range
 from lightning_optreg.data._cache import default_cache_dir
 from lightning_optreg.data._division import Division, HeldOut
 from lightning_optreg.data._open_parts import OpenParts
@@ -170,8 +171,7 @@ class ImageDataModule(VettedLoading, LightningDataModule):
             raise ValueError(
                 f"{name}: normalize must be mean_std, mean, mean_image or none, got {normalize!r}"
             )
-        if not num_workers >= 0:
-            raise ValueError(f"{name}: num_workers must be >= 0, got {num_workers}")
+        check_range(name, ">= 0", num_workers=num_workers)
         check_shuffle(shuffle, name)
         self._placement = Placement(name, device, num_workers)
         self.device = device

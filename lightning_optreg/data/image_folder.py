@@ -137,8 +137,7 @@ class ImageFolderDataModule(ImageDataModule):
                 "ImageFolderDataModule: test_fraction must be left out (null) with held_out=test, since the "
                 f"fold is the test set, got {test_fraction}"
             )
-        if not 0.0 <= test_fraction < 1.0:
-            raise ValueError(f"ImageFolderDataModule: test_fraction must be in [0, 1), got {test_fraction}")
+        check_range("ImageFolderDataModule", "[0, 1)", test_fraction=test_fraction)
         if decode_workers is not None:
             check_range("ImageFolderDataModule", ">= 0", decode_workers=decode_workers)
         self.channels, self.resize, self.decode_workers = channels, resize, decode_workers

@@ -15,6 +15,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, SequentialSampler
 
+from lightning_optreg._checks import check_range
 from lightning_optreg.data._loader_state import LoaderState, continued_epoch
 from lightning_optreg.data._order import (
     Shuffle,
@@ -135,8 +136,7 @@ class BatchLoader(Iterable[Batch]):
             raise ValueError(f"BatchLoader: batch_size must be >= 1 or 'full', got {batch_size!r}")
         if not 0 <= rank < world_size:
             raise ValueError(f"BatchLoader: rank must be in [0, world_size = {world_size}), got {rank}")
-        if not num_workers >= 0:
-            raise ValueError(f"BatchLoader: num_workers must be >= 0, got {num_workers}")
+        check_range("BatchLoader", ">= 0", num_workers=num_workers)
         if num_workers > 0 and self._is_elsewhere:
             raise ValueError(
                 f"BatchLoader: num_workers must be 0 with images on {images.device}, got {num_workers}"

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from lightning_optreg._checks import check_range
 from lightning_optreg.data.transforms.base import BatchTransform
 from lightning_optreg.randomness.draws import Draws, Place
 
@@ -126,8 +127,7 @@ class TenCrop(Views):
     def __init__(self, size: int | None = None, padding: int = 0) -> None:
         if size is not None and not size >= 1:
             raise ValueError(f"TenCrop: size must be >= 1, or None, got {size}")
-        if not padding >= 0:
-            raise ValueError(f"TenCrop: padding must be >= 0, got {padding}")
+        check_range("TenCrop", ">= 0", padding=padding)
         self.size, self.padding = size, padding
 
     def __call__(self, images: Tensor) -> Iterator[Tensor]:
@@ -169,8 +169,7 @@ class MultiScale(Views):
     """
 
     def __init__(self, sizes: Sequence[int] = (224, 256, 384, 480, 640), crop: int = 224) -> None:
-        if not crop >= 1:
-            raise ValueError(f"MultiScale: crop must be >= 1, got {crop}")
+        check_range("MultiScale", ">= 1", crop=crop)
         if not sizes or not min(sizes) >= crop:
             raise ValueError(f"MultiScale: sizes must be numbers >= crop = {crop}, got {sizes!r}")
         self.sizes, self.crop = tuple(sizes), crop
@@ -215,8 +214,7 @@ class RandomViews(Views):
                 raise TypeError(f"RandomViews: transforms must be BatchTransforms, got {name}")
             if transform.needs_unit_range:
                 raise ValueError(f"RandomViews: {name} needs pixels on [0, 1], but images are normalised")
-        if not samples >= 1:
-            raise ValueError(f"RandomViews: samples must be >= 1, got {samples}")
+        check_range("RandomViews", ">= 1", samples=samples)
         self.transforms, self.samples = list(transforms), samples
         self._seed = self._batch = 0
 

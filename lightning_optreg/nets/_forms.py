@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from lightning_optreg._checks import check_choice
+from lightning_optreg._checks import check_choice, check_numbers
 
 __all__ = ["BLOCKS_50", "BLOCKS_101", "BLOCKS_152", "Stem", "choose_stem", "cifar_blocks"]
 
@@ -52,6 +52,7 @@ def cifar_blocks(owner: str, depth: int, layers: int, others: int, examples: str
         >>> cifar_blocks("ResNet", 20, 6, 2, "8, 14, 20")
         [3, 3, 3]
     """
+    check_numbers(owner, depth=depth)
     n, rest = divmod(depth - others, layers)
     if rest or not n >= 1:
         raise ValueError(

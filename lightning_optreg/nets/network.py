@@ -1,5 +1,8 @@
 """The common base of this project's networks: images in, scores out."""
 
+from collections.abc import Sequence
+from numbers import Integral
+
 from torch import Tensor, nn
 
 from lightning_optreg._checks import check_range
@@ -39,7 +42,7 @@ class Network(nn.Module):
         super().__init__()
         name = type(self).__name__
         check_range(name, ">= 2", num_classes=num_classes)
-        if len(input_shape) != 3 or not min(input_shape) >= 1:
+        if not (_is_shape(input_shape) and len(input_shape) == 3):
             raise ValueError(
                 f"{name}: input_shape must be three numbers >= 1 (channels, height, width), got {input_shape}"
             )
@@ -66,3 +69,9 @@ class Network(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W) to scores (N, K)."""
         raise NotImplementedError
+
+
+def _is_shape(value: object) -> bool:
+    return isinstance(value, Sequence) and all(
+        isinstance(side, Integral) and int(side) >= 1 for side in value
+    )

@@ -19,8 +19,10 @@ class Moments(UpdateRule):
     def check_group(self, group: Group) -> None:
         """Refuse settings that are out of range."""
         name = type(self).__name__
-        if len(group["betas"]) != 2 or not all(0.0 <= beta < 1.0 for beta in group["betas"]):
-            raise ValueError(f"{name}: betas must be two numbers in [0, 1), got {group['betas']}")
+        betas = group["betas"]
+        pair = isinstance(betas, (tuple, list)) and len(betas) == 2
+        if not (pair and all(isinstance(beta, (float, int)) and 0.0 <= beta < 1.0 for beta in betas)):
+            raise ValueError(f"{name}: betas must be two numbers in [0, 1), got {betas!r}")
         if "eps" in group:
             check_range(name, "[0, inf)", eps=group["eps"])
         group["betas"] = tuple(group["betas"])

@@ -3,7 +3,7 @@
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_optreg._checks import check_choice, check_range
+from lightning_optreg._checks import check_choice, check_numbers, check_range
 from lightning_optreg.optimizers._sign_decay import sign_decay
 from lightning_optreg.optimizers.update_rule import Group, State, UpdateRule, zeros
 
@@ -24,6 +24,8 @@ class SignRule(UpdateRule):
         check_range(name, "[0, 1)", beta=group["beta"])
         decay, total, periods = group["decay"], group["decay_steps"], group["periods"]
         check_choice(name, ("none", "linear", "cosine", "restart"), decay=decay)
+        if total is not None:
+            check_numbers(name, decay_steps=total)
         if (total is None and decay != "none") or (total is not None and not total >= 1):
             raise ValueError(f"{name}: decay_steps must be at least 1 with decay={decay!r}, got {total}")
         if periods is not None:

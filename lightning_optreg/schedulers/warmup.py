@@ -21,7 +21,9 @@ class Warmup(FactorSchedule):
     eta' is the other schedule's rate, f the factor to start from and n the warm-up's length; the other
     schedule begins when the warm-up is over. torch's `SequentialLR` needs the number of steps twice and both
     schedules on one optimizer, cannot be written as an argument in a configuration, and cannot hold
-    `ReduceLROnPlateau`; here that works too, and it sees no values during the warm-up. Within a
+    `ReduceLROnPlateau`; here that works too, and it sees no values during the warm-up, but `step` must be
+    given them from the first on. Lightning does so if its configuration of the schedule is
+    `{"scheduler": ..., "monitor": "val_loss", "reduce_on_plateau": True}`; `ImageClassifier`'s is. Within a
     `SequentialLR` or a `ChainedScheduler` it warms up to the optimizer's initial rate, not to one lowered by
     earlier schedules; there, a plateau schedule cannot get its values.
 
@@ -33,6 +35,7 @@ class Warmup(FactorSchedule):
 
     Raises:
         ValueError: If a value is out of range.
+        TypeError: If schedule is a schedule, and not what makes one.
 
     Source:
         Goyal et al. 2017, "Accurate, large minibatch SGD" (arXiv:1706.02677), section 2.2.
@@ -59,6 +62,12 @@ class Warmup(FactorSchedule):
     ) -> None:
         check_range("Warmup", ">= 0", warmup=warmup)
         check_range("Warmup", "[0, 1]", factor=factor)
+        if schedule is not None and not callable(schedule):
+            name = type(schedule).__name__
+            raise TypeError(
+                f"Warmup: schedule must make a schedule of an optimizer, got a {name}; write "
+                f"lambda optimizer: {name}(optimizer, ...)"
+            )
         self.warmup, self.factor = warmup, factor
         # Schedules created before this one, to be chained with it or to come before it, have changed the
         # rates; the goal is that of the rates that the optimizer began with.
@@ -102,15 +111,21 @@ class Warmup(FactorSchedule):
             epoch: As in torch's schedules; not used here.
 
         Raises:
-            ValueError: If there is a plateau schedule and no `metrics`.
+            ValueError: If there is a plateau schedule and no `metrics`, also during the warm-up: it would be
+                noticed late otherwise.
         """
+        # torch's base class makes the first step, before there is a value.
+        if metrics is None and self.last_epoch >= 0 and isinstance(self.schedule, ReduceLROnPlateau):
+            raise ValueError(
+                "Warmup: ReduceLROnPlateau needs a value to watch, got step() without one; call step(value), "
+                'or in Lightning let configure_optimizers return {"scheduler": ..., "monitor": "val_loss", '
+                '"reduce_on_plateau": True}'
+            )
         if self.last_epoch < self.warmup:
             super().step()
             return
         self.last_epoch += 1
         if isinstance(self.schedule, ReduceLROnPlateau):
-            if metrics is None:
-                raise ValueError("Warmup: ReduceLROnPlateau needs step(metrics)")
             self.schedule.step(metrics)
         elif self.schedule is not None:
             self.schedule.step()

@@ -28,6 +28,8 @@ __all__ = [
     "warn_of_noise",
 ]
 
+_SHUFFLING = "shuffling"
+
 
 def compares_losses(optimizer: Optimizer) -> bool:
     """Return whether an optimizer evaluates the loss several times in a step and needs it without noise.
@@ -53,25 +55,35 @@ def noise_left(trainer: Trainer, module: LightningModule) -> list[str]:
     if augmentation:
         found.append(augmentation)
     if shuffles(trainer.train_dataloader):
-        found.append("shuffling")
+        found.append(_SHUFFLING)
     if trainer.num_training_batches > 1:
         found.append("another batch in each step")
     return found
 
 
-def warn_of_noise(trainer: Trainer, module: LightningModule) -> None:
+def warn_of_noise(
+    trainer: Trainer,
+    module: LightningModule,
+    *,
+    advice: str = "The callback FullBatch turns this noise off and evaluates the whole training set.",
+    order_counts: bool = True,
+) -> None:
     """Warn if an optimizer that compares losses gets noisy ones.
 
     Args:
         trainer: The trainer, from `on_train_start` on.
         module: Its module.
+        advice: What to do, as a sentence.
+        order_counts: Whether another order of the images is another loss.
     """
     names = [type(optimizer).__name__ for optimizer in trainer.optimizers if compares_losses(optimizer)]
     noise = noise_left(trainer, module) if names else []
+    if not order_counts:
+        noise = [one for one in noise if one != _SHUFFLING]
     if noise:
         rank_zero_warn(
             f"{names[0]} compares losses of several evaluations, which are noisy here: {'; '.join(noise)}. "
-            "The callback FullBatch turns this noise off and evaluates the whole training set."
+            + advice
         )
 
 

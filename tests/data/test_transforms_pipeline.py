@@ -3,6 +3,7 @@
 import copy
 import pickle
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
+from lightning_optreg.callbacks import BatchAugmentation
 from lightning_optreg.data.statistics import Statistics, compute_statistics
 from lightning_optreg.data.transforms import (
     BatchTransform,
@@ -288,6 +290,23 @@ def test_pipeline_refuses_other_transforms() -> None:
 def test_pipeline_needs_statistics() -> None:
     with pytest.raises(RuntimeError, match=r"^Normalize: fit\(statistics\)"):
         Pipeline().evaluate(pixels(2))
-    with pytest.raises(RuntimeError, match=r"^PCAColorJitter: fit\(statistics\)"):
+    with pytest.raises(RuntimeError, match=r"^PCAColorJitter: it has no statistics"):
         Pipeline([PCAColorJitter()], "none").train(pixels(2), draws(2))
     assert Pipeline([], "none").train(pixels(2), draws(2)).max() <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("transforms", "says"),
+    [
+        (RandomCrop(), r"got RandomCrop; write \[RandomCrop\(...\)\]"),
+        (RandomCrop, r"got RandomCrop; write \[RandomCrop\(...\)\]"),
+        ([RandomCrop], r"got .*\.RandomCrop; write RandomCrop\(...\)"),
+        ("RandomCrop", "list of transforms, got str"),
+        (["RandomCrop"], "got builtins.str"),
+        (3, "list of transforms, got int"),
+    ],
+)
+@pytest.mark.parametrize("cls", [Pipeline, BatchAugmentation])
+def test_what_is_no_list_of_transforms_is_named(cls: Any, transforms: Any, says: str) -> None:
+    with pytest.raises(TypeError, match=rf"^{cls.__name__}: transforms must be .*{says}"):
+        cls(transforms)

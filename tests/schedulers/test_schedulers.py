@@ -169,8 +169,23 @@ def test_warmup_before_a_plateau_schedule() -> None:
     # Two steps are the warm-up's; then 3 is the best value, 3 again halves, 2 is the best, 2 again halves.
     assert seen == pytest.approx([0.05, 0.075, 0.1, 0.1, 0.05, 0.05])
     assert schedule.get_last_lr() == pytest.approx([0.025])
-    with pytest.raises(ValueError, match=r"Warmup: ReduceLROnPlateau needs step\(metrics\)"):
+
+
+def test_warmup_asks_for_the_values_of_a_plateau_schedule_at_once() -> None:
+    optimizer = sgd()
+    schedule = Warmup(optimizer, lr_scheduler.ReduceLROnPlateau, warmup=2)
+    optimizer.step()
+    with pytest.raises(ValueError, match=r"^Warmup: ReduceLROnPlateau needs .*\"reduce_on_plateau\": True"):
         schedule.step()
+    schedule.step(1.0)
+    assert schedule.last_epoch == 1
+
+
+def test_warmup_takes_what_makes_a_schedule() -> None:
+    optimizer = sgd()
+    made: Any = lr_scheduler.ExponentialLR(optimizer, 0.5)
+    with pytest.raises(TypeError, match=r"^Warmup: schedule must .*write lambda optimizer: ExponentialLR\("):
+        Warmup(optimizer, made)
 
 
 OURS: dict[str, Callable[[torch.optim.Optimizer], LRScheduler]] = {

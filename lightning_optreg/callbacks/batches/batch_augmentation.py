@@ -4,11 +4,13 @@ from collections.abc import Sequence
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
 from lightning_optreg.callbacks.batches.changed_batch import ChangedBatch
 from lightning_optreg.data.transforms import BatchTransform
+from lightning_optreg.data.transforms.base import check_transforms
 from lightning_optreg.randomness.draws import Place
 
 __all__ = ["BatchAugmentation"]
@@ -27,17 +29,17 @@ class BatchAugmentation(ChangedBatch):
     [0, 1], such as the value that `RandomErasing` paints, are in the units of the normalised images.
 
     Args:
-        transforms: The transforms, in order. They must not need statistics of a dataset (as `PCAColorJitter`
-            does). Empty: nothing happens.
+        transforms: The transforms, in order. One that needs statistics of the training images
+            (`PCAColorJitter`) must have been given them with its method `fit`. Empty: nothing happens.
         images: Where in a batch the images (N, C, H, W) are: an index in a list, or a key of a dictionary.
             Default: 0.
         seed: Seed of the random numbers. None: the number given to `seed_everything`, else 0.
 
     Raises:
-        TypeError: If a transform is not a `BatchTransform`, images is neither an index nor a key, or seed is
-            not an integer.
-        MisconfigurationException: Before the first step, if `training_step` takes a `dataloader_iter`; in the
-            first step, if the batch has no such images.
+        TypeError: If transforms is no list of `BatchTransform`s, images is neither an index nor a key, or
+            seed is not an integer.
+        MisconfigurationException: Before the first step, if `training_step` takes a `dataloader_iter`, or if
+            a transform lacks statistics; in the first step, if the batch has no such images.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -52,18 +54,26 @@ class BatchAugmentation(ChangedBatch):
         self, transforms: Sequence[BatchTransform] = (), images: int | str = 0, seed: int | None = None
     ) -> None:
         super().__init__(images=images, seed=seed)
-        for transform in transforms:
-            if not isinstance(transform, BatchTransform):
-                raise TypeError(
-                    "BatchAugmentation: transforms must be BatchTransforms of lightning_optreg.data, got "
-                    f"{type(transform).__name__}"
-                )
+        check_transforms("BatchAugmentation", transforms)
         self.transforms = list(transforms)
+        self._device: torch.device | None = None  # of the transforms' own tensors
 
     @property
     def active(self) -> bool:
         """Whether there are transforms."""
         return bool(self.transforms)
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Agree on a seed, and refuse a transform that lacks statistics."""
+        super().on_fit_start(trainer, pl_module)
+        for transform in self.transforms:
+            if transform.waits_for_fit:
+                raise MisconfigurationException(
+                    f"BatchAugmentation: {type(transform).__name__} has no statistics of the training "
+                    "images: call its fit(compute_statistics(images)), of lightning_optreg.data, before "
+                    "trainer.fit"
+                )
 
     @override
     @torch.no_grad()
@@ -74,6 +84,10 @@ class BatchAugmentation(ChangedBatch):
                 f"BatchAugmentation: images must be (N, C, H, W) in a training batch, got "
                 f"{tuple(images.shape)}"
             )
+        if images.device != self._device:
+            self._device = images.device
+            for transform in self.transforms:
+                transform.to(images.device)
         draws = self.draws(place, images)
         for transform in self.transforms:
             images = transform(images, draws)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from lightning_optreg._checks import check_places, check_seed
+from lightning_optreg._checks import check_places, check_range, check_seed
 from lightning_optreg.callbacks._seeded import SeededCallback
 from lightning_optreg.randomness.draws import Draws, Place, mix
 from lightning_optreg.randomness.processes import share_of
@@ -24,8 +24,12 @@ from lightning_optreg.trainer.queries import datamodule_of
 
 __all__ = ["ChangedBatch", "soft_labels"]
 
+_MAIN_MEMORY = torch.device("cpu")
 
-def soft_labels(labels: Tensor, num_classes: int | None, dtype: torch.dtype, owner: str) -> Tensor:
+
+def soft_labels(
+    labels: Tensor, num_classes: int | None, dtype: torch.dtype, owner: str, *, check: bool = True
+) -> Tensor:
     """Turn classes into probabilities of classes; probabilities are returned unchanged.
 
     Args:
@@ -33,12 +37,13 @@ def soft_labels(labels: Tensor, num_classes: int | None, dtype: torch.dtype, own
         num_classes: K, for classes.
         dtype: Dtype of the result if it is floating-point, else the default dtype is used.
         owner: Name of the calling class, for the errors.
+        check: Whether to see that classes are in [0, K), for which a GPU has to be waited for.
 
     Returns:
         (N, K).
 
     Raises:
-        MisconfigurationException: If labels are neither, or K is not known.
+        MisconfigurationException: If labels are neither, K is not known, or a class is not in [0, K).
 
     Example:
         >>> soft_labels(torch.tensor([2, 0]), 3, torch.float32, "MixUp")
@@ -57,6 +62,14 @@ def soft_labels(labels: Tensor, num_classes: int | None, dtype: torch.dtype, own
         raise MisconfigurationException(
             f"{owner}: neither the module nor the datamodule has num_classes; pass num_classes=..."
         )
+    if check and len(labels) > 0:
+        low, high = int(labels.min()), int(labels.max())
+        if not 0 <= low <= high < num_classes:
+            remedy = f"; pass num_classes={high + 1}, or number the classes" if low >= 0 else "; number them"
+            raise MisconfigurationException(
+                f"{owner}: labels must be in [0, {num_classes}) for num_classes={num_classes}, got {low} to "
+                f"{high}{remedy} from 0 on"
+            )
     return F.one_hot(labels.long(), num_classes).to(dtype)
 
 
@@ -85,13 +98,14 @@ class ChangedBatch(SeededCallback):
         seed: int | None = None,
     ) -> None:
         name = type(self).__name__
-        if num_classes is not None and not num_classes >= 2:
-            raise ValueError(f"{name}: num_classes must be >= 2, got {num_classes}")
+        if num_classes is not None:
+            check_range(name, ">= 2", num_classes=num_classes)
         check_places(name, images=images, labels=labels)
         check_seed(name, seed)
         super().__init__(seed)
         self.num_classes, self.images, self.labels, self.seed = num_classes, images, labels, seed
         self._classes: int | None = None
+        self._checked = False
 
     needs_labels: ClassVar[bool] = True
 
@@ -109,6 +123,16 @@ class ChangedBatch(SeededCallback):
     @abstractmethod
     def change(self, images: Tensor, labels: Tensor, place: Place) -> tuple[Tensor, Tensor]:
         """Return new inputs and labels; labels are an empty tensor if they aren't needed."""
+
+    def probabilities(self, labels: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return labels as probabilities (N, K); see `soft_labels`.
+
+        Classes are checked in every batch in main memory, but only in the first one on another device, which
+        later steps do not wait for.
+        """
+        check = not self._checked or labels.device == _MAIN_MEMORY
+        self._checked = True
+        return soft_labels(labels, self._classes, dtype, type(self).__name__, check=check)
 
     def seed_of(self, place: Place) -> int:
         """Return the seed of a batch, the same on all processes and different for each class."""
@@ -128,6 +152,7 @@ class ChangedBatch(SeededCallback):
             raise MisconfigurationException(
                 f"{type(self).__name__}: training_step must take a batch, not dataloader_iter"
             )
+        self._checked = False
         datamodule = datamodule_of(trainer)
         found = (getattr(owner, "num_classes", None) for owner in (self, pl_module, datamodule))
         self._classes = next((k for k in found if isinstance(k, int)), None)

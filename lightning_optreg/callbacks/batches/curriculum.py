@@ -14,7 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_optreg._checks import check_seed
+from lightning_optreg._checks import check_range, check_seed
 from lightning_optreg.callbacks._let_go import LetsGo
 from lightning_optreg.callbacks._network import find_network
 from lightning_optreg.callbacks._of_a_kind import OfAKind
@@ -148,8 +148,7 @@ class Curriculum(OfAKind, LetsGo, BreaksPrivacy):
         for name, number in (("start", start), ("full_at", full_at)):
             if not 0.0 < number <= 1.0:
                 raise ValueError(f"Curriculum: {name} must be in (0, 1], got {number}")
-        if not 1.0 < increase < float("inf"):
-            raise ValueError(f"Curriculum: increase must be in (1, inf), got {increase}")
+        check_range("Curriculum", "(1, inf)", increase=increase)
         for name, whole in (("min_images", min_images), ("rescore_every", rescore_every)):
             if not (isinstance(whole, int) and whole >= 1):
                 raise ValueError(f"Curriculum: {name} must be a whole number >= 1, got {whole}")

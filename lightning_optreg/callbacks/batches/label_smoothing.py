@@ -7,7 +7,8 @@ Szegedy, Vanhoucke, Ioffe, Shlens, Wojna 2016, "Rethinking the Inception archite
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_optreg.callbacks.batches.changed_batch import ChangedBatch, soft_labels
+from lightning_optreg._checks import check_range
+from lightning_optreg.callbacks.batches.changed_batch import ChangedBatch
 from lightning_optreg.randomness.draws import Place
 
 __all__ = ["LabelSmoothing", "smooth"]
@@ -54,7 +55,8 @@ class LabelSmoothing(ChangedBatch):
         ValueError: If a number is out of its range.
         TypeError: If images or labels is neither an index nor a key.
         MisconfigurationException: Before the first step, if `training_step` takes a `dataloader_iter`; in the
-            first step, if the batch has no such inputs or labels, or K is not known.
+            first step, if the batch has no such inputs or labels, K is not known, or a label is not in
+            [0, K).
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -68,8 +70,7 @@ class LabelSmoothing(ChangedBatch):
         images: int | str = 0,
         labels: int | str = 1,
     ) -> None:
-        if not 0.0 <= epsilon <= 1.0:
-            raise ValueError(f"LabelSmoothing: epsilon must be in [0, 1], got {epsilon}")
+        check_range("LabelSmoothing", "[0, 1]", epsilon=epsilon)
         super().__init__(num_classes, images, labels)
         self.epsilon = epsilon
 
@@ -87,5 +88,5 @@ class LabelSmoothing(ChangedBatch):
     @override
     def change(self, images: Tensor, labels: Tensor, place: Place) -> tuple[Tensor, Tensor]:
         """Smooth the labels."""
-        probabilities = soft_labels(labels, self._classes, images.dtype, "LabelSmoothing")
+        probabilities = self.probabilities(labels, images.dtype)
         return images, smooth(probabilities, self.epsilon)

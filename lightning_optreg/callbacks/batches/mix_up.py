@@ -16,8 +16,9 @@ from torch import Tensor
 from torchvision.transforms import v2
 from typing_extensions import override
 
+from lightning_optreg._checks import check_range
 from lightning_optreg.callbacks._let_go import LetsGo
-from lightning_optreg.callbacks.batches.changed_batch import ChangedBatch, soft_labels
+from lightning_optreg.callbacks.batches.changed_batch import ChangedBatch
 from lightning_optreg.randomness.draws import Place
 from lightning_optreg.randomness.processes import row_before
 from lightning_optreg.trainer.queries import is_logging_step
@@ -42,10 +43,8 @@ class _Mixture(ChangedBatch, LetsGo, BreaksPrivacy):
         seed: int | None = None,
     ) -> None:
         name = type(self).__name__
-        if not 0.0 <= alpha < float("inf"):
-            raise ValueError(f"{name}: alpha must be in [0, inf), got {alpha}")
-        if not 0.0 <= p <= 1.0:
-            raise ValueError(f"{name}: p must be in [0, 1], got {p}")
+        check_range(name, "[0, inf)", alpha=alpha)
+        check_range(name, "[0, 1]", p=p)
         super().__init__(num_classes, images, labels, seed)
         self.alpha, self.p = alpha, p
         self._transform = self.mixing(alpha=alpha) if alpha > 0.0 else None
@@ -134,7 +133,7 @@ class MixUp(_Mixture):
         TypeError: If images or labels is neither an index nor a key, or seed is not an integer.
         MisconfigurationException: Before the first step, with a callback that turns noise off, or if
             `training_step` takes a `dataloader_iter`; in the first step, if the batch has no such inputs or
-            labels, or K is not known.
+            labels, K is not known, or a label is not in [0, K).
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -146,7 +145,7 @@ class MixUp(_Mixture):
     def change(self, images: Tensor, labels: Tensor, place: Place) -> tuple[Tensor, Tensor]:
         """Mix inputs (N, ...) and labels."""
         _require_float("MixUp", images)
-        probabilities = soft_labels(labels, self._classes, images.dtype, "MixUp")
+        probabilities = self.probabilities(labels, images.dtype)
         # torchvision requires images, but any numbers can be mixed
         flat = images.reshape(len(images), 1, 1, -1)
         mixed, targets = self.mix(flat, probabilities, place)
@@ -176,7 +175,7 @@ class CutMix(_Mixture):
         TypeError: If images or labels is neither an index nor a key, or seed is not an integer.
         MisconfigurationException: Before the first step, with a callback that turns noise off, or if
             `training_step` takes a `dataloader_iter`; in the first step, if the batch has no such inputs or
-            labels, or K is not known.
+            labels, K is not known, or a label is not in [0, K).
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -192,7 +191,7 @@ class CutMix(_Mixture):
             raise MisconfigurationException(
                 f"CutMix: images must be (N, C, H, W) in a training batch, got {tuple(images.shape)}"
             )
-        probabilities = soft_labels(labels, self._classes, images.dtype, "CutMix")
+        probabilities = self.probabilities(labels, images.dtype)
         return self.mix(images, probabilities, place)
 
 

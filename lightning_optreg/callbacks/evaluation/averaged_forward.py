@@ -56,7 +56,9 @@ class AveragedForward(OfAKind):
 
     def __init__(self, stages: Sequence[Stage], average: Average, net: str | None, seed: int) -> None:
         name = type(self).__name__
-        if isinstance(stages, str) or not stages or not set(stages) <= {"validate", "test", "predict"}:
+        known = ("validate", "test", "predict")
+        listed = isinstance(stages, (list, tuple, set, frozenset)) and len(stages) > 0
+        if not (listed and all(stage in known for stage in stages)):
             raise ValueError(f"{name}: stages must be some of validate, test, predict, got {stages!r}")
         if average not in ("probabilities", "outputs"):
             raise ValueError(f"{name}: average must be 'probabilities' or 'outputs', got {average!r}")

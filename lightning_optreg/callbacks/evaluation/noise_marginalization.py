@@ -14,6 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lightning_optreg._checks import check_range
 from lightning_optreg.callbacks._network import find_network
 from lightning_optreg.callbacks.evaluation.averaged_forward import AveragedForward, Stage
 from lightning_optreg.layers import NoiseLayer
@@ -75,8 +76,7 @@ class NoiseMarginalization(AveragedForward):
         seed: int = 0,
     ) -> None:
         super().__init__(stages, average, net, seed)
-        if not samples >= 1:
-            raise ValueError(f"NoiseMarginalization: samples must be >= 1, got {samples}")
+        check_range("NoiseMarginalization", ">= 1", samples=samples)
         if isinstance(layers, str) or (layers is not None and not layers):
             raise ValueError(
                 f"NoiseMarginalization: layers must be a list of names, or None for all, got {layers!r}"

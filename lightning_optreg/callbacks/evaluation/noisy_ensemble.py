@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
+from lightning_optreg._checks import check_range
 from lightning_optreg.callbacks._let_go import LetsGo
 from lightning_optreg.callbacks._network import find_network
 from lightning_optreg.callbacks._seeded import SeededCallback
@@ -157,16 +158,14 @@ class NoisyEnsemble(AveragedForward, SeededCallback, LetsGo, BreaksPrivacy):
     ) -> None:
         AveragedForward.__init__(self, stages, average, net, 0 if seed is None else seed)
         SeededCallback.__init__(self, seed)
-        if not 0.0 <= noise < float("inf"):
-            raise ValueError(f"NoisyEnsemble: noise must be in [0, inf), got {noise}")
+        check_range("NoisyEnsemble", "[0, inf)", noise=noise)
         if relative_to not in (None, "image", "batch"):
             raise ValueError(
                 f"NoisyEnsemble: relative_to must be None, 'image' or 'batch', got {relative_to!r}"
             )
         if isinstance(blocks, str) or not all(isinstance(block, str) and block for block in blocks):
             raise TypeError(f"NoisyEnsemble: blocks must be a list of strings, got {blocks!r}")
-        if not samples >= 1:
-            raise ValueError(f"NoisyEnsemble: samples must be >= 1, got {samples}")
+        check_range("NoisyEnsemble", ">= 1", samples=samples)
         self.noise, self.relative_to = noise, relative_to
         self.blocks, self.samples = tuple(blocks), samples
         self._log_name = "noisy_ensemble"

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_optreg._checks import check_range
 from lightning_optreg.trainer.refusals import refuse_split_network
 from lightning_optreg.trainer.roles import OnlyRecords
 
@@ -57,10 +58,7 @@ class Histograms(OnlyRecords, Callback):
     ) -> None:
         if of not in ("gradients", "parameters", "all"):
             raise ValueError(f"Histograms: of must be gradients, parameters or all, got {of!r}")
-        if not every_n_steps >= 1:
-            raise ValueError(f"Histograms: every_n_steps must be at least 1, got {every_n_steps}")
-        if not bins >= 1:
-            raise ValueError(f"Histograms: bins must be at least 1, got {bins}")
+        check_range("Histograms", ">= 1", every_n_steps=every_n_steps, bins=bins)
         self.of = of
         self.every_n_steps = every_n_steps
         self.bins = bins

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_optreg._checks import check_range
 from lightning_optreg.callbacks._kept_weights import ValidatedWeights, put_weights
 from lightning_optreg.callbacks._monitored import Monitored, logged_value
 from lightning_optreg.callbacks._of_a_kind import OfAKind
@@ -85,8 +86,7 @@ class AdamRestarts(OfAKind):
         ):
             if not (isinstance(count, int) and count >= least):
                 raise ValueError(f"AdamRestarts: {name} must be a whole number >= {least}, got {count}")
-        if not 0.0 < factor <= 1.0:
-            raise ValueError(f"AdamRestarts: factor must be in (0, 1], got {factor}")
+        check_range("AdamRestarts", "(0, 1]", factor=factor)
         self.monitor, self.mode, self.min_delta = monitor, mode, min_delta
         self.patience, self.factor, self.max_restarts = patience, factor, max_restarts
         self.first_patience = patience if first_patience is None else first_patience

@@ -14,6 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
+from lightning_optreg._checks import check_numbers, check_range
 from lightning_optreg.callbacks._let_go import LetsGo
 from lightning_optreg.callbacks._monitored import Monitored, logged_value
 from lightning_optreg.callbacks._of_a_kind import OfAKind
@@ -116,14 +117,16 @@ class AdamToSGD(OfAKind, LetsGo):
         ):
             if count is not None and not (isinstance(count, int) and count >= least):
                 raise ValueError(f"AdamToSGD: {name} must be a whole number >= {least}, got {count}")
+        given = {"lr": lr, "weight_decay": weight_decay}
+        check_numbers("AdamToSGD", **{name: value for name, value in given.items() if value is not None})
         if lr is not None and not 0.0 < lr < math.inf:
             raise ValueError(f"AdamToSGD: lr must be > 0, got {lr}")
-        if not 0.0 <= momentum < 1.0:
-            raise ValueError(f"AdamToSGD: momentum must be in [0, 1), got {momentum}")
+        check_range("AdamToSGD", "[0, 1)", momentum=momentum)
         if nesterov and momentum == 0.0:
             raise ValueError("AdamToSGD: momentum must be > 0 with nesterov, got 0")
         if weight_decay is not None and not 0.0 <= weight_decay < math.inf:
             raise ValueError(f"AdamToSGD: weight_decay must be >= 0, got {weight_decay}")
+        check_numbers("AdamToSGD", tolerance=tolerance)
         if not 0.0 < tolerance < math.inf:
             raise ValueError(f"AdamToSGD: tolerance must be > 0, got {tolerance}")
         self.at_epoch, self.at_step, self.monitor = at_epoch, at_step, monitor

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_optreg._checks import check_range
 from lightning_optreg.callbacks._kept_weights import ValidatedWeights, put_weights
 from lightning_optreg.callbacks._monitored import Monitored, logged_value
 from lightning_optreg.callbacks._of_a_kind import OfAKind
@@ -131,8 +132,7 @@ class EarlyStopping(OfAKind, lightning_callbacks.EarlyStopping):
             )
         if not 0.0 < alpha < math.inf:
             raise ValueError(f"EarlyStopping: alpha must be > 0, got {alpha}")
-        if not 0.0 <= smoothing < 1.0:
-            raise ValueError(f"EarlyStopping: smoothing must be in [0, 1), got {smoothing}")
+        check_range("EarlyStopping", "[0, 1)", smoothing=smoothing)
         super().__init__(
             monitor,
             min_delta,

@@ -6,7 +6,7 @@ whole loss and gradient, so optimizers that call their closure several times in 
 the same function each time.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from itertools import islice
 from typing import Any, NoReturn
 
@@ -26,7 +26,7 @@ from lightning_optreg.callbacks.steps._running_gradient import RunningMean, with
 from lightning_optreg.callbacks.steps.noise_free import NoiseFree
 from lightning_optreg.optimizers import Newton
 from lightning_optreg.trainer.moved_batch import move_batch
-from lightning_optreg.trainer.noise_left import compares_losses
+from lightning_optreg.trainer.noise_left import active_batch_norms, compares_losses, warn_of_noise
 from lightning_optreg.trainer.queries import callbacks_of, has_gradient_scaler
 from lightning_optreg.trainer.refusals import (
     refuse_asynchronous,
@@ -64,7 +64,9 @@ class FullBatch(NoiseFree, LetsGo, BreaksPrivacy):
     Args:
         noise_free: Turn off shuffling, augmentation and noise layers, list them, and refuse callbacks that
             add noise, as `NoiseFree` does. If False, each evaluation has different noise, which misleads
-            optimizers that compare losses; a warning says so.
+            optimizers that compare losses; a warning says so. A `DataLoader` of yours that shuffles is no
+            noise, as every evaluation sees all images, unless `limit_train_batches` or `drop_last` leaves
+            some out, or batch normalisation looks at single chunks.
 
     Raises:
         TypeError: If noise_free is not a bool.
@@ -171,6 +173,22 @@ class FullBatch(NoiseFree, LetsGo, BreaksPrivacy):
         for optimizer in trainer.optimizers:
             if isinstance(optimizer, Newton):
                 optimizer.objective = lambda: self._parts(trainer, pl_module)
+
+    @override
+    def _warn(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn of noise that is left; the order of the chunks is none, if their sum is that of all images."""
+        loader: Any = trainer.train_dataloader
+        some = getattr(loader, "drop_last", False) or (self._limit is not None and self._limit < 1.0)
+        if isinstance(self._limit, int):
+            some = not isinstance(loader, Sized) or self._limit < len(loader)
+        warn_of_noise(
+            trainer,
+            pl_module,
+            advice="FullBatch cannot turn this off: change the loader (shuffle=False) or the layers."
+            if self.noise_free
+            else "Set noise_free to true in FullBatch to turn it off.",
+            order_counts=some or bool(active_batch_norms(pl_module)),
+        )
 
     # ---- an evaluation -------------------------------------------------------------------------------------
 

@@ -90,6 +90,10 @@ class NoiseFree(OfAKind, TurnsNoiseOff):
             left = noise_left(trainer, pl_module) + active_batch_norms(pl_module)
             text = f"{type(self).__name__}: turned off: {'; '.join(off) or 'nothing'}"
             rank_zero_info(text + (f". Left on: {'; '.join(left)}" if left else ""))
+        self._warn(trainer, pl_module)
+
+    def _warn(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn of noise that is left, if the optimizer compares losses."""
         warn_of_noise(trainer, pl_module)
 
     def _turn_off(self, owner: Any, attribute: str) -> None:

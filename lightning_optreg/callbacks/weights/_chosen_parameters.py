@@ -12,9 +12,12 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.optim import Optimizer
 
+from lightning_optreg._nearest import close_names
 from lightning_optreg.optimizers.param_groups import biases_and_norms
 
 __all__ = ["Chosen", "ChosenParameters", "check_choice", "choose_parameters"]
+
+_SHOWN, _CLOSE = 6, 3  # names in an error
 
 
 class Chosen(NamedTuple):
@@ -28,7 +31,8 @@ class Chosen(NamedTuple):
 def check_choice(owner: str, names: Sequence[str], types: Sequence[str]) -> None:
     """Raise TypeError if these aren't lists of strings."""
     for argument, texts in (("names", names), ("types", types)):
-        if isinstance(texts, str) or not all(isinstance(text, str) and text for text in texts):
+        listed = isinstance(texts, Sequence) and not isinstance(texts, str)
+        if not (listed and all(isinstance(text, str) and text for text in texts)):
             raise TypeError(f"{owner}: {argument} must be a list of strings, got {texts!r}")
 
 
@@ -69,11 +73,31 @@ def choose_parameters(
             if not names or any(fnmatchcase(name, pattern) for pattern in names):
                 chosen.setdefault(id(parameter), Chosen(name, parameter, layer))
     if not chosen:
-        raise MisconfigurationException(
-            f"{owner}: names={list(names)} and types={list(types)} choose none of the parameters "
-            f"{[name for name, _ in module.named_parameters()]}"
-        )
+        raise MisconfigurationException(f"{owner}: {_why_none(module, names, types)}")
     return list(chosen.values())
+
+
+def _why_none(module: nn.Module, names: Sequence[str], types: Sequence[str]) -> str:
+    """Say that nothing is chosen, and which names or classes are close to those given."""
+    known = [name for name, _ in module.named_parameters()]
+    if not known:
+        return "the module has no parameters"
+    shown = f"{', '.join(known[:_SHOWN])}{', ...' if len(known) > _SHOWN else ''} ({len(known)} in all)"
+    if not (names or types):
+        return f"all parameters are biases or of normalisation layers; give names to choose some of {shown}"
+    given = " and ".join(
+        f"{argument}={list(texts)}" for argument, texts in (("names", names), ("types", types)) if texts
+    )
+    layers = {type(layer).__name__ for layer in module.modules() if list(layer.parameters(recurse=False))}
+    close = [near for text in types if text not in layers for near in close_names(text, sorted(layers))]
+    above = [f"{name.rpartition('.')[0]}.*" for name in known if "." in name]
+    roots = [f"{name.partition('.')[0]}.*" for name in known if "." in name]
+    for text in names:
+        if not any(fnmatchcase(name, text) for name in known):
+            close += close_names(text, [*roots, *above, *known])
+    close = list(dict.fromkeys(close))[:_CLOSE]
+    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    return f"{given} choose none of the parameters {shown}{hint}"
 
 
 class ChosenParameters:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from lightning_optreg._checks import check_seed
+from lightning_optreg._checks import check_range, check_seed
 from lightning_optreg.callbacks._let_go import LetsGo
 from lightning_optreg.callbacks._seeded import SeededCallback
 from lightning_optreg.randomness.draws import mix
@@ -89,9 +89,7 @@ class GradientNoise(SeededCallback, LetsGo):
     """
 
     def __init__(self, eta: float = 0.01, gamma: float = 0.55, seed: int | None = None) -> None:
-        for name, value in (("eta", eta), ("gamma", gamma)):
-            if not 0.0 <= value < math.inf:
-                raise ValueError(f"GradientNoise: {name} must be in [0, inf), got {value}")
+        check_range("GradientNoise", "[0, inf)", eta=eta, gamma=gamma)
         check_seed("GradientNoise", seed)
         super().__init__(seed)
         self.eta, self.gamma, self.seed = eta, gamma, seed

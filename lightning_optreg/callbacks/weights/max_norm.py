@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from lightning_optreg._checks import check_numbers
 from lightning_optreg.callbacks._let_go import LetsGo
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.callbacks.weights._chosen_parameters import (
@@ -141,6 +142,7 @@ class MaxNorm(OfAKind, LetsGo):
     """
 
     def __init__(self, max_norm: float = 3.0, names: Sequence[str] = (), types: Sequence[str] = ()) -> None:
+        check_numbers("MaxNorm", max_norm=max_norm)
         if not max_norm > 0.0:
             raise ValueError(f"MaxNorm: max_norm must be > 0, got {max_norm}")
         check_choice("MaxNorm", names, types)

@@ -7,7 +7,6 @@ and Trends in Optimization 1(3), section 4.2): soft thresholding of |w|, which g
 Elastic net: Zou and Hastie 2005, "Regularization and variable selection via the elastic net".
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from lightning_optreg._checks import check_range
 from lightning_optreg.callbacks._let_go import LetsGo
 from lightning_optreg.callbacks._of_a_kind import OfAKind
 from lightning_optreg.callbacks.weights._chosen_parameters import (
@@ -209,11 +209,6 @@ class _Penalty(OfAKind, LetsGo):
         self._chosen = None
 
 
-def _check(owner: str, argument: str, value: float) -> None:
-    if not 0.0 <= value < math.inf:
-        raise ValueError(f"{owner}: {argument} must be in [0, inf), got {value}")
-
-
 class L1Penalty(_Penalty):
     """Add lambda sum |w| to the loss of any module: unimportant weights become zero.
 
@@ -260,7 +255,7 @@ class L1Penalty(_Penalty):
         types: Sequence[str] = (),
         proximal: bool = False,
     ) -> None:
-        _check("L1Penalty", "lambd", lambd)
+        check_range("L1Penalty", "[0, inf)", lambd=lambd)
         super().__init__(lambd, 0.0, names, types, proximal)
         self.lambd = lambd
 
@@ -300,7 +295,7 @@ class L2Penalty(_Penalty):
         types: Sequence[str] = (),
         proximal: bool = False,
     ) -> None:
-        _check("L2Penalty", "lambd", lambd)
+        check_range("L2Penalty", "[0, inf)", lambd=lambd)
         super().__init__(0.0, lambd, names, types, proximal)
         self.lambd = lambd
 
@@ -340,7 +335,7 @@ class ElasticNet(_Penalty):
         types: Sequence[str] = (),
         proximal: bool = False,
     ) -> None:
-        _check("ElasticNet", "lambd", lambd)
-        _check("ElasticNet", "beta", beta)
+        check_range("ElasticNet", "[0, inf)", lambd=lambd)
+        check_range("ElasticNet", "[0, inf)", beta=beta)
         super().__init__(lambd, lambd * beta, names, types, proximal)
         self.lambd, self.beta = lambd, beta

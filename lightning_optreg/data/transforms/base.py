@@ -15,7 +15,15 @@ from torch import Tensor, nn
 from lightning_optreg.data.statistics import Statistics
 from lightning_optreg.randomness.draws import Draws
 
-__all__ = ["BatchTransform", "ColorShift", "choose", "image_size", "is_pair", "to_unit_range"]
+__all__ = [
+    "BatchTransform",
+    "ColorShift",
+    "check_transforms",
+    "choose",
+    "image_size",
+    "is_pair",
+    "to_unit_range",
+]
 
 
 class BatchTransform(nn.Module, ABC):
@@ -56,6 +64,11 @@ class BatchTransform(nn.Module, ABC):
     def fit(self, statistics: Statistics) -> None:
         """Read what the transform needs from the statistics of the training images; nothing by default."""
 
+    @property
+    def waits_for_fit(self) -> bool:
+        """Whether `fit` must be called before the first batch; False by default."""
+        return False
+
 
 class ColorShift(BatchTransform):
     """A transform that adds one number per image and channel; subclasses draw it in `shift`.
@@ -78,6 +91,38 @@ class ColorShift(BatchTransform):
         require_float(self, images)
         require_channels(self, images, shift.shape[1])
         return images + shift.to(images.dtype)[:, :, None, None]
+
+
+def check_transforms(owner: str, transforms: object) -> None:
+    """Refuse what is no list of transforms.
+
+    Args:
+        owner: Name of the calling class, for the error.
+        transforms: The value of its argument `transforms`.
+
+    Raises:
+        TypeError: If it is none; says what to write instead.
+
+    Example:
+        >>> check_transforms("Pipeline", "RandomCrop")
+        Traceback (most recent call last):
+        TypeError: Pipeline: transforms must be a list of transforms, got str
+    """
+    if not isinstance(transforms, Sequence) or isinstance(transforms, str):
+        name = transforms.__name__ if isinstance(transforms, type) else type(transforms).__name__
+        is_one = isinstance(transforms, (BatchTransform, type))
+        raise TypeError(
+            f"{owner}: transforms must be a list of transforms, got {name}"
+            + (f"; write [{name}(...)]" if is_one else "")
+        )
+    for transform in transforms:
+        if not isinstance(transform, BatchTransform):
+            kind = transform if isinstance(transform, type) else type(transform)
+            hint = f"; write {kind.__name__}(...)" if isinstance(transform, type) else ""
+            raise TypeError(
+                f"{owner}: transforms must be BatchTransforms of lightning_optreg.data, got "
+                f"{kind.__module__}.{kind.__name__}{hint}"
+            )
 
 
 def choose(chosen: Tensor, changed: Tensor, images: Tensor) -> Tensor:
@@ -141,9 +186,9 @@ def image_size(
     """
     if size is None:
         return (0, 0) if shape is None else (shape[-2], shape[-1])
-    pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2 or not min(pair) >= 1:
-        raise ValueError(f"{owner}: size must be a number >= 1 or two of them (height, width), got {size}")
+    pair = (size, size) if isinstance(size, int) else tuple(size) if is_pair(size) else ()
+    if len(pair) != 2 or not all(isinstance(side, int) and side >= 1 for side in pair):
+        raise ValueError(f"{owner}: size must be a number >= 1 or two of them (height, width), got {size!r}")
     return pair[0], pair[1]
 
 

@@ -4,11 +4,11 @@ Light that is brighter, dimmer or of another colour shifts all pixels of a pictu
 direction in which colours vary most (Krizhevsky et al. 2012, section 4.1).
 """
 
-import math
 from typing import Literal
 
 from torch import Tensor
 
+from lightning_optreg._checks import check_range
 from lightning_optreg.data.statistics import Statistics
 from lightning_optreg.data.transforms.base import ColorShift
 from lightning_optreg.randomness.draws import Draws
@@ -64,8 +64,7 @@ class PCAColorJitter(ColorShift):
 
     def __init__(self, std: float = 0.1, form: Literal["eigenvalue", "std"] = "eigenvalue") -> None:
         super().__init__()
-        if not 0.0 <= std < math.inf:
-            raise ValueError(f"PCAColorJitter: std must be in [0, inf), got {std}")
+        check_range("PCAColorJitter", "[0, inf)", std=std)
         if form not in ("eigenvalue", "std"):
             raise ValueError(f"PCAColorJitter: form must be eigenvalue or std, got {form!r}")
         self.std = std
@@ -77,12 +76,20 @@ class PCAColorJitter(ColorShift):
         spread = statistics.eigenvalues if self.form == "eigenvalue" else statistics.eigenvalues.sqrt()
         self.basis = (self.std * spread * statistics.eigenvectors).T.contiguous()
 
+    @property
+    def waits_for_fit(self) -> bool:
+        """Whether it has no eigenvectors yet, and needs them."""
+        return self.std > 0.0 and self.basis is None
+
     def shift(self, draws: Draws) -> Tensor | None:
         """Draw the shift of each image and channel, (N, C)."""
         if self.std == 0.0:
             return None
         if self.basis is None:
-            raise RuntimeError("PCAColorJitter: fit(statistics) must be called before the first batch")
+            raise RuntimeError(
+                "PCAColorJitter: it has no statistics of the training images: call fit(compute_statistics("
+                "images)) before the first batch, or list it in a data module's augment"
+            )
         alpha = draws.normal(len(self.basis), 1)  # (N, C, 1)
         # Not a matrix product, which may round differently for another batch size or in lower precision.
         return (alpha * self.basis).sum(1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_optreg.data.statistics import Statistics
-from lightning_optreg.data.transforms.base import BatchTransform, ColorShift, to_unit_range
+from lightning_optreg.data.transforms.base import BatchTransform, ColorShift, check_transforms, to_unit_range
 from lightning_optreg.data.transforms.normalize import Centring, Normalize
 from lightning_optreg.randomness.draws import Draws
 
@@ -31,7 +31,7 @@ class Pipeline:
         normalize: Mode of `Normalize`.
 
     Raises:
-        TypeError: If one of the transforms is not a `BatchTransform`.
+        TypeError: If this is no list, or one of the transforms is not a `BatchTransform`.
         ValueError: If the mode is unknown, or a transform needs pixels on [0, 1] after the mean image is
             subtracted.
 
@@ -48,12 +48,7 @@ class Pipeline:
     """
 
     def __init__(self, transforms: Sequence[BatchTransform] = (), normalize: Centring = "mean_std") -> None:
-        for transform in transforms:
-            if not isinstance(transform, BatchTransform):
-                raise TypeError(
-                    "Pipeline: transforms must be BatchTransforms of lightning_optreg.data, "
-                    f"got {type(transform).__module__}.{type(transform).__name__}"
-                )
+        check_transforms("Pipeline", transforms)
         self.transforms = list(transforms)
         self.normalize = Normalize(normalize)
         self._device: torch.device | None = None  # the device of the parts; None: move them

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_optreg._checks import check_range
 from lightning_optreg.data.transforms.base import BatchTransform, image_size
 from lightning_optreg.randomness.draws import Draws
 
@@ -106,8 +107,7 @@ class RandomCrop(BatchTransform):
     ) -> None:
         super().__init__()
         image_size("RandomCrop", size)
-        if not padding >= 0:
-            raise ValueError(f"RandomCrop: padding must be >= 0, got {padding}")
+        check_range("RandomCrop", ">= 0", padding=padding)
         if padding_mode not in ("zeros", "reflect"):
             raise ValueError(f"RandomCrop: padding_mode must be zeros or reflect, got {padding_mode!r}")
         self.size = size

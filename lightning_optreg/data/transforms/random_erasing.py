@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_optreg._checks import check_range
 from lightning_optreg.data.transforms.base import BatchTransform, is_pair
 from lightning_optreg.randomness.draws import Draws
 
@@ -92,8 +93,7 @@ class RandomErasing(BatchTransform):
         value: float | Literal["random"] = 0.0,
     ) -> None:
         super().__init__()
-        if not 0.0 <= p <= 1.0:
-            raise ValueError(f"RandomErasing: p must be in [0, 1], got {p}")
+        check_range("RandomErasing", "[0, 1]", p=p)
         for name, pair, high in (("scale", scale, 1.0), ("ratio", ratio, math.inf)):
             if not is_pair(pair) or not 0.0 < pair[0] <= pair[1] <= high or pair[1] == math.inf:
                 raise ValueError(

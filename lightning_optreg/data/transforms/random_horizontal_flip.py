@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from lightning_optreg._checks import check_range
 from lightning_optreg.data.transforms.base import BatchTransform, choose
 from lightning_optreg.randomness.draws import Draws
 
@@ -53,8 +54,7 @@ class RandomHorizontalFlip(BatchTransform):
 
     def __init__(self, p: float = 0.5, alternating: bool = False) -> None:
         super().__init__()
-        if not 0.0 <= p <= 1.0:
-            raise ValueError(f"RandomHorizontalFlip: p must be in [0, 1], got {p}")
+        check_range("RandomHorizontalFlip", "[0, 1]", p=p)
         if not isinstance(alternating, bool):
             raise TypeError(f"RandomHorizontalFlip: alternating must be true or false, got {alternating!r}")
         if alternating and p != 0.5:

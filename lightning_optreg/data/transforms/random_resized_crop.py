@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_optreg._checks import check_range
 from lightning_optreg.data.transforms._sampling import PADDING, PaddingMode, middles, sample
 from lightning_optreg.data.transforms.base import BatchTransform, image_size, is_pair, require_float
 from lightning_optreg.randomness.draws import Draws
@@ -180,8 +181,7 @@ class RandomResizedCrop(BatchTransform):
             raise ValueError(f"RandomResizedCrop: rotation must be in [0, 180] degrees, got {rotation}")
         if not 0.0 <= shear < 90.0:
             raise ValueError(f"RandomResizedCrop: shear must be in [0, 90) degrees, got {shear}")
-        if not 1.0 <= stretch < math.inf:
-            raise ValueError(f"RandomResizedCrop: stretch must be in [1, inf), got {stretch}")
+        check_range("RandomResizedCrop", "[1, inf)", stretch=stretch)
         if padding_mode not in PADDING:
             raise ValueError(
                 f"RandomResizedCrop: padding_mode must be zeros, border or reflection, got {padding_mode!r}"

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from lightning_optreg._checks import check_range
 from lightning_optreg.data.transforms.base import BatchTransform, is_pair, require_float
 from lightning_optreg.randomness.draws import Draws
 
@@ -76,8 +77,7 @@ class TFColorJitter(BatchTransform):
         contrast: tuple[float, float] = (1.0, 1.0),
     ) -> None:
         super().__init__()
-        if not 0.0 <= brightness <= 1.0:
-            raise ValueError(f"TFColorJitter: brightness must be in [0, 1], got {brightness}")
+        check_range("TFColorJitter", "[0, 1]", brightness=brightness)
         for name, bounds in (("saturation", saturation), ("contrast", contrast)):
             if not is_pair(bounds) or not 0.0 <= bounds[0] <= bounds[1] < float("inf"):
                 raise ValueError(f"TFColorJitter: {name} must be two numbers 0 <= a <= b, got {bounds}")

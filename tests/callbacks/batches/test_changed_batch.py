@@ -23,6 +23,7 @@ from lightning_optreg.data import (
     RandomErasing,
     RandomHorizontalFlip,
     Source,
+    compute_statistics,
 )
 from lightning_optreg.nets import SoftmaxRegression
 from tests.small_runs import quiet_trainer, step_by_hand
@@ -238,8 +239,41 @@ def test_classes_unknown_to_all_are_asked_for() -> None:
 
 
 def test_statistics_that_a_transform_lacks_are_asked_for() -> None:
-    with pytest.raises(RuntimeError, match=r"^PCAColorJitter: "):
+    with pytest.raises(MisconfigurationException, match=r"^BatchAugmentation: PCAColorJitter has no stat"):
         fit([BatchAugmentation([PCAColorJitter()])])
+    fitted = PCAColorJitter()
+    fitted.fit(compute_statistics((255 * IMAGES).byte()))
+    fit([BatchAugmentation([PCAColorJitter(std=0.0), fitted])])
+
+
+@pytest.mark.parametrize("cls", [MixUp, CutMix, LabelSmoothing])
+@pytest.mark.parametrize(("start", "says"), [(0, "pass num_classes=3"), (-1, "number them from 0")])
+def test_labels_beyond_the_classes_are_named(cls: Any, start: int, says: str) -> None:
+    rows = [(x, start + i % 3) for i, x in enumerate(IMAGES)]
+    loader: Any = DataLoader(rows, batch_size=6)
+    message = rf"^{cls.__name__}: labels must be in \[0, 2\) for num_classes=2, got {start} to .*{says}"
+    with pytest.raises(MisconfigurationException, match=message):
+        fit([cls(num_classes=2)], loader)
+
+
+def test_later_batches_are_checked_only_where_nothing_waits_for_it() -> None:
+    callback = LabelSmoothing(num_classes=2)
+    callback._classes = 2
+    callback.probabilities(torch.tensor([0, 1]), torch.float32)
+    with pytest.raises(MisconfigurationException, match="labels must be in"):
+        callback.probabilities(torch.tensor([0, 2]), torch.float32)
+    # A tensor without values can't be asked for any.
+    assert callback.probabilities(torch.ones(2, dtype=torch.long, device="meta"), torch.float32).is_meta
+
+
+def test_transforms_follow_the_images_to_their_device() -> None:
+    fitted = PCAColorJitter()
+    fitted.fit(compute_statistics((255 * IMAGES).byte()))
+    callback = BatchAugmentation([fitted])
+    place = Place(0, 0, 0, 6)
+    callback.change(IMAGES[:6].to("meta"), torch.empty(0), place)
+    assert fitted.basis is not None
+    assert fitted.basis.is_meta
 
 
 def test_torchvision_still_draws_as_assumed() -> None:

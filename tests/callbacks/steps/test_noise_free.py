@@ -1,6 +1,7 @@
 """NoiseFree: the loss is the same each time it is evaluated, and the console says what was turned off."""
 
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,7 @@ def test_warns_where_losses_are_compared(make: Any, fashion_mnist_dir: Path, tmp
 
     with pytest.warns(UserWarning, match=expected + "; another batch in each step. The callback FullBatch"):
         fit(tmp_path, [], module(), datamodule(fashion_mnist_dir), **options)
-    with pytest.warns(UserWarning, match=expected + r"\. The callback"):
+    with pytest.warns(UserWarning, match=expected + r"\. Set noise_free to true in FullBatch"):
         fit(tmp_path, [FullBatch(noise_free=False)], module(), datamodule(fashion_mnist_dir), **options)
     fit(tmp_path, [FullBatch()], module(), datamodule(fashion_mnist_dir), **options)  # without a warning
     fit(tmp_path, [NoiseFree()], module(), datamodule(fashion_mnist_dir, batch_size="full"), max_epochs=1)
@@ -200,13 +201,28 @@ class Plain(LightningModule):
 
 
 def test_a_loader_that_cannot_be_changed_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with (
-        caplog.at_level(logging.INFO),
-        pytest.warns(UserWarning, match="noisy here: shuffling. The callback"),
-    ):
+    with caplog.at_level(logging.INFO):  # and no warning: each evaluation sees all images
         fit(tmp_path, [FullBatch()], Plain(), None, max_epochs=1)
     assert "FullBatch: turned off: nothing. Left on: shuffling" in caplog.messages
     caplog.clear()
     with caplog.at_level(logging.INFO):
         fit(tmp_path, [FullBatch()], Plain(shuffle=False), None, max_epochs=1)
     assert "FullBatch: turned off: nothing" in caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("options", "norm"),
+    [({"limit_train_batches": 1}, False), ({"limit_train_batches": 0.5}, False), ({}, True)],
+    ids=["one chunk", "half", "batch normalisation"],
+)
+def test_the_order_counts_where_not_all_images_are_seen_at_once(
+    options: dict[str, Any], norm: bool, tmp_path: Path
+) -> None:
+    module = Plain()
+    if norm:
+        module.net = nn.Sequential(nn.BatchNorm1d(2), module.net)  # type: ignore[assignment]
+    with pytest.warns(UserWarning, match=r"noisy here: shuffling. FullBatch cannot turn this off: change"):
+        fit(tmp_path, [FullBatch()], module, None, max_epochs=1, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        fit(tmp_path, [FullBatch()], Plain(), None, max_epochs=1, limit_train_batches=2)

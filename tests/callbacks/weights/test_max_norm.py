@@ -188,5 +188,5 @@ def test_is_projected_gradient_descent() -> None:
 def test_refuses_what_has_no_units() -> None:
     with pytest.raises(MisconfigurationException, match=r"^MaxNorm: net\.0\.bias has one dimension"):
         train(Net(torch.optim.SGD, lr=0.1), [MaxNorm(1.0, names=["net.0.*"])])
-    with pytest.raises(MisconfigurationException, match=r"^MaxNorm: names=.* choose none of the parameters"):
+    with pytest.raises(MisconfigurationException, match=r"^MaxNorm: types=.* choose none of the parameters"):
         train(Net(torch.optim.SGD, lr=0.1), [MaxNorm(1.0, types=["Conv2d"])])

@@ -9,6 +9,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 
 from lightning_optreg.callbacks import AdamToSGD, ElasticNet, L1Penalty, L2Penalty
+from lightning_optreg.callbacks.weights._chosen_parameters import choose_parameters
 from lightning_optreg.callbacks.weights.penalties import add_penalty_gradient, penalty, proximal_map
 from lightning_optreg.optimizers import BFGS
 from tests.callbacks.weights.small_net import Net, descend, train
@@ -147,6 +148,31 @@ def test_choice_of_parameters() -> None:
         MisconfigurationException, match=r"^L2Penalty: names=.* choose none of the parameters"
     ):
         touched(names=["fc.*"])
+
+
+@pytest.mark.parametrize(
+    ("choice", "says"),
+    [
+        ({"names": ["nt.*"]}, r"names=\['nt.\*'\] choose none of the parameters .*; did you mean net"),
+        ({"types": ["linear"]}, r"types=\['linear'\] choose none of the parameters .*; did you mean Linear"),
+        (
+            {"names": ["net.0.*"], "types": ["Conv2d"]},
+            r"names=\['net.0.\*'\] and types=\['Conv2d'\] choose none",
+        ),
+    ],
+)
+@pytest.mark.parametrize("cls", [L1Penalty, L2Penalty, ElasticNet])
+def test_a_choice_of_nothing_names_what_is_near(cls: Any, choice: Any, says: str) -> None:
+    with pytest.raises(MisconfigurationException, match=rf"^{cls.__name__}: {says}") as refused:
+        train(Net(torch.optim.SGD, lr=0.1), [cls(**choice)])
+    assert len(str(refused.value)) < 300
+
+
+def test_a_module_without_weights_to_choose_says_so() -> None:
+    with pytest.raises(MisconfigurationException, match=r"^L1Penalty: all parameters are biases or of norm"):
+        choose_parameters("L1Penalty", nn.Sequential(*(nn.BatchNorm1d(3) for _ in range(9))))
+    with pytest.raises(MisconfigurationException, match=r"^L1Penalty: the module has no parameters"):
+        choose_parameters("L1Penalty", nn.ReLU())
 
 
 def test_refuses_what_compares_losses_and_sparse_gradients() -> None:
