@@ -9,7 +9,7 @@ from functools import cache
 from itertools import takewhile
 from pathlib import Path
 
-from lightning_optreg._nearest import close_names, nearest
+from lightning_optreg._nearest import close_names
 
 __all__ = ["FOLDER", "find", "head", "known_as", "names", "similar"]
 
@@ -84,7 +84,8 @@ def similar(word: str) -> str:
     if alike:
         return f"; did you mean {' or '.join(alike)}?"
     if "/" in wanted:
-        return nearest(wanted, names(), few=0)
+        close = close_names(wanted, names())
+        return f"; did you mean {close[0]}?" if close else ""
     close = close_names(wanted, [name.rpartition("/")[2] for name in names()])
     alike = [name for name in names() if close and name.rpartition("/")[2] == close[0]]
     return f"; did you mean {' or '.join(alike)}?" if alike else ""

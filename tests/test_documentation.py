@@ -70,7 +70,8 @@ def commands() -> list[str]:
 
 
 # How a command shows that it understands its words without running. Other commands have tests that run what
-# is documented, and so has compare with --storage, which needs a database.
+# is documented, and so have compare with --storage, which needs a database, and what starts from a finished
+# run (tests/cli/test_own_settings.py).
 _UNDERSTOOD = {
     **{
         each.name: (["--print_config"], "default_root_dir:")
@@ -89,7 +90,8 @@ def understood() -> Iterator[object]:
     seen: set[tuple[str, str]] = set()
     for line in sorted({line for line in commands() if line.split()[0] in _UNDERSTOOD}):
         name, *words = shlex.split(line)
-        if "--storage" in words:
+        starts_from_a_run = " runs/" in line or ("--ckpt_path" in words and "--config" not in words)
+        if "--storage" in words or starts_from_a_run:
             continue
         options = {word.partition("=")[0] for word in words if word.startswith("-")}
         folders = {str(Path(word).parent) for word in words if word.endswith(".yaml")}
@@ -119,7 +121,7 @@ class MyNet(nn.Module):
 
 
 # The program's own: what they name is not meant for other projects.
-_OF_THE_PROGRAM = ("cli", "commands", "files", "trust")
+_OF_THE_PROGRAM = ("cli", "commands", "files", "recipes", "trust")
 
 
 def public_names() -> list[str]:

@@ -164,12 +164,13 @@ def with_found_files(argv: Sequence[str]) -> list[str]:
         argv: The command line, in which a file that comes with the package may have its name.
 
     Raises:
-        FileNotFoundError: If a name that must mean a file is not one; with the names that are like it.
+        FileNotFoundError: If there is no such file, but one in the package with a name like it. Else the
+            parser looks for such names beside the file.
 
     Example:
-        >>> with_found_files(["fit", "--config", "a.yaml"])
+        >>> with_found_files(["fit", "--config", "methods/emma"])
         Traceback (most recent call last):
-        FileNotFoundError: config: there is no file 'a.yaml'
+        FileNotFoundError: config: there is no file 'methods/emma'; did you mean methods/ema?
     """
     words, is_file = [], False
     for word in argv:
@@ -184,8 +185,8 @@ def with_found_files(argv: Sequence[str]) -> list[str]:
 
 def _found_file(word: str) -> str:
     file = find(word)
-    is_name = re.fullmatch(r"[\w./~\\-]+", word) and word != "-"
-    if file == word and is_name and not os.path.exists(os.path.expanduser(word)):
+    is_name = re.fullmatch(r"[\w.][\w./-]*", word) is not None
+    if file == word and is_name and not os.path.exists(word) and similar(word):
         raise FileNotFoundError(f"config: there is no file {word!r}{similar(word)}")
     return file
 

@@ -96,8 +96,13 @@ def test_a_name_that_means_no_file_is_refused() -> None:
         FileNotFoundError, match=r"config: there is no file 'emma'; did you mean methods/ema\?"
     ):
         with_found_files(["fit", "--config", "emma"])
-    # what is no name is left to the parser: text in the place of a file, and standard input
-    for words in (["--config", "{trainer: {max_epochs: 1}}"], ["--config", "-"], ["--config"]):
+    # what is no name, or like none, is left to the parser: text in the place of a file, and standard input
+    for words in (
+        ["--config", "{trainer: {max_epochs: 1}}"],
+        ["--config", "-"],
+        ["--config"],
+        ["-c", "x.yaml"],
+    ):
         assert with_found_files(words) == words
 
 
