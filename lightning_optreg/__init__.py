@@ -1,5 +1,6 @@
 """Optimization and regularization methods of deep learning as PyTorch Lightning parts."""
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,7 @@ __all__ = [
     "optimizers",
     "parallel",
     "randomness",
+    "register_names",
     "runs",
     "schedulers",
     "strategies",
@@ -52,6 +54,38 @@ __all__ = [
 ]
 
 __version__ = "0.2.0"
+
+
+# The packages of the parts that a configuration may name.
+_NAMED = (
+    "callbacks",
+    "classifier",
+    "data",
+    "layers",
+    "loggers",
+    "losses",
+    "nets",
+    "optimizers",
+    "schedulers",
+    "strategies",
+)
+
+
+def register_names() -> None:
+    """Import all parts, so that a LightningCLI of your own takes their short names.
+
+    LightningCLI finds a class by its short name once its module is imported. `import lightning_optreg` does
+    this by itself if Lightning is imported before; otherwise it imports nothing, as Lightning takes seconds
+    and many parts need only torch.
+
+    Example:
+        >>> import sys, lightning_optreg
+        >>> lightning_optreg.register_names()
+        >>> "lightning_optreg.callbacks" in sys.modules
+        True
+    """
+    for name in _NAMED:
+        import_module(f"lightning_optreg.{name}")
 
 
 def __getattr__(name: str) -> Any:
@@ -65,3 +99,7 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+if "lightning.pytorch" in sys.modules:
+    register_names()

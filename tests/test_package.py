@@ -26,7 +26,10 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert fresh(f"import sys, lightning_optreg; dir(lightning_optreg); print({heavy})") == "set()"
 
 
-@pytest.mark.parametrize("name", sorted(set(lightning_optreg.__all__) - {"__version__", "ImageClassifier"}))
+NO_PACKAGES = {"__version__", "ImageClassifier", "register_names"}
+
+
+@pytest.mark.parametrize("name", sorted(set(lightning_optreg.__all__) - NO_PACKAGES))
 def test_every_package_is_reached(name: str) -> None:
     package = getattr(lightning_optreg, name)
     assert isinstance(package, ModuleType)
@@ -43,7 +46,39 @@ def test_all_packages_of_parts_are_there() -> None:
     folders = {path.parent.name for path in (ROOT / "lightning_optreg").glob("*/__init__.py")}
     own = {"cli", "commands", "places", "trainer", "trust"}
     modules = {"losses", "functional"}
-    assert (set(lightning_optreg.__all__) - {"__version__", "ImageClassifier"}) == (folders - own) | modules
+    assert (set(lightning_optreg.__all__) - NO_PACKAGES) == (folders - own) | modules
+
+
+PROJECT = """
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LightningCLI
+from torch import nn
+{first}
+class Mine(LightningModule):
+    def __init__(self, net: nn.Module, noise: nn.Module, loss: nn.Module) -> None:
+        super().__init__()
+        self.net, self.noise, self.loss = net, noise, loss
+
+words = (
+    "--trainer.callbacks+=MaxNorm --trainer.callbacks.max_norm=3 --trainer.callbacks+=ExactResume "
+    "--trainer.logger=RunCSVLogger --trainer.logger.save_dir=nowhere --trainer.strategy=LocalSGD "
+    "--model.net=LeNet5 --model.noise=DropConnect --model.noise.in_features=4 "
+    "--model.noise.out_features=2 --model.loss=SquaredLoss "
+    "--data=FashionMNISTDataModule --optimizer=NAG --optimizer.lr=0.1 --lr_scheduler=InverseTimeDecay "
+)
+cli = LightningCLI(
+    Mine, subclass_mode_data=True, run=False, save_config_callback=None, args=words.split()
+)
+print(*(type(part).__name__ for part in (*cli.trainer.callbacks[:2], cli.trainer.strategy, cli.model.noise)))
+"""
+
+
+@pytest.mark.parametrize("first", ["import lightning_optreg", ""], ids=["after Lightning", "before"])
+def test_another_projects_cli_takes_short_names(first: str) -> None:
+    program = PROJECT.format(first=f"{first}\n")
+    if not first:
+        program = f"import lightning_optreg\nlightning_optreg.register_names()\n{program}"
+    assert fresh(program) == "MaxNorm ExactResume LocalSGD DropConnect"
 
 
 def test_other_names_are_refused() -> None:
