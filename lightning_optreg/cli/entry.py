@@ -3,6 +3,7 @@
 Help on them imports no more than it needs; all else imports Lightning.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -26,6 +27,11 @@ def run_command(command: str, argv: list[str], callbacks: "Sequence[Callback]" =
     """
     if asks_for_help(argv):
         return _help(command, argv)
+
+    if not sys.stderr.isatty():
+        # read when tqdm is imported, by bars that don't say themselves whether they are shown: of downloads,
+        # of Lightning's search for a learning rate
+        os.environ.setdefault("TQDM_DISABLE", "1")
 
     from lightning_optreg.cli.errors import run_guarded
     from lightning_optreg.cli.main_cli import run

@@ -21,6 +21,7 @@ from lightning_optreg.callbacks.resume.signals.launched import pass_on_sigterm
 from lightning_optreg.classifier import ImageClassifier
 from lightning_optreg.cli.added_callbacks import prediction_writer, without_validation
 from lightning_optreg.cli.checkpoint_checks import check_training_state, check_weights, say_differences
+from lightning_optreg.cli.console import console_callbacks
 from lightning_optreg.cli.expected_warnings import without_expected_warnings
 from lightning_optreg.cli.given import mentions, names_class, options, with_found_files
 from lightning_optreg.cli.keep_others import KeepOthers
@@ -247,7 +248,10 @@ class CLI(LightningCLI):
             callbacks.append(ResetOptimizer())
         callbacks += [KeepOthers(), SaveConfig(self.plain_config, self.run_folder, self.start.made)]
         callbacks += self.more_callbacks
-        return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+        # First, so that the last epoch's line stands before what others say at the end; the table of layers
+        # is among them, if it is wanted.
+        callbacks = [*console_callbacks(self.settings.trainer, callbacks), *callbacks]
+        return super().instantiate_trainer(callbacks=callbacks, enable_model_summary=False, **kwargs)
 
     @override
     def after_instantiate_classes(self) -> None:

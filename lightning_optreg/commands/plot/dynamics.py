@@ -10,6 +10,7 @@ from lightning_optreg.commands.plot.options import (
     add_output,
     guarded,
     read_output,
+    remaining_time,
     save,
 )
 
@@ -71,8 +72,9 @@ def _run(argv: Sequence[str]) -> None:
     problem = Problem(tuple(options.eigenvalues), tuple(options.start))
     methods: tuple[Method, ...] = ("heavy_ball", "nag_sc", "nag_c")
     steps = [options.step / 4**i for i in range(_HALVINGS)]
-    save(
-        draw_dynamics([compute_dynamics(problem, m, options.step, options.time, steps) for m in methods]),
-        path,
-        dpi=options.dpi,
-    )
+    curves = []
+    computed = remaining_time("methods")
+    for number, method in enumerate(methods, 1):
+        curves.append(compute_dynamics(problem, method, options.step, options.time, steps))
+        computed(number, len(methods))
+    save(draw_dynamics(curves), path, dpi=options.dpi)

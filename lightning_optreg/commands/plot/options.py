@@ -1,10 +1,10 @@
 """Shared by the kinds of pictures: mistakes become one line, and files are written whole or not at all."""
 
 import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from lightning_optreg.cli.meter import Meter
 from lightning_optreg.cli.option_parser import OptionParser, UsageError
 from lightning_optreg.figures.gif import gif_writer
 from lightning_optreg.files import replacing
@@ -94,7 +94,7 @@ def read_output(text: str | None, endings: Sequence[str]) -> Place:
 
 
 def remaining_time(what: str) -> Callable[[int, int], None]:
-    """Return a function that prints to the standard error how long is left, every five seconds.
+    """Return a function that shows on the standard error how much is done and how long is left.
 
     Args:
         what: What is counted, in the plural.
@@ -102,18 +102,10 @@ def remaining_time(what: str) -> Callable[[int, int], None]:
     Returns:
         To be called with the number done and that of all.
     """
-    first: tuple[float, int] | None = None  # when and at which number: what comes before also loads libraries
-    said = time.monotonic()
+    meter = Meter(what)
 
     def progress(done: int, total: int) -> None:
-        nonlocal first, said
-        now = time.monotonic()
-        if first is None:
-            first = now, done
-        elif now - said > 5.0 and first[1] < done < total:
-            said = now
-            left = (now - first[0]) / (done - first[1]) * (total - done)
-            print(f"{done} of {total} {what}, {left:.0f} s to go", file=sys.stderr)
+        meter(done, total)
 
     return progress
 
@@ -143,6 +135,12 @@ def save_film(film: "FuncAnimation", path: Place, *, dpi: int, fps: int) -> None
     from matplotlib.animation import FFMpegWriter
 
     writer = gif_writer(fps) if path.suffix == ".gif" else FFMpegWriter(fps=fps)
+    drawn = remaining_time("frames")
     with replacing(path) as temporary:
-        film.save(str(temporary), writer=writer, dpi=dpi)
+        film.save(
+            str(temporary),
+            writer=writer,
+            dpi=dpi,
+            progress_callback=lambda frame, frames: drawn(frame + 1, frames),
+        )
     print(path)

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
+from lightning_optreg.cli.meter import Meter
 from lightning_optreg.commands.plot.named_method import METHODS, NamedMethod, read_method
 from lightning_optreg.commands.plot.options import (
     STILL,
@@ -156,11 +157,11 @@ def _run(argv: Sequence[str]) -> None:
             "method", "workers", "rate", "time (s)", "MB sent", "accuracy", "mean delay", "waiting", "sending"
         )
     )
-    curves = [
-        _simulated(method, number, workload, times, wires, options)
-        for method in methods
-        for number in workers
-    ]
+    pairs = [(method, number) for method in methods for number in workers]
+    simulated, curves = Meter("curves"), []
+    for method, number in pairs:
+        simulated(len(curves), len(pairs))
+        curves.append(_simulated(method, number, workload, times, wires, options, simulated))
     caption = _caption(options)
     if options.view == "curves":
         figure = draw_scaling(curves, measured, caption=caption)
@@ -251,6 +252,7 @@ def _simulated(
     times: "StepTimes",
     wires: "Interconnect",
     options: argparse.Namespace,
+    meter: Meter,
 ) -> "ScalingCurve":
     """A curve, at the chosen learning rate; its numbers are printed."""
     from lightning_optreg.analysis.scaling import simulate
@@ -286,6 +288,7 @@ def _simulated(
         f"{moments[-1].accuracy:.4f}",
     )
     shares = (f"{run.mean_delay:.1f}", f"{run.waiting_share:.1%}", f"{run.sending_share:.1%}")
+    meter.clear()
     print(_ROW.format(method.label, workers, *numbers, *shares), flush=True)
     return ScalingCurve(
         method.label,

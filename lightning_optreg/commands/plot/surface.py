@@ -9,6 +9,7 @@ from lightning_optreg.commands.plot.options import (
     UsageError,
     guarded,
     read_output,
+    remaining_time,
     save,
     save_film,
 )
@@ -83,7 +84,8 @@ def _run(argv: Sequence[str]) -> None:
 
     surface = SURFACES[options.surface]
     ways = {}
-    for text in options.optimizers:
+    followed = remaining_time("optimizers")
+    for number, text in enumerate(options.optimizers, 1):
         try:
             optimizer = read_optimizer(text, surface.name)
         except ValueError as error:
@@ -92,6 +94,7 @@ def _run(argv: Sequence[str]) -> None:
             ways[optimizer.label] = follow(surface, optimizer, steps)
         except (TypeError, ValueError, RuntimeError) as error:
             raise UsageError(f"--optimizers {text}: {error}") from error
+        followed(number, len(options.optimizers))
     usual: View = "contours" if surface.minima else "3d"
     view: View = usual if options.view is None else options.view
     if film:
