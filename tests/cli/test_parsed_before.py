@@ -119,6 +119,7 @@ def test_seeds_folders_and_numbers(files: tuple[str, ...], process: Process) -> 
     assert process.parsed == 1
 
 
+@pytest.mark.slow
 def test_what_differs_otherwise_is_parsed_from_the_start(process: Process) -> None:
     settings = changed(recipe("fashion_mnist/softmax.yaml"), seed_everything=0)
     without = {key: value for key, value in settings.items() if key not in ("optimizer", "lr_scheduler")}

@@ -51,6 +51,7 @@ def test_any_number_of_images(tmp_path: Path) -> None:
         torch.testing.assert_close(run(path, images), module(images), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_other_precision_and_no_check(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).bfloat16()
     assert export_onnx(net, tmp_path / "a.onnx", input_shape=(1, 2, 2), check=False) is None

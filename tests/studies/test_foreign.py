@@ -61,6 +61,7 @@ def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "line" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_tune(tmp_path: Path) -> None:
     search = {"model.init_args.lr": {"low": 0.001, "high": 0.3, "log": True}}
     path = write({**COMMON, "search": search, "trials": 3}, tmp_path)
@@ -70,6 +71,7 @@ def test_tune(tmp_path: Path) -> None:
     assert 0.001 <= best["model"]["init_args"]["lr"] <= 0.3
 
 
+@pytest.mark.slow
 def test_crossval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     methods = {"slow": {}, "fast": {"model": {"init_args": {"lr": 0.1}}}}
     path = write({**COMMON, "folds": 3, "methods": methods}, tmp_path)

@@ -69,6 +69,7 @@ def test_every_fold_has_a_search_and_one_report_has_all(
     assert "test/accuracy, on the fold" in drawn
 
 
+@pytest.mark.slow
 def test_all_folds_share_a_storage_that_the_environment_names(
     study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

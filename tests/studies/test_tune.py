@@ -81,6 +81,7 @@ def test_it_finds_settings_that_fit_takes(
     assert "3 of them are done already\n0 runs in" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_pruned_trial_ends_early(tmp_path: Path, study: Path) -> None:
     """The second trial is worse than the first: it ends after its first validation."""
     given = yaml.safe_load(study.read_text())
