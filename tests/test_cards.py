@@ -36,10 +36,8 @@ SECTIONS = [
     "Reference",
 ]
 PENDING = {  # rooms whose cards are still being written
-    "callbacks",
     "optimizers",
     "schedulers",
-    "data",
     "strategies",
     "nets",
 }

@@ -1,6 +1,7 @@
 """The pictures of the methods' cards, a file for each kind of method."""
 
 from card_pictures import (
+    adaptive_optimizers,
     callbacks,
     data,
     layers,
@@ -8,12 +9,14 @@ from card_pictures import (
     networks,
     optimizers,
     schedules,
+    small_networks,
     strategies,
 )
 from card_pictures.registry import PICTURES
 
 __all__ = [
     "PICTURES",
+    "adaptive_optimizers",
     "callbacks",
     "data",
     "layers",
@@ -21,5 +24,6 @@ __all__ = [
     "networks",
     "optimizers",
     "schedules",
+    "small_networks",
     "strategies",
 ]
