@@ -68,6 +68,7 @@ _WHAT = {
     "test": "Measures a checkpoint on the test images.",
     "predict": "Writes a checkpoint's predictions to predictions.csv in the run's folder.",
 }
+_OWN_SETTINGS = "Without a recipe, settings are the run's own, which the checkpoint holds."
 _LISTS = {"networks": "model.net", "optimizers": "optimizer", "schedules": "lr_scheduler"}
 
 
@@ -106,11 +107,11 @@ def page(command: str) -> str:
 
     Example:
         >>> print(page("test").splitlines()[0])
-        usage: lightning-optreg test --config FILE [--ckpt_path best] [--option value ...]
+        usage: lightning-optreg test --ckpt_path best [--config FILE] [--option value ...]
     """
-    checkpoint = "" if command == "fit" else " [--ckpt_path best]"
-    lines = [f"usage: lightning-optreg {command} --config FILE{checkpoint} [--option value ...]", ""]
-    lines += [_WHAT[command], ""]
+    of_what = "--config FILE" if command == "fit" else "--ckpt_path best [--config FILE]"
+    lines = [f"usage: lightning-optreg {command} {of_what} [--option value ...]", ""]
+    lines += [_WHAT[command], *([] if command == "fit" else [_OWN_SETTINGS]), ""]
     for option in OPTIONS:
         if command in option.commands:
             text = option.text if option.default is None else f"{option.text}; default: {option.default}"
