@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lightning_optreg.figures._style import BLUE, GREEN, GREY, VERMILION, new_figure
+from lightning_optreg.figures._style import BLUE, GREEN, GREY, VERMILION, literal, new_figure
 
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn: it takes a while
     from matplotlib.figure import Figure
@@ -20,6 +20,7 @@ def draw_line(
     *,
     label: str,
     marks: Mapping[float, str] | None = None,
+    title: str = "",
     caption: str = "",
 ) -> "Figure":
     """Draw loss (left axis, solid) and accuracy (right axis, dashed) along a line.
@@ -29,6 +30,7 @@ def draw_line(
         values: For "training" and "validation", losses and accuracies, each (n,).
         label: Label of the x axis.
         marks: Places to mark, with their names.
+        title: Text above, such as the network, its checkpoint and the number of images.
         caption: Text below.
 
     Example:
@@ -63,7 +65,7 @@ def draw_line(
     figure.legend(
         handles, [str(h.get_label()) for h in handles], loc="outside upper center", ncols=4, frameon=False
     )
-    _caption(figure, caption)
+    _texts(figure, title, caption)
     return figure
 
 
@@ -74,6 +76,7 @@ def draw_plane(
     labels: Sequence[str],
     path: "Tensor | None" = None,
     view: str = "contours",
+    title: str = "",
     caption: str = "",
 ) -> "Figure":
     """Draw the loss over a plane, as contours or as a surface in space.
@@ -84,6 +87,7 @@ def draw_plane(
         labels: Labels of the two axes.
         path: Points (k, 2) of a training trajectory, drawn on contours.
         view: "contours" or "3d".
+        title: Text above, such as the network, its checkpoint and the number of images.
         caption: Text below.
 
     Example:
@@ -133,10 +137,12 @@ def draw_plane(
         else:
             axes.plot([0], [0], "*", color="white", mec="black", markersize=14)
         axes.set(xlabel=labels[0], ylabel=labels[1])
-    _caption(figure, caption)
+    _texts(figure, title, caption)
     return figure
 
 
-def _caption(figure: "Figure", text: str) -> None:
-    if text:
-        figure.supxlabel(text, fontsize=8, color=GREY)
+def _texts(figure: "Figure", title: str, caption: str) -> None:
+    if title:
+        figure.suptitle(literal(title), fontsize=11)
+    if caption:
+        figure.supxlabel(caption, fontsize=8, color=GREY)

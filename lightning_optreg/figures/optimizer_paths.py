@@ -1,52 +1,42 @@
-"""Optimizers on a loss surface: their paths over contours or over the surface in space, still or animated.
+"""Optimizers on a loss surface: their paths over contours or over the surface in space, and their losses.
 
 After two well-known animations by Alec Radford (2014), which lectures on optimizers show: the contours of
 Beale's function and a saddle point.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lightning_optreg.analysis.surfaces import Surface
-from lightning_optreg.figures._style import (
-    BLACK,
-    BLUE,
-    GREEN,
-    ORANGE,
-    PURPLE,
-    SKY_BLUE,
-    VERMILION,
-    new_figure,
-)
+from lightning_optreg.figures._style import literal, new_figure, style
+from lightning_optreg.figures._surface_panels import contours, losses, space
 
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn: it takes a while
     from matplotlib.animation import FuncAnimation
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["View", "animate_surface", "draw_surface"]
 
 View = Literal["contours", "3d"]
 
-_COLORS = (VERMILION, GREEN, PURPLE, BLUE, ORANGE, SKY_BLUE, BLACK)  # then the same dashed
-_DASHES = ("-", (0, (4, 1.2)), (0, (1.2, 1.2)))
-_PALE = ("#8fa9c4", "#c9d6e3", "#f4f1ea", "#fbf7ee")  # low to high; all colours above stand out from it
-_FINE = 301  # points a side of the grid under contours
-_COARSE = 81  # and under the surface in space
-
 
 def draw_surface(surface: Surface, trajectories: Mapping[str, Tensor], view: View = "contours") -> "Figure":
-    """Draw the paths of optimizers over a surface.
+    """Draw the paths of optimizers over a surface, and beside it their losses over the steps.
 
-    The start is a circle, minima are stars, saddle points crosses; a dot marks where each path ends. Contours
-    of a surface with a minimum have levels at equal ratios, those of others at equal distances.
+    The start is a circle, minima are stars, saddle points crosses; a large mark shows where each path ends.
+    Where paths coincide, each is seen: dashed lines lie on solid ones, thin ones on wide ones, and on top the
+    small marks of all.
+    Contours of a surface with a minimum have levels at equal ratios, those of others at equal distances.
 
     Args:
         surface: The surface.
         trajectories: For each label, points (steps + 1, 2) as `lightning_optreg.analysis.trajectories.follow`
-            returns them; rows of NaN after a run diverged, which the legend notes.
+            returns them; rows of NaN after a run diverged, which the legend notes. The number of steps is
+            the legend's title; if they differ, each label has its own.
         view: "contours", seen from above, or "3d", the surface in space.
 
     Returns:
@@ -123,135 +113,104 @@ def _scene(
             raise ValueError(
                 f"draw_surface: points of {label!r} must be (steps + 1, 2), got {tuple(points.shape)}"
             )
-    figure = new_figure(7.0, 6.4)
-    paint = _contours if view == "contours" else _space
-    plot = paint(figure, surface)
+    figure = new_figure(11.4, 5.9)
+    left, right = figure.add_gridspec(1, 2, width_ratios=(1.5, 1))
+    ways = [points.detach().double().cpu() for points in trajectories.values()]
+    above = view == "contours"
+    surface_panel = (contours if above else space)(figure, left, surface)
+    heights = [surface.function(*way.T) for way in ways]
+    loss_panel = losses(figure, right, surface, heights)
     tracks = []
-    for number, (label, points) in enumerate(trajectories.items()):
-        cut = bool(points.isnan().any()) and bool(surface.minima)
-        color, dash = _COLORS[number % len(_COLORS)], _DASHES[number // len(_COLORS) % len(_DASHES)]
-        line, head = plot(color, dash, f"{label} (diverged)" if cut else label, number)
-        tracks.append((points.detach().double().cpu(), line, head))
-    figure.legend(
-        handles=[line for _, line, _ in tracks],
-        loc="outside lower center",
-        ncols=min(4, len(tracks)),
-        frameon=False,
-        fontsize=12,
-        handlelength=1.8,
-        columnspacing=1.6,
-    )
-    lift = surface.function if view == "3d" else None
+    for number, (label, way, height) in enumerate(zip(trajectories, ways, heights, strict=True)):
+        look = _Look(number, len(ways))
+        over = way if above else _cut_to_window(way, surface.window)
+        places = tuple(over.T) if above else (*over.T, surface.function(*over.T))
+        tracks.append(_Track(surface_panel, torch.stack(places), look, label))
+        tracks.append(_Track(loss_panel, torch.stack([torch.arange(len(way)), height]), look))
+    _legend(figure, surface, trajectories)
 
     def show(step: int) -> list[Any]:
-        changed = []
-        for points, line, head in tracks:
-            way = points[: step + 1]
-            way = way[~way.isnan().any(dim=1)]
-            if lift is not None:
-                way = _cut_to_window(way, surface.window)
-            for artist, part in ((line, way), (head, way[-1:])):
-                x, y = part.T.numpy()
-                if lift is None:
-                    artist.set_data(x, y)
-                else:
-                    artist.set_data_3d(x, y, lift(*part.T).numpy())
-                changed.append(artist)
-        return changed
+        return [artist for track in tracks for artist in track.show(step)]
 
     return figure, show
 
 
-def _contours(figure: "Figure", surface: Surface) -> Callable[..., tuple[Any, Any]]:
-    import numpy as np
-    from matplotlib import patheffects
-    from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
+class _Look(NamedTuple):
+    """How the path with this number is drawn, of so many."""
 
-    axes = figure.add_subplot()
-    x, y, values = _grid(surface, _FINE)
-    if surface.minima:
-        low, high = float(np.quantile(values, 0.004)), float(values.max())
-        levels = np.geomspace(low, high, 26)
-        values = values.clip(low)  # a minimum may lie on the grid
-        norm: Normalize = LogNorm(low, high)
-    else:
-        levels = np.linspace(values.min(), values.max(), 25)
-        norm = Normalize(values.min(), values.max())
-    pale = LinearSegmentedColormap.from_list("pale", _PALE)
-    axes.contourf(x, y, values, levels, norm=norm, cmap=pale, extend="both")
-    axes.contour(x, y, values, levels[::2], colors="#5b6b7a", linewidths=0.45, alpha=0.7)
-    axes.set(xlim=surface.window[:2], ylim=surface.window[2:])
-    axes.set_xlabel("$x$", fontsize=13)
-    axes.set_ylabel("$y$", fontsize=13)
-    axes.set_title(f"{surface.title}: $f(x, y) = {surface.formula}$", fontsize=12, pad=8)
-    axes.tick_params(labelsize=11)
-    halo: list[patheffects.AbstractPathEffect] = [
-        patheffects.withStroke(linewidth=3.6, foreground="white", alpha=0.75)
-    ]
-    for point in surface.minima:
-        axes.plot(*point, "*", color="black", mec="white", mew=0.9, ms=17, zorder=20)
-    for point in surface.saddle_points:
-        axes.plot(*point, "X", color="black", mec="white", mew=0.9, ms=11, zorder=20)
-    axes.plot(*surface.start, "o", color="white", mec="black", mew=1.4, ms=8, zorder=21)
+    number: int
+    count: int
 
-    def plot(color: str, dash: Any, label: str, number: int) -> tuple[Any, Any]:
-        (line,) = axes.plot([], [], color=color, ls=dash, lw=2.0, label=label, zorder=5 + 0.01 * number)
-        line.set_path_effects(halo)
-        (head,) = axes.plot([], [], "o", color=color, mec="white", mew=1.0, ms=8, zorder=22 + 0.01 * number)
-        return line, head
+    @property
+    def line(self) -> dict[str, Any]:
+        """Where paths coincide, each shows: dashed ones lie on solid ones, and thin ones on wide ones."""
+        rank, of = self.number // 2, (self.count + 1) // 2
+        dashed = self.number % 2 == 1
+        return {
+            "color": style(self.number)["color"],
+            "linestyle": (4.0 * rank / of, (2.2, 1.8)) if dashed else "-",
+            "linewidth": 1.8 + (of - 1 - rank) * min(0.8, 3.0 / of),
+            "zorder": 5 + 0.01 * (self.number + 100 * dashed),
+        }
 
-    return plot
+    def marked(self, length: int) -> slice:
+        """The steps that have a small mark: about five of each path, and others for each if possible."""
+        every = max((length - 1) // 5, min(self.count, length - 1), 1)
+        return slice(1 + every * self.number // self.count, None, every)
 
 
-def _space(figure: "Figure", surface: Surface) -> Callable[..., tuple[Any, Any]]:
-    from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
+class _Track:
+    """A path in a panel: a line, small marks on it, and a large one at its end."""
 
-    # Paths lie on the surface and would flicker in and out of it: they are drawn after it, in their order.
-    axes: Any = figure.add_subplot(projection="3d", computed_zorder=False)
-    x, y, values = _grid(surface, _COARSE)
-    low, high = values.min(), values.max()
-    norm: Normalize = LogNorm(max(low, high * 1e-4), high) if surface.minima else Normalize(low, high)
-    pale = LinearSegmentedColormap.from_list("pale", _PALE)
-    axes.plot_surface(
-        x, y, values, cmap=pale, norm=norm, rcount=32, ccount=32, lw=0.35, edgecolor="#5b6b7a", alpha=0.9
+    def __init__(self, axes: "Axes", places: Tensor, look: _Look, label: str | None = None) -> None:
+        self.places, self.look = places, look
+        drawn = style(look.number)
+        marks = {"color": drawn["color"], "marker": drawn["marker"], "ls": "none", "mec": "white"}
+        order = 0.01 * look.number
+        none: list[list[float]] = [[] for _ in places]
+        name = f"_{look.number}" if label is None else label  # what begins with _ is in no legend
+        (line,) = axes.plot(*none, label=name, **look.line)
+        (dots,) = axes.plot(*none, **marks, mew=0.7, ms=6.5, zorder=12 + order)
+        (head,) = axes.plot(*none, **marks, mew=1.0, ms=10, zorder=22 + order)
+        self.artists: tuple[Any, Any, Any] = (line, dots, head)
+
+    def show(self, step: int) -> tuple[Any, Any, Any]:
+        """Show the first steps, as far as they are finite."""
+        way = self.places[:, : step + 1]
+        way = way[:, ~way.isnan().any(dim=0)]
+        marked = self.look.marked(self.places.shape[1])
+        for artist, part in zip(self.artists, (way, way[:, marked], way[:, -1:]), strict=True):
+            coordinates = part.numpy()
+            if len(coordinates) == 2:
+                artist.set_data(*coordinates)
+            else:
+                artist.set_data_3d(*coordinates)
+        return self.artists
+
+
+def _legend(figure: "Figure", surface: Surface, trajectories: Mapping[str, Tensor]) -> None:
+    from matplotlib.lines import Line2D
+
+    lengths = {len(points) - 1 for points in trajectories.values()}
+    handles = []
+    for number, (label, points) in enumerate(trajectories.items()):
+        text = literal(label) if len(lengths) == 1 else f"{literal(label)}, {len(points) - 1} steps"
+        lost = points.isnan().any(dim=1)
+        if bool(lost.any()) and surface.minima:  # where there is no minimum, all that leave are right
+            text += f" (diverged in step {int(lost.nonzero()[0])})"
+        line, marker = _Look(number, len(trajectories)).line, style(number)["marker"]
+        handles.append(Line2D([], [], label=text, marker=marker, mec="white", mew=0.7, ms=8, **line))
+    figure.legend(
+        handles=handles,
+        title=f"{lengths.pop()} steps" if len(lengths) == 1 else None,
+        loc="outside lower center",
+        ncols=min(4, len(handles)),
+        frameon=False,
+        fontsize=11,
+        title_fontsize=11,
+        handlelength=2.4,
+        columnspacing=1.6,
     )
-    axes.view_init(elev=34, azim=-58)
-    axes.set_box_aspect((1, 1, 0.75), zoom=1.02)
-    axes.set(xlim=surface.window[:2], ylim=surface.window[2:], xlabel="$x$", ylabel="$y$")
-    axes.zaxis.set_rotate_label(False)
-    axes.set_zlabel("$f(x, y)$", rotation=90, labelpad=8)
-    axes.tick_params(labelsize=10)
-    axes.locator_params(nbins=5)
-    for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
-        axis.label.set_size(13)
-        axis.set_pane_color((1.0, 1.0, 1.0))
-    axes.set_title(f"{surface.title}: $f(x, y) = {surface.formula}$", fontsize=12, pad=0)
-    marks: list[tuple[tuple[tuple[float, float], ...], dict[str, Any]]] = [
-        (surface.minima, {"marker": "*", "color": "black", "mec": "white", "ms": 16, "zorder": 20}),
-        (surface.saddle_points, {"marker": "X", "color": "black", "mec": "white", "ms": 10, "zorder": 20}),
-        ((surface.start,), {"marker": "o", "color": "white", "mec": "black", "ms": 8, "zorder": 21}),
-    ]
-    for points, style in marks:
-        for point in points:
-            height = float(surface.function(*torch.tensor(point, dtype=torch.float64)))
-            axes.plot([point[0]], [point[1]], [height], ls="none", **style)
-
-    def plot(color: str, dash: Any, label: str, number: int) -> tuple[Any, Any]:
-        (line,) = axes.plot([], [], [], color=color, ls=dash, lw=2.6, label=label, zorder=5 + 0.01 * number)
-        (head,) = axes.plot([], [], [], "o", color=color, mec="white", ms=9, zorder=22 + 0.01 * number)
-        return line, head
-
-    return plot
-
-
-def _grid(surface: Surface, count: int) -> Any:
-    x_from, x_to, y_from, y_to = surface.window
-    x, y = torch.meshgrid(
-        torch.linspace(x_from, x_to, count, dtype=torch.float64),
-        torch.linspace(y_from, y_to, count, dtype=torch.float64),
-        indexing="xy",
-    )
-    return x.numpy(), y.numpy(), surface.function(x, y).numpy()
 
 
 def _cut_to_window(points: Tensor, window: tuple[float, float, float, float]) -> Tensor:

@@ -54,7 +54,7 @@ def write_report(result: StudyResult, folder: Place) -> list[Place]:
     }
     if said := notice(result):  # also where the picture is shown without the page
         for figure in pictures.values():
-            figure.supxlabel(said, x=0.005, ha="left", size="x-small", color="firebrick")
+            figure.supxlabel(said, x=0.005, ha="left", size="x-small", color="#D55E00")  # as in all figures
     return write_files(folder, texts, pictures)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lightning_optreg.commands.plot.landscape_inputs import find_file, load, read_images, trajectory
 from lightning_optreg.commands.plot.options import (
     STILL,
     OptionParser,
@@ -14,13 +15,7 @@ from lightning_optreg.commands.plot.options import (
     save,
 )
 from lightning_optreg.places import Place, place_of
-from lightning_optreg.trust import (
-    Trust,
-    add_allow,
-    build_nothing_unasked,
-    check_hyperparameters,
-    check_values,
-)
+from lightning_optreg.trust import add_allow, build_nothing_unasked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,99 +101,42 @@ def _run(argv: Sequence[str]) -> None:
 
     build_nothing_unasked()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    files = [_find(name, options.default_root_dir) for name in options.ckpt_path]
-    loaded = [_load(file, options.allow) for file in files]
+    files = [find_file(name, options.default_root_dir) for name in options.ckpt_path]
+    loaded = [load(file, options.allow) for file in files]
     described = next((data for _, data in loaded if data is not None), None)
     if described is None:
         raise UsageError(f"--ckpt_path {files[0]}: it holds weights only, not which data its run had")
     modules = [module.to(device).eval() for module, _ in loaded]
     module = modules[0]
-    splits = _batches(described, options.data_dir, options.images, device)
+    splits = read_images(described, options.data_dir, options.images, device)
     weights = {name: weight.detach() for name, weight in module.net.named_parameters()}
+    title = _title(module, files, splits if line else {"training": splits["training"]})
     if line:
-        figure = _draw_line(modules, splits, weights, options, points)
+        figure = _draw_line(modules, splits, weights, options, points, title)
     else:
-        figure = _draw_plane(module, splits["training"], weights, options, points)
+        figure = _draw_plane(module, splits["training"], weights, options, points, title)
     save(figure, path, dpi=options.dpi)
 
 
-def _find(name: str, root: str) -> Place:
-    from lightning_optreg.runs.run_folder import find_checkpoint
-
-    try:
-        return find_checkpoint(place_of(root), name)
-    except FileNotFoundError as error:
-        raise UsageError(str(error)) from error
-
-
-def _load(path: Place, allow: Sequence[str]) -> "tuple[ImageClassifier, dict[str, Any] | None]":
-    """Load a checkpoint's module and the description of its data, if any; both name only trusted classes."""
-    from lightning_optreg import ImageClassifier
-    from lightning_optreg.runs.checkpoints import load_classifier, read_checkpoint
-
-    try:
-        checkpoint = read_checkpoint(path)
-        trust, what = Trust(allow), f"--ckpt_path {path}"
-        check_hyperparameters(checkpoint, owner=ImageClassifier, trust=trust, what=what)
-        data = _described_data(checkpoint)
-        check_values({"data": data}, trust=trust, what=f"{what}: configuration")
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    if "net" not in checkpoint.get("hyper_parameters", {}):
-        raise UsageError(
-            f"--ckpt_path {path}: it does not say how its network is built; what `fit` writes does"
-        )
-    try:
-        module = load_classifier(path, allow)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    return module, data
-
-
-def _described_data(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Class and arguments of a run's data module, from the configuration in its checkpoint."""
-    found: Any = checkpoint
-    for name in ("callbacks", "SaveConfig", "config", "data"):
-        found = found.get(name) if isinstance(found, dict) else None
-    if not (isinstance(found, dict) and isinstance(found.get("init_args", {}), dict)):
-        return None
-    return found
-
-
-def _batches(
-    described: Mapping[str, Any], data_dir: str | None, images: int, device: Any
-) -> dict[str, list[Any]]:
-    """Images of the training split, and of the validation split if there is one, as evaluation sees them."""
-    import jsonargparse
-
-    from lightning_optreg.data import ImageDataModule
-
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(ImageDataModule, "data")
-    settings = {**described, "init_args": {**described.get("init_args", {}), "batch_size": 512}}
-    # A checkpoint may say where data are read, not where something is written.
-    settings["init_args"].pop("cache_dir", None)
-    if data_dir is not None:
-        settings["init_args"]["data_dir"] = data_dir
-    data = parser.instantiate(parser.parse_object({"data": settings})).data
-    data.augmenting = False
-    data.setup("fit")
-    found = {}
-    for name, part in (("training", "train"), ("validation", "val")):
-        if part == "val" and not data.has_validation:
-            continue
-        taken, left = [], images
-        for x, y in data.batches(part):
-            taken.append((x[:left].to(device), y[:left].to(device)))
-            left -= len(y)
-            if left <= 0:
-                break
-        found[name] = taken
-    return found
+def _title(module: "ImageClassifier", files: Sequence[Place], splits: Mapping[str, list[Any]]) -> str:
+    """What is drawn: the network, the checkpoints with their runs, and the number of images."""
+    # runs/version_3/checkpoints/last.ckpt: the run's folder tells it from the other runs' last.ckpt
+    names = [
+        f"{file.parent.parent.name}/{file.name}" if file.parent.name == "checkpoints" else file.name
+        for file in files
+    ]
+    counts = {name: sum(len(y) for _, y in batches) for name, batches in splits.items()}
+    images = " and ".join(f"{count:,} {name}" for name, count in counts.items())
+    return f"{type(module.net).__name__}, {' to '.join(names)}, on {images} images"
 
 
 def _draw_plane(
-    module: "ImageClassifier", batches: list[Any], weights: "dict[str, Tensor]", options: Any, points: int
+    module: "ImageClassifier",
+    batches: list[Any],
+    weights: "dict[str, Tensor]",
+    options: Any,
+    points: int,
+    title: str,
 ) -> Any:
     import torch
 
@@ -213,7 +151,7 @@ def _draw_plane(
         axes = [torch.linspace(-options.radius, options.radius, points, dtype=torch.float64)] * 2
         labels = ["first random direction", "second random direction"]
     else:
-        places = [*_trajectory(options.trajectory, weights), weights]
+        places = [*trajectory(options.trajectory, weights), weights]
         try:
             directions, path, explained = principal_directions(places)
         except ValueError as error:
@@ -227,7 +165,7 @@ def _draw_plane(
         module.net, module.loss, batches, weights, directions, axes, remaining_time("places")
     )
     caption = _sharpness(module, batches, weights)
-    return draw_plane(axes, losses, labels=labels, path=path, view=options.view, caption=caption)
+    return draw_plane(axes, losses, labels=labels, path=path, view=options.view, title=title, caption=caption)
 
 
 def _draw_line(
@@ -236,6 +174,7 @@ def _draw_line(
     weights: "dict[str, Tensor]",
     options: Any,
     points: int,
+    title: str,
 ) -> Any:
     import torch
 
@@ -263,32 +202,11 @@ def _draw_line(
         name: loss_grid(module.net, module.loss, batches, start, [direction], [x], remaining_time("places"))
         for name, batches in splits.items()
     }
-    return draw_line(x, values, label=label, marks=marks, caption=caption)
+    return draw_line(x, values, label=label, marks=marks, title=title, caption=caption)
 
 
 def _float_buffers(net: Any) -> "dict[str, Tensor]":
     return {name: buffer for name, buffer in net.named_buffers() if buffer.is_floating_point()}
-
-
-def _trajectory(folder: Place, weights: "Mapping[str, Tensor]") -> "list[dict[str, Tensor]]":
-    """Weights of the checkpoints in a folder, in the order of their steps."""
-    from lightning_optreg.runs.checkpoints import read_checkpoint
-
-    found = []
-    paths: list[Place] = [*folder.glob("*.ckpt")]
-    for path in sorted(paths, key=str):
-        try:
-            checkpoint = read_checkpoint(path)
-        except ValueError as error:
-            raise UsageError(str(error)) from error
-        state = {name.removeprefix("net."): value for name, value in checkpoint["state_dict"].items()}
-        if any(name not in state or state[name].shape != weight.shape for name, weight in weights.items()):
-            raise UsageError(f"--trajectory: {path} is of another network")
-        place = {name: state[name].to(weight) for name, weight in weights.items()}
-        found.append((checkpoint["global_step"], place))
-    if len(found) < 2:
-        raise UsageError(f"--trajectory {folder}: it must hold at least 2 checkpoints, has {len(found)}")
-    return [place for _, place in sorted(found, key=lambda item: item[0])]
 
 
 def _span(coordinates: "Tensor", points: int) -> "Tensor":

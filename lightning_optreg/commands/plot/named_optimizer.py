@@ -48,7 +48,7 @@ class NamedOptimizer:
     """An optimizer as named on a command line.
 
     Args:
-        label: What the picture calls it: the name, with the options if any were given.
+        label: What the picture calls it: the name, with the options if any were given, and its learning rate.
         make: Its class.
         options: The class's arguments, except the parameters.
 
@@ -98,7 +98,11 @@ def read_optimizer(text: str, surface: str) -> NamedOptimizer:
     if rate is not None and "lr" in accepted:
         options["lr"] = rate
     options |= given
-    return NamedOptimizer(text if given else found, make, options)
+    label = text if given else found
+    if "lr" in accepted and "lr" not in given:
+        lr = options.get("lr", inspect.signature(make).parameters["lr"].default)
+        label += f", lr {lr:g}"
+    return NamedOptimizer(label, make, options)
 
 
 def known_optimizers() -> dict[str, Callable[..., Optimizer]]:

@@ -1,6 +1,7 @@
 """Directions, grids and sharpness against closed forms; the command on a checkpoint that was just trained."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from lightning_optreg.__main__ import main
 from lightning_optreg.analysis.directions import along, principal_directions, random_direction
 from lightning_optreg.analysis.loss_grid import evaluate, loss_grid
 from lightning_optreg.analysis.sharpness import keskar_sharpness, largest_eigenvalue
+from lightning_optreg.commands.plot import landscape
+from lightning_optreg.commands.plot.options import save
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -192,7 +195,16 @@ def plot(root: Path, *options: str) -> int:
     return main(["plot", "landscape", *small, *options])
 
 
-def test_pictures(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pictures(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles = {}
+
+    def note(figure: Any, path: Path, *, dpi: int) -> None:
+        titles[path.name] = figure.get_suptitle()
+        save(figure, path, dpi=dpi)
+
+    monkeypatch.setattr(landscape, "save", note)
     trajectory = trained / "version_0" / "checkpoints" / "trajectory"
     assert len(list(trajectory.glob("*.ckpt"))) >= 4
     kinds = {
@@ -208,6 +220,11 @@ def test_pictures(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     out = capsys.readouterr().out
     assert out.count("largest eigenvalue of the Hessian") == 5
     assert out.count("Dinh et al. 2017") == 5
+    assert titles["random.png"] == titles["path.png"] == "MLP, version_0/last.ckpt, on 64 training images"
+    assert titles["space.svg"] == "MLP, version_0/best.ckpt, on 64 training images"
+    both = "on 64 training and 60 validation images"
+    assert titles["line.png"] == f"MLP, version_0/last.ckpt, {both}"
+    assert titles["between.png"] == f"MLP, 000002.ckpt to version_0/last.ckpt, {both}"
 
 
 WRONG = [

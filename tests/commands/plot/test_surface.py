@@ -144,7 +144,10 @@ def test_words_name_optimizers() -> None:
         assert read.make is torch.optim.Adam
         assert read.options == {"lr": 0.5, "betas": (0.5, 0.9)}
         assert read.label == text
-    assert read_optimizer("Adam", "saddle").label == "Adam"
+    assert read_optimizer("Adam", "saddle").label == "Adam, lr 0.05"  # the rate that was tuned
+    assert read_optimizer("LBFGS", "saddle").label == "LBFGS, lr 1"  # the class's own
+    assert read_optimizer("SGD:momentum=0.5", "saddle").label == "SGD:momentum=0.5, lr 0.01"
+    assert read_optimizer("SGD:lr=0.5", "saddle").label == "SGD:lr=0.5"
     assert set(METHODS) <= set(known_optimizers())
 
 
@@ -171,14 +174,62 @@ def test_figure_shows_the_ways() -> None:
     points = torch.tensor([[-8.0, 2.5], [-7.0, 1.0], [float("nan"), float("nan")]])
     figure = draw_surface(SURFACES["ravine"], {"a": points, "b": points[:2]})
     lines = {str(line.get_label()): line for line in figure.axes[0].get_lines()}
-    assert lines["a (diverged)"].get_xydata().tolist() == [[-8.0, 2.5], [-7.0, 1.0]]
+    assert lines["a"].get_xydata().tolist() == [[-8.0, 2.5], [-7.0, 1.0]]
     assert lines["b"].get_xydata().tolist() == [[-8.0, 2.5], [-7.0, 1.0]]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a (diverged)", "b"]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "a, 2 steps (diverged in step 2)",
+        "b, 1 steps",
+    ]
+    assert draw_surface(SURFACES["ravine"], {"a": points}).legends[0].get_title().get_text() == "2 steps"
+
+
+def test_losses_stand_beside_the_surface() -> None:
+    points = torch.tensor([[-8.0, 2.5], [-6.0, 1.0], [0.0, 0.0], [float("nan"), float("nan")]])
+    _, axes = draw_surface(SURFACES["ravine"], {"a": points, "b": points[:2]}).axes
+    lines = [line.get_xydata().tolist() for line in axes.get_lines() if line.get_linewidth() > 1.7]
+    by_hand = [[0.0, 64 / 20 + 6.25], [1.0, 36 / 20 + 1.0], [2.0, 0.0]]
+    assert np.allclose(lines[0], by_hand)  # without the row of NaN
+    assert np.allclose(lines[1], by_hand[:2])
+    assert axes.get_yscale() == "log"
+    low, high = axes.get_ylim()
+    assert 0 < low < 2.8 < 9.45 < high
+    assert axes.get_xlim() == (0.0, 3.0)
+    # there is no minimum: the axis ends where the surface's window does
+    _, linear = draw_surface(SURFACES["saddle"], {"a": points[2:3]}).axes
+    assert linear.get_yscale() == "linear"
+    assert linear.get_ylim()[0] == -4.0
+
+
+@pytest.mark.parametrize("count", [2, 3, 7, 12])
+def test_no_path_is_hidden_under_another(count: int) -> None:
+    """All paths are the same: of each, pixels are seen, and no two have one colour and one mark."""
+    points = torch.stack([torch.linspace(-8, 0, 41), torch.linspace(2.5, 0, 41)], dim=1)
+    figure = draw_surface(SURFACES["ravine"], {str(number): points for number in range(count)})
+    axes = figure.axes[0]
+    lines = {str(line.get_label()): line for line in axes.get_lines()}
+    paths = [lines[str(number)] for number in range(count)]
+    solid, dashed = paths[::2], paths[1::2]
+    assert all(line.get_linestyle() == "-" for line in solid)
+    assert all(line.get_linestyle() == "--" for line in dashed)
+    for group in (solid, dashed):
+        widths = [line.get_linewidth() for line in group]
+        assert widths == sorted(set(widths), reverse=True)
+        orders = [line.get_zorder() for line in group]
+        assert orders == sorted(set(orders))
+    assert max(line.get_zorder() for line in solid) < min(line.get_zorder() for line in dashed)
+    marks = [line for line in axes.get_lines() if line.get_marker() != "None" and 11 < line.get_zorder() < 20]
+    assert len(marks) == count
+    assert len({(line.get_color(), line.get_marker()) for line in marks}) == count
+    assert min(line.get_zorder() for line in marks) > max(line.get_zorder() for line in paths)
+    if count <= 7:  # the marks of each at steps of its own
+        steps = [{tuple(row) for row in line.get_xydata().tolist()} for line in marks]
+        assert sum(map(len, steps)) == len(set().union(*steps))
 
 
 def test_figure_in_space_has_the_height_of_the_surface() -> None:
     points = torch.tensor([[1.0, 0.5], [0.5, 1.0]])
-    (axes,) = draw_surface(SURFACES["saddle"], {"a": points}, "3d").axes
+    axes, _ = draw_surface(SURFACES["saddle"], {"a": points}, "3d").axes
     (line,) = [line for line in axes.get_lines() if line.get_label() == "a"]
     assert [list(values) for values in line.get_data_3d()] == [[1.0, 0.5], [0.5, 1.0], [0.75, -0.75]]  # type: ignore[attr-defined]
 
@@ -214,7 +265,7 @@ def test_still_pictures_open(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert draw("--steps", "5", "--dpi", "40", "--output", str(path)) == 0
         assert capsys.readouterr().out.splitlines() == [str(path)]
     with Image.open(png) as image:
-        assert image.size == (280, 256)
+        assert image.size == (456, 236)
     assert ET.parse(svg).getroot().tag.endswith("svg")
     assert pdf.read_bytes()[:5] == b"%PDF-"
     assert sorted(path.name for path in png.parent.iterdir()) == ["a.pdf", "a.png", "a.svg"]
@@ -242,7 +293,7 @@ def test_film_keeps_the_colours_of_thin_lines(tmp_path: Path) -> None:
             image.seek(number)
             pixels = np.asarray(image.convert("RGB"), dtype=int)[-90:]  # the legend
             assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
-            for color in ("#D55E00", "#009E73", "#CC79A7", "#0072B2", "#E69F00", "#56B4E9", "#000000"):
+            for color in ("#D55E00", "#009E73", "#CC79A7", "#0072B2", "#E69F00", "#56B4E9", "#4D4D4D"):
                 wanted = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)])
                 assert np.abs(pixels - wanted).sum(axis=-1).min() < 24, (number, color)
 
