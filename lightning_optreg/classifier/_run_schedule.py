@@ -1,9 +1,11 @@
 """A module's learning-rate schedule, as long as its run, also after a resume."""
 
+import math
 from collections.abc import MutableMapping
 from dataclasses import replace
 from typing import Any
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable
 from lightning.pytorch.utilities import rank_zero_info
@@ -97,6 +99,9 @@ class RunSchedule:
             module: The module, whose schedule need not be one that `make` has made.
             interval: As in `make`.
             frequency: As in `make`.
+
+        Raises:
+            MisconfigurationException: If a plateau schedule asks for a value before it can be known.
         """
         trainer, run = module.trainer, self._run(module, interval, frequency)
         if self._lengths and ends_by_time(trainer):
@@ -105,6 +110,7 @@ class RunSchedule:
                 f"lr_scheduler: max_time may end the run before {cls} does, whose {name} is {length}"
             )
         for config in trainer.lr_scheduler_configs:
+            _refuse_early_plateau(trainer, config)
             check_loaded(config.scheduler, self._lengths)
             if run is not None and trainer.global_step == 0:  # a resumed run has warned already
                 warn_of_unreached(config.scheduler, run)
@@ -133,3 +139,18 @@ class RunSchedule:
         self._begun = (epoch, step)
         saved = next(iter(checkpoint.get("lr_schedulers", ())), None)
         self._resumed = {"saved": saved, "checked": "schedule_length" in checkpoint}
+
+
+def _refuse_early_plateau(trainer: Trainer, config: Any) -> None:
+    """Refuse a plateau schedule by steps that asks for a value of the validation before there is one."""
+    waits = config.reduce_on_plateau and config.strict and config.interval == "step"
+    if not (waits and str(config.monitor).startswith("val/")) or trainer.val_check_batch is None:
+        return  # None: it validates by time
+    asked = math.lcm(config.frequency, trainer.accumulate_grad_batches)  # batches
+    more_epochs = (trainer.check_val_every_n_epoch or 1) - 1
+    known = trainer.val_check_batch + more_epochs * trainer.num_training_batches
+    if asked < known:
+        raise MisconfigurationException(
+            f"ImageClassifier: ReduceLROnPlateau looks at {config.monitor!r} after {asked} batches, but it "
+            f"is first known after {known}; set lr_interval to epoch, or a larger lr_frequency"
+        )

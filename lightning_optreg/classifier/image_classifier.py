@@ -30,6 +30,7 @@ from lightning_optreg.trainer.found_rate import at_rate
 from lightning_optreg.trainer.group_rates import check_ratios, with_factors
 from lightning_optreg.trainer.noise_left import warn_of_noise
 from lightning_optreg.trainer.queries import callbacks_of, is_logging_step
+from lightning_optreg.trainer.refusals import refuse_newton_alone
 from lightning_optreg.trainer.roles import TurnsNoiseOff
 from lightning_optreg.trust import VettedLoading
 
@@ -245,8 +246,9 @@ class ImageClassifier(VettedLoading, LightningModule):
 
     @override
     def on_train_start(self) -> None:
-        """Restore the sums of an epoch that continues, and warn of noise and of times after the run's end."""
+        """Restore the sums of an epoch that continues, refuse what can't work, and warn of noise."""
         self._sums.go_on(self.trainer, self.device)
+        refuse_newton_alone(self.trainer)
         callbacks = callbacks_of(self.trainer)
         if not any(isinstance(callback, TurnsNoiseOff) for callback in callbacks):  # it warns itself
             warn_of_noise(self.trainer, self)

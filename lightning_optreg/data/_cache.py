@@ -29,7 +29,7 @@ from lightning_optreg.data._stream import PixelStream, image_set
 from lightning_optreg.data.sources import ImageSet
 from lightning_optreg.files import is_writable, remove_leftovers, replacing
 from lightning_optreg.trust import why_unreadable
-from lightning_optreg.trust.torch_files import DamagedFileError, check_whole
+from lightning_optreg.trust.torch_files import DamagedFileError, check_whole, reading
 
 __all__ = ["cached", "cached_pixels", "default_cache_dir", "fingerprint"]
 
@@ -164,7 +164,10 @@ def _digest(key: Mapping[str, Any]) -> str:
 
 def _load(path: Path) -> dict[str, Tensor]:
     check_whole(path)
-    tensors: dict[str, Tensor] = torch.load(path, mmap=True, weights_only=True)
+    with reading(path):
+        tensors = torch.load(path, mmap=True, weights_only=True)
+    if not (isinstance(tensors, dict) and all(isinstance(tensor, Tensor) for tensor in tensors.values())):
+        raise DamagedFileError(f"{path} holds other than tensors by their names")
     return tensors
 
 

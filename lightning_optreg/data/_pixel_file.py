@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_optreg.trust.torch_files import DamagedFileError
+from lightning_optreg.trust.torch_files import DamagedFileError, reading
 
 __all__ = ["check_pixels", "map_pixels", "open_pixels", "write_pixels"]
 
@@ -129,7 +129,20 @@ def _read_end(file: BinaryIO, path: Path) -> dict[str, Any]:
     content = file.read(length)
     if zlib.crc32(content) != expected:
         raise DamagedFileError(f"{path} is damaged (its list of images)")
-    found: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
-    if int(found["ends"][-1]) != size - _END.size - length:
+    with reading(path, is_whole=False):
+        found: Any = torch.load(io.BytesIO(content), weights_only=True)
+    if not _is_list(found, size - _END.size - length):
         raise DamagedFileError(f"{path} is damaged (it has {size} bytes)")
-    return found
+    return dict(found)
+
+
+def _is_list(found: Any, length: int) -> bool:
+    """Whether this is what `write_pixels` puts behind so many bytes of pixels."""
+    if not (isinstance(found, dict) and found.keys() == {"ends", "sums", "rest"}):
+        return False
+    ends, sums, rest = found["ends"], found["sums"], found["rest"]
+    numbers = all(isinstance(each, Tensor) and each.ndim == 1 for each in (ends, sums))
+    if not (numbers and len(ends) == len(sums) + 1 and isinstance(rest, dict)):
+        return False
+    rises = bool((ends.diff() >= 0).all()) and int(ends[0]) == 0 and int(ends[-1]) == length
+    return rises and all(isinstance(each, Tensor) for each in rest.values())

@@ -6,6 +6,7 @@ dimensions, each dimension as a big-endian 32-bit number, then the values (yann.
 """
 
 import gzip
+import math
 import os
 import struct
 import tempfile
@@ -32,6 +33,7 @@ _MD5 = {
     "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
     "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
 }
+_EXPANSION = 100  # MNIST's files expand to 5 times their size, and gzip's limit is 1,032
 _PREFIX: dict[Part, str] = {"train": "train", "test": "t10k"}
 
 
@@ -49,12 +51,7 @@ def read_idx(path: Path, dimensions: int, md5: str | None = None) -> Tensor:
     Raises:
         ValueError: If the file is damaged or in another format.
     """
-    content = path.read_bytes()
-    if path.suffix == ".gz":
-        try:
-            content = gzip.decompress(content)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"{path}: not a whole gzip file ({error})") from error
+    content = _unzipped(path) if path.suffix == ".gz" else path.read_bytes()
     header = 4 + 4 * dimensions
     magic = bytes([0, 0, 8, dimensions])
     if content[:4] != magic:
@@ -65,7 +62,7 @@ def read_idx(path: Path, dimensions: int, md5: str | None = None) -> Tensor:
     if len(content) < header:
         raise ValueError(f"{path}: {len(content)} bytes, expected a header of {header}")
     shape = struct.unpack(f">{dimensions}I", content[4:header])
-    size = header + torch.Size(shape).numel()
+    size = header + math.prod(shape)
     if len(content) != size:
         named = " x ".join(map(str, shape))
         raise ValueError(f"{path}: {len(content)} bytes, expected {size} for {named} values")
@@ -73,6 +70,19 @@ def read_idx(path: Path, dimensions: int, md5: str | None = None) -> Tensor:
         check_md5(content, md5, path)
     # A bytearray, because torch needs writable memory.
     return torch.frombuffer(bytearray(content), dtype=torch.uint8)[header:].view(shape)
+
+
+def _unzipped(path: Path) -> bytes:
+    """Return what a gzip file holds, unless that is so much that it was made to fill the memory."""
+    most = _EXPANSION * path.stat().st_size + (1 << 20)
+    try:
+        with gzip.open(path) as file:
+            content = file.read(most)
+            if file.read(1):
+                raise ValueError(f"{path}: it expands to more than {most} bytes: not a data set's file")
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path}: not a whole gzip file ({error})") from error
+    return content
 
 
 class FashionMNISTDataModule(ImageDataModule):

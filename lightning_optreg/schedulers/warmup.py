@@ -62,8 +62,9 @@ class Warmup(FactorSchedule):
     ) -> None:
         check_range("Warmup", ">= 0", warmup=warmup)
         check_range("Warmup", "[0, 1]", factor=factor)
-        if schedule is not None and not callable(schedule):
-            name = type(schedule).__name__
+        given: Any = schedule
+        if given is not None and not callable(given):
+            name = type(given).__name__
             raise TypeError(
                 f"Warmup: schedule must make a schedule of an optimizer, got a {name}; write "
                 f"lambda optimizer: {name}(optimizer, ...)"

@@ -4,8 +4,15 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from torch.nn.parameter import is_lazy
 
-from lightning_optreg.trainer.queries import has_gradient_scaler, is_fused, shards_parameters
-from lightning_optreg.trainer.roles import Asynchronous, OwnWeights, SplitsNetwork, StepsElsewhere
+from lightning_optreg.optimizers import Newton
+from lightning_optreg.trainer.queries import callbacks_of, has_gradient_scaler, is_fused, shards_parameters
+from lightning_optreg.trainer.roles import (
+    Asynchronous,
+    OwnWeights,
+    SplitsNetwork,
+    StepsElsewhere,
+    TurnsNoiseOff,
+)
 
 __all__ = [
     "refuse_asynchronous",
@@ -13,6 +20,7 @@ __all__ = [
     "refuse_fused_under_scaler",
     "refuse_lazy_layers",
     "refuse_manual_optimization",
+    "refuse_newton_alone",
     "refuse_own_weights",
     "refuse_sharding",
     "refuse_split_network",
@@ -173,4 +181,25 @@ def refuse_fused_under_scaler(trainer: Trainer, owner: str, addition: str) -> No
         raise MisconfigurationException(
             f"{owner}: a fused optimizer unscales its gradients within its step, after the {addition}; set "
             "fused to false, or use precision bf16-mixed"
+        )
+
+
+def refuse_newton_alone(trainer: Trainer) -> None:
+    """Refuse `Newton` with automatic optimization and without `FullBatch`, whose closure it needs.
+
+    Args:
+        trainer: The trainer, from `on_train_start` on.
+
+    Raises:
+        MisconfigurationException: If it gets a closure that has called `backward`.
+    """
+    module, callbacks = trainer.lightning_module, callbacks_of(trainer)
+    if not module.automatic_optimization or any(
+        isinstance(each, TurnsNoiseOff) and each.whole_set for each in callbacks
+    ):
+        return
+    if any(isinstance(optimizer, Newton) for optimizer in trainer.optimizers):
+        raise MisconfigurationException(
+            "Newton: it needs the loss with its graph, and Lightning's closure calls backward; add the "
+            "callback FullBatch, or use manual optimization"
         )

@@ -6,6 +6,7 @@ written with `torch.serialization.set_crc32_options(False)`, have none: of those
 tell.
 """
 
+import io
 import pickle
 import struct
 import zipfile
@@ -113,10 +114,15 @@ def _damage_of_archive(file: IO[bytes]) -> str | None:
         records = archive.infolist()
         if not any(record.filename.endswith("/data.pkl") for record in records):
             return "is not a checkpoint: it is an archive, but not torch's"
+        if sum(record.compress_size for record in records) > file.seek(0, io.SEEK_END):
+            return "is damaged (its records overlap)"
+        for record in records:
+            if record.compress_type != zipfile.ZIP_STORED:  # a few bytes could become any number
+                return f"is damaged ({record.filename} is compressed, which torch's files are not)"
         if _has_no_checksums(records):
             return None
         for record in records:
-            if record.compress_type == zipfile.ZIP_STORED and record.file_size != record.compress_size:
+            if record.file_size != record.compress_size:
                 return f"is damaged ({record.filename} has two sizes)"
             if record.external_attr & _FOLDER:  # torch would read nothing, and leave the tensor as memory was
                 return f"is damaged ({record.filename} is a folder)"
@@ -158,10 +164,14 @@ def check_whole(path: Place) -> None:
 
 
 @contextmanager
-def reading(path: Place) -> Iterator[None]:
+def reading(path: Place, *, is_whole: bool = True) -> Iterator[None]:
     """Turn what `torch.load` raises over a file that is not what torch writes into a sentence.
 
     What it raises over the content of a whole archive, such as classes that it doesn't load, stays.
+
+    Args:
+        path: The file.
+        is_whole: Whether all of the file is read. Otherwise nothing stays.
 
     Raises:
         DamagedFileError: Which file, and how.
@@ -169,7 +179,7 @@ def reading(path: Place) -> Iterator[None]:
     try:
         yield
     except _BROKEN_PICKLE as error:
-        if is_archive(path) and "PytorchStreamReader" not in str(error):
+        if is_whole and is_archive(path) and "PytorchStreamReader" not in str(error):
             raise
         # Without its cause, whose text may give torch's advice to read what could run code.
         raise DamagedFileError(f"{path} is damaged or not a checkpoint ({why_unreadable(error)})") from None

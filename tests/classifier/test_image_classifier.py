@@ -21,11 +21,12 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, Rprop, lr_scheduler
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_optreg import losses
-from lightning_optreg.callbacks import ExactResume
+from lightning_optreg.callbacks import ExactResume, FullBatch
 from lightning_optreg.classifier import ImageClassifier, brier_score
 from lightning_optreg.classifier._compiled import compile_in_place
 from lightning_optreg.data import FashionMNISTDataModule
 from lightning_optreg.nets import LeNet5, SoftmaxRegression
+from lightning_optreg.optimizers import Newton
 from lightning_optreg.schedulers import Warmup
 from tests.classifier.small_models import images, loader, small_model, small_net, trainer_for
 from tests.resume_tools import SaveAlways, spoil_random_state
@@ -490,6 +491,33 @@ def test_plateau_of_the_command_line_has_its_own_monitor() -> None:
     )
     found = rates(3, optimizer=partial(SGD, lr=8.0), lr_scheduler=make, lr_monitor="no/such")
     assert found == pytest.approx([8, 8, 8, 8, 8, 8, 4, 4, 4])
+
+
+@pytest.mark.parametrize(
+    ("options", "frequency", "known"),
+    [({}, 1, 3), ({"accumulate_grad_batches": 2}, 1, 3), ({"check_val_every_n_epoch": 2}, 4, 6)],
+)
+@pytest.mark.parametrize(
+    "make", [lr_scheduler.ReduceLROnPlateau, lambda o: Warmup(o, lr_scheduler.ReduceLROnPlateau, 1)]
+)
+def test_a_plateau_by_steps_asks_for_no_value_that_is_not_known(
+    make: Any, options: dict[str, Any], frequency: int, known: int
+) -> None:
+    model = small_model(lr_scheduler=make, lr_interval="step", lr_frequency=frequency)
+    with pytest.raises(
+        MisconfigurationException, match=rf"'val/loss' after \d batches, .* after {known}; set"
+    ):
+        trainer_for(**options).fit(model, loader(), loader())
+    assert model.trainer.global_step == 0
+    later = small_model(lr_scheduler=make, lr_interval="step", lr_frequency=3)
+    trainer_for().fit(later, loader(), loader())
+
+
+def test_newton_is_refused_without_the_closure_that_it_needs() -> None:
+    model = small_model(optimizer=Newton)
+    with pytest.raises(MisconfigurationException, match=r"^Newton: it needs .* add the callback FullBatch"):
+        trainer_for().fit(model, loader())
+    trainer_for(callbacks=[FullBatch()]).fit(small_model(optimizer=Newton), loader())
 
 
 def cosine(optimizer: Optimizer) -> lr_scheduler.LRScheduler:
