@@ -28,14 +28,14 @@ def figure(
     return drawn, axes
 
 
-def label(axes: Axes, x: str, y: str, title: str = "", legend: bool = True) -> None:
+def label(axes: Axes, x: str, y: str, title: str = "", place: str = "best") -> None:
     """Name the axes, and show a legend if anything has a label."""
     axes.set_xlabel(x, fontsize=9)
     axes.set_ylabel(y, fontsize=9)
     if title:
         axes.set_title(title, fontsize=9)
-    if legend and axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8, frameon=False)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8, frameon=True, edgecolor="none", framealpha=0.8, loc=place)
 
 
 def show_images(axes: list[Axes], images: Any, titles: list[str]) -> None:
