@@ -12,7 +12,7 @@ from lightning_optreg.commands import COMMANDS
 __all__ = ["main"]
 
 _COMMANDS = {command.name: command for command in COMMANDS}
-_OPTIONS = ("--help", "--version")
+_OPTIONS = ("--help", "--version", "--print_completion")
 _ELSEWHERE = {word: command.name for command in COMMANDS for word in command.elsewhere}
 _USAGE = """\
 usage: lightning-optreg COMMAND [options]
@@ -23,7 +23,8 @@ examples:
   lightning-optreg fit --config configs/fashion_mnist/lenet5.yaml --trainer.max_epochs 5
   lightning-optreg test --config configs/fashion_mnist/lenet5.yaml --ckpt_path best
 
-lightning-optreg COMMAND --help lists a command's options; --version prints the version.\
+lightning-optreg COMMAND --help lists a command's options; --version prints the version;
+--print_completion bash (or zsh) prints a script by which the shell completes commands and options.\
 """
 
 
@@ -57,10 +58,23 @@ def _run(argv: list[str]) -> int:
     if command == "--version":
         print(f"lightning-optreg {__version__}")
         return 0
+    if command.partition("=")[0] == "--print_completion":
+        return _print_completion(command.partition("=")[2] or "".join(argv[1:2]))
     if command in _COMMANDS:
         return _COMMANDS[command].load()(argv[1:])
     print(f"error: {_unknown(command, argv[1:])}", file=sys.stderr)
     return 2
+
+
+def _print_completion(shell: str) -> int:
+    from lightning_optreg.cli.completion import completion_script  # imports Lightning
+
+    try:
+        print(completion_script(shell))
+    except (ModuleNotFoundError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def _unknown(word: str, following: list[str]) -> str:

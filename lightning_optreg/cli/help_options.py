@@ -12,7 +12,7 @@ from lightning_optreg.cli.help_part import arguments_of, find_class, option_line
 from lightning_optreg.cli.placement import DEFAULT_CALLBACKS, DEFAULT_LOGGER
 from lightning_optreg.cli.short_names import names_of, parts, places
 
-__all__ = ["describe_all", "describe_key", "unknown"]
+__all__ = ["command_actions", "describe_all", "describe_key", "unknown"]
 
 _TITLES = {
     "": "options of the command",
@@ -42,7 +42,7 @@ def describe_all(command: str) -> str:
         if option.name in _WORDS:
             groups[""] += in_columns(f"--{option.name} {option.value}".rstrip(), option.text)
     groups[""] += in_columns("--allow PACKAGE", "with --safe, also parts of this package; may be repeated")
-    for action in _actions(command):
+    for action in command_actions(command):
         group = action.dest.partition(".")[0]
         groups[group if group in groups and "." in action.dest else ""] += _lines(command, action)
     for name, title in _TITLES.items():
@@ -64,7 +64,7 @@ def describe_key(command: str, key: str) -> str | None:
         key: Such as `trainer`, `trainer.max_epochs`, `model.net` or `optimizer.lr`.
     """
     key = key.rstrip("+")
-    found = [action for action in _actions(command) if _is_within(action.dest, key)]
+    found = [action for action in command_actions(command) if _is_within(action.dest, key)]
     lines = [line for action in found for line in _lines(command, action)]
     if not lines:
         lines = list(_of_parts(key))
@@ -78,7 +78,7 @@ def unknown(command: str, name: str) -> str:
         command: `fit`, `validate`, `test` or `predict`.
         name: The name.
     """
-    keys = [*(action.dest for action in _actions(command)), *(option.name for option in OPTIONS)]
+    keys = [*(action.dest for action in command_actions(command)), *(option.name for option in OPTIONS)]
     known = [*(part for part, _, _ in parts()), *keys, "model", "trainer", "all"]
     return f"--help: {name!r} is neither a part nor an option{nearest(name, known, few=0)}"
 
@@ -87,8 +87,12 @@ def _is_within(dest: str, key: str) -> bool:
     return dest == key or dest.startswith(f"{key}.")
 
 
-def _actions(command: str) -> list[Any]:
-    """The options of a command; an option that takes a class stands for its arguments."""
+def command_actions(command: str) -> list[Any]:
+    """List the options of a command, as its parser holds them, without the arguments of parts.
+
+    Args:
+        command: `fit`, `validate`, `test` or `predict`.
+    """
     return [action for action in actions_of(command_parser(command)) if shown(action)]
 
 

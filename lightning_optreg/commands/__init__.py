@@ -47,7 +47,7 @@ COMMANDS = (
     Command("attack", "test a checkpoint on images that attacks have changed", "commands.attack:main"),
     Command(
         "configs",
-        "list the recipes, overlays and studies that come with the package: configs [show | copy NAME]",
+        "list the recipes, overlays and studies of this package: configs [show | copy NAME]",
         "commands.configs:main",
         ("recipes",),
     ),

@@ -158,7 +158,8 @@ def _run(argv: Sequence[str]) -> None:
         )
     )
     pairs = [(method, number) for method in methods for number in workers]
-    simulated, curves = Meter("curves"), []
+    simulated = Meter("curves")
+    curves: list[ScalingCurve] = []
     for method, number in pairs:
         simulated(len(curves), len(pairs))
         curves.append(_simulated(method, number, workload, times, wires, options, simulated))
