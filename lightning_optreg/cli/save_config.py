@@ -17,13 +17,15 @@ __all__ = ["SaveConfig", "is_configured"]
 
 # Settings of how a run is started or resumed, not of the run itself.
 _OF_A_START = ("ckpt_path", "oversubscribe", "reset_optimizer")
+_OF_A_RESUME = ("ckpt_path", "reset_optimizer")
 
 
 class SaveConfig(Callback):
     """Save the run's whole configuration in its folder, in its loggers and in its checkpoints.
 
     Args:
-        config: The configuration as plain values.
+        config: The configuration as plain values. What a start continues from is left out: the file, given
+            to `fit`, makes the run once more.
         folder: The run's folder. `config.yaml` is written there; a resumed run with another
             configuration adds `config-1.yaml` and so on.
         made: The folder and its parents, if they were created for this run. They are removed if training
@@ -31,7 +33,7 @@ class SaveConfig(Callback):
     """
 
     def __init__(self, config: dict[str, Any], folder: Place, made: Sequence[Place] = ()) -> None:
-        self.config = config
+        self.config = {key: value for key, value in config.items() if key not in _OF_A_RESUME}
         self.folder = folder
         self._made = list(made)
         self._written: Place | None = None

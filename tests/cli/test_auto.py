@@ -285,3 +285,11 @@ def test_a_start_that_fails_leaves_no_folder(options: list[str], tmp_path: Path)
     wrong: list[Any] = [f"--trainer.default_root_dir={root}", "--model.net=ResNet", "--model.net.depth=21"]
     assert main(["fit", *options, *wrong]) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_its_configuration_makes_the_run_once_more(trained: Path, tmp_path: Path) -> None:
+    root = f"--trainer.default_root_dir={tmp_path}"  # that of the copy
+    assert main(["fit", "--config", str(trained / "config.yaml"), root]) == 0
+    assert versions(tmp_path) == ["version_0", "version_1"]
+    first, second = (load(tmp_path / name / "checkpoints" / "last.ckpt") for name in versions(tmp_path))
+    assert_identical(first["state_dict"], second["state_dict"])
