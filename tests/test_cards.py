@@ -222,3 +222,51 @@ def test_formulas_become_mathml() -> None:
     assert "&#x0003C;" in rendered  # less than
     assert "<msqrt>" in rendered
     assert '<div class="formula"' in rendered
+
+
+# The lecture's parts, in its order.
+LECTURE = [
+    "Image classification",
+    "Linear classification, loss and risk",
+    "Loss + regularization (regularisation)",
+    "Gradient descent and its variants",
+    "Parallel and distributed SGD",
+    "Additional strategies for SGD",
+    "Adam vs. tuned SGD",
+    "Second order methods",
+    "Dropout",
+    "Normalization (normalisation)",
+    "Data augmentation",
+    "Randomized (randomised) algorithms: add random noise, marginalize (marginalise) over the noise",
+    "Popular architectures",
+    "ResNet in noisy ensembles: Feynman-Kac equations",
+    "References that the slides list without a page",
+]
+
+
+def test_the_map_has_the_lectures_parts_in_its_order() -> None:
+    assert re.findall(r"^## (.*)$", (DOCS / "lecture.md").read_text(), re.M) == LECTURE
+
+
+def rows_of_the_map() -> list[list[str]]:
+    lines = re.findall(r"^\| (.*) \|$", (DOCS / "lecture.md").read_text(), re.M)
+    return [line.split(" | ") for line in lines if not line.startswith("in the lecture")]
+
+
+@pytest.mark.parametrize("row", rows_of_the_map(), ids=lambda row: row[0][:30])
+def test_what_the_map_names_is_there(row: list[str]) -> None:
+    _, here, configuration, picture, tests, page = row
+    assert here
+    for name in re.findall(r"`([A-Z]\w+)`", here):
+        rooms = [importlib.import_module(f"lightning_optreg.{room}") for room in (*ROOMS, "data.transforms")]
+        assert any(hasattr(room, name) for room in rooms), name
+    for path in re.findall(r"`(torch\.[\w.]+)`", here):
+        assert value(path)
+    for name, card in re.findall(r"\[`(\w+)`\]\(methods/(\w+)\.md\)", here):
+        assert name in {path.rpartition(".")[2] for path in CARDS_HOOK.named(DOCS / "methods" / f"{card}.md")}
+    paths = re.findall(r"`([^`]+)`", configuration + tests)
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    assert tests.startswith("`tests/")
+    links = re.findall(r"\]\(([^)#]+)", here + picture + page)
+    assert links
+    assert [link for link in links if not (DOCS / link).exists()] == []

@@ -166,27 +166,22 @@ def resnext() -> Figure:
 
 @picture
 def en_resnet() -> Figure:
-    """The outputs of noisy passes and their mean, by the number of members."""
+    """The spread of scores over noisy passes, and parameters, by the number of members."""
     drawn, (left, right) = figure(2, width=7.2, height=2.4)
     torch.manual_seed(0)
-    images = torch.rand(16, *CIFAR)
+    images, counts = torch.rand(8, *CIFAR), range(1, 9)
+    net = EnResNet(input_shape=CIFAR, depth=8, width=8, members=8).eval()
     with torch.no_grad():
-        for number, color in ((1, VERMILION), (2, ORANGE), (5, BLUE)):
-            net = EnResNet(input_shape=CIFAR, depth=8, members=number).eval()
-            outputs = torch.stack([net(images) for _ in range(12)])
-            spread = outputs.std(0).flatten() / outputs.mean(0).std()
-            left.hist(
-                spread.tolist(),
-                bins=30,
-                color=color,
-                alpha=0.6,
-                label=f"{number} member{'s' * (number > 1)}",
-            )
+        outputs = torch.stack([torch.stack([member(images) for member in net.members]) for _ in range(24)])
+    spreads = [outputs[:, :n].mean(1).std(0).mean().item() for n in counts]
+    left.loglog(counts, spreads, "o-", color=BLUE, label="mean of $n$ members")
+    left.loglog(counts, [spreads[0] / n**0.5 for n in counts], "--", color=GREY, label=r"$1 / \sqrt{n}$")
     depths, members = (8, 14, 20), (1, 2, 5)
     with torch.device("meta"):
         nets = [[EnResNet(input_shape=CIFAR, depth=d, members=m) for d in depths] for m in members]
     sizes = [[sum(p.numel() for p in net.parameters()) / 1e6 for net in row] for row in nets]
-    label(left, "spread of a score over 12 passes / spread of scores", "scores")
+    left.set_xticks(list(counts), [str(n) for n in counts])
+    label(left, "members $n$", "spread of a score", "over 24 noisy passes, untrained")
     for values, number, color in zip(sizes, members, (VERMILION, ORANGE, BLUE), strict=True):
         right.plot(depths, values, "o-", color=color, label=f"{number} member{'s' * (number > 1)}")
     label(right, "depth of a member", "million parameters")
