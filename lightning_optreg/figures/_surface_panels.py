@@ -110,6 +110,8 @@ def losses(figure: "Figure", place: Any, surface: Surface, heights: "Sequence[Te
         surface: The surface.
         heights: For each path, its losses (steps + 1,), which the axes have room for unless they diverge.
     """
+    from matplotlib.ticker import MaxNLocator
+
     axes = figure.add_subplot(place)
     prepare(axes)
     start = float(surface.function(*torch.tensor(surface.start, dtype=torch.float64)))
@@ -122,7 +124,7 @@ def losses(figure: "Figure", place: Any, surface: Surface, heights: "Sequence[Te
         _, _, values = _grid(surface, _COARSE)
         axes.set_ylim(values.min(), start + 0.1 * (start - values.min()))
     axes.set_xlim(0, max(max(map(len, heights)) - 1, 1))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("step", fontsize=13)
     axes.set_ylabel("loss $f(x, y)$", fontsize=13)
     axes.tick_params(labelsize=11)

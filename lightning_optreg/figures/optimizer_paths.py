@@ -114,12 +114,12 @@ def _scene(
                 f"draw_surface: points of {label!r} must be (steps + 1, 2), got {tuple(points.shape)}"
             )
     figure = new_figure(11.4, 5.9)
-    left, right = figure.add_gridspec(1, 2, width_ratios=(1.5, 1))
+    cells = figure.add_gridspec(1, 2, width_ratios=(1.5, 1))
     ways = [points.detach().double().cpu() for points in trajectories.values()]
     above = view == "contours"
-    surface_panel = (contours if above else space)(figure, left, surface)
+    surface_panel = (contours if above else space)(figure, cells[0], surface)
     heights = [surface.function(*way.T) for way in ways]
-    loss_panel = losses(figure, right, surface, heights)
+    loss_panel = losses(figure, cells[1], surface, heights)
     tracks = []
     for number, (label, way, height) in enumerate(zip(trajectories, ways, heights, strict=True)):
         look = _Look(number, len(ways))
@@ -139,12 +139,12 @@ class _Look(NamedTuple):
     """How the path with this number is drawn, of so many."""
 
     number: int
-    count: int
+    paths: int
 
     @property
     def line(self) -> dict[str, Any]:
         """Where paths coincide, each shows: dashed ones lie on solid ones, and thin ones on wide ones."""
-        rank, of = self.number // 2, (self.count + 1) // 2
+        rank, of = self.number // 2, (self.paths + 1) // 2
         dashed = self.number % 2 == 1
         return {
             "color": style(self.number)["color"],
@@ -155,8 +155,8 @@ class _Look(NamedTuple):
 
     def marked(self, length: int) -> slice:
         """The steps that have a small mark: about five of each path, and others for each if possible."""
-        every = max((length - 1) // 5, min(self.count, length - 1), 1)
-        return slice(1 + every * self.number // self.count, None, every)
+        every = max((length - 1) // 5, min(self.paths, length - 1), 1)
+        return slice(1 + every * self.number // self.paths, None, every)
 
 
 class _Track:
