@@ -1,8 +1,9 @@
 """The parser of the commands that have a few options of their own: a mistake is one line."""
 
 import argparse
+import shutil
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from typing_extensions import override
 
@@ -16,6 +17,12 @@ class UsageError(Exception):
     """The arguments are wrong; the message says how, in one line."""
 
 
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    """Help as wide as the terminal, and at most 100 characters, with room for names and values."""
+    width = max(60, min(100, shutil.get_terminal_size((100, 24)).columns))
+    return argparse.HelpFormatter(prog, max_help_position=30, width=width)
+
+
 class OptionParser(argparse.ArgumentParser):
     """A parser that raises `UsageError` at a mistake, and names the option nearest to an unknown one.
 
@@ -26,6 +33,20 @@ class OptionParser(argparse.ArgumentParser):
         Traceback (most recent call last):
         lightning_optreg.cli.option_parser.UsageError: unknown option --stops; did you mean --steps?
     """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"formatter_class": _formatter, **kwargs})
+
+    @override
+    def format_help(self) -> str:
+        """Return the help; its usage, if none was given, names what is required and no more."""
+        if self.usage is None:
+            needed = [action for action in actions_of(self) if action.required and action.option_strings]
+            words = [
+                f"{action.option_strings[0]} {action.metavar or action.dest.upper()}" for action in needed
+            ]
+            self.usage = " ".join([self.prog, *words, "[options]"])
+        return super().format_help()
 
     @override
     def error(self, message: str) -> NoReturn:

@@ -118,7 +118,7 @@ def _parser() -> OptionParser:
         usage="lightning-optreg attack --config FILE [--ckpt_path best] [--eps 0.1] [--images 1000] ...",
         description="Test a checkpoint, and how many images it still classifies right when attacks change "
         "each of them by at most eps. Writes robustness.md, .csv and .png to the run's folder. All options "
-        "of `test` are options of this command too.",
+        "of `test` are options of this command too: lightning-optreg test --help lists them.",
         allow_abbrev=False,
         add_help=False,
     )
@@ -127,17 +127,20 @@ def _parser() -> OptionParser:
         "--eps",
         type=float,
         default=8 / 255,
+        metavar="X",
         help="largest change of a pixel on [0, 1]; default: 8/255, as is usual for CIFAR-10",
     )
     parser.add_argument(
         "--eps_l2",
         type=float,
         default=0.5,
+        metavar="X",
         help="largest l2 norm of an image's change, for CarliniWagner and norm=l2; default: 0.5",
     )
     parser.add_argument(
         "--samples",
         type=int,
+        metavar="N",
         help="passes for each gradient, for networks that are noisy in evaluation: of PGD without --attacks "
         "(default: 10), of all attacks with it (default: 1)",
     )
@@ -149,10 +152,18 @@ def _parser() -> OptionParser:
         "with 20 steps, CarliniWagner, and PGD with 20 steps and --samples",
     )
     parser.add_argument("--images", type=int, metavar="N", help="the first N test images; default: all")
-    parser.add_argument("--output", default="robustness", help="files in the run's folder, without suffix")
+    parser.add_argument(
+        "--output",
+        default="robustness",
+        metavar="NAME",
+        help="files in the run's folder, without suffix; default: robustness",
+    )
     parser.add_argument(
         "--net",
+        metavar="NAME",
         help="the attribute of the module that is the network, or self for all of the module; default: found",
     )
-    parser.add_argument("--attack_seed", type=int, default=0, help="seed of the attacks; default: 0")
+    parser.add_argument(
+        "--attack_seed", type=int, default=0, metavar="N", help="seed of the attacks; default: 0"
+    )
     return parser

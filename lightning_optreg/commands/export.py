@@ -110,8 +110,12 @@ def _parser() -> OptionParser:
         "softmax gives the probabilities.",
         allow_abbrev=False,
     )
-    parser.add_argument("--ckpt_path", required=True, help="best, last (of the newest run) or a file")
-    parser.add_argument("--output", required=True, help="the ONNX file to write, such as net.onnx")
+    parser.add_argument(
+        "--ckpt_path", required=True, metavar="CKPT", help="best, last (of the newest run) or a file"
+    )
+    parser.add_argument(
+        "--output", required=True, metavar="FILE", help="the ONNX file to write, such as net.onnx"
+    )
     parser.add_argument(
         "--input_shape",
         nargs=3,
@@ -127,6 +131,7 @@ def _parser() -> OptionParser:
     parser.add_argument(
         "--default_root_dir",
         default="runs",
+        metavar="DIR",
         help="folder of the runs, for best and last: the recipe's trainer.default_root_dir; default: runs",
     )
     add_allow(parser)

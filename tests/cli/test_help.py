@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -166,3 +167,23 @@ def test_names_of() -> None:
     assert names_of("trainer.max_epochs") == []
     assert "Adam" in names_of("optimizer")
     assert "Adam" not in names_of("optimizer", own=True)
+
+
+OTHERS = ["attack", "configs", "describe", "export", "compare", "tune", "crossval"]
+KINDS = ["surface", "dynamics", "landscape", "privacy", "scaling", "transport"]
+
+
+@pytest.mark.parametrize("words", [*OTHERS, *(f"plot {kind}" for kind in KINDS)])
+def test_the_help_of_other_commands(
+    words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    with suppress(SystemExit):  # of argparse's own help
+        assert main([*words.split(), "--help"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    usage, empty, *lines = out.splitlines()
+    assert usage.startswith(f"usage: lightning-optreg {words} ")
+    assert empty == ""  # the usage is one line
+    assert max(map(len, lines)) <= 100
+    assert not [line for line in lines if line.startswith("  -") and "  default:" in line]  # of what?

@@ -34,14 +34,27 @@ def main(argv: Sequence[str]) -> int:
 def _run(argv: Sequence[str]) -> None:
     parser = OptionParser(
         prog="lightning-optreg plot dynamics",
+        usage="lightning-optreg plot dynamics --output FILE [options]",
         description="Draw heavy ball, NAG-SC and NAG-C on a quadratic beside their low- and high-resolution "
         "differential equations, and the distance between them as the step shrinks.",
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--eigenvalues", type=float, nargs=2, default=(0.1, 2.0), metavar="X", help="default: 0.1 2"
+        "--eigenvalues",
+        type=float,
+        nargs=2,
+        default=(0.1, 2.0),
+        metavar="X",
+        help="of the quadratic; default: 0.1 2",
     )
-    parser.add_argument("--start", type=float, nargs=2, default=(1.0, 1.0), metavar="X", help="default: 1 1")
+    parser.add_argument(
+        "--start",
+        type=float,
+        nargs=2,
+        default=(1.0, 1.0),
+        metavar="X",
+        help="where the methods begin; default: 1 1",
+    )
     parser.add_argument(
         "--step", type=float, default=0.1, metavar="S", help="step s of the curves; default: 0.1"
     )

@@ -45,6 +45,7 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> OptionParser:
     parser = OptionParser(
         prog="lightning-optreg plot landscape",
+        usage="lightning-optreg plot landscape --ckpt_path CKPT --output FILE [options]",
         description="Draw the loss around the weights of a checkpoint that `fit` wrote: over a plane of two "
         "random filter-normalised directions, or of the principal directions of a training trajectory, or "
         "along a line; with two checkpoints, along the line from one to the other.",
@@ -64,12 +65,17 @@ def _parser() -> OptionParser:
         metavar="DIR",
         help="folder of checkpoints: draw their principal directions",
     )
-    add("--dimensions", type=int, choices=(1, 2), default=2, help="default: 2")
+    add("--dimensions", type=int, choices=(1, 2), default=2, help="a plane or a line; default: 2")
     add("--view", choices=("contours", "3d"), default="contours", help="of two dimensions; default: contours")
     add("--radius", type=float, default=1.0, metavar="R", help="how far random directions go; default: 1")
     add("--points", type=int, metavar="N", help="places along an axis; default: 25, along a line 51")
     add("--images", type=int, default=2048, metavar="N", help="images of each split; default: 2048")
-    add("--normalize", choices=("filter", "layer", "none"), default="filter", help="default: filter")
+    add(
+        "--normalize",
+        choices=("filter", "layer", "none"),
+        default="filter",
+        help="what random directions are scaled by; default: filter",
+    )
     add("--seed", type=int, default=0, help="of the random directions; default: 0")
     add("--data_dir", metavar="DIR", help="where the data are, if not where the checkpoint's run had them")
     add_output(parser)

@@ -31,6 +31,7 @@ def main(argv: Sequence[str]) -> int:
 def _run(argv: Sequence[str]) -> None:
     parser = OptionParser(
         prog="lightning-optreg plot privacy",
+        usage="lightning-optreg plot privacy --runs FOLDER ... --output FILE [options]",
         description="Draw epsilon over the steps of private runs, and their accuracy against epsilon.",
         allow_abbrev=False,
     )

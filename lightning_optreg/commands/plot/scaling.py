@@ -46,6 +46,7 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> OptionParser:
     parser = OptionParser(
         prog="lightning-optreg plot scaling",
+        usage="lightning-optreg plot scaling --output FILE [options]",
         description="Simulate parallel SGD with few and many workers in one process, and draw accuracy "
         "against time and against the bytes sent, or the speed-up. The updates are computed for real; only "
         "time and traffic are simulated, from the options below.",
@@ -66,7 +67,7 @@ def _parser() -> OptionParser:
         nargs="+",
         default=(2, 10, 100, 1000),
         metavar="N",
-        help="default: 2 10 100 1000",
+        help="how many workers, a curve for each number; default: 2 10 100 1000",
     )
     add(
         "--model",
@@ -103,7 +104,12 @@ def _parser() -> OptionParser:
     add("--latencies", choices=kinds, default="constant", help="distribution of delays; default: constant")
     add("--shards", type=int, default=1, metavar="N", help="parameter servers; default: 1")
     add("--seed", type=int, default=0, metavar="N", help="of times, batches and weights; default: 0")
-    add("--view", choices=("curves", "speedup"), default="curves", help="default: curves")
+    add(
+        "--view",
+        choices=("curves", "speedup"),
+        default="curves",
+        help="accuracy, or the speed-up; default: curves",
+    )
     add(
         "--accuracy",
         type=float,

@@ -44,6 +44,7 @@ def _run(argv: Sequence[str]) -> None:
 
     parser = OptionParser(
         prog="lightning-optreg plot surface",
+        usage="lightning-optreg plot surface --output FILE [options]",
         description="Draw optimizers on a loss surface of two variables.",
         allow_abbrev=False,
     )
@@ -59,7 +60,9 @@ def _run(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--steps", type=int, metavar="N", help="steps of each optimizer; default: by surface")
     parser.add_argument(
-        "--view", choices=("contours", "3d"), help="default: 3d for the saddle, contours for the others"
+        "--view",
+        choices=("contours", "3d"),
+        help="from above, or in three dimensions; default: 3d for the saddle, contours for the others",
     )
     parser.add_argument(
         "--fps", type=int, default=15, metavar="N", help="frames per second of a film; default: 15"

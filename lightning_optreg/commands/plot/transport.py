@@ -45,6 +45,7 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> OptionParser:
     parser = OptionParser(
         prog="lightning-optreg plot transport",
+        usage="lightning-optreg plot transport --output FILE [options]",
         description="Draw the solution u(x, 0) of the transport equation of a residual network on points of "
         "the plane, with the diffusion that noise in its layers adds: by Feynman and Kac's mean over noisy "
         "paths and by finite differences; or how much u changes with x; or how far the network is from its "

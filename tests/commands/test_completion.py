@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lightning_optreg.__main__ import main
-from lightning_optreg.cli.completion import completion_script
+from lightning_optreg.commands.completion import completion_script
 
 pytest.importorskip("shtab")
 

@@ -22,7 +22,7 @@ _LIGHTNING = ("fit", "validate", "test", "predict")
 _HELP_LINE = re.compile(r"^  (?:-\w, )?(--[\w.]+)(?: (?P<value>\S+(?: \S+)*))?(?:  |$)", re.MULTILINE)
 _STRATEGIES = ("auto", "ddp", "ddp_fork", "ddp_spawn", "deepspeed", "fsdp")
 # Function names that end so tell shtab's script that they give files.
-_CONFIGS, _CHECKPOINTS = "_lightning_optreg_config_file", "_lightning_optreg_ckpt_file"
+_CONFIGS, _CHECKPOINTS = "lightning_optreg_config_file", "lightning_optreg_ckpt_file"
 _PREAMBLE = """\
 {configs}() {{
   compgen -W "{names}" -- "$1"
@@ -136,7 +136,7 @@ def _settings(command: str) -> dict[str, list[str]]:
 def _add_settings(parser: argparse.ArgumentParser, shtab: ModuleType, settings: dict[str, list[str]]) -> None:
     for option, names in settings.items():
         flag = option in ("--print_config", "--safe")
-        folder = option.endswith(("_dir", ".dirpath"))
+        folder = option.endswith(("dir", "dirpath"))
         _add(parser, shtab, option, names, "DIR" if folder else "", flag=flag)
 
 
