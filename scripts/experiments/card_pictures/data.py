@@ -224,7 +224,7 @@ def random_tone_curves() -> Figure:
         ((0.1, 0.96, "left"), (1.0, 0.84, "right"), (0.0, 0.42, "left")), changes, COLORS, strict=False
     ):
         axes[4].text(x, y, name, color=color, fontsize=8, ha=side)
-    label(axes[4], "pixel", "new value", legend=False)
+    label(axes[4], "pixel", "new value")
     axes[4].set_ylim(-0.05, 1.05)
     return drawn
 

@@ -69,7 +69,7 @@ def drop_connect() -> Figure:
     left.plot(
         grid, torch.exp(-((grid - mu) ** 2) / (2 * s**2)) / (s * 2.5066), color=BLACK, label=r"$N(\mu, s^2)$"
     )
-    label(left, "u, the input of a unit", "density", "100 weights, p = 0.5", legend=False)
+    label(left, "u, the input of a unit", "density", "100 weights, p = 0.5")
     left.set_ylim(0, left.get_ylim()[1] * 1.35)
     left.legend(fontsize=8, frameon=False, ncols=2, loc="upper center")
     shifts = torch.linspace(-2, 2, 41)
