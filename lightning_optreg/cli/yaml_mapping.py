@@ -8,6 +8,8 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from lightning_optreg.trust import sprawl
+
 __all__ = ["read_mapping", "read_text", "to_mapping", "twice"]
 
 
@@ -56,13 +58,16 @@ def to_mapping(text: str, what: str, load: Callable[[str], Any] = yaml.safe_load
         load: Makes values of the text.
 
     Raises:
-        ValueError: If it is not YAML or not a mapping, has a key twice or contains itself.
+        ValueError: If it is not YAML or not a mapping, has a key twice, contains itself, or says far more
+            than it is long.
 
     Example:
         >>> to_mapping("a: 1\na: 2", "x.yaml")
         Traceback (most recent call last):
         ValueError: x.yaml, line 2: key 'a' is given twice
     """
+    if (wrong := sprawl(text)) is not None:
+        raise ValueError(f"{what}: {wrong}")
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         _refuse_slips(node, what)
@@ -87,6 +92,8 @@ def twice(text: str) -> str | None:
         >>> twice("{class_path: Adam, init_args: {lr: 1, lr: 2}}")
         'lr'
     """
+    if sprawl(text) is not None:
+        return None
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError:

@@ -8,6 +8,7 @@ loads.
 
 from lightning_optreg.trust.checkpoints import check_hyperparameters, check_paths, vetted_checkpoint
 from lightning_optreg.trust.classes import Trust, UntrustedError, makes_network
+from lightning_optreg.trust.extent import sprawl
 from lightning_optreg.trust.loading import VettedLoading
 from lightning_optreg.trust.options import SAFE_HELP, add_allow, add_safe, split_options, trust_options
 from lightning_optreg.trust.settings import build_nothing_unasked
@@ -29,6 +30,7 @@ __all__ = [
     "makes_network",
     "read_yaml",
     "split_options",
+    "sprawl",
     "trust_options",
     "vetted_checkpoint",
     "why_unreadable",

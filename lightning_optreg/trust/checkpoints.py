@@ -2,8 +2,6 @@
 
 import io
 import os
-import pickle
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePath
@@ -13,6 +11,7 @@ import yaml
 
 from lightning_optreg.places import local_copy, place_of
 from lightning_optreg.trust.classes import Trust, UntrustedError
+from lightning_optreg.trust.extent import sprawl
 from lightning_optreg.trust.unreadable import why_unreadable
 from lightning_optreg.trust.values import check_values
 
@@ -53,7 +52,7 @@ def vetted_checkpoint(
     """
     import torch
 
-    from lightning_optreg.trust.torch_files import damage_of
+    from lightning_optreg.trust.torch_files import BROKEN_PICKLE, damage_of
 
     with ExitStack() as stack:
         file = stack.enter_context(_opened(checkpoint)) if isinstance(checkpoint, (str, Path)) else checkpoint
@@ -65,7 +64,7 @@ def vetted_checkpoint(
         file.seek(start)
         try:
             found = torch.load(file, map_location="cpu", weights_only=weights_only)
-        except (pickle.UnpicklingError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
+        except BROKEN_PICKLE as error:
             # Without its cause, whose message repeats torch's advice.
             raise ValueError(f"{name} is damaged or not a checkpoint ({why_unreadable(error)})") from None
         if not isinstance(found, dict):
@@ -159,7 +158,10 @@ def check_paths(states: Any, folders: Sequence[str], what: str) -> None:
 def _read_yaml(path: str | Path) -> Any:
     try:
         with open(path) as file:
-            return yaml.safe_load(file)
+            text = file.read()
+        if (wrong := sprawl(text)) is not None:
+            raise ValueError(f"{str(path)!r}: {wrong}")
+        return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(
             f"{str(path)!r} is not YAML of plain values: {' '.join(str(error).split())}"

@@ -22,6 +22,7 @@ from lightning_optreg.places import Place, local_copy
 from lightning_optreg.trust.unreadable import why_unreadable
 
 __all__ = [
+    "BROKEN_PICKLE",
     "DamagedFileError",
     "check_whole",
     "damage",
@@ -48,8 +49,7 @@ _BROKEN_ARCHIVE = (
     OverflowError,
     OSError,  # Invalid argument: a place before the file's begin
 )
-# What torch.load raises over bytes that are not, or no longer, a pickle.
-_BROKEN_PICKLE = (
+BROKEN_PICKLE = (
     *_BROKEN_ARCHIVE,
     pickle.UnpicklingError,
     TypeError,
@@ -57,7 +57,9 @@ _BROKEN_PICKLE = (
     AssertionError,
     ImportError,
     MemoryError,
+    RecursionError,
 )
+"""What `torch.load` raises over bytes that are not, or no longer, a pickle."""
 
 
 class DamagedFileError(ValueError):
@@ -167,7 +169,7 @@ def check_whole(path: Place) -> None:
 def reading(path: Place, *, is_whole: bool = True) -> Iterator[None]:
     """Turn what `torch.load` raises over a file that is not what torch writes into a sentence.
 
-    What it raises over the content of a whole archive, such as classes that it doesn't load, stays.
+    What it raises over a whole archive for what it doesn't load, or has no room for, stays.
 
     Args:
         path: The file.
@@ -178,11 +180,18 @@ def reading(path: Place, *, is_whole: bool = True) -> Iterator[None]:
     """
     try:
         yield
-    except _BROKEN_PICKLE as error:
-        if is_whole and is_archive(path) and "PytorchStreamReader" not in str(error):
+    except BROKEN_PICKLE as error:
+        if is_whole and is_archive(path) and _is_of_content(error):
             raise
         # Without its cause, whose text may give torch's advice to read what could run code.
         raise DamagedFileError(f"{path} is damaged or not a checkpoint ({why_unreadable(error)})") from None
+
+
+def _is_of_content(error: Exception) -> bool:
+    """Whether the file is as it was written, but holds what torch does not load, or too much."""
+    if isinstance(error, (pickle.UnpicklingError, ImportError, MemoryError, OSError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, AttributeError) and "Can't get attribute" in str(error)  # pickle's, of a class
 
 
 def load_whole(path: Place, map_location: Any = "cpu") -> Any:

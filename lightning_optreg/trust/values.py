@@ -24,12 +24,27 @@ import yaml
 from jsonargparse import get_loader
 
 from lightning_optreg.trust.classes import Trust, UntrustedError
+from lightning_optreg.trust.extent import sprawl
 
 __all__ = ["Place", "check_values", "read_yaml"]
 
 
-read_yaml = get_loader("yaml")
-"""Parses YAML as jsonargparse does, which accepts some text that PyYAML refuses, such as 30 February."""
+_load = get_loader("yaml")
+
+
+def read_yaml(text: str) -> Any:
+    """Parse YAML as jsonargparse does, which accepts some text that PyYAML refuses, such as 30 February.
+
+    Args:
+        text: The text.
+
+    Raises:
+        yaml.YAMLError: If it is no YAML.
+        ValueError: If it says far more than it is long.
+    """
+    if (wrong := sprawl(text)) is not None:
+        raise ValueError(wrong)
+    return _load(text)
 
 
 class Place(enum.Enum):
@@ -178,7 +193,7 @@ class _Check:
             inner = read_yaml(value)
         except yaml.YAMLError:
             return
-        except ValueError as error:  # not a number
+        except ValueError as error:  # not a number, or too much
             self.refuse(key, f"it cannot be read: {error}")
         except RecursionError:
             self.refuse(key, "it is nested too deeply")
