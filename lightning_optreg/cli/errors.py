@@ -12,6 +12,7 @@ is what helps.
 import dis
 import os
 import pickle
+import re
 import signal
 import sys
 import traceback
@@ -78,7 +79,7 @@ def run_guarded(command: Callable[[], object]) -> int:
     except MisconfigurationException as error:
         return _say(boil_down(str(error)), 2)
     except ModuleNotFoundError as error:
-        return _say(_missing_module(error), 2)
+        return _say(_with_extra(str(error)), 2)
     except (FileNotFoundError, NotADirectoryError) as error:
         return _say(_operating_system(error), 2)
     except OSError as error:
@@ -96,7 +97,10 @@ def run_guarded(command: Callable[[], object]) -> int:
             return _say(f"a file cannot be read: {why_unreadable(error)}", 2)
         if _is_bug(error):
             raise
-        return _say(f"{_part(error)}{boil_down(str(error))}", 1 if _is_lost_worker(error) else 2)
+        text = boil_down(str(error))
+        if "pip install" in text or "No module named" in text:  # of a part that jsonargparse was building
+            text = _with_extra(text)
+        return _say(f"{_part(error)}{text}", 1 if _is_lost_worker(error) else 2)
     return 0
 
 
@@ -179,10 +183,9 @@ _EXTRAS = {
 }
 
 
-def _missing_module(error: ModuleNotFoundError) -> str:
-    """Which package is missing, and which extra of this one brings it."""
-    text = str(error)
-    extra = next((extra for module, extra in _EXTRAS.items() if module in text), None)
-    if extra is None or "pip install lightning-optreg" in text:
+def _with_extra(text: str) -> str:
+    """Complete a message of a missing package by the extra of this one that brings it."""
+    extra = next((extra for module, extra in _EXTRAS.items() if re.search(rf"\b{module}\b", text)), None)
+    if extra is None or "lightning-optreg[" in text:
         return text
     return f"{text} (pip install 'lightning-optreg[{extra}]')"

@@ -135,7 +135,7 @@ def test_wandb_is_not_installed(
     assert main(["fit", *short(fashion_mnist_dir, runs), "--trainer.logger=RunWandbLogger"]) == 2
     (message,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
     assert "wandb" in message
-    assert "pip install" in message
+    assert message.endswith("(pip install 'lightning-optreg[wandb]')")
     assert not runs.exists()
 
 
