@@ -9,11 +9,16 @@ from typing_extensions import override
 
 __all__ = ["without_expected_warnings"]
 
-# Lightning 2.6 says both through the first in most places, and through the second in Fabric.
-_LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero")
+# Where Lightning 2.6 says it: through the first in most places, through the second in Fabric.
+_LOGGERS = (
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.fabric.utilities.rank_zero",
+    "lightning.pytorch.trainer.connectors.checkpoint_connector",
+)
 _UNASKED = (
     "\N{ELECTRIC LIGHT BULB} Tip:",  # to install another product
     "Restoring states from the checkpoint",  # before the loading, which is said as well
+    "`weights_only` was not set",  # of what a checkpoint that is being written holds: all
     "GPU available: False",
     "TPU available: False",
     "`Trainer.fit` stopped: `max_epochs=",  # which was asked for
@@ -25,7 +30,9 @@ class _Filter(logging.Filter):
 
     @override
     def filter(self, record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith(_UNASKED)
+        message = record.getMessage()
+        # Lightning's search for a learning rate takes back its own steps so
+        return not message.startswith(_UNASKED) and "/.lr_find_" not in message
 
 
 @contextmanager
