@@ -171,7 +171,7 @@ def pictures() -> list[str]:
                 continue
             shown.add(path)
             lines += [
-                f"[![{alt}]({path})]({place})",
+                f"[![{alt}]({path}){{ loading=lazy width=560 }}]({place})",
                 "",
                 f"[{title}]({place}), drawn by `{drawn_by(path)}`",
                 "",
