@@ -161,7 +161,7 @@ def pictures() -> list[str]:
     """Return all pictures of the pages, each with a link to its page and the command that draws it."""
     lines: list[str] = []
     shown: set[str] = set()
-    for page in [*sorted(DOCS.glob("*.md")), *files()]:
+    for page in [*sorted(DOCS.glob("*.md")), *sorted(DOCS.glob("tutorials/*.md")), *files()]:
         text = page.read_text()
         title = re.findall(r"^# (.*)$", text, re.M)[0]
         place = page.relative_to(DOCS)
