@@ -71,7 +71,7 @@ def to_mapping(text: str, what: str, load: Callable[[str], Any] = yaml.safe_load
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         _refuse_slips(node, what)
-        is_mapping, tree = isinstance(node, MappingNode), None if node is None else load(text)
+        is_mapping, tree = isinstance(node, MappingNode), None if node is None else _loaded(text, what, load)
     except yaml.YAMLError as error:
         raise ValueError(_not_yaml(error, text, what)) from None
     except RecursionError:
@@ -83,6 +83,13 @@ def to_mapping(text: str, what: str, load: Callable[[str], Any] = yaml.safe_load
         raise ValueError(f"{what} must be a mapping of keys to values (`key: value`), got {kind}")
     # jsonargparse's way to load makes text of a mapping without values
     return tree if isinstance(tree, dict) else yaml.safe_load(text)
+
+
+def _loaded(text: str, what: str, load: Callable[[str], Any]) -> Any:
+    try:
+        return load(text)
+    except ValueError as error:  # such as keys that are no text
+        raise ValueError(f"{what}: {error}") from None
 
 
 def twice(text: str) -> str | None:

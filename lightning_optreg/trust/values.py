@@ -40,11 +40,14 @@ def read_yaml(text: str) -> Any:
 
     Raises:
         yaml.YAMLError: If it is no YAML.
-        ValueError: If it says far more than it is long.
+        ValueError: If it says far more than it is long, or its keys are no text.
     """
     if (wrong := sprawl(text)) is not None:
         raise ValueError(wrong)
-    return _load(text)
+    try:
+        return _load(text)
+    except TypeError:  # of jsonargparse 4.53, over a key without a value that is no text
+        raise ValueError("its keys must be text") from None
 
 
 class Place(enum.Enum):

@@ -92,12 +92,12 @@ def rezipped(content: bytes, damage: Damage, hostile: bytes) -> bytes:
     return file.getvalue()
 
 
-@by_effort(few=25, many=10_000)
+@by_effort(few=25, many=1_500)
 def test_damaged_checkpoints(good: bytes, examples: int, trap: Trap) -> None:
     search(examples, damages(), lambda damage: data_or_refused(damage.of(good), trap))
 
 
-@by_effort(few=40, many=20_000)
+@by_effort(few=40, many=3_000)
 def test_whole_archives_of_damaged_pickles(good: bytes, examples: int, trap: Trap) -> None:
     command = f"(S'touch {trap.mark}'\ntR".encode()
     calls = st.sampled_from(NAMES).map(lambda name: b"c" + name.encode() + b"\n" + command)
@@ -112,7 +112,7 @@ def test_whole_archives_of_damaged_pickles(good: bytes, examples: int, trap: Tra
     )
 
 
-@by_effort(few=25, many=5_000)
+@by_effort(few=25, many=1_000)
 def test_pickles_of_before_torchs_archives(examples: int, trap: Trap) -> None:
     old = io.BytesIO()
     torch.save({"w": torch.ones(3), "names": ["a"] * 3}, old, _use_new_zipfile_serialization=False)

@@ -16,6 +16,6 @@ def check(it: Combination) -> None:
         run_combination(it, Path(folder))
 
 
-@by_effort(few=7, many=1000)
+@by_effort(few=7, many=500)
 def test_any_parts_train_and_resume_or_are_refused(examples: int) -> None:
     search(examples, combinations(), check, shrink=False)

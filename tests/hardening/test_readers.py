@@ -87,7 +87,7 @@ def reads_or_names(name: str, read: Callable[[Path], Any], content: bytes) -> No
 
 
 @pytest.mark.parametrize("kind", READERS)
-@by_effort(few=40, many=20_000)
+@by_effort(few=40, many=2_000)
 def test_damaged_files_are_read_or_named(kind: str, examples: int) -> None:
     name, make, read = READERS[kind]
     good = make()
@@ -97,7 +97,7 @@ def test_damaged_files_are_read_or_named(kind: str, examples: int) -> None:
 
 
 @pytest.mark.parametrize("kind", READERS)
-@by_effort(few=15, many=5_000)
+@by_effort(few=15, many=1_000)
 def test_any_bytes_are_read_or_named(kind: str, examples: int) -> None:
     name, make, read = READERS[kind]
     begin = st.integers(0, 24).map(lambda length: make()[:length])
@@ -105,7 +105,7 @@ def test_any_bytes_are_read_or_named(kind: str, examples: int) -> None:
     search(examples, content, lambda content: reads_or_names(name, read, content))
 
 
-@by_effort(few=40, many=5_000)
+@by_effort(few=40, many=1_000)
 def test_damaged_caches_are_made_again(examples: int) -> None:
     wanted = {"x": torch.arange(6), "y": torch.ones(2, 3)}
 
