@@ -67,7 +67,7 @@ def _run(argv: list[str]) -> int:
 
 
 def _print_completion(shell: str) -> int:
-    from lightning_optreg.cli.completion import completion_script  # imports Lightning
+    from lightning_optreg.commands.completion import completion_script  # imports Lightning
 
     try:
         print(completion_script(shell))
