@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from lightning_optreg.cli.help_page import asks_for_help, page, subject
+from lightning_optreg.cli.help.page import asks_for_help, page, subject
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
@@ -47,13 +47,13 @@ def _help(command: str, argv: list[str]) -> int:
         print(page(command))
         return 0
     if "." not in name or "--safe" not in argv:  # a path is imported
-        from lightning_optreg.cli.help_part import describe_part, find_class
+        from lightning_optreg.cli.help.part import describe_part, find_class
 
         found = find_class(name)
         if found is not None:
             print(describe_part(name, *found, command))
             return 0
-    from lightning_optreg.cli.help_options import describe_all, describe_key, unknown
+    from lightning_optreg.cli.help.options import describe_all, describe_key, unknown
 
     text = describe_all(command) if name == "all" else describe_key(command, name)
     if text is None:

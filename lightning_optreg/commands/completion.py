@@ -10,9 +10,9 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from lightning_optreg import recipes
 from lightning_optreg.cli.actions import type_of
-from lightning_optreg.cli.help_options import command_actions
-from lightning_optreg.cli.help_part import arguments_of, find_class
-from lightning_optreg.cli.short_names import names_of, places
+from lightning_optreg.cli.help.options import command_actions
+from lightning_optreg.cli.help.part import arguments_of, find_class
+from lightning_optreg.cli.help.short_names import names_of, places
 from lightning_optreg.commands import COMMANDS
 
 __all__ = ["completion_script"]

@@ -9,9 +9,9 @@ import pytest
 
 from lightning_optreg.__main__ import main
 from lightning_optreg.cli.command_parser import command_parser
-from lightning_optreg.cli.help_page import OPTIONS, page
-from lightning_optreg.cli.help_part import arguments_of, find_class
-from lightning_optreg.cli.short_names import names_of, parts, places
+from lightning_optreg.cli.help.page import OPTIONS, page
+from lightning_optreg.cli.help.part import arguments_of, find_class
+from lightning_optreg.cli.help.short_names import names_of, parts, places
 
 COMMANDS = ("fit", "validate", "test", "predict")
 # What is not a setting, and what belongs to the class that another option names.

@@ -7,10 +7,10 @@ from typing import Any
 from lightning_optreg._nearest import nearest
 from lightning_optreg.cli.actions import actions_of
 from lightning_optreg.cli.command_parser import command_parser
-from lightning_optreg.cli.help_page import OPTIONS, in_columns
-from lightning_optreg.cli.help_part import arguments_of, find_class, option_lines, shown
+from lightning_optreg.cli.help.page import OPTIONS, in_columns
+from lightning_optreg.cli.help.part import arguments_of, find_class, option_lines, shown
+from lightning_optreg.cli.help.short_names import names_of, parts, places
 from lightning_optreg.cli.placement import DEFAULT_CALLBACKS, DEFAULT_LOGGER
-from lightning_optreg.cli.short_names import names_of, parts, places
 
 __all__ = ["command_actions", "describe_all", "describe_key", "unknown"]
 

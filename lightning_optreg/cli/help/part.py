@@ -11,9 +11,9 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from lightning_optreg.cli.actions import actions_of, type_of
-from lightning_optreg.cli.help_page import in_columns
-from lightning_optreg.cli.short_names import Place, names_of, part_of
-from lightning_optreg.cli.shown_types import shown_type, shown_value
+from lightning_optreg.cli.help.page import in_columns
+from lightning_optreg.cli.help.short_names import Place, names_of, part_of
+from lightning_optreg.cli.help.shown_types import shown_type, shown_value
 from lightning_optreg.cli.whole_numbers import put_ints_first
 from lightning_optreg.trust import build_nothing_unasked, makes_network
 

@@ -1,14 +1,14 @@
 """The first page of help of `fit`, `validate`, `test` and `predict`: what people set, and where to find more.
 
 It imports neither torch nor Lightning, so that it is there at once. The whole list of options is in
-`help_options.py`, one part's arguments in `help_part.py`.
+`options.py`, one part's arguments in `part.py`.
 """
 
 import shutil
 import textwrap
 from typing import NamedTuple
 
-from lightning_optreg.cli.short_names import names_of
+from lightning_optreg.cli.help.short_names import names_of
 from lightning_optreg.recipes import names as recipes
 
 __all__ = ["OPTIONS", "asks_for_help", "in_columns", "page", "subject"]

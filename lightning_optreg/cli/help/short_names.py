@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 __all__ = ["Names", "Place", "names_of", "part_of", "parts", "places"]
 
-_PACKAGE = Path(__file__).parents[1]
+_PACKAGE = Path(__file__).parents[2]
 # What is public for programmers: bases, and what no configuration makes.
 _NO_PARTS = frozenset(
     [

@@ -1,0 +1,1 @@
+"""What `--help` prints: one page, a part's arguments, or everything; and the names that options take."""
