@@ -3,6 +3,7 @@
 Nothing heavy is imported before the command is known, so help, version and mistakes answer at once.
 """
 
+import os
 import sys
 
 from lightning_optreg import __version__
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         Exit status: 0; 2 if arguments or settings are wrong; 1 if the run failed; 130 after an interrupt, 143
-        after SIGTERM.
+        after SIGTERM; 141 if whoever reads the output closes it, as `| head` does.
 
     Example:
         >>> main(["--version"])
@@ -44,7 +45,12 @@ def main(argv: list[str] | None = None) -> int:
         0
     """
     try:
-        return _run(sys.argv[1:] if argv is None else argv)
+        status = _run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still has to flush
+        return 141
     except KeyboardInterrupt:  # while something is imported; a command has its own message
         print("error: interrupted", file=sys.stderr)
         return 130

@@ -57,7 +57,7 @@ from Ampere on and on
                 print(file.read_text(encoding="utf-8").rstrip())
             else:
                 _copy(file, options.output or Path(file.name))
-    except (UsageError, OSError) as error:
+    except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -111,7 +111,10 @@ def _copy(file: Path, target: Path) -> None:
         raise UsageError(f"configs copy: {str(target)!r} exists; give another file with --output")
     if not target.parent.is_dir():
         raise UsageError(f"configs copy: there is no folder {str(target.parent)!r}")
-    shutil.copyfile(file, target)
+    try:
+        shutil.copyfile(file, target)
+    except OSError as error:
+        raise UsageError(f"configs copy: {error}") from error
     print(target)
 
 

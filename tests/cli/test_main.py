@@ -108,3 +108,19 @@ def test_a_process_of_its_own_fails(tmp_path: Path, fashion_mnist_dir: Path) -> 
     ]
     assert "Traceback" not in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["fit --help", "configs"])
+def test_a_closed_pipe_is_no_error(command: str) -> None:
+    """As `| head -1` closes it, while there is more to write than a pipe holds."""
+    program = f"import sys; from lightning_optreg.__main__ import main; sys.exit(main({command.split()}))"
+    program = f"import builtins; p = print; builtins.print = lambda *a, **k: p(*a * 50, **k); {program}"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert (process.wait(), process.stderr.read()) == (141, "")
+    process.stderr.close()
