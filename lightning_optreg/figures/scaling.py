@@ -15,6 +15,14 @@ if TYPE_CHECKING:  # matplotlib is imported when something is drawn: it takes a 
 
 __all__ = ["ScalingCurve", "draw_scaling", "draw_speedup", "read_scaling"]
 
+# One of these on another leaves both to be seen.
+_LINES: tuple[dict[str, Any], ...] = (
+    {"linewidth": 3.2, "linestyle": "-"},
+    {"linewidth": 1.6, "linestyle": (0, (4, 2))},
+    {"linewidth": 1.2, "linestyle": "-"},
+)
+_APART = 1.5  # the least ratio of the places of a curve's marks
+_LEGEND_ENTRY = 2.6  # inches
 _COLUMNS = ("method", "workers", "seconds", "images", "bytes", "accuracy")
 
 
@@ -28,6 +36,7 @@ class ScalingCurve:
         seconds: Times since the start, increasing.
         bytes: What all had sent by then.
         accuracy: From 0 to 1.
+        lr: The learning rate, for the legend. None: it is not known.
 
     Example:
         >>> ScalingCurve("DDP", 2, [0.0, 1.0, 2.0], [0, 80, 160], [0.1, 0.7, 0.8]).first_time(0.75)
@@ -39,6 +48,7 @@ class ScalingCurve:
     seconds: Sequence[float] = field(default_factory=list)
     bytes: Sequence[float] = field(default_factory=list)
     accuracy: Sequence[float] = field(default_factory=list)
+    lr: float | None = None
 
     def first_time(self, accuracy: float) -> float | None:
         """Return when this accuracy was first reached, between measurements by a straight line, or None.
@@ -76,8 +86,9 @@ def read_scaling(path: str | Path) -> list[ScalingCurve]:
         ...     path = Path(folder, "measured.csv")
         ...     rows = "DDP,2,0.5,64,80,0.4\nDDP,2,1,128,160,0.6\n"
         ...     _ = path.write_text("method,workers,seconds,images,bytes,accuracy\n" + rows)
-        ...     read_scaling(path)
-        [ScalingCurve(method='DDP', workers=2, seconds=[0.5, 1.0], bytes=[80.0, 160.0], accuracy=[0.4, 0.6])]
+        ...     (curve,) = read_scaling(path)
+        >>> curve.method, curve.workers, curve.seconds, curve.bytes, curve.accuracy
+        ('DDP', 2, [0.5, 1.0], [80.0, 160.0], [0.4, 0.6])
     """
     found: dict[tuple[str, int], tuple[list[float], list[float], list[float]]] = {}
     with Path(path).open(newline="") as file:
@@ -106,8 +117,9 @@ def draw_scaling(
 ) -> "Figure":
     """Draw accuracy against time, and below it against bytes, in a column for each number of workers.
 
-    Methods have the same colours everywhere. Both axes below are logarithmic, so what happens at time 0 and
-    methods that send nothing are not seen there.
+    Methods have the same colours everywhere, and lines that lie on each other are both seen: a thin dashed
+    one is drawn on a wide one. The legend has the learning rates. Both axes below are logarithmic, so what
+    happens at time 0 and methods that send nothing are not seen there.
 
     Args:
         curves: Simulated ones, as lines.
@@ -139,9 +151,11 @@ def draw_scaling(
             prepare(axes)
             axes.grid(axis="x", color="0.93", linewidth=0.8)
             axes.set_xscale("log")
+            axes.xaxis.set_minor_formatter("")  # within a decade they would lie on each other
             _draw_panel(axes, quantity, here[0], here[1], styles)
         panels[0][column].set_title(f"{workers:,} worker{'s' if workers > 1 else ''}", fontsize=12)
-    _finish(figure, panels, styles, bool(curves), bool(measured), caption)
+    labels = {method: literal(_with_rates(method, everything)) for method in styles}
+    _finish(figure, panels, styles, labels, bool(curves), bool(measured), caption)
     return figure
 
 
@@ -216,7 +230,24 @@ def _speedups(curves: Sequence[ScalingCurve], accuracy: float) -> dict[str, list
 
 def _styles(curves: Iterable[ScalingCurve]) -> dict[str, dict[str, Any]]:
     methods = list(dict.fromkeys(curve.method for curve in curves))
-    return {method: style(number) for number, method in enumerate(methods)}
+    return {
+        method: style(number) | _LINES[number % len(_LINES)] | {"zorder": 2 + number / 100}
+        for number, method in enumerate(methods)
+    }
+
+
+def _with_rates(method: str, curves: Iterable[ScalingCurve]) -> str:
+    rates = sorted({curve.lr for curve in curves if curve.method == method and curve.lr is not None})
+    return f"{method}, lr {' or '.join(f'{rate:g}' for rate in rates)}" if rates else method
+
+
+def _thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
+    """Points as far from each other on a logarithmic axis that their marks don't cover each other."""
+    kept = list(points[:1])
+    for point in points[1:]:
+        if point[0] >= kept[-1][0] * _APART:
+            kept.append(point)
+    return kept
 
 
 def _draw_panel(
@@ -227,8 +258,8 @@ def _draw_panel(
     styles: Mapping[str, dict[str, Any]],
 ) -> None:
     for group, look in (
-        (curves, {"marker": "", "linewidth": 1.8}),
-        (measured, {"linestyle": "none", "ms": 6, "mfc": "white", "mew": 1.4, "zorder": 4}),
+        (curves, {"marker": ""}),
+        (measured, {"linestyle": "none", "ms": 5, "mfc": "none", "mew": 1.2, "zorder": 4}),
     ):
         for curve in group:
             points = [
@@ -236,6 +267,8 @@ def _draw_panel(
                 for x, y in zip(getattr(curve, quantity), curve.accuracy, strict=True)
                 if x > 0 and math.isfinite(y)
             ]
+            if look.get("mfc"):
+                points = list(_thinned(points))
             if points:
                 x, y = zip(*points, strict=True)
                 alone = (
@@ -250,6 +283,7 @@ def _finish(
     figure: "Figure",
     panels: Any,
     styles: Mapping[str, dict[str, Any]],
+    labels: Mapping[str, str],
     simulated: bool,
     measured: bool,
     caption: str,
@@ -262,11 +296,10 @@ def _finish(
     for top, bottom in zip(*panels, strict=True):
         top.set_xlabel("time (s)")
         bottom.set_xlabel("bytes sent by all")
-    look = {"ms": 6, "mfc": "white", "mew": 1.4, "linewidth": 1.8} if measured else {"marker": ""}
-    handles = [Line2D([], [], **(each | look), label=literal(name)) for name, each in styles.items()]
+    look = {"ms": 5, "mfc": "none", "mew": 1.2} if measured else {"marker": ""}
+    handles = [Line2D([], [], **(each | look), label=labels[name]) for name, each in styles.items()]
     title = "lines: simulated; marks: measured" if simulated and measured else None
-    figure.legend(
-        handles=handles, loc="outside upper center", ncols=min(len(handles), 6), frameon=False, title=title
-    )
+    ncols = max(1, min(len(handles), int(figure.get_figwidth() / _LEGEND_ENTRY)))
+    figure.legend(handles=handles, loc="outside upper center", ncols=ncols, frameon=False, title=title)
     if caption:
         figure.supxlabel(literal(caption), fontsize=8.5, color=GREY)

@@ -303,6 +303,7 @@ def _simulated(
         [moment.seconds for moment in moments],
         [moment.bytes for moment in moments],
         [moment.accuracy for moment in moments],
+        lr,
     )
 
 
