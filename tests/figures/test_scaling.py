@@ -1,5 +1,7 @@
 """Curves of parallel SGD: all are seen, and the legend says with which learning rates."""
 
+from itertools import pairwise
+
 import pytest
 
 from lightning_optreg.figures.scaling import ScalingCurve, draw_scaling
@@ -23,7 +25,7 @@ def test_marks_do_not_cover_each_other() -> None:
     (marks,) = panel.get_lines()
     x = [float(value) for value in marks.get_xdata()]
     assert x[0] == TIMES[0]
-    assert min(later / earlier for earlier, later in zip(x, x[1:], strict=False)) >= 1.5 - 1e-9
+    assert min(later / earlier for earlier, later in pairwise(x)) >= 1.5 - 1e-9
 
 
 @pytest.mark.parametrize(
