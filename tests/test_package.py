@@ -73,7 +73,11 @@ print(*(type(part).__name__ for part in (*cli.trainer.callbacks[:2], cli.trainer
 """
 
 
-@pytest.mark.parametrize("first", ["import lightning_optreg", ""], ids=["after Lightning", "before"])
+@pytest.mark.parametrize(
+    "first",
+    ["import lightning_optreg", pytest.param("", marks=pytest.mark.slow)],
+    ids=["after Lightning", "before"],
+)
 def test_another_projects_cli_takes_short_names(first: str) -> None:
     program = PROJECT.format(first=f"{first}\n")
     if not first:

@@ -91,6 +91,7 @@ def test_the_wheel_carries_the_recipes(wheel: Path) -> None:
     assert not [name for name in names if name.partition("/")[0] in ("tests", "docs", "scripts", "configs")]
 
 
+@pytest.mark.slow
 def test_a_recipe_trains_from_an_empty_folder(run, fashion_mnist_dir: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     assert "fashion_mnist/lenet5" in run("configs")
     run("fit", "--config", "fashion_mnist/softmax", f"--data.data_dir={fashion_mnist_dir}", *SHORT)

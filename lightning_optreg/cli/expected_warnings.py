@@ -63,5 +63,7 @@ def _ignore() -> None:
     warnings.filterwarnings("ignore", message=r"\s*(By default only one Json|``ArgumentParser|skip_none)")
     # Lightning compares with sys.argv, which the caller has read already
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
+    # a checkpoint's weights are the average, and so is the network that is measured
+    warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback, but loading")
     # of the logging interval's default, which a fit with few batches is shorter than
     warnings.filterwarnings("ignore", message="The number of training batches")

@@ -14,7 +14,7 @@ from lightning_optreg.cli.safety import check_command
 from lightning_optreg.places import Place, check_place, place_of
 from lightning_optreg.runs.checkpoints import read_checkpoint
 from lightning_optreg.runs.kept import run_of
-from lightning_optreg.runs.run_folder import DEFAULT_ROOT, find_checkpoint
+from lightning_optreg.runs.run_folder import DEFAULT_ROOT, find_checkpoint, folder_of
 from lightning_optreg.trust import Trust, UntrustedError
 
 __all__ = ["takes_own_settings", "with_own_settings"]
@@ -26,18 +26,19 @@ _ROOT = "trainer.default_root_dir"
 def takes_own_settings(argv: Sequence[str]) -> bool:
     """Return whether a command line takes the settings of the checkpoint that it names.
 
-    That is a `test`, `validate` or `predict` with a checkpoint and without a network: no recipe, and no
-    `--model.net`.
+    That is a `test`, `validate` or `predict` with a checkpoint and without a recipe: what names both network
+    and data.
 
     Example:
         >>> takes_own_settings(["test", "--ckpt_path", "best"])
         True
-        >>> takes_own_settings(["test", "--ckpt_path", "best", "--model.net", "LeNet5"])
+        >>> takes_own_settings(["test", "--ckpt_path", "best", "--model.net", "MLP", "--data", "Mine"])
         False
     """
-    if next(iter(argv), None) not in _COMMANDS or typed(argv, "ckpt_path") in (None, "auto"):
+    if next(iter(argv), None) not in _COMMANDS or typed(argv, "ckpt_path") is None:
         return False
-    return chosen(argv, "model.net") is None and not any(option.name == "model" for option in options(argv))
+    is_file = any(option.name == "model" for option in options(argv))
+    return not is_file and (chosen(argv, "model.net") is None or chosen(argv, "data") is None)
 
 
 @contextmanager
@@ -56,10 +57,13 @@ def with_own_settings(argv: Sequence[str], trust: Trust) -> Iterator[list[str]]:
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
-        ValueError: If the checkpoint has no settings.
+        ValueError: If the checkpoint has no settings, or is "auto".
         UntrustedError: If they name what may not be built, or write elsewhere.
     """
-    path = _find(argv, str(typed(argv, "ckpt_path")))
+    wanted = str(typed(argv, "ckpt_path"))
+    if wanted == "auto":
+        raise ValueError(f"ckpt_path=auto works only with fit; use best, last or a file with {argv[0]}")
+    path = _find(argv, wanted)
     what = f"ckpt_path: {str(path)!r}"
     settings = _settings_in(path, what)
     with tempfile.TemporaryDirectory() as folder:
@@ -124,11 +128,12 @@ def _settings_in(path: Place, what: str) -> dict[str, Any]:
 
 
 def _places(path: Place, argv: Sequence[str]) -> list[str]:
-    """The checkpoint, and the root of its run unless that is given."""
+    """The checkpoint, and the root of its run unless that is given; beside it, if it was copied elsewhere."""
     words = [f"--ckpt_path={path}"]
-    folder = run_of(path)
-    if _given_root(argv) is None and folder != path.parent:
-        words.append(f"--{_ROOT}={folder.parent}")
+    if _given_root(argv) is None:
+        folder = folder_of(path, path.parent)
+        is_of_a_run = folder != path.parent or folder.name.startswith("version_")
+        words.append(f"--{_ROOT}={folder.parent if is_of_a_run else folder}")
     return words
 
 

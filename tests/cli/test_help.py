@@ -131,7 +131,9 @@ def test_a_key(capsys: pytest.CaptureFixture[str]) -> None:
     text = shown(capsys, "fit", "--help", "trainer")
     assert {"--trainer.max_epochs", "--trainer.plugins"} <= set(text.split())
     assert "(default: runs)" in " ".join(text.split())
-    assert "AirbenchNet, AlexNet" in shown(capsys, "fit", "--help", "model.net")
+    assert "AirbenchNet, AlexNet" in " ".join(shown(capsys, "fit", "--help", "model.net").split())
+    for word in ("config", "print_config", "safe"):
+        assert f"--{word}" in shown(capsys, "fit", "--help", word)
 
 
 def test_a_key_of_parts(capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,10 +54,18 @@ def test_nothing_need_be_repeated(command: str, here: Path, caplog: pytest.LogCa
 
 
 def test_a_file_elsewhere(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shutil.copy(here / "runs/mine/version_0/checkpoints/best.ckpt", here / "sent.ckpt")
+    (here / "sent").mkdir()
+    shutil.copy(here / "runs/mine/version_0/checkpoints/best.ckpt", here / "sent" / "it.ckpt")
     shutil.rmtree(here / "runs")
-    assert main(["test", "--ckpt_path=sent.ckpt"]) == 0
+    assert main(["test", "--ckpt_path=sent/it.ckpt"]) == 0
     assert "agreement" in capsys.readouterr().out
+    assert main(["predict", "--ckpt_path=sent/it.ckpt"]) == 0
+    assert sorted(path.name for path in (here / "sent").iterdir()) == [
+        "it.ckpt",
+        "metrics.csv",
+        "predictions.csv",
+    ]
+    assert not (here / "runs").exists()
 
 
 def test_options_and_overlays_change_what_the_run_had(here: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -69,7 +77,9 @@ def test_options_and_overlays_change_what_the_run_had(here: Path, caplog: pytest
     assert "wrote 8 predictions" in caplog.text
 
 
-def test_a_recipe_is_taken_as_it_is(here: Path, fashion_mnist_dir: Path) -> None:
+def test_a_recipe_is_taken_as_it_is(
+    here: Path, fashion_mnist_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["test", "--ckpt_path", "best"]
     assert takes_own_settings(words)
     assert takes_own_settings(
@@ -78,6 +88,11 @@ def test_a_recipe_is_taken_as_it_is(here: Path, fashion_mnist_dir: Path) -> None
     assert not takes_own_settings([*words, "--config", str(FOLDER / "fashion_mnist/lenet5.yaml")])
     assert not takes_own_settings([*words, *short(fashion_mnist_dir, here)])
     assert not takes_own_settings([*words, "--model", "model.yaml"])
+    assert takes_own_settings([*words, "--model.net", "MLP"])  # instead of that of the run
+    assert main(["test", "--ckpt_path=auto"]) == 2
+    assert "auto works only with fit" in capsys.readouterr().err
+    assert main(["test", "--ckpt_path=best", "--model.net=ResNet"]) == 2
+    assert "the checkpoint is of another network" in capsys.readouterr().err
     assert not takes_own_settings(["test"])
     assert not takes_own_settings(["fit", *words[1:]])
 

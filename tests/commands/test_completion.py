@@ -65,6 +65,7 @@ def test_bash_completes(script: str, tmp_path: Path) -> None:
     assert found[""] >= CASES[""]
 
 
+@pytest.mark.slow
 def test_zsh_has_a_script_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--print_completion", "zsh"]) == 0
     out = capsys.readouterr().out

@@ -172,6 +172,7 @@ def test_datamodules_say_how_images_are_normalised() -> None:
     assert torch.equal((data.preprocessing() or {})["mean_image"], data.statistics.mean_image)
 
 
+@pytest.mark.slow
 def test_the_file_says_how_images_are_normalised_and_can_do_it(tmp_path: Path) -> None:
     data, said = preprocessing()
     net = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))

@@ -349,6 +349,7 @@ def test_lr_finder_changes_nothing(fashion, tmp_path):
     assert equal(run(find=True), run(find=False))
 
 
+@pytest.mark.slow
 def test_batch_size_finder(fashion, tmp_path):
     data = fashion(batch_size=2)
     model, trainer = make_model(data), make_trainer(tmp_path)

@@ -610,6 +610,7 @@ def test_methods_that_are_tuned_by_settings_of_their_own(study: dict[str, Any], 
     assert cells["max-norm"] in ("max_norm 1 *", "max_norm 0.5 *")
 
 
+@pytest.mark.slow
 def test_with_weights_and_biases_the_runs_are_one_group(study: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("wandb", reason="the extra 'wandb' is not installed")
     study["base"].append(

@@ -68,6 +68,11 @@ def describe_key(command: str, key: str) -> str | None:
     lines = [line for action in found for line in _lines(command, action)]
     if not lines:
         lines = list(_of_parts(key))
+    if not lines:
+        words = [each for each in OPTIONS if each.name.rstrip("+") == key and command in each.commands]
+        lines = [
+            line for each in words for line in in_columns(f"--{each.name} {each.value}".rstrip(), each.text)
+        ]
     return "\n".join(lines) if lines else None
 
 

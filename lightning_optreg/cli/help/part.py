@@ -5,6 +5,7 @@ Only the part's module is imported, so that help on a network doesn't wait for L
 
 import inspect
 import re
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -46,7 +47,9 @@ def find_class(name: str) -> tuple[Any, Place | None] | None:
         value = getattr(import_module(module), attribute, None)
     except ImportError:
         return None
-    if not callable(value):
+    # Only what a configuration can name: no function or class of Python's own.
+    is_part = isinstance(value, type) and module.partition(".")[0] not in sys.stdlib_module_names
+    if value is None or not (is_part or makes_network(value)):
         return None
     if known is None and makes_network(value):
         known = part_of("MLP")  # it is named in the same place

@@ -103,8 +103,8 @@ def test_a_fit_whose_loggers_would_drop_them_is_refused(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"of": "weights"}, "of must be gradients, parameters or all, got 'weights'"),
-        ({"every_n_steps": 0}, "every_n_steps must be at least 1, got 0"),
-        ({"bins": 0}, "bins must be at least 1, got 0"),
+        ({"every_n_steps": 0}, "every_n_steps must be >= 1, got 0"),
+        ({"bins": 0}, "bins must be >= 1, got 0"),
     ],
 )
 def test_wrong_values_are_refused(arguments: dict[str, Any], message: str) -> None:
