@@ -56,6 +56,7 @@ print(json.dumps([sorted(set(sys.modules) & names), results]))
 """
 
 
+@pytest.mark.slow
 def test_commands_say_which_extra_they_need(fashion_mnist_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     always = {Requirement(each).name.lower() for each in PROJECT["dependencies"]}

@@ -62,6 +62,7 @@ def test_sigkill_at_a_random_moment(fashion_mnist_dir: Path, tmp_path: Path, lef
     assert resumed > 0
 
 
+@pytest.mark.slow
 def test_sigterm_leaves_a_resumable_checkpoint(
     fashion_mnist_dir: Path, tmp_path: Path, left_alone: LeftAlone
 ) -> None:

@@ -88,6 +88,7 @@ def test_describe(capsys: pytest.CaptureFixture[str]) -> None:
     assert "7,850" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_succeeds(tmp_path: Path, fashion_mnist_dir: Path) -> None:
     result = process("fit", *short(fashion_mnist_dir, Path("runs")), cwd=tmp_path)
     assert result.returncode == 0, result.stderr

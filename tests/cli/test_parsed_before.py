@@ -153,6 +153,7 @@ def test_a_wrong_number_is_refused_as_alone(process: Process) -> None:
     process.parse(settings)
 
 
+@pytest.mark.slow
 def test_files_and_lightnings_own_seeds_are_not_kept(
     process: Process, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

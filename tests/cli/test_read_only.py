@@ -75,6 +75,7 @@ def content(folder: Path) -> dict[Path, bytes | None]:
     return {path: path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
 
 
+@pytest.mark.slow
 def test_figures_are_printed(run: tuple[Path, list[str]], tmp_path: Path) -> None:
     folder, options = run
     before = content(folder)

@@ -45,6 +45,7 @@ def script() -> str:
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.slow
 def test_bash_completes(script: str, tmp_path: Path) -> None:
     (tmp_path / "script.sh").write_text(script)
     (tmp_path / "recipe.yaml").touch()

@@ -49,6 +49,7 @@ def options(path: Path) -> list[str]:
     return ["--config", str(path), "--output", str(path.parent / "out"), "--workers", "1"]
 
 
+@pytest.mark.slow
 def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write({**COMPARED, "seeds": [0]}, tmp_path)
     assert compare.main(options(path)) == 0

@@ -131,7 +131,8 @@ def run_both(rank: int, folder: Path, clipping: Any, processes: int = 2) -> None
 
 
 @needs_gloo
-@pytest.mark.parametrize("clipping", ["flat", pytest.param("per_layer", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("clipping", ["flat", "per_layer"])
 def test_two_processes_train_as_one(clipping: str, tmp_path: Path) -> None:
     run_both(0, tmp_path, clipping, 1)
     in_processes(2, run_both, tmp_path, clipping)

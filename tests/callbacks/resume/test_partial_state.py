@@ -103,7 +103,8 @@ def test_a_value_may_be_logged_in_another_way_after_a_resume(tmp_path: Path) -> 
 
 
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
-@pytest.mark.parametrize("zeroes_after", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.slow
+@pytest.mark.parametrize("zeroes_after", [True, False])
 def test_gradients_that_a_module_accumulates_itself(zeroes_after: bool, tmp_path: Path) -> None:
     seed_everything(1, verbose=False)
     saver = SaveAlways(tmp_path / "all")

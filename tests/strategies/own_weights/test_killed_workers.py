@@ -13,10 +13,8 @@ pytestmark = [needs_gloo, pytest.mark.filterwarnings("ignore")]
 NAMES = ["ElasticAveraging", "LocalSGD"]
 
 
-@pytest.mark.parametrize(
-    ("strategy", "rank"),
-    [pytest.param("ElasticAveraging", 1, marks=pytest.mark.slow), ("LocalSGD", 0)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("strategy", "rank"), [("ElasticAveraging", 1), ("LocalSGD", 0)])
 def test_a_killed_process_ends_the_run_which_resumes_exactly(
     strategy: str, rank: int, tmp_path: Path
 ) -> None:
