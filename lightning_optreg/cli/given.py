@@ -80,6 +80,8 @@ def names_class(argv: Sequence[str], key: str) -> bool:
 def chosen(argv: Sequence[str], key: str) -> str | None:
     """Return the class that a command line, or else the last of its configuration files, names for a part.
 
+    Or the text that they give for another key.
+
     Example:
         >>> chosen(["--optimizer", "Adam", "--optimizer.lr=1"], "optimizer")
         'Adam'
@@ -148,13 +150,16 @@ def config_files(argv: Sequence[str]) -> list[str]:
         >>> config_files(["fit", "--config", "a.yaml", "--config=b.yaml", "-cc.yaml"])
         ['a.yaml', 'b.yaml', 'c.yaml']
     """
-    files = []
-    for word, following in pairwise([*argv, ""]):
+    return [file for _, _, file in _config_words(argv)]
+
+
+def _config_words(argv: Sequence[str]) -> Iterator[tuple[int, str, str]]:
+    """The places of words that give configuration files, what stands there before the file, and the file."""
+    for place, (word, following) in enumerate(pairwise([*argv, ""])):
         if word in ("--config", "-c"):
-            files.append(following)
-        elif found := re.match(r"(?:--config=|-c=?)(.+)", word, re.DOTALL):
-            files.append(found[1])
-    return files
+            yield place + 1, "", following
+        elif found := re.match(r"(--config=|-c=?)(.+)", word, re.DOTALL):
+            yield place, found[1], found[2]
 
 
 def with_found_files(argv: Sequence[str]) -> list[str]:
@@ -172,14 +177,10 @@ def with_found_files(argv: Sequence[str]) -> list[str]:
         Traceback (most recent call last):
         FileNotFoundError: config: there is no file 'methods/emma'; did you mean methods/ema?
     """
-    words, is_file = [], False
-    for word in argv:
-        found = None if is_file else re.match(r"(--config=|-c=?)(?=.)", word)
-        if is_file or found:
-            option = found[0] if found else ""
-            word = option + _found_file(word.removeprefix(option))
-        words.append(word)
-        is_file = not is_file and word in ("--config", "-c")
+    words = list(argv)
+    for place, before, file in _config_words(argv):
+        if place < len(words):
+            words[place] = before + _found_file(file)
     return words
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_optreg.cli.given import chosen, config_files, options, tree_of, typed
+from lightning_optreg.cli.given import chosen, options, typed
 from lightning_optreg.cli.safety import check_command
 from lightning_optreg.places import Place, check_place, place_of
 from lightning_optreg.runs.checkpoints import read_checkpoint
@@ -80,7 +80,7 @@ def with_own_settings(argv: Sequence[str], trust: Trust) -> Iterator[list[str]]:
 
 def _find(argv: Sequence[str], wanted: str) -> Place:
     """Find the checkpoint; without a root that of the newest run below the usual one."""
-    given = _given_root(argv)
+    given = chosen(argv, _ROOT)
     root = place_of(given or DEFAULT_ROOT)
     check_place(root, _ROOT)
     try:
@@ -102,15 +102,6 @@ def _find(argv: Sequence[str], wanted: str) -> Place:
     return max(found, key=lambda path: path.stat().st_mtime_ns)
 
 
-def _given_root(argv: Sequence[str]) -> str | None:
-    root = typed(argv, _ROOT)
-    for file in reversed([] if root is not None else config_files(argv)):
-        trainer = (tree_of(file) or {}).get("trainer")
-        if isinstance(trainer, dict) and trainer.get("default_root_dir") is not None:
-            return str(trainer["default_root_dir"])
-    return root
-
-
 def _settings_in(path: Place, what: str) -> dict[str, Any]:
     settings: Any = read_checkpoint(path).get("callbacks", {})
     for name in ("SaveConfig", "config"):
@@ -130,7 +121,7 @@ def _settings_in(path: Place, what: str) -> dict[str, Any]:
 def _places(path: Place, argv: Sequence[str]) -> list[str]:
     """The checkpoint, and the root of its run unless that is given; beside it, if it was copied elsewhere."""
     words = [f"--ckpt_path={path}"]
-    if _given_root(argv) is None:
+    if chosen(argv, _ROOT) is None:
         folder = folder_of(path, path.parent)
         is_of_a_run = folder != path.parent or folder.name.startswith("version_")
         words.append(f"--{_ROOT}={folder.parent if is_of_a_run else folder}")

@@ -16,8 +16,8 @@ from lightning_optreg.trainer.queries import is_dry_run
 __all__ = ["SaveConfig", "is_configured"]
 
 # Settings of how a run is started or resumed, not of the run itself.
-_OF_A_START = ("ckpt_path", "oversubscribe", "reset_optimizer")
 _OF_A_RESUME = ("ckpt_path", "reset_optimizer")
+_OF_A_START = (*_OF_A_RESUME, "oversubscribe")
 
 
 class SaveConfig(Callback):

@@ -46,9 +46,10 @@ from Ampere on and on
         if action not in _ACTIONS:
             raise UsageError(_unknown(action))
         name = argv.pop(0) if action != "list" and argv and not argv[0].startswith("-") else None
-        options = _parser().read(argv)
+        parser = _parser()
+        options = parser.read(argv)
         if options.help:
-            print(_parser().format_help().rstrip())
+            print(parser.format_help().rstrip())
         elif action == "list":
             print(_listing())
         else:
